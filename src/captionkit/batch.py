@@ -1,0 +1,156 @@
+"""Captioning many pictures for the command line: what is printed, written and drawn, and what is said of failures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from captionkit import files
+from captionkit.captioner import Caption, Captioner, Outcome, load
+from captionkit.errors import CaptionkitError
+from captionkit.images import open_image
+from captionkit.inputs import Input, find_inputs
+from captionkit.progress import say, track
+from captionkit.results import ResultsFile
+
+_PHOTO_SIDE = 1024  # pictures are drawn at about this size
+
+
+def caption_inputs(
+    named: Sequence[str],
+    *,
+    model: str | None,
+    as_json: bool,
+    output: Path | None,
+    attention: Path | None,
+    batch: int,
+    decoding: dict[str, Any],
+) -> int:
+    """Caption everything that `named` stand for; returns the exit status, 0 only if every picture was captioned."""
+    if batch < 1:
+        raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
+    inputs, total, single = _survey(named)
+    captioner = load(model)
+    failures: list[str] = []
+    with ExitStack() as stack:
+        results = stack.enter_context(ResultsFile(output)) if output else None
+        for given, outcome in track(_outcomes(captioner, inputs, batch, decoding), total, "captioning"):
+            record = _record(given, outcome)
+            if results:
+                results.add(record)
+            if "error" in record:
+                failures.append(given.name)
+                say(f"captionkit: {record['error']}")
+            elif attention and outcome.caption:
+                _draw(captioner, given, outcome.caption, attention if single else attention / f"{_stem(given)}.png")
+            _print(record, as_json, single)
+    if failures:
+        shown = ", ".join(failures[:10]) + (f" and {len(failures) - 10} more" if len(failures) > 10 else "")
+        if not single:
+            say(f"captionkit: {len(failures)} not captioned: {shown}")
+        return 1
+    return 0
+
+
+def _survey(named: Sequence[str]) -> tuple[Iterator[Input], int | None, bool]:
+    """The inputs, how many they are (None where standard input will tell), and whether there is just one picture."""
+    inputs = find_inputs(named)
+    if "-" not in named:
+        listed = list(inputs)
+        return iter(listed), len(listed), len(listed) == 1
+    first = next(inputs)
+    return chain([first], inputs), None, len(named) == 1 and first.name == "-"
+
+
+def _outcomes(
+    captioner: Captioner, inputs: Iterator[Input], batch: int, decoding: dict[str, Any]
+) -> Iterator[tuple[Input, Outcome]]:
+    """Outcomes in the order of the inputs, those that name no picture included."""
+    waiting: list[Input] = []
+
+    def sources() -> Iterator[str | bytes]:
+        for given in inputs:
+            waiting.append(given)
+            if not given.error:
+                yield given.source
+
+    for outcome in captioner.stream(sources(), batch=batch, **decoding):
+        while waiting[0].error:
+            given = waiting.pop(0)
+            yield given, Outcome(given.name, None, given.error)
+        yield waiting.pop(0), outcome
+    yield from ((given, Outcome(given.name, None, given.error)) for given in waiting)
+
+
+def _record(given: Input, outcome: Outcome) -> dict[str, Any]:
+    if outcome.caption is None:
+        return {"path": given.name, "error": outcome.error}
+    captions = [outcome.caption, *outcome.caption.alternatives]
+    return {
+        "path": given.name,
+        "captions": [caption.to_dict() for caption in captions],
+        "ms": {stage: round(value, 2) for stage, value in outcome.ms.items()},
+    }
+
+
+def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+        return
+    captions = record.get("captions", ())
+    for caption in captions:
+        line = caption["text"] if len(captions) == 1 else f"{caption['confidence']:.2f}  {caption['text']}"
+        print(line if single else f"{record['path']}\t{line}", flush=True)
+
+
+def _stem(given: Input) -> str:
+    return "stdin" if given.name == "-" else Path(given.name).stem
+
+
+def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
+    figure = attention_of(captioner, given.source, caption)
+    files.write_image(path, figure)
+
+
+def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
+    """A picture of the photo and where the model looked for each word."""
+    from captionkit.viz.attention import attention_figure
+
+    photo = open_image(source, target=(_PHOTO_SIDE, _PHOTO_SIDE))
+    region = captioner.preprocessing.region(*photo.size)
+    return attention_figure(photo, [(w.text, w.attention) for w in caption.words], region, title=caption.text)
+
+
+def caption_samples(output: Path, *, model: str | None) -> int:
+    """Caption the sample photographs and write a page; prints the captions and says where the page is."""
+    from captionkit.viz.page import Card, captions_page
+    from captionkit.viz.samples import sample_photos
+
+    captioner = load(model)
+    photos = sample_photos()
+    cards = []
+    for (name, photo), outcome in zip(photos, captioner.stream([p for _, p in photos], num_captions=3), strict=True):
+        found = outcome.caption
+        if found is None:
+            cards.append(Card(label=name, error=outcome.error))
+            continue
+        print(f"{name}\t{found.text}", flush=True)
+        cards.append(
+            Card(
+                photo=photo,
+                caption=found.text,
+                confidence=found.confidence,
+                alternatives=[other.text for other in found.alternatives],
+                attention=attention_of(captioner, photo, found),
+                label=name,
+            )
+        )
+    note = "Sample photographs that come with scikit-image, captioned by captionkit."
+    files.write_text(output, captions_page("What captionkit sees", cards, note=note))
+    print(f"page with attention maps: {output}", file=sys.stderr)
+    return 0

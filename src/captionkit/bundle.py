@@ -1,0 +1,203 @@
+"""The model folder: config.json, tokenizer.json, model.safetensors, encoder.onnx, decoder.onnx and README.md.
+
+`config.json` holds the architecture, the preprocessing, the decoding defaults, how the model was trained, and the size
+and sha256 of every other file. A file is checked against them in the same read that uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from captionkit import files
+from captionkit.errors import ModelError
+from captionkit.images import Preprocessing
+from captionkit.search import Decoding
+from captionkit.text import Text
+
+#: version of the folder's format; a folder of a newer one is refused
+FORMAT = 1
+CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD = (
+    "config.json",
+    "tokenizer.json",
+    "model.safetensors",
+    "encoder.onnx",
+    "decoder.onnx",
+    "README.md",
+)
+#: the model that comes with the package
+BUNDLED = Path(__file__).parent / "assets" / "flickr8k"
+_MAX_CONFIG_BYTES = 4 << 20
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """An opened model folder. Nothing but `config.json` has been read yet."""
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def text(self) -> Text:
+        """The tokenizer."""
+        self.read(TOKENIZER)
+        return Text.load(self.path / TOKENIZER)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What to do to a picture before the encoder sees it."""
+        return Preprocessing.from_dict(self.section("preprocessing"))
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """The decoding that the model's makers chose."""
+        return Decoding.from_dict(self.section("decoding"))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the attention maps."""
+        rows, columns = self.section("architecture")["grid"]
+        return int(rows), int(columns)
+
+    @property
+    def runnable(self) -> bool:
+        """Whether the ONNX graphs are there, so that captioning needs no torch."""
+        return {ENCODER, DECODER} <= set(self.config["files"])
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One table of the config. Raises ModelError where it is missing."""
+        found = self.config.get(name)
+        if not isinstance(found, dict):
+            raise ModelError(f"{self.path / CONFIG}: has no table {name!r}; the file is damaged, get the model again")
+        return found
+
+    def read(self, name: str) -> bytes:
+        """The content of a file of the folder, checked. Raises ModelError if it is absent or not what was saved."""
+        expected = self.config["files"].get(name)
+        if expected is None:
+            raise ModelError(f"{self.path}: has no {name}; {_REMEDY.get(name, 'get the model again')}")
+        try:
+            content = (self.path / name).read_bytes()
+        except OSError as error:
+            raise ModelError(f"{self.path / name}: cannot be read ({error.strerror}); get the model again") from None
+        if len(content) != expected["bytes"]:
+            raise ModelError(
+                f"{self.path / name}: has {len(content)} bytes instead of {expected['bytes']}; get the model again"
+            )
+        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise ModelError(f"{self.path / name}: its content differs from what was saved; get the model again")
+        return content
+
+    def verify(self) -> None:
+        """Check every file of the folder. Raises ModelError at the first that is not what was saved."""
+        for name in self.config["files"]:
+            self.read(name)
+
+
+_REMEDY = {
+    ENCODER: "make the ONNX graphs with `captionkit export`",
+    DECODER: "make the ONNX graphs with `captionkit export`",
+    WEIGHTS: "without weights it can caption, but not be trained or exported",
+}
+
+
+def open_model(source: str | os.PathLike[str] | None = None) -> ModelFolder:
+    """Open a model: a folder, a Hub id such as `owner/name` (or `owner/name@revision`), or None for the bundled one."""
+    path = BUNDLED if source is None or str(source) == "bundled" else Path(source)
+    if not path.exists() and _HUB_ID.fullmatch(str(source)):
+        path = _from_hub(str(source))
+    files.recover_folder(path)
+    config_path = path / CONFIG
+    if not config_path.is_file():
+        raise ModelError(f"{path}: no model folder ({CONFIG} not found); give a folder made by captionkit, or a Hub id")
+    if config_path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ModelError(f"{config_path}: too large for a config; get the model again")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config_path}: not JSON ({error}); get the model again") from None
+    _check(config, config_path)
+    return ModelFolder(path, config)
+
+
+def _check(config: Any, path: Path) -> None:
+    version = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(version, int):
+        raise ModelError(f"{path}: not a captionkit config (no format number); give a folder made by captionkit")
+    if version > FORMAT:
+        raise ModelError(
+            f"{path}: format {version} is newer than this captionkit reads ({FORMAT}); run `pip install -U captionkit`"
+        )
+    listed = config.get("files")
+    good = isinstance(listed, dict) and all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= set(entry) for entry in listed.values()
+    )
+    if not good or any(Path(name).name != name for name in listed):
+        raise ModelError(f"{path}: its list of files is damaged; get the model again")
+
+
+def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], contents: Mapping[str, bytes]) -> ModelFolder:
+    """Write a model folder whole, replacing what was at `path`. `contents` maps file names to bytes."""
+    described = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in sorted(contents.items())
+    }
+    full = {"format": FORMAT, **config, "files": described}
+    path = Path(path)
+    with files.new_folder(path) as folder:
+        for name, content in contents.items():
+            files.write_bytes(folder / name, content)
+        files.write_text(folder / CONFIG, json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+    return ModelFolder(path, full)
+
+
+def update_model(
+    folder: ModelFolder,
+    contents: Mapping[str, bytes],
+    config: Mapping[str, Any] | None = None,
+    *,
+    to: Path | None = None,
+) -> ModelFolder:
+    """The folder again, or a copy at `to`, with some files and config tables replaced or added and all others kept."""
+    kept = {name: folder.read(name) for name in folder.config["files"] if name not in contents}
+    merged = {**{k: v for k, v in folder.config.items() if k not in ("format", "files")}, **(config or {})}
+    return write_model(to or folder.path, merged, {**kept, **contents})
+
+
+def push_model(folder: ModelFolder, repo: str) -> str:
+    """Upload a checked model folder to the Hugging Face Hub; returns its address."""
+    from huggingface_hub import HfApi
+
+    folder.verify()
+    api = HfApi()
+    try:
+        api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder.path, allow_patterns=[CONFIG, *folder.config["files"]])
+    except Exception as error:
+        raise ModelError(
+            f"{repo}: cannot be pushed to the Hub ({_first_line(error)}); log in with `hf auth login`"
+        ) from None
+    return f"https://huggingface.co/{repo}"
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    wanted = [CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD]
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+    except Exception as error:  # the Hub raises many kinds; all mean that there is no model to be had
+        raise ModelError(f"{name}: no such folder, and not to be had from the Hub ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

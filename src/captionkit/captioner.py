@@ -1,0 +1,206 @@
+"""Captioner: a model folder and a runtime become sentences about pictures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from captionkit.bundle import ModelFolder, open_model
+from captionkit.errors import ImageError
+from captionkit.images import Source, describe, load_image
+from captionkit.search import Decoding, Hypothesis, State, Stepper, search
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: pictures that go through the model together
+BATCH = 16
+_READERS = 2
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a caption."""
+
+    text: str
+    #: the model's probability of the word, given the picture and the words before it
+    confidence: float
+    #: where the model looked while it chose the word: [rows, columns], the cells of the grid, summing to 1
+    attention: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about a picture."""
+
+    text: str
+    #: what captions are ranked by: `log_prob` after length normalisation
+    score: float
+    #: natural logarithm of the probability of the whole sentence, its end included
+    log_prob: float
+    #: geometric mean of the probabilities of the sentence's tokens, 0..1
+    confidence: float
+    words: tuple[Word, ...] = field(repr=False)
+    tokens: tuple[int, ...] = field(repr=False)
+    #: attention for each token: [tokens, rows, columns]
+    attention: NDArray[np.float32] = field(repr=False)
+    #: the next best captions, if more than one was asked for
+    alternatives: tuple[Caption, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the machine-readable output says of a caption; arrays and alternatives are left out."""
+        return {
+            "text": self.text,
+            "log_prob": round(self.log_prob, 4),
+            "confidence": round(self.confidence, 4),
+            "words": [{"text": word.text, "confidence": round(word.confidence, 4)} for word in self.words],
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture: a caption, or an error that says why not."""
+
+    source: Source
+    caption: Caption | None
+    error: str = ""
+    #: milliseconds to open, encode and decode this picture (its share, where several went together)
+    ms: dict[str, float] = field(default_factory=dict)
+
+
+class Captioner:
+    """Describes pictures. Make one with `captionkit.load`; it may be used from several threads."""
+
+    def __init__(self, folder: ModelFolder, stepper: Stepper) -> None:
+        self.folder = folder
+        self.stepper = stepper
+        self.text = folder.text
+        self.preprocessing = folder.preprocessing
+        self.decoding = folder.decoding
+
+    @overload
+    def caption(self, images: list[Source] | tuple[Source, ...], **decoding: Any) -> list[Caption]: ...
+    @overload
+    def caption(self, images: Source, **decoding: Any) -> Caption: ...
+    def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
+        """Describe a picture, or each of a list: paths, bytes, PIL images or arrays.
+
+        `decoding` overrides fields of `captionkit.search.Decoding`: beam, num_captions, length_penalty, min_length,
+        max_length. Raises ImageError at the first picture that cannot be read; `stream` goes on instead.
+        """
+        several = isinstance(images, (list, tuple))
+        captions = []
+        for outcome in self.stream(images if several else [images], **decoding):  # type: ignore[list-item]
+            if outcome.caption is None:
+                raise ImageError(outcome.error)
+            captions.append(outcome.caption)
+        return captions if several else captions[0]
+
+    def stream(self, sources: Iterable[Source], *, batch: int = BATCH, **decoding: Any) -> Iterator[Outcome]:
+        """Describe pictures one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
+
+        The next pictures are read while the model works.
+        """
+        chosen = replace(self.decoding, **decoding)
+        waiting = iter(sources)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as pool:
+            ahead = self._read(pool, waiting, batch)
+            while ahead:
+                opened = [(source, future.result()) for source, future in ahead]
+                ahead = self._read(pool, waiting, batch)
+                yield from self._describe(opened, chosen)
+
+    def _read(self, pool: ThreadPoolExecutor, sources: Iterator[Source], batch: int) -> list[tuple[Source, Future]]:
+        return [(source, pool.submit(self._open, source)) for source in islice(sources, batch)]
+
+    def _open(self, source: Source) -> tuple[NDArray[np.float32] | None, str, float]:
+        start = time.perf_counter()
+        try:
+            pixels, error = load_image(source, self.preprocessing), ""
+        except ImageError as caught:
+            pixels, error = None, str(caught)
+        return pixels, error, _milliseconds_since(start)
+
+    def _describe(
+        self, opened: list[tuple[Source, tuple[NDArray[np.float32] | None, str, float]]], decoding: Decoding
+    ) -> Iterator[Outcome]:
+        good = [pixels for _, (pixels, _, _) in opened if pixels is not None]
+        timed = _TimedStepper(self.stepper)
+        start = time.perf_counter()
+        found: Iterator[list[Hypothesis]] = iter(())
+        if good:
+            ids = {"bos_id": self.text.bos_id, "eos_id": self.text.eos_id, "banned": self.text.never_generated}
+            found = iter(search(timed, np.stack(good), decoding, **ids))
+        decode = _milliseconds_since(start) - timed.encode
+        for source, (pixels, error, opening) in opened:
+            if pixels is None:
+                yield Outcome(source, None, error)
+                continue
+            share = {"open": opening, "encode": timed.encode / len(good), "decode": decode / len(good)}
+            captions = [self._caption_of(hypothesis) for hypothesis in next(found)]
+            if not captions:
+                yield Outcome(source, None, f"{describe(source)}: the model finds no caption; check its weights")
+                continue
+            yield Outcome(source, replace(captions[0], alternatives=tuple(captions[1:])), ms=share)
+
+    def _caption_of(self, hypothesis: Hypothesis) -> Caption:
+        tokens = tuple(int(token) for token in hypothesis.tokens)
+        maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
+        words = tuple(
+            Word(
+                text,
+                float(np.exp(hypothesis.token_log_probs[positions].sum())),
+                maps[positions].mean(0),  # [n,rows,columns] -> [rows,columns]
+            )
+            for text, positions in self.text.words(tokens)
+        )
+        length = len(tokens) + hypothesis.finished
+        return Caption(
+            text=self.text.decode(tokens),
+            score=hypothesis.score,
+            log_prob=hypothesis.log_prob,
+            confidence=float(np.exp(hypothesis.log_prob / max(length, 1))),
+            words=words,
+            tokens=tokens,
+            attention=maps,
+        )
+
+
+class _TimedStepper:
+    """Passes everything on and remembers how long the encoder took."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self.step = stepper.step
+        self.encode = 0.0
+
+    def begin(self, images: NDArray[np.float32]) -> State:
+        start = time.perf_counter()
+        state = self._stepper.begin(images)
+        self.encode = _milliseconds_since(start)
+        return state
+
+
+def _milliseconds_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
+
+
+def load(source: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Captioner:
+    """A captioner: the bundled one, or that of a model folder or a Hub id. Runs on ONNX Runtime.
+
+    `threads` bounds the processors used; by default, all that the process may use. Raises ModelError.
+    """
+    from captionkit.runtime import OnnxStepper
+
+    folder = open_model(source)
+    return Captioner(folder, OnnxStepper(folder, threads=threads))

@@ -1,0 +1,181 @@
+"""The command line: one function per command. What a command does is done elsewhere; heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from captionkit import __version__
+from captionkit.errors import CaptionkitError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 not (all) done, 2 wrong usage."""
+    parser = _parser(arguments if arguments is not None else sys.argv[1:])
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.command(parsed)
+    except CaptionkitError as error:
+        print(f"captionkit: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("captionkit"):
+            raise
+        print(f"captionkit: {error.name} is not installed; run `{_INSTALL}[{parsed.extra}]'`", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        print("captionkit: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+_INSTALL = "pip install 'captionkit"
+
+
+def caption(options: argparse.Namespace) -> int:
+    """Describe pictures."""
+    from captionkit.batch import caption_inputs
+
+    chosen = {name: getattr(options, name) for name in _DECODING if getattr(options, name) is not None}
+    return caption_inputs(
+        options.inputs,
+        model=options.model,
+        as_json=options.json,
+        output=options.output,
+        attention=options.attention,
+        batch=options.batch,
+        decoding=chosen,
+    )
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a captioner on captioned pictures."""
+    from captionkit.training.recipe import load_recipe
+
+    given = {name.removeprefix("recipe:"): value for name, value in vars(options).items() if name.startswith("recipe:")}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if options.resume and (options.recipe or overrides):
+        raise CaptionkitError("--resume goes on with the recipe stored in the run; leave out --recipe and its fields")
+    recipe = load_recipe(options.recipe, overrides)
+    from captionkit.training.loop import train as run
+
+    run(options.data, options.output, recipe, resume=options.resume)
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Say what is in a dataset, a model folder or a run folder, and what is wrong with it."""
+    from captionkit.inspection import inspect_path
+
+    report = inspect_path(options.path, layout=options.layout, check_images=options.images)
+    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if options.json else report)
+    return 0 if report.sound else 1
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model's ONNX graphs and prove that they say what torch says."""
+    from captionkit.export.folder import export_model
+
+    print(export_model(options.model, pictures=options.pictures, half=options.half))
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Caption sample photographs and write a page with captions and attention maps."""
+    from captionkit.batch import caption_samples
+
+    return caption_samples(options.output, model=options.model)
+
+
+_DECODING = ("beam", "num_captions", "length_penalty", "min_length", "max_length")
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="captionkit", description="Describes pictures in words.")
+    parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    add = _add(commands, caption, extra="")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="PHOTO",
+        help="picture, folder, pattern such as 'photos/*.jpg', or - for standard input",
+    )
+    add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--beam", type=int, help="hypotheses kept alive; 1 is greedy")
+    add("--num-captions", type=int, help="captions of each picture, best first")
+    add("--length-penalty", type=float, help="score = log-probability / length ** this")
+    add("--min-length", type=int, help="fewest words of a caption")
+    add("--max-length", type=int, help="most words of a caption")
+    add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+    add("--json", action="store_true", help="one JSON object a line")
+    add(
+        "--attention",
+        metavar="OUT",
+        type=Path,
+        help="draw where the model looked: OUT.png, or a folder for several pictures",
+    )
+    add("--output", metavar="FILE", type=Path, help="also write a file: .json (COCO results), .jsonl or .csv")
+
+    add = _add(commands, train, extra="train")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--output", type=Path, required=True, metavar="RUN", help="folder for everything the run makes")
+    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
+    if arguments[:1] == ["train"]:
+        _add_recipe_fields(add)
+
+    add = _add(commands, inspect, extra="train")
+    add("path", metavar="DATA|MODEL|RUN")
+    add("--layout", help="read the dataset as this layout instead of detecting it")
+    add("--images", action="store_true", help="also open every picture")
+    add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, export, extra="export")
+    add("model", metavar="MODEL", help="model folder with weights")
+    add("--pictures", type=Path, metavar="DIR", help="real pictures for the parity check (default: sample photographs)")
+    add("--half", action="store_true", help="store the graphs' weights in 16 bits")
+
+    add = _add(commands, demo, extra="demo")
+    add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("captionkit-demo.html"),
+        metavar="FILE",
+        help="the page (default: %(default)s)",
+    )
+    return parser
+
+
+def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
+    text = (command.__doc__ or "").strip()
+    parser = commands.add_parser(command.__name__, help=text.rstrip(".").lower(), description=text)
+    parser.set_defaults(command=command, extra=extra)
+    return parser.add_argument
+
+
+def _add_recipe_fields(add: Callable[..., Any]) -> None:
+    """A flag for every field of the recipe, from its dataclasses."""
+    try:
+        from captionkit.training.recipe import recipe_fields
+    except ModuleNotFoundError:
+        return  # without the extra the command itself says what to install
+    for name, leaf in recipe_fields():
+        if name != "run.init":
+            default = str(leaf.default).replace("%", "%%")
+            add(
+                f"--{name.replace('_', '-')}",
+                dest=f"recipe:{name}",
+                metavar=name.rpartition(".")[2].upper(),
+                help=f"{leaf.metadata['help']} (default: {default})",
+            )

@@ -1,0 +1,111 @@
+"""Captioned pictures on disk -> caption sets, whatever their layout.
+
+    dataset = open_dataset("flickr8k")      # the layout is detected; layout="coco" names it
+    train = dataset.split("train")          # CaptionSet: a sequence of Example(id, image, captions)
+    print(inspect_dataset(dataset))         # counts, lengths, vocabulary, problems
+
+Images are looked for, not opened. What cannot be used (a missing image, an empty caption, a path that leaves the
+root) is left out and named in `dataset.problems`; a file that cannot be read at all raises DatasetError.
+
+A layout is one file here with LOOKS_FOR (what it looks for, in words), `detect(place)` (its caption files in a place;
+none if the place has another layout) and `read(place, files)` (yields an Entry per image, and a Problem for what cannot
+be made one). To add a layout, write that file and register it in LAYOUTS; the first that detects itself is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
+
+from captionkit.datasets import coco, flickr, folder, imagefolder, kaggle, karpathy, seed, table
+from captionkit.datasets.assemble import Entry, Place, assemble
+from captionkit.datasets.core import CaptionSet, Dataset, Example, Problem
+from captionkit.datasets.inspect import DatasetReport, inspect_dataset
+from captionkit.datasets.reading import read_json
+from captionkit.errors import DatasetError
+
+__all__ = [
+    "LAYOUTS",
+    "CaptionSet",
+    "Dataset",
+    "DatasetReport",
+    "Example",
+    "Problem",
+    "inspect_dataset",
+    "open_dataset",
+]
+
+
+class Layout(Protocol):
+    """What a layout's module provides."""
+
+    LOOKS_FOR: str
+
+    def detect(self, place: Place) -> list[Path]: ...
+
+    def read(self, place: Place, files: list[Path]) -> Iterable[Entry | Problem]: ...
+
+
+# In the order in which they are tried: those that state splits first, the plain folder last.
+LAYOUTS: Mapping[str, Layout] = {
+    "karpathy": karpathy,
+    "seed": seed,
+    "imagefolder": imagefolder,
+    "flickr": flickr,
+    "kaggle": kaggle,
+    "coco": coco,
+    "csv": table,
+    "folder": folder,
+}
+
+
+def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> Dataset:
+    """Read the dataset in the folder `path`, or the one caption file `path` with the images beside it.
+
+    `layout` is a name in LAYOUTS; without it, the layout is detected by what is there. Raises DatasetError.
+    """
+    try:
+        place = Place.of(path)
+        name, files = _detect(place) if layout is None else _named(place, layout)
+        dataset = assemble(place, name, LAYOUTS[name].read(place, files))
+    except OSError as error:
+        file = error.filename or path
+        raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    if not dataset:
+        first = "".join(f"; {problem.where}: {problem.detail}" for problem in dataset.problems[:1])
+        raise DatasetError(f"{path}: names no image, read in the layout {name!r}{first}; check its contents")
+    return dataset
+
+
+def _detect(place: Place) -> tuple[str, list[Path]]:
+    for name, layout in LAYOUTS.items():
+        if files := layout.detect(place):
+            return name, files
+    if place.file and place.file.suffix.casefold() == ".json":
+        read_json(place.file)  # malformed JSON says so itself
+    looked_for = "; ".join(f"{name}: {layout.LOOKS_FOR}" for name, layout in LAYOUTS.items())
+    named = place.file or place.root
+    raise DatasetError(f"{named}: no known dataset layout ({_contents(place)}); looked for {looked_for}")
+
+
+def _named(place: Place, layout: str) -> tuple[str, list[Path]]:
+    if layout not in LAYOUTS:
+        near = get_close_matches(layout.casefold(), LAYOUTS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DatasetError(f"dataset layout {layout!r} is unknown; {hint}there are {', '.join(LAYOUTS)}")
+    files = [place.file] if place.file else LAYOUTS[layout].detect(place)
+    if not files:
+        looked_for = LAYOUTS[layout].LOOKS_FOR
+        raise DatasetError(f"{place.root}: not in the layout {layout!r} ({_contents(place)}); looked for {looked_for}")
+    return layout, files
+
+
+def _contents(place: Place) -> str:
+    if place.file:
+        return "neither its name nor its beginning fits one"
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in place.root.iterdir())
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"it holds {', '.join(map(ascii, names[:5]))}{more}" if names else "it is empty"

@@ -1,0 +1,159 @@
+"""From what a layout's files state to a checked dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from captionkit.datasets.core import IMAGE_SUFFIXES, Dataset, Example, Problem, normalise_split, split_of_folder
+from captionkit.datasets.finder import ImageFinder
+from captionkit.errors import DatasetError
+
+# Folders that hold the caption files of the dataset one level up.
+_TEXT_FOLDERS = ("annotations", "flickr8k_text")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the user pointed at: the folder `root`, or the caption file `file` of the dataset in that folder."""
+
+    root: Path
+    file: Path | None = None
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Place:
+        """DatasetError if there is nothing at `path`."""
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+        if absolute.is_dir():
+            return cls(absolute)
+        if not absolute.is_file():
+            raise DatasetError(f"{path}: no such file or folder")
+        folder = absolute.parent
+        return cls(folder.parent if folder.name.casefold() in _TEXT_FOLDERS else folder, absolute)
+
+    def files(self, *patterns: str) -> list[Path]:
+        """The caption file pointed at, or else those of the folder, whose names fit a pattern (case ignored)."""
+        named = [(self.file.parent, [self.file.name])] if self.file else self._names
+        fitting = (
+            folder / name
+            for folder, names in named
+            for name in names
+            if any(fnmatchcase(name.casefold(), pattern) for pattern in patterns)
+        )
+        return [file for file in fitting if file.is_file()]
+
+    @cached_property
+    def _names(self) -> list[tuple[Path, list[str]]]:
+        inner = [
+            folder for folder in self.root.iterdir() if folder.name.casefold() in _TEXT_FOLDERS and folder.is_dir()
+        ]
+        return [(folder, _names_but_images(folder)) for folder in (self.root, *sorted(inner))]
+
+    def split_folders(self, *inside: str) -> list[Path]:
+        """The folders called train, val, validation, test, ... in the root and in its folders `inside`, by path."""
+        parents = [self.root, *(self.root / name for name in inside)]
+        named = (f for parent in parents if parent.is_dir() for f in parent.iterdir() if split_of_folder(f.name))
+        return sorted(folder for folder in named if folder.is_dir())
+
+    def name(self, file: Path) -> str:
+        """What messages call a caption file: its path from the root."""
+        return file.relative_to(self.root).as_posix()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image as a caption file states it, nothing checked yet.
+
+    source: the file that states it, for messages. folder: where the image must lie, if the layout fixes that.
+    """
+
+    id: int | str
+    file_name: str
+    captions: Sequence[object]
+    split: str
+    source: str
+    folder: Path | None = None
+
+
+class Row(NamedTuple):
+    """One line of a table: an image and some of its captions; split "" where none is given."""
+
+    image: str
+    captions: list[object]
+    split: str
+
+
+def _names_but_images(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(IMAGE_SUFFIXES))
+
+
+def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Problem]:
+    """Join the rows that name the same image, whose id is that name; images in the order of their first rows."""
+    images: dict[tuple[str, str], list[object]] = {}
+    for row in rows:
+        if isinstance(row, Problem):
+            yield row
+        else:
+            images.setdefault((row.split, row.image), []).extend(row.captions)
+    for (split, image), captions in images.items():
+        yield Entry(image, image, captions, split, source)
+
+
+def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Dataset:
+    """Check what a layout's reader states and make the dataset of what can be used; the rest become its problems."""
+    finder = ImageFinder(place.root)
+    problems: list[Problem] = []
+    splits: dict[str, dict[str, Example]] = {}
+    for entry in stated:
+        if isinstance(entry, Problem):
+            problems.append(entry)
+            continue
+        split = normalise_split(entry.split)
+        examples = splits.setdefault(split, {})
+        if first := examples.get(str(entry.id)):
+            detail = f"{entry.source}: id {entry.id} is {first.name} already; this entry is left out"
+            problems.append(Problem("duplicate id", entry.file_name, detail))
+            continue
+        image = finder.find(entry.file_name, split=split, folder=entry.folder, source=entry.source)
+        if isinstance(image, Problem):
+            left_out = f" ({len(entry.captions)} captions left out)" if entry.captions else ""
+            problems.append(Problem(image.kind, image.where, image.detail + left_out))
+        else:
+            examples[str(entry.id)] = Example(entry.id, image, _checked_captions(entry, problems))
+    for examples in splits.values():
+        problems += _without_caption(examples.values())
+    return Dataset(place.root, layout, {name: list(examples.values()) for name, examples in splits.items()}, problems)
+
+
+def _checked_captions(entry: Entry, problems: list[Problem]) -> tuple[str, ...]:
+    """The captions that can be used, each as one line without space around it."""
+    captions = []
+    for number, caption in enumerate(entry.captions, 1):
+        line = " ".join(caption.split()) if isinstance(caption, str) and _encodable(caption) else None
+        if line:
+            captions.append(line)
+        else:
+            kind = "empty caption" if line == "" or caption is None else "malformed caption"
+            detail = f"{entry.source}: caption {number} of {len(entry.captions)} is {ascii(caption)[:60]}"
+            problems.append(Problem(kind, entry.file_name, detail))
+    return tuple(captions)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as "\ud83d" in a JSON gives
+        return False
+    return True
+
+
+def _without_caption(examples: Iterable[Example]) -> list[Problem]:
+    bare = [example for example in examples if not example.captions]
+    if not any(example.captions for example in examples):  # a split without captions is one to be captioned
+        return []
+    return [Problem("image without caption", example.name, "kept, though it has no caption") for example in bare]

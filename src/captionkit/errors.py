@@ -1,0 +1,31 @@
+"""The failures a user can mend. Each message is one line: what (the file), why, and the way out."""
+
+from __future__ import annotations
+
+
+class CaptionkitError(Exception):
+    """Base of every error that captionkit raises on purpose; the command line prints it without a traceback."""
+
+
+class ImageError(CaptionkitError):
+    """A picture cannot be used: unreadable, not an image, truncated, too large."""
+
+
+class DatasetError(CaptionkitError):
+    """A dataset cannot be read: unknown layout, malformed file, no such split."""
+
+
+class TextError(CaptionkitError):
+    """A tokenizer cannot be built or read."""
+
+
+class ModelError(CaptionkitError):
+    """A model folder cannot be used: missing, damaged, or of another format version."""
+
+
+class RecipeError(CaptionkitError):
+    """A recipe has an unknown field or a value that does not fit."""
+
+
+class TrainingError(CaptionkitError):
+    """A run cannot start, go on or be resumed."""

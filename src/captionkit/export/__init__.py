@@ -1,0 +1,1 @@
+"""Export: a trained model becomes two ONNX graphs that caption without torch."""

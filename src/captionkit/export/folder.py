@@ -1,0 +1,111 @@
+"""`captionkit export`: add ONNX graphs to a model folder, after proving on real pictures that they say what torch says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from captionkit.bundle import DECODER, ENCODER, open_model, update_model
+from captionkit.captioner import Captioner
+from captionkit.datasets import open_dataset
+from captionkit.errors import DatasetError, ImageError, ModelError
+from captionkit.export.graphs import decoder_graph, encoder_graph, store_half
+from captionkit.images import Source
+from captionkit.models.stepper import TorchStepper
+from captionkit.models.stored import load_model
+from captionkit.runtime import OnnxStepper
+
+_PICTURES = 32
+#: largest difference of a log-probability or of an attention weight that counts as the same
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the graphs compare with torch."""
+
+    pictures: int
+    same_captions: int
+    log_prob_difference: float
+    attention_difference: float
+    torch_ms: float
+    onnx_ms: float
+    encoder_bytes: int
+    decoder_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.same_captions} of {self.pictures} captions the same as torch's; largest difference of a "
+            f"log-probability {self.log_prob_difference:.1e}, of an attention weight {self.attention_difference:.1e}\n"
+            f"encoder.onnx {self.encoder_bytes / 1e6:.1f} MB, decoder.onnx {self.decoder_bytes / 1e6:.1f} MB\n"
+            f"milliseconds per picture, one at a time, encode and decode: torch {self.torch_ms:.1f}, "
+            f"ONNX Runtime {self.onnx_ms:.1f} ({self.torch_ms / self.onnx_ms:.1f} times faster)"
+        )
+
+
+def export_model(source: str | os.PathLike[str], *, pictures: Path | None = None, half: bool = False) -> Parity:
+    """Write encoder.onnx and decoder.onnx into a model folder; returns the comparison with torch.
+
+    `pictures` is a folder or dataset of real pictures to compare on; without it, the sample photographs (extra `demo`).
+    `half` stores the graphs' weights in 16 bits; they must have come from such. Raises ModelError, leaving the folder as
+    it was, where the graphs differ from torch.
+    """
+    folder = open_model(source)
+    model = load_model(folder)
+    height, width = folder.preprocessing.height, folder.preprocessing.width
+    graphs = {ENCODER: encoder_graph(model, height, width), DECODER: decoder_graph(model, height, width)}
+    contents = {
+        name: (store_half(graph) if half else graph).SerializeToString(deterministic=True)
+        for name, graph in graphs.items()
+    }
+    photos = _pictures(pictures)
+    with TemporaryDirectory() as scratch:
+        staged = update_model(folder, contents, to=Path(scratch) / "model")
+        parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), photos)
+    if parity.same_captions < parity.pictures or parity.attention_difference > _TOLERANCE:
+        raise ModelError(
+            f"{folder.path}: ONNX Runtime and torch differ, nothing was written; {parity}".replace("\n", "; ")
+        )
+    parity = replace(parity, encoder_bytes=len(contents[ENCODER]), decoder_bytes=len(contents[DECODER]))
+    update_model(folder, contents, {"export": asdict(parity)})
+    return parity
+
+
+def _pictures(place: Path | None) -> list[Source]:
+    if place is None:
+        from captionkit.viz.samples import sample_photos
+
+        return [photo for _, photo in sample_photos()]
+    dataset = open_dataset(place)
+    found = [example.image for split in dataset.values() for example in islice(split, _PICTURES)][:_PICTURES]
+    if not found:
+        raise DatasetError(f"{place}: no pictures to compare on; name a folder with some")
+    return found
+
+
+def _compare(torch: Captioner, onnx: Captioner, pictures: Sequence[Source]) -> Parity:
+    same, log_prob, attention, ms = 0, 0.0, 0.0, ([], [])
+    pairs = zip(_timed(torch, pictures, ms[0]), _timed(onnx, pictures, ms[1]), strict=True)
+    for ours, theirs in pairs:
+        equal = ours.tokens == theirs.tokens
+        same += equal
+        if equal:
+            log_prob = max(log_prob, abs(ours.log_prob - theirs.log_prob))
+            attention = max(attention, float(np.abs(ours.attention - theirs.attention).max(initial=0)))
+    return Parity(len(pictures), same, log_prob, attention, float(np.median(ms[0])), float(np.median(ms[1])), 0, 0)
+
+
+def _timed(captioner: Captioner, pictures: Sequence[Source], ms: list[float]):
+    captioner.caption(pictures[0])  # the first call of a runtime pays for its preparations
+    for picture in pictures:
+        outcome = next(captioner.stream([picture]))
+        if outcome.caption is None:
+            raise ImageError(outcome.error)
+        ms.append(outcome.ms["encode"] + outcome.ms["decode"])
+        yield outcome.caption

@@ -1,0 +1,148 @@
+"""The two graphs of a model folder, made with torch's exporter.
+
+encoder.onnx: images [B,3,H,W] -> all of the decoder's first state ("memory.*", "state.*").
+decoder.onnx: tokens, parents [B,K], top_k [1], the state -> log_probs, ids [B,K,T], attention [B,K,G], next "state.*".
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+from captionkit.models.captioning import CaptioningModel
+
+_OPSET = 18
+#: initializers below this many elements stay in 32 bits
+_HALF_FROM = 1024
+
+
+class _Begin(nn.Module):
+    def __init__(self, model: CaptioningModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.begin(self.model.encode(images)).values())
+
+
+class _Step(nn.Module):
+    def __init__(self, model: CaptioningModel, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, tokens: Tensor, parents: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        logits, attention, changed = self.model.step(tokens, parents, dict(zip(self.names, state, strict=True)))
+        return logits.log_softmax(-1), attention, *changed.values()  # [B,K,V], [B,K,G]
+
+
+def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
+    """The graph of `begin`, for any number of pictures of `height` x `width` pixels."""
+    device = next(model.parameters()).device
+    images = torch.zeros(2, 3, height, width, device=device)
+    names = list(_state(model, images))
+    return _export(_Begin(model), (images,), ["images"], names, {"images": {0: Dim("pictures")}})
+
+
+def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
+    """The graph of `step`, for any number of pictures and hypotheses; it ranks the `top_k` likeliest tokens itself."""
+    device = next(model.parameters()).device
+    # Sizes that differ from one another and from 1, so that the exporter takes none for a constant.
+    state = {
+        name: value if name.startswith("memory.") else value.repeat(1, 3, *[1] * (value.ndim - 2))
+        for name, value in _state(model, torch.zeros(2, 3, height, width, device=device)).items()
+    }
+    tokens = torch.full((2, 5), 4, device=device)
+    parents = torch.tensor([[0, 1, 2, 0, 1]] * 2, device=device)
+    pictures, beams, before = Dim("pictures"), Dim("beams"), Dim("beams_before")
+    shapes = {
+        "tokens": {0: pictures, 1: beams},
+        "parents": {0: pictures, 1: beams},
+        "state": tuple({0: pictures} if name.startswith("memory.") else {0: pictures, 1: before} for name in state),
+    }
+    inputs = ["tokens", "parents", *state]
+    outputs = ["all_log_probs", "attention", *(name + ".next" for name in state if name.startswith("state."))]
+    graph = _export(_Step(model, list(state)), (tokens, parents, tuple(state.values())), inputs, outputs, shapes)
+    return _rank(graph)
+
+
+@torch.inference_mode()
+def _state(model: CaptioningModel, images: Tensor) -> dict[str, Tensor]:
+    return model.begin(model.encode(images))
+
+
+def _export(
+    module: nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str], shapes: dict[str, Any]
+) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of its own internals
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=shapes,
+                opset_version=_OPSET,
+                verbose=False,
+            )
+            program.save(buffer)
+    finally:
+        quiet.setLevel(level)
+    graph = onnx.load_from_string(buffer.getvalue())
+    for node in graph.graph.node:
+        del node.metadata_props[:]  # the exporter's stack traces: larger than the graph, and full of local paths
+        node.doc_string = ""
+    del graph.graph.metadata_props[:]
+    return graph
+
+
+def _rank(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put TopK behind `all_log_probs`, with the number as an input, so that only the likeliest tokens leave the graph.
+
+    The exporter would freeze the number; ONNX's TopK takes it as a tensor.
+    """
+    graph = model.graph
+    graph.input.append(helper.make_tensor_value_info("top_k", TensorProto.INT64, [1]))
+    vocabulary = next(o for o in graph.output if o.name == "all_log_probs").type.tensor_type.shape.dim[-1].dim_value
+    size = numpy_helper.from_array(np.array([vocabulary], np.int64), "vocabulary_size")
+    graph.initializer.append(size)
+    graph.node.append(helper.make_node("Min", ["top_k", "vocabulary_size"], ["ranked"]))
+    graph.node.append(helper.make_node("TopK", ["all_log_probs", "ranked"], ["log_probs", "ids"], axis=-1, sorted=1))
+    kept = [output for output in graph.output if output.name != "all_log_probs"]
+    shape = ["pictures", "beams", "ranked"]
+    ranked = [
+        helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("ids", TensorProto.INT64, shape),
+    ]
+    del graph.output[:]
+    graph.output.extend([*ranked, *kept])
+    onnx.checker.check_model(model)
+    return model
+
+
+def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store large weights in 16 bits; the graph casts them back when it is loaded, and computes in 32."""
+    graph = model.graph
+    for index, tensor in enumerate(graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _HALF_FROM:
+            continue
+        name = tensor.name
+        graph.initializer[index].CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        graph.node.insert(0, helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    onnx.checker.check_model(model)
+    return model

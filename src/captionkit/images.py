@@ -1,0 +1,324 @@
+"""Pictures in: a file, bytes, a Pillow image or an array becomes upright RGB, then the float array that a model sees.
+
+No other code opens or resizes pictures, so training, evaluation and captioning see the same pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import reprlib
+import stat
+import textwrap
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from captionkit.errors import ImageError, ModelError
+
+MAX_PIXELS = 2**27  # 134 megapixels, above any common camera; 512 MiB once decoded
+MAX_BYTES = 2**28  # 256 MiB of file
+MAX_SIDE = 4096  # of a model's input
+
+Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+Fit = Literal["squash", "crop", "pad"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+
+# The kinds of file that are opened, by Pillow's name and first bytes. Pillow's other plugins never see a file: some
+# start programs (EPS), many are seldom attacked and seldom mended. Image.open is passed by because it warns of a large
+# picture before its size can be asked for, and Python cannot silence that for one thread alone.
+_KINDS = {
+    "Jpeg": rb"\xff\xd8\xff",  # MPO too, whose first picture is a JPEG
+    "Png": rb"\x89PNG\r\n\x1a\n",
+    "WebP": rb"RIFF....WEBP",
+    "Gif": rb"GIF8[79]a",
+    "Avif": rb"....ftyp(avi[fs]|m[is]f1)",
+    "Tiff": rb"II[*+]\0|MM\0[*+]",
+    "Bmp": rb"BM",
+    "Ppm": rb"P[1-6]\s",
+}
+
+_ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1:
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Cameras and editors often leave damaged metadata, of which nothing but the orientation is used here.
+_METADATA_WARNINGS = r"PIL\.(Tiff|Png)ImagePlugin$"
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SIDE
+
+
+def _are_three(values: Any, low: float, high: float) -> bool:
+    numbers = isinstance(values, (tuple, list)) and all(type(value) in (int, float) for value in values)
+    return numbers and len(values) == 3 and all(low <= value <= high for value in values)
+
+
+_RULES = {
+    "height": (_is_side, f"a whole number from 1 to {MAX_SIDE}"),
+    "width": (_is_side, f"a whole number from 1 to {MAX_SIDE}"),
+    "fit": (get_args(Fit).__contains__, f"one of {', '.join(get_args(Fit))}"),
+    "interpolation": (get_args(Interpolation).__contains__, f"one of {', '.join(get_args(Interpolation))}"),
+    "mean": (lambda values: _are_three(values, 0, 1), "three numbers from 0 to 1"),
+    "std": (lambda values: _are_three(values, 0.001, 1000), "three numbers from 0.001 to 1000"),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a model's input; it is stored with the model. A bad value is a ModelError that names it.
+
+    `fit`: "squash" the whole picture to `height` x `width`, "crop" the largest middle part of that shape, or "pad" the
+    picture with the mean colour to that shape. `mean` and `std` are per channel, on the 0..1 scale.
+    """
+
+    height: int = 224
+    width: int = 224
+    fit: Fit = "squash"
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        for name, (allowed, wanted) in _RULES.items():
+            value = getattr(self, name)
+            if not allowed(value):
+                raise ModelError(f"preprocessing: {name} must be {wanted}, not {reprlib.repr(value)}")
+            if isinstance(value, list):  # as JSON has it
+                object.__setattr__(self, name, tuple(value))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as a model's `config.json` holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The reverse of `to_dict`; fields left out take their defaults, an unknown one is a ModelError."""
+        if not isinstance(values, Mapping):
+            raise ModelError(f"preprocessing: must be a table of fields, not {reprlib.repr(values)}")
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ModelError(f"preprocessing: unknown field {reprlib.repr(name)}; there are {', '.join(known)}")
+        return cls(**values)
+
+    def region(self, width: int, height: int) -> Box:
+        """The part that the model sees of a picture of `width` x `height` pixels, in its pixels ("pad" exceeds it)."""
+        if self.fit == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        choose = min if self.fit == "crop" else max
+        scale = choose(width / self.width, height / self.height)
+        x, y = (width - scale * self.width) / 2, (height - scale * self.height) / 2
+        return x, y, width - x, height - y
+
+
+def describe(source: Source) -> str:
+    """A short, printable name of `source` for messages: its path, "bytes", "image" or "array"."""
+    if isinstance(source, np.ndarray):
+        return "array"
+    if isinstance(source, Image.Image):
+        source = getattr(source, "filename", "") or "image"
+    elif not isinstance(source, (str, os.PathLike)):
+        return type(source).__name__
+    name = os.fsdecode(source)
+    return name if name and name.isprintable() else repr(name)
+
+
+def open_image(source: Source, *, target: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in RGB, upright by its EXIF orientation, transparency laid on white, the first frame of an animation.
+
+    `source` is a path, the bytes of a file, a Pillow image (returned as it is where nothing has to change), or an array
+    of H x W, H x W x 1, 3 or 4 (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`, (height, width), is what
+    the caller will shrink the upright picture to: a JPEG is then decoded at a half, quarter or eighth of its size where
+    that leaves no side smaller. Safe to call from many threads. Whatever is wrong with the picture is an ImageError.
+    """
+    try:
+        return _open(source, target, max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{describe(source)}: {error}") from None
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
+        raise ImageError(
+            f"{describe(source)}: cannot be decoded ({reason}); replace it or save it again as JPEG or PNG"
+        ) from error
+
+
+def preprocess(
+    image: Image.Image, preprocessing: Preprocessing, *, box: Box | None = None, flip: bool = False
+) -> np.ndarray:
+    """What the model is given of an RGB `image`: float32 [3, height, width], C-contiguous.
+
+    For training, `box` cuts out a part of what the model would see, in fractions of its width and height, and `flip`
+    mirrors the result. Padding is 0, the mean colour.
+    """
+    size = preprocessing.width, preprocessing.height
+    (x0, y0, x1, y1), seen = _placement(preprocessing.region(*image.size), _checked(box), image.size, size)
+    out = np.zeros((3, size[1], size[0]), np.float32)
+    if x0 == x1:  # nothing but padding
+        return out
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    # Above a six-fold reduction the gap saves most of the work; it moves a photo's values by at most about 1 of 255.
+    patch = image.resize((x1 - x0, y1 - y0), resample, seen, reducing_gap=3.0)
+    pixels = np.asarray(patch).transpose(2, 0, 1)
+    view = out[:, y0:y1, size[0] - x1 : size[0] - x0][:, :, ::-1] if flip else out[:, y0:y1, x0:x1]
+    mean, std = (np.array(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    np.multiply(pixels, (1 / (255 * std)).astype(np.float32), out=view)
+    np.subtract(view, (mean / std).astype(np.float32), out=view)
+    return out
+
+
+def load_image(
+    source: Source, preprocessing: Preprocessing, *, box: Box | None = None, flip: bool = False
+) -> np.ndarray:
+    """`open_image` and `preprocess` in one, decoding no more of a JPEG than is needed: float32 [3, height, width]."""
+    left, top, right, bottom = _checked(box)
+    zoom = min(right - left, bottom - top)  # for the narrower side, since "crop" and "pad" scale both sides alike
+    target = math.ceil(preprocessing.height / zoom), math.ceil(preprocessing.width / zoom)
+    return preprocess(open_image(source, target=target), preprocessing, box=box, flip=flip)
+
+
+def _open(source: Source, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
+    _ignore_metadata_warnings()
+    if isinstance(source, Image.Image):
+        image = source
+    elif isinstance(source, np.ndarray):
+        image = Image.fromarray(_to_uint8(source))
+    else:
+        image = _identify(source if isinstance(source, bytes) else _read(source))
+    if image.format == "TIFF" and Image.MAX_IMAGE_PIXELS:  # while it decodes one, Pillow would warn of more
+        max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{image.width} x {image.height} is more than {max_pixels} pixels; shrink it first")
+    if target and image is not source and image.format == "JPEG":
+        height, width = target if _orientation(image) < 5 else target[::-1]
+        image.draft("RGB", (width, height))
+    image.load()  # before the orientation, which a PNG may hold behind the pixels and a TIFF applies itself
+    orientation = _orientation(image)
+    image = _to_rgb(image)
+    if orientation != 1:
+        image = image.transpose(_UPRIGHT[orientation])
+        image.info.clear()  # or the next reader would turn it again
+    return image
+
+
+def _ignore_metadata_warnings() -> None:
+    # Once for the process, unless a filter came on top: catch_warnings would undo what other threads do meanwhile.
+    rule = ("ignore", None, UserWarning, re.compile(_METADATA_WARNINGS), 0)
+    if not warnings.filters or warnings.filters[0] != rule:
+        warnings.filterwarnings("ignore", category=UserWarning, module=_METADATA_WARNINGS)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ImageError("not a path, bytes, Pillow image or numpy array; give one of these")
+    try:
+        status = Path(path).stat()  # asked before opening, which would wait for ever on a named pipe
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("a folder or device, not a file; name a picture file")
+        _check_bytes(status.st_size)
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot be read ({reason}); check the path and its permissions") from error
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(f"{size} bytes are more than {MAX_BYTES}; shrink the picture first")
+    if size == 0:
+        raise ImageError("empty; replace it")
+
+
+def _identify(data: bytes) -> Image.Image:
+    """The picture that `data` holds, its header read and its pixels not yet decoded."""
+    _check_bytes(len(data))
+    for kind, start in _KINDS.items():
+        if re.match(start, data, re.DOTALL):
+            return getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
+    raise ImageError(f"not a picture of a kind that is opened ({', '.join(_KINDS).upper()}); save it as JPEG or PNG")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION)
+        return value if value in _UPRIGHT else 1
+    except Exception:  # damaged metadata is no reason to refuse good pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode[0] in "IF":  # Pillow's own conversion of these clips at 255
+        pixels = np.asarray(image)
+        if image.mode == "I":  # what older Pillow makes of 16 bits
+            if pixels.min() < 0 or pixels.max() > 65535:
+                raise ImageError("has pixels of more than 16 bits; save it with 8 or 16")
+            pixels = pixels.astype(np.uint16)
+        image = Image.fromarray(_to_uint8(pixels))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        opaque = Image.new("RGB", image.size, (255, 255, 255))
+        opaque.paste(image, mask=image.getchannel("A"))
+        return opaque
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    """`array` on the scale 0..255, of shape H x W, H x W x 3 or H x W x 4."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ImageError(f"shape {array.shape} is not H x W, H x W x 1, H x W x 3 or H x W x 4; reshape it")
+    dtype = array.dtype.newbyteorder("=")
+    if dtype == np.uint8:
+        return array
+    if dtype == np.bool_:
+        return array * np.uint8(255)
+    if dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not np.issubdtype(dtype, np.floating):
+        raise ImageError(f"numbers of type {dtype} are not bool, uint8, uint16 or float; convert them")
+    low, high = array.min(), array.max()
+    if not (low >= -1e-3 and high <= 1.001):  # resampling overshoots a little; NaN fails both
+        raise ImageError(f"numbers from {low:g} to {high:g} do not lie within 0 and 1; scale them or use uint8")
+    return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _checked(box: Box | None) -> Box:
+    left, top, right, bottom = box or (0.0, 0.0, 1.0, 1.0)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"box {box} is not left < right and top < bottom within 0..1")
+    return left, top, right, bottom
+
+
+def _placement(
+    region: Box, box: Box, picture: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[int, int, int, int], Box]:
+    """Where in an output of `size` (width, height) the picture goes, and which part of the picture goes there.
+
+    The output shows the fractions `box` of `region`, which may reach beyond the picture or (both then 0) miss it.
+    """
+    start, extent = np.array(region[:2]), np.subtract(region[2:], region[:2])
+    origin, step = start + extent * box[:2], extent * np.subtract(box[2:], box[:2]) / size
+    low, high = np.maximum(origin, 0), np.minimum(origin + step * size, picture)
+    if (low >= high).any():
+        return (0, 0, 0, 0), (0.0, 0.0, 0.0, 0.0)
+    first = np.minimum(np.rint((low - origin) / step), np.subtract(size, 1)).astype(int)
+    last = np.maximum(np.rint((high - origin) / step).astype(int), first + 1)  # a sliver still shows
+    return (*first.tolist(), *last.tolist()), (*low.tolist(), *high.tolist())

@@ -1,0 +1,28 @@
+"""Additive attention over a grid (Bahdanau et al. 2015, arXiv 1409.0473; equations 4-6 of arXiv 1502.03044)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class AdditiveAttention(nn.Module):
+    """e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e), context = sum_i alpha_i a_i.
+
+    The keys W_a a_i depend on the picture alone: `keys` makes them once, every query uses them.
+    """
+
+    def __init__(self, memory: int, query: int, dim: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(memory, dim)
+        self.query = nn.Linear(query, dim, bias=False)
+        self.score = nn.Linear(dim, 1, bias=False)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """`memory` [B,G,D] -> keys [B,G,A]."""
+        return self.key(memory)
+
+    def forward(self, query: Tensor, keys: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """`query` [B,K,H], `keys` [B,G,A], `memory` [B,G,D] -> context [B,K,D], attention [B,K,G]."""
+        hidden = (keys.unsqueeze(1) + self.query(query).unsqueeze(2)).tanh()  # [B,1,G,A] + [B,K,1,A] -> [B,K,G,A]
+        attention = self.score(hidden).squeeze(-1).softmax(-1)  # [B,K,G,A] -> [B,K,G]
+        return attention @ memory, attention  # [B,K,G] x [B,G,D] -> [B,K,D]

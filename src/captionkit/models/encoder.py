@@ -1,0 +1,111 @@
+"""Encoders: a picture becomes a grid of feature vectors. What an encoder is, which there are, and how to add one.
+
+To add an encoder, write a function `EncoderConfig -> Encoder` and put `@register("its-name")` on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from captionkit.errors import ModelError
+from captionkit.images import Preprocessing
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, in full: enough to build it again without a network or a hub."""
+
+    #: a registered name, or the Hub id or local folder of a Hugging Face transformers vision backbone
+    name: str = "mobilenet-edgetpu"
+    #: batch norm after each convolution of our own encoders; off for the published weights, which have it folded in
+    batch_norm: bool = False
+    #: the backbone's own transformers config, filled in when it is first loaded
+    backbone: dict[str, Any] = field(default_factory=dict)
+
+
+class Encoder(nn.Module, ABC):
+    """Base of all encoders: `forward(images [B,3,H,W]) -> grid [B,G,D]`, cells in row-major order.
+
+    `dim` is D; `stages` lists the parts from input to output, the unit of freezing.
+    """
+
+    dim: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained_from: int | None = None
+
+    @property
+    @abstractmethod
+    def stages(self) -> list[nn.Module]:
+        """The parts of the network in the order in which a picture passes them."""
+
+    @abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the grid for a picture of `height` x `width` pixels."""
+
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing that the published weights expect."""
+
+    def train_from(self, stage: int | None) -> None:
+        """Train the stages from number `stage` on (negative counts from the end), or none of them for None.
+
+        What is not trained is frozen whole: no gradients, no dropout, and norm statistics that stay as they are.
+        """
+        count = len(self.stages)
+        if stage is not None and not -count <= stage < count:
+            raise ModelError(f"the encoder has {count} stages; it cannot be trained from stage {stage}")
+        self.trained_from = None if stage is None else stage % count
+        for parameter in self.parameters():
+            parameter.requires_grad_(self.trained_from == 0)
+        for module in self.stages[self.trained_from :] if self.trained_from is not None else []:
+            module.requires_grad_(True)
+        self.train(self.training)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no part of the encoder is trained, so that its features can be computed once and kept."""
+        return self.trained_from is None
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As `nn.Module.train`, but frozen stages stay in evaluation mode."""
+        super().train(mode and self.trained_from == 0)
+        self.training = mode
+        for module in self.stages[self.trained_from :] if self.trained_from else []:
+            module.train(mode)
+        return self
+
+
+Builder = Callable[[EncoderConfig], Encoder]
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Make an encoder known by `name`."""
+
+    def add(build: Builder) -> Builder:
+        _BUILDERS[name] = build
+        return build
+
+    return add
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
+    from captionkit.models import backbones, mobilenets  # noqa: F401  (each registers its encoders)
+
+    if config.backbone:
+        return _BUILDERS["transformers"](config)
+    if config.name not in _BUILDERS or config.name == "transformers":
+        known = sorted(set(_BUILDERS) - {"transformers"})
+        near = get_close_matches(config.name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)} or a transformers backbone's name"
+        raise ModelError(f"encoder {config.name!r} is unknown; {hint}")
+    return _BUILDERS[config.name](config)

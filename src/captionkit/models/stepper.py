@@ -1,0 +1,35 @@
+"""The torch side of decoding: the Stepper contract of captionkit.search over a CaptioningModel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captionkit.models.captioning import CaptioningModel
+
+
+class TorchStepper:
+    """Steps a model that is in evaluation mode; arrays in, arrays out."""
+
+    def __init__(self, model: CaptioningModel) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def begin(self, images: np.ndarray) -> dict[str, Tensor]:
+        """`images` float32 [B,3,H,W] -> state."""
+        return self.model.begin(self.model.encode(torch.from_numpy(images).to(self.device)))
+
+    @torch.inference_mode()
+    def step(
+        self, tokens: np.ndarray, parents: np.ndarray, state: dict[str, Tensor], top_k: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+        """`tokens`, `parents` int64 [B,K] -> log-probs and ids [B,K,T], attention [B,K,G], state."""
+        tokens_, parents_ = (torch.from_numpy(a).to(self.device) for a in (tokens, parents))
+        logits, attention, changed = self.model.step(tokens_, parents_, state)
+        top = logits.float().log_softmax(-1).topk(min(top_k, logits.shape[-1]), dim=-1)  # [B,K,V] -> [B,K,T]
+        found = (top.values, top.indices, attention.float())
+        return *(x.cpu().numpy() for x in found), {**state, **changed}

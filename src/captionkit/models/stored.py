@@ -1,0 +1,59 @@
+"""Models in model folders: the architecture to and from `config.json`, the weights to and from `model.safetensors`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from captionkit.bundle import WEIGHTS, ModelFolder
+from captionkit.errors import ModelError
+from captionkit.images import Preprocessing
+from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.models.encoder import EncoderConfig
+from captionkit.models.show_attend_tell import ShowAttendTellConfig
+
+
+def architecture(model: CaptioningModel, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The table `architecture` of a model's config."""
+    grid = model.encoder.grid(preprocessing.height, preprocessing.width)
+    return {**dataclasses.asdict(model.config), "grid": list(grid)}
+
+
+def weights(model: CaptioningModel, *, half: bool = False) -> bytes:
+    """The content of `model.safetensors`; `half` stores floats in 16 bits."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    return save(tensors, metadata={"format": "pt"})
+
+
+def load_model(folder: ModelFolder) -> CaptioningModel:
+    """The model of a folder, in 32 bits and in evaluation mode. Raises ModelError where weights do not fit."""
+    try:
+        model = CaptioningModel(_model_config(folder.section("architecture")), len(folder.text))
+    except TypeError as error:
+        raise ModelError(f"{folder.path}: its architecture cannot be built ({error}); get the model again") from None
+    stored = {name: t.float() if t.is_floating_point() else t for name, t in load(folder.read(WEIGHTS)).items()}
+    try:
+        model.load_state_dict(stored)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{folder.path / WEIGHTS}: weights do not fit the architecture ({reason})") from None
+    model.encoder.train_from(None)
+    return model.eval()
+
+
+def _model_config(stored: dict[str, Any]) -> ModelConfig:
+    values = {name: value for name, value in stored.items() if name != "grid"}
+    encoder, decoder = EncoderConfig(**values.pop("encoder")), ShowAttendTellConfig(**values.pop("decoder"))
+    return ModelConfig(encoder=encoder, decoder=decoder, **values)
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,0 +1,88 @@
+"""Captions as files: COCO results JSON, JSON lines, CSV. A file is rewritten whole from time to time, atomically, so what
+lies on disk is always readable."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from captionkit import files
+from captionkit.errors import CaptionkitError
+
+Record = Mapping[str, Any]
+
+_EVERY = 20.0  # seconds between two writes
+_COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{1,18})")
+
+
+def image_ids(paths: Sequence[str]) -> list[int | str]:
+    """COCO image ids from file names: 000000000042.jpg is 42, dog.jpg is "dog"; the whole path where names repeat."""
+    stems = [Path(path).stem for path in paths]
+    numbers = [_COCO_NAME.fullmatch(stem) for stem in stems]
+    ids: list[int | str] = [int(n[1]) if n else stem for n, stem in zip(numbers, stems, strict=True)]
+    repeated = {known for known in ids if ids.count(known) > 1} if len(set(ids)) < len(ids) else set()
+    return [path if known in repeated else known for known, path in zip(ids, paths, strict=True)]
+
+
+def _coco(records: Sequence[Record]) -> str:
+    good = [record for record in records if "captions" in record]
+    ids = image_ids([record["path"] for record in good])
+    rows = [
+        json.dumps({"image_id": known, "caption": record["captions"][0]["text"]}, ensure_ascii=False)
+        for known, record in zip(ids, good, strict=True)
+    ]
+    return "[" + ",\n".join(rows) + "]\n"
+
+
+def _json_lines(records: Sequence[Record]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _csv(records: Sequence[Record]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["path", "rank", "caption", "log_prob", "confidence", "error"])
+    for record in records:
+        for rank, caption in enumerate(record.get("captions", ()), 1):
+            writer.writerow([record["path"], rank, caption["text"], caption["log_prob"], caption["confidence"], ""])
+        if "error" in record:
+            writer.writerow([record["path"], "", "", "", "", record["error"]])
+    return buffer.getvalue()
+
+
+_FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {".json": _coco, ".jsonl": _json_lines, ".csv": _csv}
+
+
+class ResultsFile:
+    """Collects records and keeps a file of them. Use as a context manager: leaving it writes what there is."""
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix.lower() not in _FORMATS:
+            raise CaptionkitError(f"{path}: unknown kind of results file; end its name in {', '.join(_FORMATS)}")
+        self.path = path
+        self._format = _FORMATS[path.suffix.lower()]
+        self._records: list[Record] = []
+        self._written = time.monotonic()
+        self._write()  # a place that cannot be written is better known before the work than after it
+
+    def add(self, record: Record) -> None:
+        """One picture's record, as the machine-readable output has it."""
+        self._records.append(record)
+        if time.monotonic() - self._written > _EVERY:
+            self._write()
+
+    def _write(self) -> None:
+        files.write_text(self.path, self._format(self._records))
+        self._written = time.monotonic()
+
+    def __enter__(self) -> ResultsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()

@@ -1,0 +1,68 @@
+"""The ONNX Runtime side of decoding: the Stepper contract of captionkit.search over a model folder's two graphs.
+
+`encoder.onnx` takes pictures and yields the state to decode from; `decoder.onnx` goes one word further. Tensors named
+"memory.*" stay as they are for a picture, those named "state.*" go from step to step.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from captionkit.bundle import DECODER, ENCODER, ModelFolder
+from captionkit.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+State = dict[str, np.ndarray]
+
+
+class OnnxStepper:
+    """Runs a model folder without torch. Sessions may be used from several threads."""
+
+    def __init__(self, folder: ModelFolder, *, threads: int | None = None) -> None:
+        self._encoder = _session(folder, ENCODER, threads)
+        self._decoder = _session(folder, DECODER, threads)
+        self._begun = [output.name for output in self._encoder.get_outputs()]
+        self._wanted = {entry.name for entry in self._decoder.get_inputs()}
+        self._stepped = [output.name for output in self._decoder.get_outputs()]
+
+    def begin(self, images: np.ndarray) -> State:
+        """`images` float32 [B,3,H,W] -> state."""
+        return dict(zip(self._begun, self._encoder.run(None, {"images": images}), strict=True))
+
+    def step(
+        self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, State]:
+        """`tokens`, `parents` int64 [B,K] -> log-probs and ids [B,K,T], attention [B,K,G], state."""
+        inputs = {"tokens": tokens, "parents": parents, "top_k": np.array([top_k], np.int64), **state}
+        given = {name: value for name, value in inputs.items() if name in self._wanted}
+        found = dict(zip(self._stepped, self._decoder.run(None, given), strict=True))
+        log_probs, ids, attention = (found.pop(name) for name in ("log_probs", "ids", "attention"))
+        changed = {name.removesuffix(".next"): value for name, value in found.items()}
+        return log_probs, ids, attention, {**state, **changed}
+
+
+def _session(folder: ModelFolder, name: str, threads: int | None) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or _processors()
+    options.log_severity_level = 3
+    # Idle workers that spin take the processor from the other graph and from the rest of the program.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(folder.read(name), options, providers=["CPUExecutionProvider"])
+    except ModelError:
+        raise
+    except Exception as error:  # onnxruntime raises its own kinds, without a common base
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder.path / name}: ONNX Runtime cannot run it ({reason}); export it again") from None
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,96 @@
+"""Checkpoints: all that a run needs to go on bit for bit, in one safetensors file written atomically.
+
+Random numbers need no storing: every step seeds its own (see `loop`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from captionkit import files
+from captionkit.errors import TrainingError
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    #: optimizer steps made
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    #: evaluations since the best one
+    stale: int = 0
+    #: training seconds, over all sittings
+    seconds: float = 0.0
+    #: fp16's loss scale and the steps since it last grew
+    loss_scale: float = 0.0
+    loss_scale_steps: int = 0
+
+
+def save_checkpoint(
+    path: Path, progress: Progress, fingerprint: str, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a run's state. `fingerprint` names the recipe and the data it belongs to."""
+    tensors = {
+        f"{prefix}/{name}": tensor.detach().cpu().contiguous()
+        for prefix, model in models.items()
+        for name, tensor in model.state_dict().items()
+    }
+    tensors |= {f"optimizer/{name}": tensor.detach().cpu() for name, tensor in _optimizer_tensors(optimizer)}
+    metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
+    # safetensors stores no two names of one memory; the average and the model may share a frozen encoder.
+    files.write_bytes(path, save({name: tensor.clone() for name, tensor in tensors.items()}, metadata))
+
+
+def load_checkpoint(
+    path: Path, fingerprint: str, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Restore what `save_checkpoint` wrote. Raises TrainingError if it is damaged or of another recipe or dataset."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{path}: damaged checkpoint ({error}); start again in a new folder with --init best"
+        ) from None
+    if metadata["fingerprint"] != fingerprint:
+        raise TrainingError(
+            f"{path}: made with another recipe, dataset or captionkit; resume with the same, or give a new --output"
+        )
+    for prefix, model in models.items():
+        model.load_state_dict(_under(tensors, prefix))
+    _restore_optimizer(optimizer, _under(tensors, "optimizer"))
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, Tensor]]:
+    return enumerate(parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for index, parameter in _parameters(optimizer):
+        for name, value in optimizer.state[parameter].items():
+            yield f"{index}/{name}", torch.as_tensor(value)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    for index, parameter in _parameters(optimizer):
+        stored = _under(tensors, str(index))
+        if stored:
+            optimizer.state[parameter] = {
+                name: value if name == "step" else value.to(parameter.device) for name, value in stored.items()
+            }

@@ -1,0 +1,240 @@
+"""The recipe: every choice of a training run in one frozen tree of dataclasses.
+
+A TOML file and the command line set the same fields, by the same dotted names; both are generated from the classes below.
+Torch-free, so that `captionkit train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from captionkit.errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Share = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0)]
+Count = Annotated[int, Ge(1)]
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+def _field(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which captions are learnt, and as what tokens."""
+
+    train_split: str = _field("train", "the split that is learnt")
+    val_split: str = _field("val", "the split that is evaluated")
+    holdout: Annotated[float, Gt(0), Lt(1)] = _field(
+        0.05, "share of the training pictures held out where the dataset has no validation split"
+    )
+    captions_per_image: Count = _field(
+        5, "captions of a picture taught at a time; a picture with more gets a fresh choice each epoch"
+    )
+    max_length: Count = _field(40, "tokens of a caption that are taught; longer ones are cut")
+    tokenizer: Literal["word", "bpe"] = _field("word", "what a token is: a word, or a byte-pair piece of one")
+    min_frequency: Count = _field(5, "how often a token must occur to enter the vocabulary")
+    vocab_size: Annotated[int, Ge(300)] = _field(8000, "size of a byte-pair vocabulary")
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """The size at which pictures are seen and how they are made to fit; 0 keeps what the encoder expects."""
+
+    height: Annotated[int, Ge(0)] = _field(0, "rows of the pictures, in pixels; 0 keeps what the encoder expects")
+    width: Annotated[int, Ge(0)] = _field(0, "columns of the pictures, in pixels; 0 keeps what the encoder expects")
+    fit: Literal["squash", "crop", "pad"] = _field("squash", "how a picture is brought to that size")
+    crop: Annotated[float, Gt(0), Le(1)] = _field(
+        1.0, "smallest share of a picture's area that a random crop keeps; 1 never crops"
+    )
+    flip: bool = _field(False, "mirror half of the pictures")
+    flip_unless: tuple[str, ...] = _field(("left", "right"), "words in a picture's captions that forbid mirroring it")
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """Which encoder, with what weights, and how much of it is trained."""
+
+    name: str = _field(
+        "mobilenet-edgetpu",
+        "mobilenet-edgetpu, mobilenet-v2, or the Hub id or folder of a transformers vision backbone",
+    )
+    weights: str = _field("", "a file of published weights for our own encoders; empty starts from random ones")
+    pretrained: bool = _field(True, "whether a transformers backbone comes with its weights")
+    train: Literal["frozen", "stages", "all"] = _field(
+        "frozen", "whether the encoder is trained: not at all, from stage `first_stage` on, or whole"
+    )
+    first_stage: int = _field(-1, "the first stage that is trained; negative numbers count from the last")
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """Sizes of the decoder."""
+
+    name: Literal["show-attend-tell"] = _field("show-attend-tell", "the decoder")
+    embedding: Count = _field(512, "width of the word embedding")
+    hidden: Count = _field(512, "width of the LSTM")
+    attention: Count = _field(256, "width of the attention's hidden layer")
+    dropout: Share = _field(0.3, "share of units dropped while training")
+    memory: Annotated[int, Ge(0)] = _field(
+        512, "width of the grid that the decoder sees; 0 keeps the encoder's own, as in the paper"
+    )
+    feature_dropout: Share = _field(0.1, "share of the encoder's features dropped while training")
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW with a rate for the decoder and one for the encoder, warm-up and cosine decay."""
+
+    epochs: Count = _field(20, "passes over the training pictures")
+    batch_size: Count = _field(32, "pictures a step, over all processes and accumulated parts together")
+    accumulate: Count = _field(
+        1, "parts into which a step is cut to save memory; the result is that of the whole batch"
+    )
+    lr_decoder: Positive = _field(1e-3, "peak learning rate of the decoder")
+    lr_encoder: Positive = _field(2e-5, "peak learning rate of the encoder")
+    weight_decay: Annotated[float, Ge(0)] = _field(0.01, "AdamW's weight decay (matrices only)")
+    warmup: Annotated[int, Ge(0)] = _field(200, "steps over which the rates rise from zero")
+    floor: Annotated[float, Ge(0), Le(1)] = _field(0.01, "the rates' share that is left at the end of the cosine")
+    clip: Positive = _field(1.0, "largest norm of the gradient")
+    label_smoothing: Share = _field(0.1, "label smoothing of the cross-entropy")
+    coverage: Annotated[float, Ge(0)] = _field(
+        1.0, "weight of the doubly stochastic attention penalty (mean over cells)"
+    )
+    ema: Share = _field(0.999, "decay of the moving average of the weights that is evaluated and kept; 0 for none")
+
+
+@dataclass(frozen=True)
+class RunRecipe:
+    """How the run is carried out and watched."""
+
+    seed: Annotated[int, Ge(0)] = _field(0, "number that decides every random choice")
+    init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts anew")
+    precision: Literal["no", "bf16", "fp16"] = _field("no", "arithmetic of the forward pass")
+    workers: Annotated[int, Ge(0)] = _field(0, "processes that prepare pictures; 0 does it in the training process")
+    eval_every: Positive = _field(1.0, "epochs between two evaluations")
+    patience: Annotated[int, Ge(0)] = _field(
+        5, "evaluations without a better validation loss after which the run stops; 0 never does"
+    )
+    checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between two checkpoints")
+    samples: Annotated[int, Ge(0)] = _field(8, "validation pictures captioned at each evaluation")
+    half_weights: bool = _field(False, "whether the kept model's weights are stored in half precision")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole tree."""
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    image: ImageRecipe = field(default_factory=ImageRecipe)
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    run: RunRecipe = field(default_factory=RunRecipe)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested tables of plain values."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """What a recipe file holds."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+for _table in (DataRecipe, ImageRecipe, EncoderRecipe, DecoderRecipe, OptimizerRecipe, RunRecipe, Recipe):
+    _table.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every field with its dotted name: ("optimizer.lr_decoder", ...)."""
+    for table in dataclasses.fields(Recipe):
+        for leaf in dataclasses.fields(table.default_factory):  # type: ignore[arg-type]
+            yield f"{table.name}.{leaf.name}", leaf
+
+
+def make_recipe(values: Mapping[str, Any], origin: str) -> Recipe:
+    """Check nested `values`; `origin` says in the error where they came from. Raises RecipeError."""
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {_explain(error)}") from None
+
+
+def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """A shipped recipe by name, a TOML file by path, or the defaults; `overrides` are flags by dotted name."""
+    values: dict[str, Any] = {}
+    origin = "recipe"
+    if source is not None:
+        origin, content = _read(source)
+        try:
+            values = tomllib.loads(content)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{origin}: not TOML ({error})") from None
+    make_recipe(values, origin)
+    for name, value in (overrides or {}).items():
+        table, _, leaf = name.partition(".")
+        values.setdefault(table, {})[leaf] = value.split(",") if name == "image.flip_unless" else value
+    return make_recipe(values, "command line" if overrides else origin)
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names of the recipes that come with the package, with their text."""
+    folder = resources.files("captionkit") / "recipes"
+    return {
+        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".toml")
+    }
+
+
+def _read(source: str) -> tuple[str, str]:
+    path = Path(source)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return source, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+    shipped = shipped_recipes()
+    if source not in shipped:
+        raise RecipeError(
+            f"recipe {source!r} is neither a file nor one of {', '.join(shipped)}{_nearest(source, shipped)}"
+        )
+    return f"recipe {source}", shipped[source]
+
+
+def _explain(error: ValidationError) -> str:
+    names = [name for name, _ in recipe_fields()]
+    reasons = []
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "unexpected_keyword_argument":
+            tables = [table.name for table in dataclasses.fields(Recipe)]
+            reasons.append(f"{name} is not a field of the recipe{_nearest(name, names if '.' in name else tables)}")
+        else:
+            reasons.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    return "; ".join(reasons)
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,173 @@
+"""A web page of captioned photos in a single file: pictures embedded, nothing fetched, no script."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from captionkit.files import write_text
+
+PHOTO_SIDE = 800
+FIGURE_SIDE = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One photo of a page.
+
+    Attributes:
+        photo: what to show; None where the picture could not be opened.
+        caption: the caption.
+        confidence: of the caption, 0 to 1; None if unknown.
+        alternatives: further captions, best first.
+        references: captions that people wrote.
+        attention: what `attention_figure` drew.
+        label: what the photo is called, such as its file name.
+        error: why there is no caption; makes this an error card.
+    """
+
+    photo: Image.Image | None = None
+    caption: str = ""
+    confidence: float | None = None
+    alternatives: Sequence[str] = ()
+    references: Sequence[str] = ()
+    attention: Image.Image | None = None
+    label: str = ""
+    error: str = ""
+
+
+def captions_page(title: str, cards: Sequence[Card], *, note: str = "") -> str:
+    """The page as HTML. All text is escaped; `note` stands below the title."""
+    failed = sum(bool(card.error) for card in cards)
+    count = f"{len(cards)} photo{'' if len(cards) == 1 else 's'}"
+    if failed:
+        count += f", {failed} without a caption"
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">",
+        f"<title>{_text(title)}</title>",
+        f"<style>{STYLE}</style>",
+        "</head>",
+        "<body>",
+        f'<header><h1 dir="auto">{_text(title)}</h1>',
+        f'<p class="note" dir="auto">{_text(note)}</p>' if note else "",
+        f'<p class="count">{count}</p></header>',
+        '<main><ul class="cards">',
+        *map(_card, cards),
+        "</ul></main>",
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def write_page(path: str | os.PathLike[str], page: str) -> None:
+    """Write a page atomically. Raises CaptionkitError where it cannot be written."""
+    write_text(path, page)
+
+
+def _card(card: Card) -> str:
+    kind = "card error" if card.error else "card wide" if card.attention else "card"
+    parts = [f'<li class="{kind}">']
+    if card.photo:
+        parts.append(f'<div class="photo">{_image(card.photo, card.label or "photo", PHOTO_SIDE)}</div>')
+    parts.append('<div class="text">')
+    if card.error:
+        parts.append(f'<h2>No caption</h2><p class="reason" dir="auto">{_text(card.error)}</p>')
+    else:
+        parts.append(f'<h2 dir="auto">{_text(card.caption)}</h2>')
+    if card.confidence is not None:
+        parts.append(_confidence(card.confidence))
+    parts.append(_captions("Other captions", "ol", card.alternatives))
+    parts.append(_captions("Written by people", "ul", card.references))
+    if card.label:
+        parts.append(f'<p class="label" dir="auto">{_text(card.label)}</p>')
+    parts.append("</div>")
+    if card.attention:
+        # Wider than a phone, so it scrolls by itself; the tab stop lets a keyboard scroll it too.
+        parts.append('<div class="attention" tabindex="0" role="group" aria-label="Where the model looked">')
+        parts.append(_image(card.attention, "For each word, the photo lit where the model looked", FIGURE_SIDE))
+        parts.append("</div>")
+    parts.append("</li>")
+    return "".join(parts)
+
+
+def _confidence(confidence: float) -> str:
+    share = min(max(confidence, 0.0), 1.0)
+    bar = f'<span class="bar" aria-hidden="true"><span style="width:{share:.1%}"></span></span>'
+    return f'<p class="confidence">{bar}{share:.0%} confident</p>'
+
+
+def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
+    if not captions:
+        return ""
+    items = "".join(f'<li dir="auto">{_text(caption)}</li>' for caption in captions)
+    return f"<h3>{heading}</h3><{kind}>{items}</{kind}>"
+
+
+def _image(picture: Image.Image, alt: str, longest: int) -> str:
+    small = picture.convert("RGB")
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    jpeg = io.BytesIO()
+    small.save(jpeg, "JPEG", quality=85, optimize=True)
+    data = base64.b64encode(jpeg.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{data}" width="{small.width}" height="{small.height}" alt="{_text(alt)}">'
+
+
+def _text(text: str) -> str:
+    """Escaped, and without the lone surrogates that stand for undecodable bytes in a file name."""
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+STYLE = """
+:root { color-scheme: light dark; --page: #f4f4f1; --card: #fff; --ink: #1f2328; --soft: #5a636d; --line: #dcdcd6;
+  --frame: #e9e9e4; --accent: #0b6e67; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14171a; --card: #1e2226; --ink: #e8eaed; --soft: #a0a8b1; --line: #33393f;
+    --frame: #0f1113; --accent: #5cc8be; --bad: #ff8f85; }
+  .attention img { filter: brightness(.88); }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 86rem; padding: clamp(1rem, 3vw, 2.5rem); background: var(--page); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { margin: 0; font-size: clamp(1.5rem, 4vw, 2.2rem); line-height: 1.2; }
+.note { margin: .5rem 0 0; max-width: 46rem; }
+.count { margin: .25rem 0 1.5rem; color: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: 1.25rem;
+  margin: 0; padding: 0; list-style: none; }
+.card { overflow: hidden; border: 1px solid var(--line); border-radius: .75rem; background: var(--card);
+  break-inside: avoid; }
+.photo { aspect-ratio: 4 / 3; background: var(--frame); }
+.photo img { display: block; width: 100%; height: 100%; object-fit: contain; }
+.text { padding: 1rem 1.125rem; overflow-wrap: anywhere; }
+.text > :first-child { margin-top: 0; }
+.text > :last-child { margin-bottom: 0; }
+h2 { margin: 0 0 .5rem; font-size: 1.15rem; line-height: 1.35; }
+h3 { margin: .9rem 0 .2rem; color: var(--soft); font-size: .85rem; font-weight: 600; }
+.text ol, .text ul { margin: 0; padding-inline-start: 1.3rem; font-size: .93rem; }
+.confidence { display: flex; align-items: center; gap: .6rem; margin: .5rem 0; color: var(--soft); font-size: .9rem; }
+.bar { flex: 0 0 5rem; height: .4rem; border-radius: .2rem; overflow: hidden; background: var(--line); }
+.bar > span { display: block; height: 100%; background: var(--accent); }
+.label { margin: .75rem 0 0; color: var(--soft); font-size: .85rem; }
+.error { align-self: start; border-color: var(--bad); }
+.error h2 { color: var(--bad); }
+.reason { margin: 0; }
+.attention { overflow-x: auto; padding: .75rem; }
+.attention img { display: block; max-width: max(100%, 42rem); height: auto; border-radius: .4rem; }
+@media (min-width: 60rem) {
+  .wide { grid-column: 1 / -1; display: grid; grid-template: auto 1fr / minmax(18rem, 1fr) 2.6fr; }
+  .wide .attention { grid-area: 1 / 2 / 3 / 3; }
+}
+"""

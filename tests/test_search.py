@@ -1,0 +1,337 @@
+"""Search against enumeration, an argmax loop and a naive beam search, over random models of whole prefixes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.search import Decoding, Hypothesis, search
+
+PAD, BOS, EOS, UNK = range(4)
+BANNED = (PAD, BOS, UNK)
+
+
+class RandomModel:
+    """A random distribution for each (image, prefix). Attention spells the prefix, so that it shows its ancestry."""
+
+    def __init__(
+        self,
+        words: int,
+        *,
+        seed: int = 0,
+        end: float = 0,  # added to the logit of the end token
+        specials: float = 0,  # ... and of those in BANNED
+        zeros: float = 0,  # share of tokens that are impossible
+        ties: bool = False,
+    ) -> None:
+        self.size, self.seed = 4 + words, seed
+        self.end, self.specials, self.zeros, self.ties = end, specials, zeros, ties
+        self.log_probs = cache(self._log_probs)
+
+    def _log_probs(self, image: int, prefix: tuple[int, ...]) -> np.ndarray:
+        random = np.random.default_rng([self.seed, image, *prefix])
+        if self.ties:
+            return -random.integers(1, 6, self.size).astype(np.float32) / 4  # sums are exact, and many are equal
+        logits = random.normal(0, 2, self.size)
+        logits[list(BANNED)] += self.specials
+        logits[EOS] += self.end
+        log_probs = logits - np.log(np.exp(logits).sum())
+        log_probs[random.random(self.size) < self.zeros] = -np.inf
+        return log_probs.astype(np.float32)
+
+    @staticmethod
+    def attention(image: int, prefix: tuple[int, ...]) -> np.ndarray:
+        return np.array([image, *prefix, *[-1] * (40 - len(prefix))], np.float32)
+
+
+class RandomStepper:
+    """RandomModel behind the contract, which it checks. Its state is each beam's prefix, moved by `parents` alone."""
+
+    def __init__(self, model: RandomModel) -> None:
+        self.model = model
+        self.steps, self.top_ks = 0, set[int]()
+
+    def begin(self, images: np.ndarray) -> list[tuple[int, list[tuple[int, ...]]]]:
+        return [(int(image[0, 0, 0]), [()]) for image in images]
+
+    def step(self, tokens, parents, state, top_k):
+        assert tokens.dtype == parents.dtype == np.int64
+        assert tokens.shape == parents.shape
+        if not self.steps:
+            assert tokens.tolist() == [[BOS]] * len(state)
+            assert not parents.any()
+        self.steps += 1
+        self.top_ks.add(top_k)
+        state = [
+            (image, [prefixes[parent] + (int(token),) for token, parent in zip(*row, strict=True)])
+            for (image, prefixes), *row in zip(state, tokens, parents, strict=True)
+        ]
+        full = np.array([[self.model.log_probs(image, p[1:]) for p in prefixes] for image, prefixes in state])
+        ids = np.argsort(-full, axis=-1, kind="stable")[..., :top_k]
+        attention = np.array([[self.model.attention(image, p[1:]) for p in prefixes] for image, prefixes in state])
+        return np.take_along_axis(full, ids, -1), ids, attention, state
+
+
+def pictures(*images: int) -> np.ndarray:
+    return np.array(images, np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
+
+
+def run(model: RandomModel, decoding: Decoding, *images: int, banned=BANNED, stepper=None) -> list[list[Hypothesis]]:
+    stepper = stepper or RandomStepper(model)
+    return search(stepper, pictures(*images), decoding, bos_id=BOS, eos_id=EOS, banned=banned)
+
+
+def brief(hypotheses: list[Hypothesis]) -> list[tuple[list[int], bool]]:
+    return [(h.tokens.tolist(), h.finished) for h in hypotheses]
+
+
+def enumerate_all(model: RandomModel, image: int, decoding: Decoding) -> list[tuple[float, list[int]]]:
+    """Every finished caption that `decoding` allows, best first."""
+    found = []
+    for length in range(decoding.min_length, decoding.max_length + 1):
+        for words in itertools.product(range(4, model.size), repeat=length):
+            sequence = (*words, EOS)
+            log_prob = sum(float(model.log_probs(image, words[:t])[sequence[t]]) for t in range(length + 1))
+            found.append((log_prob / (length + 1) ** decoding.length_penalty, list(words)))
+    return sorted(found, reverse=True)
+
+
+def naive(model: RandomModel, image: int, d: Decoding, banned) -> tuple[list[tuple[list[int], bool, float]], int]:
+    """The search as its docstring tells it, one hypothesis at a time, over whole distributions; and how many steps."""
+    live: list[tuple[list[int], float]] = [([], 0.0)]
+    finished: list[tuple[list[int], bool, float]] = []
+    for length in range(d.max_length + 1):
+        continuations = []
+        for words, log_prob in live:
+            row = model.log_probs(image, tuple(words))
+            for token in sorted(range(model.size), key=lambda token: -row[token]):
+                if token not in banned and not (token == EOS and length < d.min_length) and row[token] > -np.inf:
+                    continuations.append((words, token, log_prob + float(row[token])))
+        continuations.sort(key=lambda continuation: -continuation[2])
+        looked_at = continuations[: 2 * d.beam]
+        ended = [c for c in looked_at[: d.beam] if c[1] == EOS]
+        finished += [(words, True, log_prob / (length + 1) ** d.length_penalty) for words, _, log_prob in ended]
+        finished.sort(key=lambda hypothesis: -hypothesis[2])
+        if length == d.max_length:
+            live = [hypothesis for hypothesis in live if hypothesis[0] not in [c[0] for c in ended]]
+            break
+        live = [([*words, token], log_prob) for words, token, log_prob in looked_at if token != EOS][: d.beam]
+        reachable = max((log_prob for _, log_prob in live), default=-np.inf) / (d.max_length + 1) ** d.length_penalty
+        worst = finished[d.num_captions - 1][2] if len(finished) >= d.num_captions else -np.inf
+        if worst >= reachable or (d.beam == 1 and ended):
+            live = []
+            break
+    cut = [(words, False, log_prob / len(words) ** d.length_penalty) for words, log_prob in live]
+    return (finished[: d.num_captions] + cut)[: d.num_captions], length + 1
+
+
+@pytest.mark.parametrize("penalty", [0, 0.5, 1])
+@pytest.mark.parametrize(("words", "min_length", "max_length"), [(5, 1, 3), (3, 0, 4), (3, 2, 4), (1, 1, 6), (8, 2, 2)])
+def test_a_wide_beam_equals_enumeration(words, min_length, max_length, penalty):
+    beam = words**max_length * (words + 1)  # every continuation of every prefix
+    decoding = Decoding(beam, min(beam, 60), penalty, min_length, max_length)
+    for seed in range(4):
+        model = RandomModel(words, seed=seed, end=2 * seed - 2, specials=seed)
+        (found,) = run(model, decoding, seed)
+        expected = enumerate_all(model, seed, decoding)[: decoding.num_captions]
+        finished = [h for h in found if h.finished]
+        assert [h.tokens.tolist() for h in finished] == [tokens for _, tokens in expected]
+        np.testing.assert_allclose([h.score for h in finished], [score for score, _ in expected], rtol=1e-12)
+
+
+@st.composite
+def decodings(draw):
+    beam, min_length = draw(st.integers(1, 7)), draw(st.integers(0, 4))
+    return Decoding(
+        beam=beam,
+        num_captions=draw(st.integers(1, beam)),
+        length_penalty=draw(st.sampled_from([0, 0.5, 0.7, 1, 2])),
+        min_length=min_length,
+        max_length=draw(st.integers(max(min_length, 1), 9)),
+    )
+
+
+models = st.builds(
+    RandomModel,
+    st.sampled_from([1, 2, 3, 6, 20, 40]),
+    seed=st.integers(0, 10_000),
+    end=st.sampled_from([-3, 0, 2, 4]),
+    specials=st.sampled_from([-2, 0, 4]),
+    zeros=st.sampled_from([0, 0, 0.3, 0.8]),
+    ties=st.sampled_from([False, False, False, True]),
+)
+bans = st.sampled_from([BANNED, (), (4,), (*BANNED, 4, 6, 23), (PAD, BOS, UNK, EOS)])
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(models, decodings(), bans, st.lists(st.integers(0, 50), min_size=1, max_size=4))
+def test_search_equals_a_naive_one(model, decoding, banned, images):
+    stepper = RandomStepper(model)
+    results = run(model, decoding, *images, banned=banned, stepper=stepper)
+    assert stepper.top_ks == {decoding.beam + len({EOS, *banned})}
+    assert len(results) == len(images)
+    steps = []
+    for image, found in zip(images, results, strict=True):
+        expected, needed = naive(model, image, decoding, banned)
+        steps.append(needed)
+        assert brief(found) == [(words, finished) for words, finished, _ in expected]
+        np.testing.assert_allclose([h.score for h in found], [score for *_, score in expected], rtol=1e-12)
+        check(model, image, decoding, banned, found)
+    assert stepper.steps == max(steps)
+
+
+def check(model: RandomModel, image: int, decoding: Decoding, banned, found: list[Hypothesis]) -> None:
+    """What must hold of every result, from the model alone."""
+    assert len({tuple(h.tokens) for h in found}) == len(found) <= decoding.num_captions
+    for h in found:
+        words = tuple(h.tokens.tolist())
+        assert not {EOS, *banned} & set(words)
+        assert decoding.min_length <= len(words) <= decoding.max_length
+        sequence = (*words, EOS) if h.finished else words
+        rescored = [model.log_probs(image, words[:t])[token] for t, token in enumerate(sequence)]
+        assert h.log_prob == pytest.approx(sum(map(float, rescored)), rel=1e-12)
+        assert h.score == pytest.approx(h.log_prob / len(sequence) ** decoding.length_penalty, rel=1e-12)
+        assert h.token_log_probs.dtype == h.attention.dtype == np.float32
+        assert h.token_log_probs.tolist() == rescored[: len(words)]
+        ancestors = [model.attention(image, words[:t]) for t in range(len(words))]
+        assert h.attention.shape == (len(words), 41)
+        assert h.attention.tolist() == [row.tolist() for row in ancestors]
+
+
+@pytest.mark.parametrize("decoding", [Decoding(5, 3, 0.4, max_length=20), Decoding(beam=1), Decoding(4, 2, 0, 2, 20)])
+def test_a_batch_equals_each_image_alone(decoding):
+    model = RandomModel(30, seed=5, end=3)
+    steps, alone = set(), []
+    for image in range(32):
+        stepper = RandomStepper(model)
+        alone.append(run(model, decoding, image, stepper=stepper)[0])
+        steps.add(stepper.steps)
+    assert len(steps) > 3  # the images are done at different times
+    together = RandomStepper(model)
+    for single, batched in zip(alone, run(model, decoding, *range(32), stepper=together), strict=True):
+        assert brief(single) == brief(batched)
+        assert [h.score for h in single] == [h.score for h in batched]
+        assert all(np.array_equal(a.attention, b.attention) for a, b in zip(single, batched, strict=True))
+    assert together.steps == max(steps)
+
+
+@pytest.mark.parametrize("penalty", [0, 1])
+def test_greedy_equals_an_argmax_loop(penalty):
+    cut = 0
+    for seed in range(60):
+        model = RandomModel(12, seed=seed, specials=2)
+        words: list[int] = []
+        while len(words) < 7:
+            row = model.log_probs(seed, tuple(words)).copy()
+            row[list(BANNED) + [EOS] * (len(words) < 1)] = -np.inf
+            if (token := int(row.argmax())) == EOS:
+                break
+            words.append(token)
+        (found,) = run(model, Decoding(beam=1, length_penalty=penalty, max_length=7), seed)
+        assert [h.tokens.tolist() for h in found] == [words]
+        cut += not found[0].finished
+    assert 0 < cut < 60
+
+
+def test_the_search_stops_as_soon_as_nothing_can_win():
+    model = RandomModel(20, end=12)  # all but certain to end after each word
+    for decoding in (Decoding(beam=1, length_penalty=1), Decoding(beam=3, length_penalty=0)):
+        stepper = RandomStepper(model)
+        run(model, decoding, *range(8), stepper=stepper)
+        assert stepper.steps == 2
+
+
+def test_a_caption_that_is_cut_ranks_after_the_finished():
+    model = RandomModel(6, end=-3)
+    decoding = Decoding(beam=5, num_captions=5, length_penalty=1, max_length=3)
+    mixed = 0
+    for image in range(20):
+        (found,) = run(model, decoding, image)
+        flags = [h.finished for h in found]
+        assert flags == sorted(flags, reverse=True)
+        for group in (True, False):
+            scores = [h.score for h in found if h.finished is group]
+            assert scores == sorted(scores, reverse=True)
+        mixed += any(flags) and max(h.score for h in found if not h.finished) > found[0].score
+    assert mixed  # some of the cut ones would have won on their score
+
+
+def test_parents_that_are_ignored_would_show():
+    class Forgetful(RandomStepper):
+        def step(self, tokens, parents, state, top_k):
+            stay = np.minimum(np.arange(parents.shape[1])[None], len(state[0][1]) - 1)
+            return super().step(tokens, np.broadcast_to(stay, parents.shape).copy(), state, top_k)
+
+    model = RandomModel(20, end=-1)
+    decoding = Decoding(beam=4, num_captions=4, max_length=8)
+    right = run(model, decoding, *range(6))
+    wrong = run(model, decoding, *range(6), stepper=Forgetful(model))
+    assert [brief(found) for found in right] != [brief(found) for found in wrong]
+
+
+def test_an_image_without_any_possible_caption_leaves_the_others_alone():
+    class Broken(RandomModel):
+        def _log_probs(self, image, prefix):
+            row = super()._log_probs(image, prefix)
+            return np.full_like(row, {1: -np.inf, 2: np.nan}[image]) if image in (1, 2) else row
+
+    model = Broken(10)
+    decoding = Decoding(beam=3, num_captions=2, max_length=6)
+    with np.errstate(all="raise"):
+        found = run(model, decoding, 0, 1, 2, 3)
+    assert found[1] == found[2] == []
+    assert [brief(found[i]) for i in (0, 3)] == [brief(run(model, decoding, i)[0]) for i in (0, 3)]
+
+
+def test_no_images_give_no_captions():
+    assert run(RandomModel(3), Decoding()) == []
+
+
+def test_a_result_does_not_hold_the_batch_in_memory():
+    (found,) = run(RandomModel(10), Decoding(beam=2, num_captions=2), 0)
+    assert all(array.base is None for h in found for array in (h.tokens, h.token_log_probs, h.attention))
+
+
+def test_decoding_goes_through_a_dictionary():
+    decoding = Decoding(beam=7, num_captions=2, length_penalty=0.5, min_length=3, max_length=12)
+    assert Decoding.from_dict(decoding.to_dict()) == decoding
+    assert Decoding.from_dict({}) == Decoding()
+    assert replace(decoding, beam=2).beam == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beem": 3}, "no field 'beem'; did you mean beam?"),
+        ({"temperature": 3}, "no field 'temperature'; the fields are beam, num_captions"),
+        ({"beam": 0}, "beam is 0; use a whole number from 1 to 1000"),
+        ({"beam": 2.0}, "beam is 2.0"),
+        ({"beam": True}, "beam is True"),
+        ({"beam": 10**9}, "beam is 1000000000"),
+        ({"max_length": "30"}, "max_length is '30'"),
+        ({"length_penalty": -0.1}, "length_penalty is -0.1; use a number from 0 to 10"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"length_penalty": None}, "length_penalty is None"),
+        ({"min_length": 9, "max_length": 8}, "min_length is 9, but must be <= max_length, 8"),
+        ({"beam": 2, "num_captions": 3}, "num_captions is 3, but must be <= beam, which is 2"),
+        ([3], "decoding is [3]"),
+    ],
+)
+def test_a_bad_setting_is_named(values, message):
+    with pytest.raises(ModelError) as error:
+        Decoding.from_dict(values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_override_is_not_blamed_on_the_model():
+    with pytest.raises(CaptionkitError, match=r"num_captions is 4, but must be <= beam, which is 3") as error:
+        replace(Decoding(), num_captions=4)
+    assert not isinstance(error.value, ModelError)
