@@ -15,3 +15,70 @@ def shared() -> Path:
     if not (root / "data").is_dir():
         pytest.skip(f"no shared data at {root}; set CAPTIONKIT_SHARED to a folder with data/ and weights/")
     return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three small pictures."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for name, size in (("one.jpg", (90, 60)), ("two.png", (40, 80)), ("000000000042.jpg", (64, 64))):
+        coarse = generator.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of a tiny model with random weights and no graphs."""
+    torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+    from captionkit.bundle import CARD, TOKENIZER, WEIGHTS, write_model
+    from captionkit.images import Preprocessing
+    from captionkit.models.captioning import CaptioningModel, ModelConfig
+    from captionkit.models.encoder import EncoderConfig
+    from captionkit.models.show_attend_tell import ShowAttendTellConfig
+    from captionkit.models.stored import architecture, weights
+    from captionkit.search import Decoding
+    from captionkit.text import Text
+
+    torch.manual_seed(0)
+    text = Text.train(["a dog runs on the grass", "a man's red boat by the sea", "two cats sleep"], min_frequency=1)
+    config = ModelConfig(
+        EncoderConfig("mobilenet-v2", batch_norm=True),
+        ShowAttendTellConfig(embedding=16, hidden=24, attention=12),
+        memory=20,
+    )
+    model = CaptioningModel(config, len(text)).eval()
+    # Larger weights than at the start of training make the captions differ from picture to picture.
+    for parameter in model.decoder.parameters():
+        parameter.data.mul_(4)
+    preprocessing = Preprocessing(height=64, width=96)
+    contents = {
+        TOKENIZER: text.to_json().encode(),
+        WEIGHTS: weights(model),
+        CARD: b"# a model for tests\n",
+    }
+    tables = {
+        "architecture": architecture(model, preprocessing),
+        "preprocessing": preprocessing.to_dict(),
+        "decoding": Decoding(beam=3, max_length=8).to_dict(),
+        "provenance": {},
+    }
+    return write_model(tmp_path_factory.mktemp("models") / "untrained", tables, contents).path
+
+
+@pytest.fixture(scope="session")
+def model_folder(untrained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with its ONNX graphs."""
+    import shutil
+
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    from captionkit.export.folder import export_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    shutil.copytree(untrained, folder)
+    export_model(folder, pictures=photos)
+    return folder

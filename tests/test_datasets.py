@@ -358,7 +358,7 @@ def test_kaggle_captions_quoted_or_not(line: str, caption: str, tmp_path: Path) 
 
 def test_kaggle_flickr30k_table_with_its_broken_row(tmp_path: Path) -> None:
     text = (
-        'image_name| comment_number| comment\n1.jpg| 0| Two "friends" , outside .\n1.jpg| 1| "A yard\n'
+        'image_name| comment_number| comment\n1.jpg| 0| Two "friends" , outside .\n1.jpg| 1|"A yard\n'
         "1.jpg| 4   A dog runs across the grass .\n"
     )
     write(tmp_path / "results.csv", text)

@@ -58,7 +58,7 @@ def test_the_report_in_words_and_as_json(tmp_path: Path) -> None:
         "images in more than one split: none",
         "problems: 1 (images were not opened)",
         "  missing image: 1 (000000000009.jpg)",
-        "    annotations/captions_test.json: not in images/, ./, images/val2017/, train2014/ (20 captions left out)",
+        "    annotations/captions_test.json: not in images/, ./, images/val2017/, train2014/ (captions left out: 20)",
     ):
         assert line in text.splitlines()
     assert "train                3         5" in text
@@ -122,10 +122,11 @@ def test_broken_images_are_named_when_they_are_opened(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-200])
     touch(tmp_path, ["empty.png"])
     dataset = open_dataset(tmp_path)
-    assert inspect_dataset(dataset).problems == []
+    assert inspect_dataset(dataset).problems == [] and inspect_dataset(dataset).sound
     report = inspect_dataset(dataset, check_images=True)
     assert [(p.kind, p.where) for p in report.problems] == [("broken image", "cut.jpg"), ("broken image", "empty.png")]
     assert "problems: 2 (every image was opened)" in str(report)
+    assert not report.sound
     assert dataset.problems == []
 
 

@@ -30,7 +30,7 @@ def test_missing_image(tmp_path: Path) -> None:
     touch(tmp_path / "Images", ["1.jpg", "2.jpg"])
     dataset = open_dataset(tmp_path)
     assert read_back(dataset) == {"all": {"1.jpg": ["one"], "2.jpg": ["four"]}}
-    detail = "captions.txt: not in Images/, ./ (2 captions left out)"
+    detail = "captions.txt: not in Images/, ./ (captions left out: 2)"
     assert dataset.problems == [Problem("missing image", "gone.jpg", detail)]
 
 
@@ -143,7 +143,8 @@ def test_path_outside_the_root(name: str, tmp_path: Path) -> None:
     root = kaggle(tmp_path / "set", "1.jpg,one", f"{name},two")
     dataset = open_dataset(root)
     assert read_back(dataset) == {"all": {"1.jpg": ["one"]}}
-    assert kinds(dataset) == [("path outside the root", name)]
+    detail = f"captions.txt: write it relative to {root} (captions left out: 1)"
+    assert dataset.problems == [Problem("path outside the root", name, detail)]
 
 
 def test_an_absolute_path_is_outside_the_root(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_an_absolute_path_is_outside_the_root(tmp_path: Path) -> None:
     root = kaggle(tmp_path / "set", "1.jpg,one", f"{tmp_path}/secret.jpg,two")
     dataset = open_dataset(root)
     assert read_back(dataset) == {"all": {"1.jpg": ["one"]}}
-    detail = f"captions.txt: write it relative to {root} (1 captions left out)"
+    detail = f"captions.txt: write it relative to {root} (captions left out: 1)"
     assert dataset.problems == [Problem("path outside the root", f"{tmp_path}/secret.jpg", detail)]
 
 

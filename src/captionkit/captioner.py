@@ -98,13 +98,12 @@ class Captioner:
         `decoding` overrides fields of `captionkit.search.Decoding`: beam, num_captions, length_penalty, min_length,
         max_length. Raises ImageError at the first picture that cannot be read; `stream` goes on instead.
         """
-        several = isinstance(images, (list, tuple))
         captions = []
-        for outcome in self.stream(images if several else [images], **decoding):  # type: ignore[list-item]
+        for outcome in self.stream(list(images) if isinstance(images, (list, tuple)) else [images], **decoding):
             if outcome.caption is None:
                 raise ImageError(outcome.error)
             captions.append(outcome.caption)
-        return captions if several else captions[0]
+        return captions if isinstance(images, (list, tuple)) else captions[0]
 
     def stream(self, sources: Iterable[Source], *, batch: int = BATCH, **decoding: Any) -> Iterator[Outcome]:
         """Describe pictures one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
@@ -139,8 +138,11 @@ class Captioner:
         start = time.perf_counter()
         found: Iterator[list[Hypothesis]] = iter(())
         if good:
-            ids = {"bos_id": self.text.bos_id, "eos_id": self.text.eos_id, "banned": self.text.never_generated}
-            found = iter(search(timed, np.stack(good), decoding, **ids))
+            text = self.text
+            hypotheses = search(
+                timed, np.stack(good), decoding, bos_id=text.bos_id, eos_id=text.eos_id, banned=text.never_generated
+            )
+            found = iter(hypotheses)
         decode = _milliseconds_since(start) - timed.encode
         for source, (pixels, error, opening) in opened:
             if pixels is None:

@@ -47,6 +47,9 @@ _KINDS = {
     "Ppm": rb"P[1-6]\s",
 }
 
+#: file names in a folder that are taken for pictures
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+
 _ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1:
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -37,7 +37,7 @@ def _from_name(name: str) -> Iterator[Input]:
     if path.is_dir():
         found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
-            yield Input(name, error=f"{name}: no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+            yield Input(name, error=f"{name}: no pictures in this folder; looked for {', '.join(SUFFIXES)}")
         yield from (Input(path, path) for path in found)
     elif not path.exists() and glob.has_magic(name):
         matches = [Input(match, match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]

@@ -88,10 +88,6 @@ class Row(NamedTuple):
     split: str
 
 
-def _names_but_images(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(IMAGE_SUFFIXES))
-
-
 def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Problem]:
     """Join the rows that name the same image, whose id is that name; images in the order of their first rows."""
     images: dict[tuple[str, str], list[object]] = {}
@@ -121,13 +117,17 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
             continue
         image = finder.find(entry.file_name, split=split, folder=entry.folder, source=entry.source)
         if isinstance(image, Problem):
-            left_out = f" ({len(entry.captions)} captions left out)" if entry.captions else ""
+            left_out = f" (captions left out: {len(entry.captions)})" if entry.captions else ""
             problems.append(Problem(image.kind, image.where, image.detail + left_out))
         else:
             examples[str(entry.id)] = Example(entry.id, image, _checked_captions(entry, problems))
     for examples in splits.values():
         problems += _without_caption(examples.values())
     return Dataset(place.root, layout, {name: list(examples.values()) for name, examples in splits.items()}, problems)
+
+
+def _names_but_images(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(IMAGE_SUFFIXES))
 
 
 def _checked_captions(entry: Entry, problems: list[Problem]) -> tuple[str, ...]:

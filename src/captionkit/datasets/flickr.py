@@ -42,7 +42,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
             yield Entry(name, name, texts, "", source)
         elif name not in listed:
             yield Problem(
-                "image in no split", name, f"{source}: not in any split list ({len(texts)} captions left out)"
+                "image in no split", name, f"{source}: not in any split list (captions left out: {len(texts)})"
             )
 
 

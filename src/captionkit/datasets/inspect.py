@@ -69,6 +69,11 @@ class DatasetReport:
     problems: list[Problem]
     images_checked: bool
 
+    @property
+    def sound(self) -> bool:
+        """Whether everything in the dataset could be used; what splits share does not count."""
+        return not self.problems
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values; every problem, by kind."""
         kinds: dict[str, list[dict[str, str]]] = defaultdict(list)

@@ -49,10 +49,13 @@ class Parity:
         )
 
 
-def export_model(source: str | os.PathLike[str], *, pictures: Path | None = None, half: bool = False) -> Parity:
+def export_model(
+    source: str | os.PathLike[str], *, pictures: Path | Sequence[Source] | None = None, half: bool = False
+) -> Parity:
     """Write encoder.onnx and decoder.onnx into a model folder; returns the comparison with torch.
 
-    `pictures` is a folder or dataset of real pictures to compare on; without it, the sample photographs (extra `demo`).
+    `pictures` are real pictures to compare on, or a folder or dataset of some; without it, the sample photographs (extra
+    `demo`).
     `half` stores the graphs' weights in 16 bits; they must have come from such. Raises ModelError, leaving the folder as
     it was, where the graphs differ from torch.
     """
@@ -77,11 +80,13 @@ def export_model(source: str | os.PathLike[str], *, pictures: Path | None = None
     return parity
 
 
-def _pictures(place: Path | None) -> list[Source]:
+def _pictures(place: Path | Sequence[Source] | None) -> Sequence[Source]:
     if place is None:
         from captionkit.viz.samples import sample_photos
 
         return [photo for _, photo in sample_photos()]
+    if not isinstance(place, Path):
+        return place
     dataset = open_dataset(place)
     found = [example.image for split in dataset.values() for example in islice(split, _PICTURES)][:_PICTURES]
     if not found:

@@ -1,0 +1,194 @@
+"""`captionkit inspect`: what is in a dataset, a model folder or a run folder, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from captionkit import bundle
+from captionkit.datasets import inspect_dataset, open_dataset
+from captionkit.errors import CaptionkitError, ModelError
+
+
+class Report(Protocol):
+    """What an inspection answers: text to read, values for machines, and whether all is well."""
+
+    @property
+    def sound(self) -> bool: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def inspect_path(path: str, *, layout: str | None = None, check_images: bool = False) -> Report:
+    """Look at whatever is at `path`. Raises CaptionkitError where it is nothing that captionkit knows."""
+    place = Path(path)
+    if (place / "recipe.toml").is_file():
+        return inspect_run(place)
+    if path == "bundled" or (place / bundle.CONFIG).is_file() or ("/" in path and not place.exists()):
+        return inspect_model(bundle.open_model(path))
+    return inspect_dataset(open_dataset(place, layout=layout), check_images=check_images)
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """A model folder in numbers."""
+
+    path: str
+    encoder: str
+    decoder: str
+    parameters: int
+    vocabulary: int
+    picture: str
+    grid: tuple[int, int]
+    decoding: dict[str, Any]
+    files: dict[str, int]
+    provenance: dict[str, Any]
+    problems: list[str]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every file is what was saved."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        facts = self.provenance
+        lines = [
+            f"model       {self.path}",
+            f"encoder     {self.encoder}",
+            f"decoder     {self.decoder}",
+            f"parameters  {self.parameters / 1e6:.2f} M",
+            f"vocabulary  {self.vocabulary} tokens",
+            f"pictures    {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
+            f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",
+        ]
+        lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]
+        if "val_loss" in facts:
+            lines.append(f"trained     {facts['command']}")
+            lines.append(
+                f"            validation loss {facts['val_loss']:.4f} nats per word, {facts['minutes']} minutes"
+            )
+        lines += [f"problem     {problem}" for problem in self.problems] or ["problems    none; every file is as saved"]
+        return "\n".join(lines)
+
+
+def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
+    """Check every file of a model folder and count its parameters."""
+    problems = []
+    for name in folder.config["files"]:
+        try:
+            folder.read(name)
+        except ModelError as error:
+            problems.append(str(error))
+    if not folder.runnable:
+        problems.append("no ONNX graphs, so it cannot caption; make them with `captionkit export`")
+    architecture, p = folder.section("architecture"), folder.preprocessing
+    return ModelReport(
+        path=str(folder.path),
+        encoder=str(architecture["encoder"]["name"]),
+        decoder=str(architecture["decoder"]["name"]),
+        parameters=_parameters(folder.path / bundle.WEIGHTS),
+        vocabulary=len(folder.text),
+        picture=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
+        grid=folder.grid,
+        decoding=folder.decoding.to_dict(),
+        files={name: entry["bytes"] for name, entry in folder.config["files"].items()},
+        provenance=dict(folder.config.get("provenance", {})),
+        problems=problems,
+    )
+
+
+def _parameters(path: Path) -> int:
+    """Numbers in a safetensors file, from its header alone; 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(size, 1 << 26)))
+    except (OSError, ValueError, struct.error):
+        return 0
+    total = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            count = 1
+            for extent in entry["shape"]:
+                count *= extent
+            total += count
+    return total
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How far a run is."""
+
+    path: str
+    steps: int
+    epochs: float
+    train_loss: float | None
+    best_loss: float | None
+    best_epoch: float | None
+    evaluations: int
+    resumable: bool
+    model: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether the run left something to caption with or to go on from."""
+        return self.resumable or self.model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        best = (
+            "none yet" if self.best_loss is None else f"{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
+        )
+        return "\n".join(
+            [
+                f"run         {self.path}",
+                f"done        {self.steps} steps, {self.epochs:.2f} epochs, {self.evaluations} evaluations",
+                f"best        {best}",
+                f"model       {'best/' if self.model else 'none yet'}",
+                f"resumable   {'yes, with --resume' if self.resumable else 'no checkpoint yet'}",
+            ]
+        )
+
+
+def inspect_run(path: Path) -> RunReport:
+    """Read a run folder's metrics."""
+    rows = _rows(path / "metrics.jsonl")
+    evaluations = [row for row in rows if row["kind"] == "eval"]
+    trained = [row["loss"] for row in rows if row["kind"] == "train"]
+    best = min(evaluations, key=lambda row: row["val_loss"], default=None)
+    last = rows[-1] if rows else {"step": 0, "epoch": 0.0}
+    return RunReport(
+        path=str(path),
+        steps=last["step"],
+        epochs=last["epoch"],
+        train_loss=trained[-1] if trained else None,
+        best_loss=best["val_loss"] if best else None,
+        best_epoch=best["epoch"] if best else None,
+        evaluations=len(evaluations),
+        resumable=(path / "last.safetensors").is_file(),
+        model=(path / "best" / bundle.CONFIG).is_file(),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue  # a run that is being written, or was killed, can end in half a line
+    if any(not isinstance(row, dict) or "kind" not in row for row in rows):
+        raise CaptionkitError(f"{path}: not the metrics of a run; give the folder that `captionkit train` made")
+    return rows

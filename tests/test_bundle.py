@@ -1,0 +1,183 @@
+"""Model folders: what is written is what is read, and damage never passes unseen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from captionkit import bundle, files
+from captionkit.bundle import CONFIG, ENCODER, TOKENIZER, open_model, update_model, write_model
+from captionkit.errors import CaptionkitError, ModelError
+
+
+@pytest.fixture
+def folder(untrained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(untrained, tmp_path / "model"))
+
+
+def edit(folder: Path, **values: object) -> None:
+    path = folder / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_written_is_read(tmp_path: Path) -> None:
+    tables = {"architecture": {"grid": [2, 3]}, "preprocessing": {"height": 8}, "decoding": {"beam": 2}}
+    write_model(tmp_path / "m", tables, {"a.bin": b"abc", "b.bin": b""})
+    model = open_model(tmp_path / "m")
+    assert model.read("a.bin") == b"abc"
+    assert model.read("b.bin") == b""
+    assert model.grid == (2, 3)
+    assert model.preprocessing.height == 8
+    assert model.decoding.beam == 2
+    assert not model.runnable
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"], "nothing temporary is left"
+
+
+def test_every_changed_byte_is_seen(folder: Path) -> None:
+    model = open_model(folder)
+    for name in model.config["files"]:
+        content = (folder / name).read_bytes()
+        for place in (0, len(content) // 2, len(content) - 1):
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(ModelError, match=f"{name}: its content differs"):
+                model.read(name)
+        (folder / name).write_bytes(content[:-1])
+        with pytest.raises(ModelError, match=f"has {len(content) - 1} bytes instead of {len(content)}"):
+            model.read(name)
+        (folder / name).unlink()
+        with pytest.raises(ModelError, match="cannot be read"):
+            model.read(name)
+
+
+def test_newer_format_is_refused_with_the_way_out(folder: Path) -> None:
+    edit(folder, format=bundle.FORMAT + 1)
+    with pytest.raises(ModelError, match="newer than this captionkit reads.*pip install -U captionkit"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no format number"),
+        ('{"format": "1"}', "no format number"),
+        ('{"format": 1}', "files"),
+    ],
+)
+def test_damaged_config(folder: Path, content: str, reason: str) -> None:
+    (folder / CONFIG).write_text(content)
+    with pytest.raises(ModelError, match=reason) as caught:
+        open_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "sub/file"])
+def test_listed_files_stay_in_the_folder(folder: Path, name: str) -> None:
+    edit(folder, files={name: {"bytes": 1, "sha256": "0"}})
+    with pytest.raises(ModelError, match="list of files is damaged"):
+        open_model(folder)
+
+
+def test_no_folder_and_no_hub_id(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        open_model(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="no model folder"):
+        open_model(tmp_path)
+
+
+def test_hub_id_is_fetched_by_its_files_only(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(repo=repo, revision=revision, files=allow_patterns)
+        return str(untrained)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert open_model("someone/model@v2").text.bos_id == 1
+    assert asked["repo"] == "someone/model"
+    assert asked["revision"] == "v2"
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in asked["files"])
+
+
+def test_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ModelError, match=r"^someone/model: .*no route\)$"):
+        open_model("someone/model")
+
+
+def test_push_uploads_what_was_verified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Api:
+        def create_repo(self, repo: str, exist_ok: bool) -> None:
+            calls.append(("create", repo))
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> None:
+            calls.append(("upload", sorted(allow_patterns)))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert bundle.push_model(open_model(folder), "me/mine") == "https://huggingface.co/me/mine"
+    assert calls == [("create", "me/mine"), ("upload", sorted([CONFIG, *open_model(folder).config["files"]]))]
+    (folder / TOKENIZER).write_text("{}")
+    with pytest.raises(ModelError, match=TOKENIZER):
+        bundle.push_model(open_model(folder), "me/mine")
+
+
+def test_missing_graphs_name_the_command(untrained: Path) -> None:
+    with pytest.raises(ModelError, match="captionkit export"):
+        open_model(untrained).read(ENCODER)
+
+
+def test_update_keeps_the_rest(folder: Path) -> None:
+    before = open_model(folder)
+    after = update_model(before, {"new.bin": b"1"}, {"note": {"x": 1}})
+    assert after.read("new.bin") == b"1"
+    assert after.read(TOKENIZER) == before.read(TOKENIZER)
+    assert open_model(folder).section("note") == {"x": 1}
+    after.verify()
+
+
+def test_kill_between_the_renames_loses_nothing(folder: Path) -> None:
+    folder.rename(folder.with_name(f".{folder.name}.old"))  # the state after the first of the two
+    assert len(open_model(folder).text) > 4
+
+
+def test_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise CaptionkitError("disk full")
+
+    before = (folder / CONFIG).read_bytes()
+    monkeypatch.setattr(files, "write_bytes", full)
+    with pytest.raises(CaptionkitError, match="disk full"):
+        write_model(folder, {}, {"a": b"1"})
+    assert (folder / CONFIG).read_bytes() == before
+    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
+
+
+def test_write_bytes_names_the_file_when_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptionkitError, match=r"x\.json: cannot be written"):
+        files.write_bytes(tmp_path / "file" / "x.json", b"")
+
+
+def test_failing_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CaptionkitError, match="No space left on device"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -1,0 +1,282 @@
+"""The command line, as a person or a script uses it."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from captionkit import cli, inputs
+from captionkit.errors import CaptionkitError
+from captionkit.results import ResultsFile, image_ids
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def said(model_folder: Path, photos: Path) -> dict[str, str]:
+    """What the model says of each photo, asked through the API."""
+    import captionkit
+
+    model = captionkit.load(model_folder)
+    return {str(path): model.caption(path).text for path in sorted(photos.iterdir())}
+
+
+def test_one_photo_prints_just_the_sentence(
+    model_folder: Path, said: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = next(iter(said.items()))
+    assert run("caption", path, "--model", model_folder) == 0
+    out, err = capsys.readouterr()
+    assert out == text + "\n"
+    assert err == ""
+
+
+def test_folder_and_pattern_print_names(
+    model_folder: Path, photos: Path, said: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for named in (photos, photos / "*"):
+        assert run("caption", named, "--model", model_folder) == 0
+        lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+        assert lines == said
+
+
+def test_json_lines_have_the_documented_shape(
+    model_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("caption", photos, "--model", model_folder, "--json", "--num-captions", 2, "--beam", 4) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        assert set(row) == {"path", "captions", "ms"}
+        assert set(row["ms"]) == {"open", "encode", "decode"}
+        assert len(row["captions"]) == 2
+        for caption in row["captions"]:
+            assert set(caption) == {"text", "log_prob", "confidence", "words"}
+            assert "".join(w["text"] for w in caption["words"]) == caption["text"].replace(" ", "")
+            assert all(0 <= w["confidence"] <= 1 for w in caption["words"])
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(
+    model_folder: Path, said: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = list(said)
+    text, cut, missing = tmp_path / "notes.jpg", tmp_path / "cut.jpg", tmp_path / "missing.jpg"
+    text.write_text("not a picture")
+    cut.write_bytes(Path(good[0]).read_bytes()[:300])
+    named = [good[0], text, good[1], cut, missing, good[2]]
+    assert run("caption", *named, "--model", model_folder, "--batch", 2, "--json") == 1
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["path"] for row in rows] == [str(n) for n in named]
+    assert [row["captions"][0]["text"] for row in rows if "captions" in row] == [said[p] for p in good]
+    for path in (text, cut, missing):
+        assert sum(line.startswith(f"captionkit: {path}") for line in err.splitlines()) == 1
+    assert "3 not captioned" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_output_files(model_folder: Path, photos: Path, said: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"results{suffix}"
+    assert run("caption", photos, tmp_path / "none.jpg", "--model", model_folder, "--output", out) == 1
+    texts = {Path(path).stem: text for path, text in said.items()}
+    if suffix == ".json":
+        rows = json.loads(out.read_text())
+        assert {row["image_id"]: row["caption"] for row in rows} == {
+            42: texts["000000000042"],
+            "one": texts["one"],
+            "two": texts["two"],
+        }
+    elif suffix == ".jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert {Path(r["path"]).stem: r["captions"][0]["text"] for r in rows if "captions" in r} == texts
+        assert "none.jpg" in rows[-1]["error"]
+    else:
+        rows = list(csv.DictReader(out.open()))
+        assert {Path(r["path"]).stem: r["caption"] for r in rows if not r["error"]} == texts
+        assert "none.jpg" in rows[-1]["error"]
+
+
+def test_output_of_an_unknown_kind_is_known_before_the_work(
+    model_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("caption", photos, "--model", model_folder, "--output", "x.xml") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ".json, .jsonl, .csv" in err
+
+
+def test_partial_results_are_readable(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    record = {"path": "7.jpg", "captions": [{"text": "a", "log_prob": -1, "confidence": 0.5}]}
+    with pytest.raises(RuntimeError), ResultsFile(path) as results:
+        results.add(record)
+        raise RuntimeError
+    assert json.loads(path.read_text()) == [{"image_id": 7, "caption": "a"}]
+
+
+def test_image_ids() -> None:
+    assert image_ids(["a/000000000042.jpg", "COCO_val2014_000000000007.jpg", "dog.png"]) == [42, 7, "dog"]
+    assert image_ids(["a/1.jpg", "b/1.jpg", "2.jpg"]) == ["a/1.jpg", "b/1.jpg", 2]
+
+
+def test_attention_of_one_and_of_several(model_folder: Path, photos: Path, tmp_path: Path) -> None:
+    assert run("caption", photos / "one.jpg", "--model", model_folder, "--attention", tmp_path / "a.png") == 0
+    assert Image.open(tmp_path / "a.png").width > 100
+    assert run("caption", photos, "--model", model_folder, "--attention", tmp_path / "many") == 0
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == ["000000000042.png", "one.png", "two.png"]
+
+
+def caption_of_stdin(model_folder: Path, content: bytes, *more: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "captionkit", "caption", "-", "--model", str(model_folder), *more]
+    return subprocess.run(command, input=content, capture_output=True, check=False, timeout=120)
+
+
+def test_standard_input_is_a_picture_or_a_list(model_folder: Path, said: dict[str, str]) -> None:
+    path, text = next(iter(said.items()))
+    assert caption_of_stdin(model_folder, Path(path).read_bytes()).stdout.decode() == text + "\n"
+    done = caption_of_stdin(model_folder, "\n".join([*said, ""]).encode())
+    assert dict(line.split("\t") for line in done.stdout.decode().splitlines()) == said
+    empty = caption_of_stdin(model_folder, b"")
+    assert empty.returncode == 1
+    assert b"standard input is empty" in empty.stderr
+    garbage = caption_of_stdin(model_folder, os.urandom(500))
+    assert garbage.returncode == 1
+    assert b"Traceback" not in garbage.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(model_folder: Path, photos: Path) -> None:
+    command = f"{sys.executable} -m captionkit caption {photos} {photos} --model {model_folder} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=120)
+    assert done.stdout.count(b"\n") == 1
+    assert b"Traceback" not in done.stderr
+
+
+def test_inputs(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "A.JPG").write_bytes((photos / "one.jpg").read_bytes())
+    (tmp_path / "readme.txt").write_text("x")
+    assert [i.name for i in inputs.find_inputs([str(tmp_path)])] == [str(tmp_path / "deep" / "A.JPG")]
+    (empty,) = inputs.find_inputs([str(photos / "*.tiff")])
+    assert "no file matches" in empty.error
+    (tmp_path / "none").mkdir()
+    (none,) = inputs.find_inputs([str(tmp_path / "none")])
+    assert "no pictures in this folder" in none.error
+    odd = tmp_path / "a[1].png"
+    odd.write_bytes((photos / "two.png").read_bytes())
+    (found,) = inputs.find_inputs([str(odd)])
+    assert found.source == str(odd)
+    listed = list(inputs.find_inputs(["-"], io.BytesIO(b"a.jpg\r\n\nb c.jpg")))
+    assert [i.source for i in listed] == ["a.jpg", "b c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["caption", "x.jpg", "--model", "nowhere"], "nowhere: no model folder"),
+        (["caption", "x.jpg", "--beam", "0"], "beam is 0"),
+        (["caption", "x.jpg", "--batch", "0"], "--batch is 0"),
+        (["inspect", "nowhere"], "nowhere"),
+        (["export", "nowhere"], "nowhere: no model folder"),
+        (["train", "nowhere", "--output", "run", "--recipe", "flickr9k"], "did you mean 'flickr8k'"),
+        (["train", "nowhere", "--output", "run", "--encoder.train", "all"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str], reason: str, model_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "caption" and "--model" not in arguments:
+        arguments = [*arguments, "--model", str(model_folder)]
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("captionkit: ")
+    assert reason in err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_missing_extra_says_what_to_install(
+    untrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "captionkit.export.folder", raising=False)
+    monkeypatch.delitem(sys.modules, "captionkit.export.graphs", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert run("export", untrained) == 1
+    assert "onnx is not installed; run `pip install 'captionkit[export]'`" in capsys.readouterr().err
+
+
+def test_usage_errors_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (["nonsense"], [], ["caption"], ["caption", "a.jpg", "--beem", "3"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(wrong)
+        assert caught.value.code == 2
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert "captionkit 0." in capsys.readouterr().out
+
+
+def test_inspect_a_model(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file
+
+    assert run("inspect", model_folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    tensors = load_file(model_folder / "model.safetensors")
+    assert report["parameters"] == sum(t.numel() for t in tensors.values() if isinstance(t, torch.Tensor))
+    assert report["grid"] == [2, 3]
+    copy = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    (copy / "encoder.onnx").write_bytes(b"")
+    assert run("inspect", copy) == 1
+    assert "encoder.onnx: has 0 bytes" in capsys.readouterr().out
+
+
+def test_inspect_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    assert run("inspect", tmp_path) == 1, "nothing to go on from yet"
+    rows = [
+        {"kind": "train", "step": 20, "epoch": 1.0, "loss": 3.0},
+        {"kind": "eval", "step": 20, "epoch": 1.0, "val_loss": 2.5, "best": True},
+        {"kind": "eval", "step": 40, "epoch": 2.0, "val_loss": 2.75, "best": False},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tr')
+    (tmp_path / "last.safetensors").write_bytes(b"")
+    assert run("inspect", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "40 steps" in out
+    assert "2.5000 nats per word, epoch 1.00" in out
+
+
+def test_demo(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage", reason="the extra `demo` is not installed")
+    page = tmp_path / "demo.html"
+    assert run("demo", "--model", model_folder, "--output", page) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) >= 4
+    assert str(page) in err
+    page_text = html.unescape(page.read_text())
+    for line in out.splitlines():
+        assert line.split("\t")[1] in page_text
+    assert "http://" not in page_text.replace("http://www.w3.org", "")
+    assert page_text.count("data:image/") >= 2 * len(out.splitlines()), "each photo and its attention maps"
+
+
+def test_results_file_names_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptionkitError, match="cannot be written"):
+        ResultsFile(tmp_path / "file" / "r.json")
