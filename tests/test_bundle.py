@@ -57,7 +57,7 @@ def test_every_changed_byte_is_seen(folder: Path) -> None:
 
 def test_newer_format_is_refused_with_the_way_out(folder: Path) -> None:
     edit(folder, format=bundle.FORMAT + 1)
-    with pytest.raises(ModelError, match="newer than this captionkit reads.*pip install -U captionkit"):
+    with pytest.raises(ModelError, match=r"newer than this captionkit reads.*pip install -U captionkit"):
         open_model(folder)
 
 

@@ -120,9 +120,14 @@ def test_output_of_an_unknown_kind_is_known_before_the_work(
 def test_partial_results_are_readable(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     record = {"path": "7.jpg", "captions": [{"text": "a", "log_prob": -1, "confidence": 0.5}]}
-    with pytest.raises(RuntimeError), ResultsFile(path) as results:
-        results.add(record)
-        raise RuntimeError
+
+    def interrupted() -> None:
+        with ResultsFile(path) as results:
+            results.add(record)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert json.loads(path.read_text()) == [{"image_id": 7, "caption": "a"}]
 
 

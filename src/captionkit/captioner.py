@@ -99,7 +99,7 @@ class Captioner:
         max_length. Raises ImageError at the first picture that cannot be read; `stream` goes on instead.
         """
         captions = []
-        for outcome in self.stream(list(images) if isinstance(images, (list, tuple)) else [images], **decoding):
+        for outcome in self.stream(_as_list(images), **decoding):
             if outcome.caption is None:
                 raise ImageError(outcome.error)
             captions.append(outcome.caption)
@@ -191,6 +191,10 @@ class _TimedStepper:
         state = self._stepper.begin(images)
         self.encode = _milliseconds_since(start)
         return state
+
+
+def _as_list(images: Source | Sequence[Source]) -> list[Source]:
+    return list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]
 
 
 def _milliseconds_since(start: float) -> float:

@@ -1,4 +1,4 @@
-"""The command line: one function per command. What a command does is done elsewhere; heavy imports wait until needed."""
+"""The command line: one function per command, no logic of its own; heavy imports wait until they are needed."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def _from_name(name: str) -> Iterator[Input]:
             yield Input(name, error=f"{name}: no pictures in this folder; looked for {', '.join(SUFFIXES)}")
         yield from (Input(path, path) for path in found)
     elif not path.exists() and glob.has_magic(name):
-        matches = [Input(match, match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
+        found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        matches = [Input(match, match) for match in found if Path(match).is_file()]
         yield from matches or [Input(name, error=f"{name}: no file matches this pattern; check it")]
     else:
         yield Input(name, name)

@@ -166,7 +166,7 @@ def inspect_run(path: Path) -> RunReport:
     evaluations = [row for row in rows if row["kind"] == "eval"]
     trained = [row["loss"] for row in rows if row["kind"] == "train"]
     best = min(evaluations, key=lambda row: row["val_loss"], default=None)
-    last = rows[-1] if rows else {"step": 0, "epoch": 0.0}
+    last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
     return RunReport(
         path=str(path),
         steps=last["step"],

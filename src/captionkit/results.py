@@ -1,5 +1,7 @@
-"""Captions as files: COCO results JSON, JSON lines, CSV. A file is rewritten whole from time to time, atomically, so what
-lies on disk is always readable."""
+"""Captions as files: COCO results JSON, JSON lines, CSV.
+
+A file is rewritten whole from time to time, atomically, so what lies on disk is always readable.
+"""
 
 from __future__ import annotations
 

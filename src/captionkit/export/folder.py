@@ -1,4 +1,4 @@
-"""`captionkit export`: add ONNX graphs to a model folder, after proving on real pictures that they say what torch says."""
+"""`captionkit export`: add ONNX graphs to a model folder, once real pictures prove that they say what torch says."""
 
 from __future__ import annotations
 
@@ -54,10 +54,9 @@ def export_model(
 ) -> Parity:
     """Write encoder.onnx and decoder.onnx into a model folder; returns the comparison with torch.
 
-    `pictures` are real pictures to compare on, or a folder or dataset of some; without it, the sample photographs (extra
-    `demo`).
-    `half` stores the graphs' weights in 16 bits; they must have come from such. Raises ModelError, leaving the folder as
-    it was, where the graphs differ from torch.
+    `pictures` are real pictures to compare on, or a folder or dataset of some; without it, the sample photographs
+    (extra `demo`). `half` stores the graphs' weights in 16 bits; they must have come from such. Raises ModelError,
+    leaving the folder as it was, where the graphs differ from torch.
     """
     folder = open_model(source)
     model = load_model(folder)

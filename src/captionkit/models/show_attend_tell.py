@@ -1,4 +1,4 @@
-"""The decoder of *Show, Attend and Tell* with soft attention (Xu et al. 2015, arXiv 1502.03044, sections 3.1.2 and 4.2).
+"""The decoder of *Show, Attend and Tell*, soft attention (Xu et al. 2015, arXiv 1502.03044, sections 3.1.2 and 4.2).
 
 The symbols of the paper: a_i a cell of the grid (`memory`), h_t and c_t the LSTM's state, z_t the context vector,
 beta_t the gate, E the embedding, L_o, L_h, L_z the deep output layer of equation 7.
