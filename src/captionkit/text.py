@@ -1,16 +1,16 @@
 """Captions to token ids and back, on the tokenizers library: word-level, or byte-level BPE, for any language.
 
-The word-level tokens follow what the caption metrics count (Penn Treebank, as coco-caption uses it): lower-cased,
+The word-level tokens are those that the caption metrics count (Penn Treebank, as coco-caption uses it): lower-cased,
 clitics split off ("dog's" -> "dog" "'s"), punctuation dropped. Chinese and Japanese, written without spaces, become one
-token a character.
+token a character. For Thai, Lao, Khmer and Burmese, which have no spaces either, BPE is the better choice.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -19,13 +19,24 @@ from captionkit.errors import TextError
 
 PAD, BOS, EOS, UNK = SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
-_CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}ー々]"
-_LETTER = r"[[\p{L}\p{M}\p{N}]&&[^\p{Han}\p{Hiragana}\p{Katakana}ー々]]"
-_CLITIC = rf"(?:'(?:s|re|ve|ll|d|m)(?!{_LETTER}))"
-_NOT = rf"(?:n't(?!{_LETTER}))"
-_WORD = rf"{_LETTER}+(?:(?:(?!{_CLITIC})['\-&]|(?<=\p{{N}})[.,:](?=\p{{N}})){_LETTER}+)*"
-_TOKEN = rf"{_CJK}|{_LETTER}+?(?={_NOT})|{_NOT}|{_CLITIC}|{_WORD}|\p{{Sc}}|[%&#@+=°]"
-_ATTACHED = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
+# Han, Hiragana and Katakana (half-width too): where words meet without a space.
+_CJK = (
+    "\u3005-\u3007\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_STARTS_CJK = re.compile(f"[{_CJK}]").match
+_CLITICS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
+
+# Oniguruma's syntax. A word starts with a letter or digit, so that marks that belong to no letter (as those of emoji)
+# are dropped. Inside it may stand an apostrophe, hyphen, ampersand, middle dot or (Persian, Indic) joiner; in numbers
+# a point, comma or colon; and single letters with points between them are one word ("u.s.", "t.v").
+_FIRST = rf"[[\p{{L}}\p{{N}}]&&[^{_CJK}]]"
+_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{_CJK}]]"
+_CLITIC = rf"'(?:s|re|ve|ll|d|m)(?!{_LETTER})"
+_NOT = rf"n't(?!{_LETTER})"
+_ACRONYM = rf"\p{{L}}(?:\.\p{{L}}(?!{_LETTER}))+\.?"
+_WORD = rf"{_FIRST}{_LETTER}*(?:(?:(?!{_CLITIC})['\-&·\u200c\u200d]|(?<=\p{{N}})[.,:](?=\p{{N}})){_LETTER}+)*"
+_TOKEN = rf"[{_CJK}]\p{{M}}*|{_FIRST}{_LETTER}*?(?={_NOT})|{_NOT}|{_CLITIC}|{_ACRONYM}|{_WORD}|\p{{Sc}}|[%&#@+=°]"
 
 
 class Text:
@@ -33,17 +44,29 @@ class Text:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        missing = [token for token in SPECIALS if tokenizer.token_to_id(token) is None]
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in SPECIALS if token not in vocabulary]
         if missing:
             raise TextError(f"the tokenizer lacks {', '.join(missing)}; build it with captionkit.text.Text.train")
-        self.pad_id, self.bos_id, self.eos_id, self.unk_id = (tokenizer.token_to_id(token) for token in SPECIALS)
-        self.byte_level = isinstance(tokenizer.model, models.BPE)
+        self.pad_id, self.bos_id, self.eos_id, self.unk_id = (vocabulary[token] for token in SPECIALS)
+        #: ids that a caption must not contain: the unknown word is learnt, but never said
+        self.never_generated = frozenset((self.pad_id, self.bos_id, self.unk_id))
+        self._tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        self._byte_level = isinstance(tokenizer.model, models.BPE)
+        tokenizer.encode_special_tokens = True  # "<eos>" in a caption is text like any other
+        gaps = [vocabulary[token] for token in self._tokens] != list(range(len(vocabulary)))
+        if gaps or tokenizer.encode(UNK).ids[:: len(tokenizer.encode(UNK).ids) - 1] != [self.bos_id, self.eos_id]:
+            raise TextError("the tokenizer does not number its tokens from 0 or does not mark a caption's ends")
 
     @classmethod
     def train(
         cls, captions: Iterable[str], *, kind: str = "word", min_frequency: int = 5, vocab_size: int = 8000
     ) -> Text:
-        """Build a vocabulary of the `captions`: kind "word" (tokens seen `min_frequency` times) or "bpe" (`vocab_size`)."""
+        """Build a vocabulary of the `captions`, always the same for the same captions.
+
+        Kind "word" keeps the tokens seen at least `min_frequency` times; kind "bpe" merges byte pairs seen as often,
+        until there are `vocab_size` tokens (the 256 bytes always among them). Raises TextError where nothing is left.
+        """
         if kind not in ("word", "bpe"):
             raise TextError(f"tokenizer kind {kind!r} is unknown; use 'word' or 'bpe'")
         tokenizer = _word_level() if kind == "word" else _byte_level()
