@@ -1,7 +1,7 @@
 """The recipe: every choice of a training run in one frozen tree of dataclasses.
 
-A TOML file and the command line set the same fields, by the same dotted names; both are generated from the classes below.
-Torch-free, so that `captionkit train --help` answers at once.
+A TOML file and the command line set the same fields, by the same dotted names; both are generated from the classes
+below. Torch-free, so that `captionkit train --help` answers at once.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ class EncoderRecipe:
         "mobilenet-edgetpu",
         "mobilenet-edgetpu, mobilenet-v2, or the Hub id or folder of a transformers vision backbone",
     )
-    weights: str = _field("", "a file of published weights for our own encoders; empty starts from random ones")
+    weights: str = _field(
+        "bundled",
+        "where our own encoders' weights come from: a captioning model ('bundled', a folder, a Hub id), a .safetensors "
+        "file of published ones, or empty for random ones",
+    )
     pretrained: bool = _field(True, "whether a transformers backbone comes with its weights")
     train: Literal["frozen", "stages", "all"] = _field(
         "frozen", "whether the encoder is trained: not at all, from stage `first_stage` on, or whole"

@@ -18,7 +18,7 @@ from captionkit.models.mobilenets import MobileNet
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.stored import load_model
 from captionkit.text import Text
-from captionkit.training.recipe import Recipe
+from captionkit.training.recipe import EncoderRecipe, Recipe
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     if "/" in wanted.name or Path(wanted.name).is_dir():
         encoder, config = load_backbone(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
         return encoder, config
+    if wanted.weights and not wanted.weights.endswith(".safetensors"):
+        return _encoder_of(wanted)
     config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
     encoder = build_encoder(config)
     if wanted.weights:
@@ -91,6 +93,17 @@ def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
             "encoder.weights is empty, so the encoder is random; name a file of weights, or set encoder.train to 'all'"
         )
     return encoder, config
+
+
+def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
+    """The encoder of a captioning model."""
+    model = load_model(open_model(wanted.weights))
+    if model.config.encoder.name != wanted.name:
+        raise RecipeError(
+            f"encoder.weights: the encoder of {wanted.weights} is {model.config.encoder.name}, not {wanted.name}; "
+            "change encoder.name, or name other weights"
+        )
+    return model.encoder, model.config.encoder
 
 
 def _model_config(recipe: Recipe, encoder: EncoderConfig) -> ModelConfig:
