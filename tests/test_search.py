@@ -321,7 +321,7 @@ def test_decoding_goes_through_a_dictionary():
         ({"length_penalty": None}, "length_penalty is None"),
         ({"min_length": 9, "max_length": 8}, "min_length is 9, but must be <= max_length, 8"),
         ({"beam": 2, "num_captions": 3}, "num_captions is 3, but must be <= beam, which is 2"),
-        ([3], "decoding is [3]"),
+        ([3], "decoding: must be a table of fields, not [3]"),
     ],
 )
 def test_a_bad_setting_is_named(values, message):

@@ -10,17 +10,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from captionkit import files
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
 from captionkit.search import Decoding
 from captionkit.text import Text
+
+T = TypeVar("T")
 
 #: version of the folder's format; a folder of a newer one is refused
 FORMAT = 1
@@ -54,12 +56,12 @@ class ModelFolder:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """What to do to a picture before the encoder sees it."""
-        return Preprocessing.from_dict(self.section("preprocessing"))
+        return self._parse("preprocessing", Preprocessing.from_dict)
 
     @cached_property
     def decoding(self) -> Decoding:
         """The decoding that the model's makers chose."""
-        return Decoding.from_dict(self.section("decoding"))
+        return self._parse("decoding", Decoding.from_dict)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -76,8 +78,15 @@ class ModelFolder:
         """One table of the config. Raises ModelError where it is missing."""
         found = self.config.get(name)
         if not isinstance(found, dict):
-            raise ModelError(f"{self.path / CONFIG}: has no table {name!r}; the file is damaged, get the model again")
+            raise ModelError(f"{self.path / CONFIG}: has no table {name!r}; it is damaged, get the model again")
         return found
+
+    def _parse(self, name: str, parse: Callable[[Mapping[str, Any]], T]) -> T:
+        table = self.section(name)
+        try:
+            return parse(table)
+        except ModelError as error:
+            raise ModelError(f"{self.path / CONFIG}: {error}") from None
 
     def read(self, name: str) -> bytes:
         """The content of a file of the folder, checked. Raises ModelError if it is absent or not what was saved."""

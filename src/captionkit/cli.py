@@ -159,7 +159,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     text = (command.__doc__ or "").strip()
-    parser = commands.add_parser(command.__name__, help=text.rstrip(".").lower(), description=text)
+    parser = commands.add_parser(command.__name__, help=text[0].lower() + text[1:].rstrip("."), description=text)
     parser.set_defaults(command=command, extra=extra)
     return parser.add_argument
 

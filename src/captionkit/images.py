@@ -14,7 +14,7 @@ import stat
 import textwrap
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from captionkit.errors import ImageError, ModelError
+from captionkit.tables import check_fields
 
 MAX_PIXELS = 2**27  # 134 megapixels, above any common camera; 512 MiB once decoded
 MAX_BYTES = 2**28  # 256 MiB of file
@@ -114,12 +115,7 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The reverse of `to_dict`; fields left out take their defaults, an unknown one is a ModelError."""
-        if not isinstance(values, Mapping):
-            raise ModelError(f"preprocessing: must be a table of fields, not {reprlib.repr(values)}")
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ModelError(f"preprocessing: unknown field {reprlib.repr(name)}; there are {', '.join(known)}")
+        check_fields(cls, values, "preprocessing")
         return cls(**values)
 
     def region(self, width: int, height: int) -> Box:

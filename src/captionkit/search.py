@@ -5,15 +5,15 @@ Sizes: B images, K beams, T ranked tokens a beam, G grid cells, N captions an im
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.tables import check_fields
 
 State = Any  # whatever a Stepper carries from step to step; the search only hands it back
 
@@ -82,14 +82,7 @@ class Decoding:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decoding:
         """Read what `to_dict` wrote; missing fields take their defaults. ModelError names the field that is wrong."""
-        if not isinstance(values, Mapping):
-            raise ModelError(f"decoding is {values!r}; use an object of field names and values")
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}"
-                raise ModelError(f"decoding has no field {name!r}; {hint}")
+        check_fields(cls, values, "decoding")
         try:
             return cls(**values)
         except CaptionkitError as error:

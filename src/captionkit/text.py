@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -54,9 +55,10 @@ class Text:
         self._tokens = sorted(vocabulary, key=vocabulary.__getitem__)
         self._byte_level = isinstance(tokenizer.model, models.BPE)
         tokenizer.encode_special_tokens = True  # "<eos>" in a caption is text like any other
-        gaps = [vocabulary[token] for token in self._tokens] != list(range(len(vocabulary)))
-        if gaps or tokenizer.encode(UNK).ids[:: len(tokenizer.encode(UNK).ids) - 1] != [self.bos_id, self.eos_id]:
-            raise TextError("the tokenizer does not number its tokens from 0 or does not mark a caption's ends")
+        numbered = [vocabulary[token] for token in self._tokens] == list(range(len(self)))
+        framed = tokenizer.encode("a").ids
+        if not numbered or (framed[0], framed[-1]) != (self.bos_id, self.eos_id):
+            raise TextError("not a tokenizer that captionkit made; build one with captionkit.text.Text.train")
 
     @classmethod
     def train(
@@ -96,25 +98,28 @@ class Text:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Text:
-        """Read a `tokenizer.json`."""
+        """Read a `tokenizer.json`. Raises TextError where it cannot be read or is not one of captionkit's."""
         try:
-            return cls(Tokenizer.from_str(Path(path).read_text(encoding="utf-8")))
+            content = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise TextError(f"{path}: cannot be read ({reason}); get the model again") from None
+        try:
+            return cls(Tokenizer.from_str(content))
         except TextError as error:
             raise TextError(f"{path}: {error}") from None
-        except Exception as error:  # the library raises bare Exception for malformed files
-            raise TextError(f"{path}: not a tokenizer file ({error}); take it from the model folder again") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # for malformed files the library raises bare Exception, or panics
+            reason = textwrap.shorten(str(error), 200)
+            raise TextError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
 
     def to_json(self) -> str:
         """What goes into `tokenizer.json`."""
         return json.dumps(json.loads(self.tokenizer.to_str()), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
     def __len__(self) -> int:
-        return self.tokenizer.get_vocab_size()
-
-    @cached_property
-    def never_generated(self) -> frozenset[int]:
-        """Ids that a caption must not contain: the unknown word is learnt, but never said."""
-        return frozenset((self.pad_id, self.bos_id, self.unk_id))
+        return len(self._tokens)
 
     def encode(self, caption: str) -> list[int]:
         """Token ids of a caption, from <bos> to <eos>."""
@@ -125,32 +130,36 @@ class Text:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(captions))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The sentence that `ids` spell; special tokens are left out, but for <unk>."""
-        hidden = (self.pad_id, self.bos_id, self.eos_id)
-        kept = [int(i) for i in ids if i not in hidden]
-        if self.byte_level:
-            return self.tokenizer.decode(kept, skip_special_tokens=False).strip()
+        """The sentence that `ids` spell; <pad>, <bos> and <eos> are left out."""
+        shown = [int(ids[position]) for position in self._shown(ids)]
+        if self._byte_level:
+            return self.tokenizer.decode(shown, skip_special_tokens=False).strip()
         sentence = ""
-        for token in map(self.tokenizer.id_to_token, kept):
+        for token in map(self._tokens.__getitem__, shown):
             sentence += token if not sentence or _attaches(sentence[-1], token) else f" {token}"
         return sentence
 
     def words(self, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
         """The words of `decode(ids)`, each with the positions in `ids` that spell it."""
         words: list[tuple[str, list[int]]] = []
+        shown = self._shown(ids)
         said, pending = "", []
-        for position in range(len(ids)):
-            sentence = self.decode(ids[: position + 1])
+        for count, position in enumerate(shown, start=1):
             pending.append(position)
-            if sentence.endswith("\ufffd") or len(sentence) <= len(said):
-                continue  # a byte-level token can end inside a character
-            piece, said = sentence[len(said) :], sentence
-            if not words or piece.startswith(" ") or _is_cjk(piece[0]):
-                words.append((piece.strip(), pending))
+            sentence = self.decode([ids[i] for i in shown[:count]])
+            piece = sentence[len(said) :]
+            if not piece or (piece.endswith("\ufffd") and count < len(shown)):
+                continue  # a byte-level token can be a space, or end inside a character
+            if not words or _starts_word(said[-1], piece):
+                words.append((piece.lstrip(), pending))
             else:
                 words[-1] = (words[-1][0] + piece, words[-1][1] + pending)
-            pending = []
+            said, pending = sentence, []
         return words
+
+    def _shown(self, ids: Sequence[int]) -> list[int]:
+        hidden = (self.pad_id, self.bos_id, self.eos_id)
+        return [position for position, token in enumerate(ids) if token not in hidden]
 
 
 def _word_level() -> Tokenizer:
@@ -164,16 +173,24 @@ def _word_level() -> Tokenizer:
 
 def _byte_level() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"[\s\p{Cc}]+"), " "),  # a caption is one line
+            normalizers.Strip(),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
 def _attaches(before: str, token: str) -> bool:
-    return token in _ATTACHED or (_is_cjk(before) and _is_cjk(token[0]))
+    """Whether `token` follows the character `before` without a space."""
+    return token in _CLITICS or bool(_STARTS_CJK(before) or _STARTS_CJK(token))
 
 
-def _is_cjk(character: str) -> bool:
-    point = ord(character)
-    return 0x3040 <= point <= 0x30FF or 0x3400 <= point <= 0x9FFF or 0x20000 <= point <= 0x3FFFF or character in "ー々"
+def _starts_word(before: str, piece: str) -> bool:
+    """Whether `piece`, which follows the character `before` in a sentence, is a word of its own."""
+    return bool(piece[0] == " " or _STARTS_CJK(piece) or (_STARTS_CJK(before) and piece[0].isalnum()))

@@ -1,11 +1,16 @@
 """Any Hugging Face transformers vision backbone that yields a grid, behind the Encoder contract.
 
-Tried: ResNet, EfficientNet, ConvNeXt (a map [B,D,H,W]) and ViT, CLIP, DINOv2, SigLIP (tokens [B,prefix+G,D], of which
-the last G are the patches).
+Tested: ResNet, EfficientNet, ConvNeXt (a map [B,D,h,w]), Swin, ViT, DeiT, CLIP, SigLIP, DINOv2 (with registers too) and
+DINOv3 (tokens [B,prefix+G,D], of which the last G are the cells in row-major order).
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+import math
+import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,94 +25,245 @@ from captionkit.models.encoder import Encoder, EncoderConfig, register
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-#: what each family was trained with, where it is not ImageNet's mean and deviation (transformers' image processors)
+#: what a family is trained with, where it is not ImageNet's mean and deviation; used if a backbone does not say it
 _NORMALISATION = {"clip": _CLIP, "vit": _HALF, "siglip": _HALF, "siglip2": _HALF, "beit": _HALF, "mobilenet_v2": _HALF}
+_INTERPOLATION = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which image processors store
+#: entries of a transformers config that say nothing of the architecture
+_INCIDENTAL = ("architectures", "dtype", "id2label", "label2id", "transformers_version")
 
 
 class Backbone(Encoder):
-    """A transformers vision model as an encoder."""
+    """A transformers vision model as an encoder. Raises ModelError for one whose output is not a grid."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network
-        size = getattr(network.config, "image_size", None) or 224
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        with torch.no_grad():
-            training = network.training
-            network.eval()
-            grid, self.dim, self._flat = self._probe()
-            network.train(training)
-        self._cell = (self.size[0] / grid[0], self.size[1] / grid[1])
-
-    def _probe(self) -> tuple[tuple[int, int], int, bool]:
-        out = self._features(torch.zeros(1, 3, *self.size))
-        if out.ndim == 4:
-            return (out.shape[2], out.shape[3]), out.shape[1], False
-        patch = getattr(self.network.config, "patch_size", None)
-        if out.ndim != 3 or not isinstance(patch, int):
-            raise ModelError(f"backbone {self.network.config.model_type!r} yields no grid of features; use another")
-        return (self.size[0] // patch, self.size[1] // patch), out.shape[2], True
-
-    def _features(self, images: Tensor) -> Tensor:
-        # Position embeddings of vision transformers are interpolated when the picture is not of the trained size.
-        extra = {"interpolate_pos_encoding": True} if images.shape[-2:] != self.size else {}
-        return self.network(pixel_values=images, **extra).last_hidden_state
+        self._preprocessing = preprocessing
+        size = _pair(getattr(network.config, "image_size", None))
+        self._trained = size or (preprocessing.height, preprocessing.width)
+        self._interpolates = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
+        #: names of the network's parameters that do not reach the grid, as those of a pooling head
+        out, self.idle = self._outline(*self._trained)
+        # Before the cells may stand a class token, a distillation token and registers.
+        prefixes = {0, 1, 2, 1 + (getattr(network.config, "num_register_tokens", None) or 0)}
+        cells, self._prefix = self._layout(out, *self._trained, prefixes)
+        self._grids = {self._trained: cells}
+        self.dim = out.shape[1] if out.ndim == 4 else out.shape[2]
+        self.train_from(0)
 
     @property
     def stages(self) -> list[nn.Module]:
-        lists = [module for module in self.network.modules() if isinstance(module, nn.ModuleList)]
-        # The list that holds most of the parameters is the trunk: its items are the blocks or stages in order.
+        """What precedes the blocks, then each block; what follows the blocks belongs to the last."""
+        lists = [module for module in self.network.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+        if not lists:
+            return [self.network]
         trunk = max(lists, key=_size)
-        return list(trunk) if len(trunk) > 1 else [self.network]
+        used = {id(p) for name, p in self.network.named_parameters() if name not in self.idle}
+        before, after = ([m for m in part if _uses(m, used)] for part in _around(self.network, trunk))
+        first = [nn.ModuleList(before)] if before else []
+        return [*first, *trunk[:-1], nn.ModuleList([trunk[-1], *after])]
+
+    def train_from(self, stage: int | None) -> None:
+        super().train_from(stage)
+        for name, parameter in self.network.named_parameters():
+            if name in self.idle:  # it would have no gradient
+                parameter.requires_grad_(False)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        return -int(-height // self._cell[0]), -int(-width // self._cell[1])
+        """As `Encoder.grid`. Raises ModelError for a size that this backbone does not take."""
+        size = height, width
+        if size not in self._grids:
+            self._grids[size], _ = self._layout(self._outline(*size)[0], *size, {self._prefix})
+        return self._grids[size]
 
     def preprocessing(self) -> Preprocessing:
-        scale = _NORMALISATION.get(self.network.config.model_type.removesuffix("_vision_model"), _IMAGENET)
-        return Preprocessing(height=self.size[0], width=self.size[1], **scale)
+        return self._preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
         """`images` [B,3,H,W], normalised as `preprocessing()` says -> grid [B,G,D]."""
-        out = self._features(images)
-        if not self._flat:
+        out = self._features(self.network, images)
+        if out.ndim == 4:
             return out.flatten(2).transpose(1, 2)  # [B,D,h,w] -> [B,G,D]
-        rows, columns = self.grid(*images.shape[-2:])
-        return out[:, -rows * columns :]  # [B,prefix+G,D] -> [B,G,D]
+        return out[:, self._prefix :]  # [B,prefix+G,D] -> [B,G,D]
+
+    def _features(self, network: nn.Module, images: Tensor) -> Tensor:
+        # Elsewhere than at the trained size, position embeddings are interpolated; most families have to be told.
+        resized = self._interpolates and tuple(images.shape[-2:]) != self._trained
+        return network(pixel_values=images, **{"interpolate_pos_encoding": True} if resized else {}).last_hidden_state
+
+    def _outline(self, height: int, width: int) -> tuple[Tensor, frozenset[str]]:
+        """The output for a picture of this size, without values, and the names of the parameters it does not use.
+
+        A twin without values goes through the motions: nothing is computed, and no family's rounding has to be known.
+        """
+        try:
+            with torch.device("meta"), torch.enable_grad():
+                twin = type(self.network)(self.network.config).eval()
+                out = self._features(twin, torch.zeros(1, 3, height, width))
+        except Exception as error:  # whatever a network does that is not for pictures, or not for this size
+            raise self._refusal(f"takes no pictures of {height} x {width} pixels ({_reason(error)})") from None
+        used = set(map(id, _leaves(out)))
+        return out, frozenset(name for name, parameter in twin.named_parameters() if id(parameter) not in used)
+
+    def _layout(self, out: Tensor, height: int, width: int, prefixes: set[int]) -> tuple[tuple[int, int], int]:
+        """Rows and columns of the output, and how many tokens stand before the cells."""
+        config = self.network.config
+        if out.ndim == 4:
+            rows, columns = out.shape[2:]
+            if 0.5 < rows * width / (columns * height) < 2:  # else the last dimension is the features'
+                return (rows, columns), 0
+        patch = _pair(getattr(config, "patch_size", None))
+        if out.ndim == 3 and patch:
+            # The stages of a hierarchical transformer (Swin) each halve the grid.
+            down, across = (side << len(getattr(config, "depths", [0])) - 1 for side in patch)
+            for rounded in (math.floor, math.ceil):
+                rows, columns = rounded(height / down), rounded(width / across)
+                prefix = out.shape[1] - rows * columns
+                if rows * columns and prefix in prefixes:
+                    return (rows, columns), prefix
+        raise self._refusal(f"makes no grid of a picture of {height} x {width} pixels, but {list(out.shape[1:])}")
+
+    def _refusal(self, reason: str) -> ModelError:
+        return ModelError(f"backbone {self.network.config.model_type!r} {reason}; use another backbone or size")
+
+
+@register("transformers")
+def backbone(config: EncoderConfig) -> Backbone:
+    """The backbone of a stored transformers config, with random weights."""
+    from transformers import AutoConfig
+
+    try:
+        network = _random(AutoConfig.for_model(**config.backbone))
+    except Exception as error:  # the library raises many kinds for values that do not fit
+        raise ModelError(f"encoder {config.name!r}: cannot be built from its config ({_reason(error)})") from None
+    return Backbone(network, Preprocessing.from_dict(config.preprocessing))
+
+
+def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Backbone, EncoderConfig]:
+    """Fetch the backbone named in `config` (Hub id or folder); returns it with the config that rebuilds it offline.
+
+    Weights come from safetensors alone, and no code comes with them. Raises ModelError where they are not to be had.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    missing: set[str] = set()
+    try:
+        if pretrained:
+            whole, info = AutoModel.from_pretrained(
+                config.name,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            missing = set(info["missing_keys"])
+        else:
+            whole = _random(AutoConfig.from_pretrained(config.name, trust_remote_code=False))
+    except Exception as error:  # the library raises many kinds; all mean that there is no backbone to be had
+        raise ModelError(f"{config.name}: cannot load this transformers backbone ({_reason(error)})") from None
+    network = _vision_part(whole)
+    built = Backbone(network, _published_preprocessing(config.name, network))
+    needed = {id(t) for name, t in network.state_dict(keep_vars=True).items() if name not in built.idle}
+    lost = [name for name, t in whole.state_dict(keep_vars=True).items() if name in missing and id(t) in needed]
+    if lost:
+        raise ModelError(f"{config.name}: has no weights for {lost[0]} ({len(lost)} missing); name another backbone")
+    path = Path(config.name)
+    stored = json.loads(network.config.to_json_string(use_diff=False))
+    filled = replace(
+        config,
+        name=path.resolve().name if path.exists() else config.name,
+        backbone={key: value for key, value in stored.items() if key not in _INCIDENTAL and not key.startswith("_")},
+        preprocessing=json.loads(json.dumps(built.preprocessing().to_dict())),
+    )
+    return built, filled
+
+
+def _random(config: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    return _vision_part(AutoModel.from_config(getattr(config, "vision_config", config), dtype=torch.float32))
+
+
+def _vision_part(network: nn.Module) -> nn.Module:
+    # CLIP and SigLIP are a vision and a text tower; only the first looks at pictures.
+    return getattr(network, "vision_model", network)
+
+
+def _published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
+    """What the backbone's image processor does, as far as it is stored; else what its family does."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except (OSError, ValueError):
+        found = {}
+    if found.get("do_flip_channel_order"):
+        raise ModelError(f"{name}: wants its colours in the order blue, green, red; use another backbone")
+    side = _pair(found.get("crop_size" if found.get("do_center_crop") else "size"))
+    height, width = side or _pair(getattr(network.config, "image_size", None)) or (224, 224)
+    family = _NORMALISATION.get(network.config.model_type.removesuffix("_vision_model"), _IMAGENET)
+    mean, std = found.get("image_mean", family["mean"]), found.get("image_std", family["std"])
+    if found.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    # What the processor multiplies pixels of 0..255 by; ours are 0..1.
+    scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
+    interpolation = _INTERPOLATION.get(found.get("resample"), "bicubic")
+    try:
+        return Preprocessing(
+            height=height,
+            width=width,
+            interpolation=interpolation,
+            mean=tuple(value / scale for value in mean),
+            std=tuple(value / scale for value in std),
+        )
+    except (ModelError, TypeError) as error:
+        raise ModelError(f"{name}: its image processor's settings are not understood ({error})") from None
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width, however transformers spells them; None where it says nothing."""
+    if isinstance(size, dict):
+        size = (size.get("height"), size.get("width")) if "height" in size else size.get("shortest_edge")
+    pair = (size, size) if isinstance(size, int) else tuple(size or ())
+    return pair if len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) else None
+
+
+def _around(module: nn.Module, trunk: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The parts of `module` before and after `trunk`, which is somewhere inside it."""
+    before: list[nn.Module] = []
+    after: list[nn.Module] = []
+    part = before
+    for child in module.children():
+        if any(inner is trunk for inner in child.modules()):
+            around = _around(child, trunk)
+            before += around[0]
+            after += around[1]
+            part = after
+        else:
+            part.append(child)
+    return before, after
+
+
+def _uses(module: nn.Module, parameters: set[int]) -> bool:
+    return any(id(parameter) in parameters for parameter in module.parameters())
 
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@register("transformers")
-def backbone(config: EncoderConfig) -> Backbone:
-    """The backbone of a stored transformers config, with random weights."""
-    from transformers import AutoConfig, AutoModel
-
-    stored = dict(config.backbone)
-    kind = stored.pop("model_type")
-    return Backbone(_vision_part(AutoModel.from_config(AutoConfig.for_model(kind, **stored))))
-
-
-def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Backbone, EncoderConfig]:
-    """Fetch the backbone named in `config` (Hub id or folder); returns it with the config that rebuilds it offline."""
-    from transformers import AutoConfig, AutoModel
-
-    try:
-        if pretrained:
-            network = AutoModel.from_pretrained(config.name, use_safetensors=True)
-        else:
-            network = AutoModel.from_config(AutoConfig.from_pretrained(config.name))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{config.name}: cannot load this transformers backbone ({reason})") from None
-    network = _vision_part(network)
-    stored: dict[str, Any] = network.config.to_dict()
-    name = Path(config.name).name if Path(config.name).exists() else config.name
-    return Backbone(network), replace(config, name=name, backbone={k: v for k, v in stored.items() if v is not None})
+def _leaves(output: Tensor) -> Iterator[Tensor]:
+    """The parameters that `output` was computed from."""
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        if hasattr(node, "variable"):
+            yield node.variable
 
 
-def _vision_part(network: nn.Module) -> nn.Module:
-    # CLIP and SigLIP are a vision and a text tower; only the first looks at pictures.
-    return getattr(network, "vision_model", network)
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error).strip().partition("\n")[0], 200) or type(error).__name__

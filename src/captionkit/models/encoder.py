@@ -27,6 +27,8 @@ class EncoderConfig:
     batch_norm: bool = False
     #: the backbone's own transformers config, filled in when it is first loaded
     backbone: dict[str, Any] = field(default_factory=dict)
+    #: the preprocessing that the backbone's weights expect, filled in with it
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
 class Encoder(nn.Module, ABC):
@@ -39,7 +41,7 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trained_from: int | None = None
+        self.trained_from: int | None = 0
 
     @property
     @abstractmethod

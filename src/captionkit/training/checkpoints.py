@@ -1,6 +1,6 @@
 """Checkpoints: all that a run needs to go on bit for bit, in one safetensors file written atomically.
 
-Random numbers need no storing: every step seeds its own (see `loop`).
+Random numbers need no storing: every step seeds its own (see `learner`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def save_checkpoint(
     }
     tensors |= {f"optimizer/{name}": tensor.detach().cpu() for name, tensor in _optimizer_tensors(optimizer)}
     metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
-    # safetensors stores no two names of one memory; the average and the model may share a frozen encoder.
+    # safetensors stores no two names of one memory, and the average shares with the model what is not trained.
     files.write_bytes(path, save({name: tensor.clone() for name, tensor in tensors.items()}, metadata))
 
 
@@ -57,13 +57,12 @@ def load_checkpoint(
     """Restore what `save_checkpoint` wrote. Raises TrainingError if it is damaged or of another recipe or dataset."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{path}: damaged checkpoint ({error}); start again in a new folder with --init best"
-        ) from None
-    if metadata["fingerprint"] != fingerprint:
+        remedy = f"start again with --init {path.parent / 'best'} and a new --output"
+        raise TrainingError(f"{path}: damaged checkpoint ({error}); {remedy}") from None
+    if metadata.get("fingerprint") != fingerprint:
         raise TrainingError(
             f"{path}: made with another recipe, dataset or captionkit; resume with the same, or give a new --output"
         )

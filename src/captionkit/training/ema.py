@@ -8,13 +8,21 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of `model`, whose decay rises to `decay` so that the start is soon forgotten."""
+    """An exponential moving average of `model`, whose decay rises to `decay` so that the start is soon forgotten.
+
+    Parameters that are not trained are shared with `model`, and buffers (norm statistics) follow it.
+    """
 
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         steps = float(count)
-        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+        moving = [pair for pair in zip(averages, current, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        if moving:
+            torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), 1 - min(decay, (1 + steps) / (10 + steps)))
 
     average = AveragedModel(model, multi_avg_fn=update)
     average.requires_grad_(False)
+    for own, shared in zip(average.module.parameters(), model.parameters(), strict=True):
+        if not shared.requires_grad:
+            own.data = shared.data
     return average.eval()

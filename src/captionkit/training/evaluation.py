@@ -5,41 +5,55 @@ from __future__ import annotations
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from captionkit.datasets import CaptionSet
-from captionkit.errors import ImageError
+from captionkit.errors import ImageError, TrainingError
 from captionkit.images import Preprocessing, load_image, open_image
 from captionkit.models.captioning import CaptioningModel
 from captionkit.models.stepper import TorchStepper
 from captionkit.search import Decoding, search
 from captionkit.text import Text
-from captionkit.training.batches import Teaching, whole
+from captionkit.training.batches import whole
 from captionkit.training.losses import losses
+from captionkit.training.teaching import Teaching
 from captionkit.viz.page import Card, captions_page
+
+_SAMPLE_DECODING = Decoding(beam=3)
 
 
 @torch.inference_mode()
-def validation_loss(model: CaptioningModel, teaching: Teaching, size: int, accelerator: Accelerator) -> float:
-    """Cross-entropy of the true next word in nats, mean over all words, the end included; over all processes."""
-    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+def validation_loss(
+    model: CaptioningModel, teaching: Teaching, size: int, accelerator: Accelerator
+) -> tuple[float, set[str]]:
+    """Cross-entropy of the true next word in nats, mean over all words, the end included; over all processes.
+
+    Also says which pictures could not be read, and why. Raises TrainingError if that is all of them.
+    """
+    nats, words, broken = 0.0, 0, set()
     for batch in whole(teaching, size, accelerator.process_index, accelerator.num_processes):
+        broken.update(batch.broken)
         if not batch.captions.sizes:
             continue
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
             decoded = model(batch.images, batch.features, batch.captions)
-        nats = losses(decoded, batch.targets, 0.0).nats
-        total += torch.stack([nats.double(), torch.tensor(len(batch.targets), device=nats.device)])
-    nats, words = accelerator.reduce(total).tolist()
-    return nats / max(words, 1)
+        nats += losses(decoded, batch.targets, 0.0).nats.item()
+        words += len(batch.targets)
+    parts = gather_object([(nats, words, broken)])
+    nats, words, broken = sum(p[0] for p in parts), sum(p[1] for p in parts), set().union(*(p[2] for p in parts))
+    if not words:
+        raise TrainingError(f"none of the validation pictures can be read ({min(broken)}); mend or replace them")
+    return nats / words, broken
 
 
 def sample_captions(
-    model: CaptioningModel, pictures: CaptionSet, text: Text, preprocessing: Preprocessing, decoding: Decoding
+    model: CaptioningModel, pictures: CaptionSet, text: Text, preprocessing: Preprocessing
 ) -> list[Card]:
     """Cards of captioned pictures for samples.html."""
     cards = []
     stepper = TorchStepper(model)
+    ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
     for example in pictures:
         try:
             pixels = load_image(example.image, preprocessing)
@@ -47,9 +61,7 @@ def sample_captions(
         except ImageError as error:
             cards.append(Card(label=example.name, error=str(error)))
             continue
-        found = search(
-            stepper, np.stack([pixels]), decoding, bos_id=text.bos_id, eos_id=text.eos_id, banned=text.never_generated
-        )[0]
+        found = search(stepper, np.stack([pixels]), _SAMPLE_DECODING, **ids)[0]
         said = text.decode(found[0].tokens) if found else ""
         cards.append(Card(photo=photo, caption=said, references=example.captions, label=example.name))
     return cards

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import nn
 
-from captionkit import files
+from captionkit import __version__, files
 from captionkit.datasets import CaptionSet, Example
 from captionkit.errors import ImageError, TrainingError
 from captionkit.images import Preprocessing, load_image
@@ -21,6 +24,9 @@ from captionkit.models.encoder import Encoder
 
 _CHUNK = 32
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: passes items on while showing how far they are: (items, how many, what they are)
+Shown = Callable[[Iterable, int, str], Iterable]
 
 
 def cache_folder() -> Path:
@@ -36,33 +42,44 @@ def cached_features(
     *,
     flips: bool,
     precision: str,
-    progress: Callable[[Iterable, int, str], Iterable],
+    shown: Shown,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Features [N,views,G,D] float16, mapped from disk, and why some pictures (by index) could not be read.
 
-    Views are the picture and, with `flips`, its mirror image. The file's name is a hash of the encoder's weights, the
-    preprocessing, the precision and the pictures, so it is never stale. Raises TrainingError when the disk is full.
+    Views are the picture and, with `flips`, its mirror image. The file's name is a hash of all that decides its content
+    (see `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes it. Raises
+    TrainingError when the disk is full, or when the features do not fit 16 bits.
     """
     rows, columns = encoder.grid(preprocessing.height, preprocessing.width)
     shape = (len(captions), 2 if flips else 1, rows * columns, encoder.dim)
     path = cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
-    broken_path = path.with_suffix(".broken.json")
-    if not path.exists():
+    partial, notes = path.with_suffix(".partial"), path.with_suffix(".broken.json")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            broken = _compute(encoder, captions, preprocessing, shape, partial, precision, progress)
-            files.write_text(broken_path, json.dumps(broken))
-            partial.replace(path)
-        except OSError as error:
-            raise TrainingError(
-                f"{path}: cannot be written ({error.strerror}); free {np.prod(shape) * 2 / 1e9:.1f} GB or set "
-                "CAPTIONKIT_CACHE to another disk"
-            ) from None
-        finally:
-            partial.unlink(missing_ok=True)
-    broken = json.loads(broken_path.read_text(encoding="utf-8"))
+        with FileLock(path.with_suffix(".lock")):
+            if not (path.exists() and notes.exists()):
+                _check_space(path.parent, shape)
+                broken = _compute(encoder, captions, preprocessing, shape, partial, precision, shown)
+                files.write_text(notes, json.dumps(broken))
+                partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path}: cannot be written ({error.strerror}); free {_bytes(shape) / 1e9:.1f} GB or set "
+            "CAPTIONKIT_CACHE to another disk"
+        ) from None
+    broken = json.loads(notes.read_text(encoding="utf-8"))
     return np.load(path, mmap_mode="r"), {int(index): reason for index, reason in broken.items()}
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * np.dtype(np.float16).itemsize
+
+
+def _check_space(folder: Path, shape: tuple[int, ...]) -> None:
+    # Better known now than after an hour.
+    if shutil.disk_usage(folder).free < _bytes(shape):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @torch.inference_mode()
@@ -73,28 +90,36 @@ def _compute(
     shape: tuple[int, ...],
     path: Path,
     precision: str,
-    progress: Callable[[Iterable, int, str], Iterable],
+    shown: Shown,
 ) -> dict[int, str]:
-    device = next(encoder.parameters()).device
-    size = int(np.prod(shape)) * 2
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is found out now, not by a signal in the middle
-    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     broken: dict[int, str] = {}
     chunks = range(0, len(captions), _CHUNK)
-    with ThreadPoolExecutor(2) as pool:
-        for start in progress(chunks, len(chunks), "features"):
-            chunk = captions.examples[start : start + _CHUNK]
-            for view in range(shape[1]):
-                read = list(pool.map(lambda example, view=view: _read(example, preprocessing, view == 1), chunk))
-                images = np.stack([image for image, _ in read])
-                pixels = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
-                with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
-                    grid = encoder(pixels)  # [B,3,H,W] -> [B,G,D]
-                features[start : start + len(chunk), view] = grid.to(torch.float16).cpu().numpy()
+    with path.open("wb") as file, ThreadPoolExecutor(2) as pool:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for start in shown(chunks, len(chunks), "features"):
+            examples = captions.examples[start : start + _CHUNK]
+            views = []
+            for flip in range(shape[1]):
+                read = list(pool.map(lambda example, flip=flip: _read(example, preprocessing, bool(flip)), examples))
+                views.append(_encode(encoder, np.stack([image for image, _ in read]), precision))
             broken |= {start + place: reason for place, (_, reason) in enumerate(read) if reason}
-    features.flush()
+            file.write(np.stack(views, axis=1).tobytes())  # [B,views,G,D]
+        file.flush()
+        os.fsync(file.fileno())
     return broken
+
+
+def _encode(encoder: Encoder, images: np.ndarray, precision: str) -> np.ndarray:
+    """`images` [B,3,H,W] -> features [B,G,D], float16."""
+    device = next(encoder.parameters()).device
+    pixels = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
+    with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+        features = encoder(pixels).to(torch.float16).cpu().numpy()
+    if not np.isfinite(features).all():
+        raise TrainingError(
+            "the encoder's features do not fit 16 bits, in which they are kept; train the encoder too, or take another"
+        )
+    return features
 
 
 def _read(example: Example, preprocessing: Preprocessing, flip: bool) -> tuple[np.ndarray, str]:
@@ -105,10 +130,25 @@ def _read(example: Example, preprocessing: Preprocessing, flip: bool) -> tuple[n
 
 
 def _key(encoder: nn.Module, captions: CaptionSet, preprocessing: Preprocessing, flips: bool, precision: str) -> str:
-    digest = hashlib.sha256(
-        repr((sorted(preprocessing.to_dict().items()), flips, precision, captions.fingerprint())).encode()
-    )
+    """A hash of captionkit's version, the encoder's weights, the preprocessing, the precision and the pictures.
+
+    Pictures are known by name, size and time of change, so that one that was mended is looked at again.
+    """
+    facts = (__version__, sorted(preprocessing.to_dict().items()), flips, precision)
+    digest = hashlib.sha256(repr(facts).encode())
+    for example in captions:
+        digest.update(repr((example.id, example.name, _version(example.image))).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _version(image: Path | bytes) -> object:
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    try:
+        status = image.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -7,8 +7,9 @@ below. Torch-free, so that `captionkit train --help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import resources
@@ -29,7 +30,7 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 
-_STRICT = ConfigDict(extra="forbid")
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _field(default: Any, meaning: str) -> Any:
@@ -163,9 +164,19 @@ class Recipe:
 
         return tomli_w.dumps(self.to_dict())
 
+    def to_flags(self) -> list[str]:
+        """The command-line flags that make this recipe: one for each field that differs from its default."""
+        flags = []
+        for name, leaf in recipe_fields():
+            value = self.to_dict()[name.partition(".")[0]][leaf.name]
+            if value != leaf.default:
+                spelt = ",".join(value) if isinstance(value, tuple) else str(value)
+                flags += [flag_of(name), spelt.lower() if isinstance(value, bool) else spelt]
+        return flags
+
 
 for _table in (DataRecipe, ImageRecipe, EncoderRecipe, DecoderRecipe, OptimizerRecipe, RunRecipe, Recipe):
-    _table.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+    _table.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
 _ADAPTER = TypeAdapter(Recipe)
 
 
@@ -176,29 +187,38 @@ def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield f"{table.name}.{leaf.name}", leaf
 
 
-def make_recipe(values: Mapping[str, Any], origin: str) -> Recipe:
-    """Check nested `values`; `origin` says in the error where they came from. Raises RecipeError."""
-    try:
-        return _ADAPTER.validate_python(values)
-    except ValidationError as error:
-        raise RecipeError(f"{origin}: {_explain(error)}") from None
+def flag_of(name: str) -> str:
+    """The command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
+    return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
 
 
 def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """A shipped recipe by name, a TOML file by path, or the defaults; `overrides` are flags by dotted name."""
-    values: dict[str, Any] = {}
-    origin = "recipe"
-    if source is not None:
-        origin, content = _read(source)
-        try:
-            values = tomllib.loads(content)
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{origin}: not TOML ({error})") from None
-    make_recipe(values, origin)
+    """A shipped recipe by name, a TOML file by path, or the defaults; `overrides` are flags by dotted name.
+
+    Raises RecipeError, which names the field that is unknown or out of bounds.
+    """
+    values = _from_toml(*_read(source)).to_dict() if source is not None else {}
     for name, value in (overrides or {}).items():
         table, _, leaf = name.partition(".")
-        values.setdefault(table, {})[leaf] = value.split(",") if name == "image.flip_unless" else value
-    return make_recipe(values, "command line" if overrides else origin)
+        listed = name == "image.flip_unless"
+        values.setdefault(table, {})[leaf] = [word for word in value.split(",") if word] if listed else value
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise RecipeError(f"command line: {_explain(error)}") from None
+
+
+def _from_toml(origin: str, content: str) -> Recipe:
+    try:
+        values = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: not TOML ({error})") from None
+    try:
+        # TOML has types, so a text or a truth value for a number is a mistake; JSON is where pydantic is strict and
+        # still takes lists for tuples. What JSON has no type for (dates) no field has either.
+        return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {_explain(error)}") from None
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -227,18 +247,24 @@ def _read(source: str) -> tuple[str, str]:
 
 
 def _explain(error: ValidationError) -> str:
-    names = [name for name, _ in recipe_fields()]
     reasons = []
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))
         if problem["type"] == "unexpected_keyword_argument":
-            tables = [table.name for table in dataclasses.fields(Recipe)]
-            reasons.append(f"{name} is not a field of the recipe{_nearest(name, names if '.' in name else tables)}")
+            reasons.append(f"{name} is not a field of the recipe{_nearest_field(name)}")
         else:
             reasons.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     return "; ".join(reasons)
 
 
-def _nearest(name: str, known: Any) -> str:
+def _nearest_field(name: str) -> str:
+    fields = [field for field, _ in recipe_fields()]
+    moved = [field for field in fields if field.endswith(f".{name.rpartition('.')[2]}")]
+    if moved:  # the right name in the wrong table
+        return f"; did you mean {moved[0]!r}?"
+    return _nearest(name, fields if "." in name else [table.name for table in dataclasses.fields(Recipe)])
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

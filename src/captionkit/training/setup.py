@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from captionkit.bundle import open_model
-from captionkit.datasets import CaptionSet, Dataset, open_dataset
+from captionkit.datasets import CaptionSet, Dataset, Problem, open_dataset
+from captionkit.datasets.core import WHOLE
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.images import Preprocessing
 from captionkit.models.backbones import load_backbone
@@ -30,38 +32,38 @@ class Setup:
     text: Text
     model: CaptioningModel
     preprocessing: Preprocessing
+    #: what of the dataset could not be used
+    problems: Sequence[Problem]
 
 
 def prepare(recipe: Recipe, data: Path) -> Setup:
     """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes."""
     torch.manual_seed(recipe.run.seed)
-    train, val = _splits(open_dataset(data), recipe)
-    if not recipe.run.init:
-        captions = [caption for example in train for caption in example.captions]
-        data_ = recipe.data
-        text = Text.train(
-            captions, kind=data_.tokenizer, min_frequency=data_.min_frequency, vocab_size=data_.vocab_size
-        )
-        encoder, config = _encoder(recipe)
-        expected = encoder.preprocessing()
-        model = CaptioningModel(_model_config(recipe, config), len(text), encoder=encoder)
-    else:
+    dataset = open_dataset(data)
+    train, val = _splits(dataset, recipe)
+    if recipe.run.init:
         folder = open_model(recipe.run.init)
         text, expected = folder.text, folder.preprocessing
         model = _with_dropout(load_model(folder), recipe)
+        _check_kept(recipe, model)
+    else:
+        text = _vocabulary(train, recipe)
+        encoder, config = _encoder(recipe)
+        expected = encoder.preprocessing()
+        model = CaptioningModel(_model_config(recipe, config), len(text), encoder=encoder)
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
     model.encoder.train_from(train_from)
-    return Setup(train, val, text, model, _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init)))
+    preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
+    train, val = _with_words(train, text), _with_words(val, text)
+    return Setup(train, val, text, model, preprocessing, dataset.problems)
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
-    wanted = recipe.data
-    if wanted.train_split in dataset or "all" not in dataset:
-        train = dataset.split(wanted.train_split)
-    else:
-        train = dataset.split("all")
-    train = _captioned(train)
-    if wanted.val_split in dataset:
+    """The two splits; the names that nobody chose may be absent, as there are datasets in one piece."""
+    wanted, usual = recipe.data, DataRecipe()
+    whole = wanted.train_split == usual.train_split and "train" not in dataset and WHOLE in dataset
+    train = _captioned(dataset.split(WHOLE if whole else wanted.train_split))
+    if wanted.val_split != usual.val_split or "val" in dataset:
         return train, _captioned(dataset.split(wanted.val_split))
     if len(train) < 2:
         raise TrainingError(f"{dataset.root}: one captioned picture is too few to train and validate; add more")
@@ -75,35 +77,40 @@ def _captioned(captions: CaptionSet) -> CaptionSet:
     return captions.subset(kept)
 
 
+def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
+    """Without captions that have no word, such as "...": they would teach to say nothing."""
+    flat = [caption for example in captions for caption in example.captions]
+    empty = {caption for caption, ids in zip(flat, text.encode_batch(flat), strict=True) if len(ids) <= 2}
+    if not empty:
+        return captions
+    kept = (replace(e, captions=tuple(c for c in e.captions if c not in empty)) for e in captions)
+    return _captioned(replace(captions, examples=tuple(kept)))
+
+
+def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
+    captions = [caption for example in train for caption in example.captions]
+    data = recipe.data
+    return Text.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
+
+
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     wanted = recipe.encoder
-    if "/" in wanted.name or Path(wanted.name).is_dir():
-        encoder, config = load_backbone(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
-        return encoder, config
-    if wanted.weights and not wanted.weights.endswith(".safetensors"):
-        return _encoder_of(wanted)
+    backbone = "/" in wanted.name or Path(wanted.name).is_dir()
+    if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
+        source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
+        remedy = "set it to true" if backbone else "name a file of weights"
+        raise RecipeError(f"{source}, so the encoder is random; {remedy}, or set encoder.train to 'all'")
+    if backbone:
+        if wanted.weights:
+            raise RecipeError(f"encoder.weights: {wanted.name} is a backbone that brings its own; leave it empty")
+        return load_backbone(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
     config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
     encoder = build_encoder(config)
     if wanted.weights:
         if not isinstance(encoder, MobileNet):
             raise RecipeError(f"encoder.weights: {wanted.name} has no published weights to load; leave it empty")
         encoder.load_published(wanted.weights)
-    elif wanted.train != "all":
-        raise RecipeError(
-            "encoder.weights is empty, so the encoder is random; name a file of weights, or set encoder.train to 'all'"
-        )
     return encoder, config
-
-
-def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
-    """The encoder of a captioning model."""
-    model = load_model(open_model(wanted.weights))
-    if model.config.encoder.name != wanted.name:
-        raise RecipeError(
-            f"encoder.weights: the encoder of {wanted.weights} is {model.config.encoder.name}, not {wanted.name}; "
-            "change encoder.name, or name other weights"
-        )
-    return model.encoder, model.config.encoder
 
 
 def _model_config(recipe: Recipe, encoder: EncoderConfig) -> ModelConfig:
@@ -118,6 +125,19 @@ def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
     decoder = replace(model.config.decoder, dropout=recipe.decoder.dropout)
     model.config = replace(model.config, decoder=decoder, feature_dropout=recipe.decoder.feature_dropout)
     return model
+
+
+def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
+    """A model to start from has its architecture already; a recipe that asks for another one is told so."""
+    if recipe.encoder.weights:
+        raise RecipeError(f"encoder.weights: {recipe.run.init} brings its encoder's weights; leave it out")
+    stored = {f"decoder.{name}": value for name, value in asdict(model.config.decoder).items()}
+    stored |= {"decoder.memory": model.config.memory, "encoder.name": model.config.encoder.name}
+    for name, leaf in recipe_fields():
+        table, _, field = name.partition(".")
+        asked = getattr(getattr(recipe, table), field)
+        if name in stored and name != "decoder.dropout" and asked not in (leaf.default, stored[name]):
+            raise RecipeError(f"{name} = {asked!r}: {recipe.run.init} has {stored[name]!r}; leave it out")
 
 
 def _preprocessing(expected: Preprocessing, recipe: Recipe, *, keep_fit: bool) -> Preprocessing:

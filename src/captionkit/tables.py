@@ -1,0 +1,23 @@
+"""Tables of a model's config: plain values that must be the fields of a dataclass, and nothing else."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from captionkit.errors import ModelError
+
+
+def check_fields(kind: type, values: Any, table: str) -> None:
+    """Raises ModelError, naming the nearest match, if `values` is no table or has a field that `kind` lacks."""
+    if not isinstance(values, Mapping):
+        raise ModelError(f"{table}: must be a table of fields, not {reprlib.repr(values)}")
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            close = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}"
+            raise ModelError(f"{table} has no field {reprlib.repr(name)}; {hint}")

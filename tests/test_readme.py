@@ -1,0 +1,63 @@
+"""What the README shows is run as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from captionkit import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def desk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README's examples name."""
+    for name in ("photo.jpg", "a.jpg", "holiday/one.jpg", "holiday/two.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "one.jpg", tmp_path / name)
+    (tmp_path / "b.jpg").write_text("a bad file")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_example_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "(7, 7)" in out
+    assert "b.jpg" in out.splitlines()[-1], "the bad file is named"
+
+
+def test_caption_examples_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for line in "".join(blocks("sh")).splitlines() if line.startswith("captionkit caption photo")]
+    lines += [line for line in "".join(blocks("sh")).splitlines() if line.startswith("captionkit caption holiday")]
+    lines = [line for line in lines if "--model" not in line]
+    assert len(lines) >= 4
+    for line in lines:
+        assert cli.main(shlex.split(line.partition("#")[0])[1:]) == 0
+        assert capsys.readouterr().out.strip()
+    assert (desk / "why.png").exists()
+    assert (desk / "captions.csv").exists()
+
+
+def test_other_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every `captionkit` line is one that the command line understands."""
+    lines = [line.partition("#")[0] for line in "".join(blocks("sh")).splitlines() if line.startswith("captionkit ")]
+    assert {shlex.split(line)[1] for line in lines} >= {"caption", "inspect", "train"}
+    for line in lines:
+        words = shlex.split(line)[1:]
+        assert cli._parser(words).parse_args(words).command
+
+
+def test_two_set_up_commands() -> None:
+    assert len([line for line in README.splitlines() if line.startswith("pip install ")]) == 2
