@@ -168,6 +168,18 @@ def test_a_closed_pipe_is_no_traceback(model_folder: Path, photos: Path) -> None
     assert b"Traceback" not in done.stderr
 
 
+def test_a_bar_on_the_terminal_leaves_a_piped_output_alone(model_folder: Path, said: dict[str, str]) -> None:
+    pty = pytest.importorskip("pty", reason="no terminals to pretend on this system")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "captionkit", "caption", *said, "missing.jpg", "--model", str(model_folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=120)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    assert dict(line.split("\t") for line in done.stdout.decode().splitlines()) == said
+    assert "captioning" in shown
+    assert "missing.jpg: cannot be read" in shown.replace("\r\n", "")
+
+
 def test_inputs(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "A.JPG").write_bytes((photos / "one.jpg").read_bytes())

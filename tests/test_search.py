@@ -92,11 +92,21 @@ def brief(hypotheses: list[Hypothesis]) -> list[tuple[list[int], bool]]:
     return [(h.tokens.tolist(), h.finished) for h in hypotheses]
 
 
+def repeats(words: list[int], size: int) -> bool:
+    """Whether `words` end in a run of `size` words that they hold already, or in a word that follows itself."""
+    if not size:
+        return False
+    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    return len(set(runs)) < len(runs) or any(a == b for a, b in itertools.pairwise(words))
+
+
 def enumerate_all(model: RandomModel, image: int, decoding: Decoding) -> list[tuple[float, list[int]]]:
     """Every finished caption that `decoding` allows, best first."""
     found = []
     for length in range(decoding.min_length, decoding.max_length + 1):
         for words in itertools.product(range(4, model.size), repeat=length):
+            if repeats(list(words), decoding.no_repeat):
+                continue
             sequence = (*words, EOS)
             log_prob = sum(float(model.log_probs(image, words[:t])[sequence[t]]) for t in range(length + 1))
             found.append((log_prob / (length + 1) ** decoding.length_penalty, list(words)))
@@ -112,7 +122,9 @@ def naive(model: RandomModel, image: int, d: Decoding, banned) -> tuple[list[tup
         for words, log_prob in live:
             row = model.log_probs(image, tuple(words))
             for token in sorted(range(model.size), key=lambda token: -row[token]):
-                if token not in banned and not (token == EOS and length < d.min_length) and row[token] > -np.inf:
+                allowed = token not in banned and not (token == EOS and length < d.min_length)
+                allowed = allowed and (token == EOS or not repeats([*words, token], d.no_repeat))
+                if allowed and row[token] > -np.inf:
                     continuations.append((words, token, log_prob + float(row[token])))
         continuations.sort(key=lambda continuation: -continuation[2])
         looked_at = continuations[: 2 * d.beam]
@@ -134,9 +146,10 @@ def naive(model: RandomModel, image: int, d: Decoding, banned) -> tuple[list[tup
 
 @pytest.mark.parametrize("penalty", [0, 0.5, 1])
 @pytest.mark.parametrize(("words", "min_length", "max_length"), [(5, 1, 3), (3, 0, 4), (3, 2, 4), (1, 1, 6), (8, 2, 2)])
-def test_a_wide_beam_equals_enumeration(words, min_length, max_length, penalty):
+@pytest.mark.parametrize("no_repeat", [0, 1, 2, 3])
+def test_a_wide_beam_equals_enumeration(words, min_length, max_length, penalty, no_repeat):
     beam = words**max_length * (words + 1)  # every continuation of every prefix
-    decoding = Decoding(beam, min(beam, 60), penalty, min_length, max_length)
+    decoding = Decoding(beam, min(beam, 60), penalty, min_length, max_length, no_repeat)
     for seed in range(4):
         model = RandomModel(words, seed=seed, end=2 * seed - 2, specials=seed)
         (found,) = run(model, decoding, seed)
@@ -155,6 +168,7 @@ def decodings(draw):
         length_penalty=draw(st.sampled_from([0, 0.5, 0.7, 1, 2])),
         min_length=min_length,
         max_length=draw(st.integers(max(min_length, 1), 9)),
+        no_repeat=draw(st.sampled_from([0, 0, 1, 2, 3])),
     )
 
 
@@ -175,7 +189,9 @@ bans = st.sampled_from([BANNED, (), (4,), (*BANNED, 4, 6, 23), (PAD, BOS, UNK, E
 def test_search_equals_a_naive_one(model, decoding, banned, images):
     stepper = RandomStepper(model)
     results = run(model, decoding, *images, banned=banned, stepper=stepper)
-    assert stepper.top_ks == {decoding.beam + len({EOS, *banned})}
+    needed = decoding.beam + len({EOS, *banned})
+    assert min(stepper.top_ks) == needed
+    assert max(stepper.top_ks) == needed or decoding.no_repeat
     assert len(results) == len(images)
     steps = []
     for image, found in zip(images, results, strict=True):

@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from captionkit import __version__
 from captionkit.errors import CaptionkitError
@@ -18,7 +19,9 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 not (all) done, 2 wrong usage."""
     parser = _parser(arguments if arguments is not None else sys.argv[1:])
-    parsed = parser.parse_args(arguments)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parsed.parser.refuse(unknown)
     try:
         return parsed.command(parsed)
     except CaptionkitError as error:
@@ -37,6 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _INSTALL = "pip install 'captionkit"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; a command with sixty options has too long a usage to show."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"captionkit: {message} (see `{self.prog} --help`)\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Exit for arguments that no option takes, naming the option that the first is nearest to."""
+        first = next((argument for argument in unknown if argument.startswith("-")), unknown[0])
+        near = get_close_matches(first.partition("=")[0], self._option_string_actions, n=1)
+        self.error(f"{first} is not understood{f'; did you mean {near[0]}?' if near else ''}")
 
 
 def caption(options: argparse.Namespace) -> int:
@@ -98,7 +114,7 @@ _DECODING = ("beam", "num_captions", "length_penalty", "min_length", "max_length
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="captionkit", description="Describes pictures in words.")
+    parser = _Parser(prog="captionkit", description="Describes pictures in words.")
     parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -160,21 +176,21 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     text = (command.__doc__ or "").strip()
     parser = commands.add_parser(command.__name__, help=text[0].lower() + text[1:].rstrip("."), description=text)
-    parser.set_defaults(command=command, extra=extra)
+    parser.set_defaults(command=command, extra=extra, parser=parser)
     return parser.add_argument
 
 
 def _add_recipe_fields(add: Callable[..., Any]) -> None:
     """A flag for every field of the recipe, from its dataclasses."""
     try:
-        from captionkit.training.recipe import recipe_fields
+        from captionkit.training.recipe import flag_of, recipe_fields
     except ModuleNotFoundError:
         return  # without the extra the command itself says what to install
     for name, leaf in recipe_fields():
         if name != "run.init":
             default = str(leaf.default).replace("%", "%%")
             add(
-                f"--{name.replace('_', '-')}",
+                flag_of(name),
                 dest=f"recipe:{name}",
                 metavar=name.rpartition(".")[2].upper(),
                 help=f"{leaf.metadata['help']} (default: {default})",

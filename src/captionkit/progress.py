@@ -1,9 +1,9 @@
-"""What a person sees of long work: a bar and lines on a terminal, plain lines in a pipe. All of it on standard error."""
+"""What a person sees of long work: a bar and lines on a terminal, plain lines in a pipe; all on standard error."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,22 +28,29 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[T], total: int | None, what: str, *, done: int = 0) -> Iterator[T]:
-    """Pass `items` on, with a bar on a terminal and nothing in a pipe. `total` may be unknown; `done` were done before."""
-    if not sys.stderr.isatty():
+def track(
+    items: Iterable[T], total: int | None, what: str, *, done: int = 0, shown: bool = True
+) -> Generator[T, None, None]:
+    """Pass `items` on, with a bar on a terminal (if it is `shown`) and nothing in a pipe.
+
+    `total` may be unknown (None), and a single item gets no bar; `done` of them were done before. Close it when leaving
+    early, so that the bar goes away at once.
+    """
+    if total == 1 or not shown or not sys.stderr.isatty():
         yield from items
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_console(), transient=True) as bar:
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    # Printed captions may go to a file while the bar is on the terminal: then rich must leave them alone.
+    shared = sys.stdout.isatty()
+    with progress.Progress(*columns, console=_console(), transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(what, total=total, completed=done)
         for item in items:
             yield item

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError, ModelError
@@ -18,7 +19,13 @@ from captionkit.tables import check_fields
 State = Any  # whatever a Stepper carries from step to step; the search only hands it back
 
 # The largest settings that are accepted: they bound what is kept for tracing, steps x B x K x G floats.
-_RANGES = {"beam": (1, 1000), "num_captions": (1, 1000), "min_length": (0, 1000), "max_length": (1, 1000)}
+_RANGES = {
+    "beam": (1, 1000),
+    "num_captions": (1, 1000),
+    "min_length": (0, 1000),
+    "max_length": (1, 1000),
+    "no_repeat": (0, 1000),
+}
 _MAX_LENGTH_PENALTY = 10
 
 _RECORD = np.dtype([("log_prob", "f8"), ("score", "f8"), ("length", "i8"), ("beam", "i8"), ("finished", "?")])
@@ -50,6 +57,7 @@ class Decoding:
     num_captions: captions wanted of an image, at most `beam`.
     length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
     min_length, max_length: words in a caption, the end token not counted.
+    no_repeat: no run of this many words occurs twice in a caption, and no word follows itself; 0 lets all repeat.
     """
 
     beam: int = 3
@@ -57,6 +65,7 @@ class Decoding:
     length_penalty: float = 1.0
     min_length: int = 1
     max_length: int = 30
+    no_repeat: int = 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -122,7 +131,7 @@ def search(
     """Caption images [B,3,H,W]; for each, its `num_captions` best hypotheses, all different, best first.
 
     At each step every live hypothesis is continued by every token that is not `banned` (nor the end token, before
-    `min_length` words). Of these continuations, ranked by log-probability over all beams, the best 2K are looked at:
+    `min_length` words, nor one that `no_repeat` forbids it). Of these continuations, ranked by log-probability over all beams, the best 2K are looked at:
     those among the best K that end are finished, and the best K that do not end live on. At most K of the 2K end, so
     K are left to live. Greedy search (K=1) is over with its first end token.
 
@@ -153,10 +162,15 @@ def search(
     live = np.zeros((batch, 1))  # log-probabilities; -inf: a beam that fills up the shape, or of an image that is done
     best = np.full((batch, decoding.num_captions), np.array((-np.inf, -np.inf, 0, 0, False), _RECORD))
     steps: list[_Step] = []
+    said = np.empty(
+        (batch, 1, 0), np.int64
+    )  # the words of each live hypothesis [B,K,L], kept where they must not repeat
     for length in range(longest):  # words in each live hypothesis
         if length == decoding.min_length and eos_id not in banned:
             mask[eos_id] = 0
-        log_probs, ids, attention, state = stepper.step(tokens, parents, state, top_k)
+        repeats = _Repeats(said, decoding.no_repeat)
+        log_probs, ids, attention, state = stepper.step(tokens, parents, state, top_k + repeats.most)
+        log_probs = repeats.forbid(log_probs, ids)
         if ids[0].size < beam:
             log_probs, ids = _widen(log_probs, -np.inf, beam), _widen(ids, eos_id, beam)
         width = ids.shape[2]
@@ -179,6 +193,8 @@ def search(
         words = np.where(ends, -np.inf, totals)
         chosen = _descending(words)[:, :beam]
         live, tokens, parents = words[rows, chosen], ids[rows, chosen], chosen // width
+        if decoding.no_repeat:
+            said = np.concatenate([said[rows, parents], tokens[:, :, None]], axis=2)  # [B,K,L+1]
         steps.append(_Step(tokens, parents, log_probs.reshape(batch, -1)[rows, chosen], attention))
         done = best["score"][:, -1] >= live.max(axis=1) / longest**decoding.length_penalty
         if beam == 1:
@@ -193,6 +209,29 @@ def search(
     possible = best["score"] > -np.inf
     order = np.argsort(~possible, axis=1, kind="stable")[:, : decoding.num_captions]
     return _trace(best[rows, order], steps)
+
+
+class _Repeats:
+    """The words with which each live hypothesis would say a run of `size` words again, or its last word twice."""
+
+    def __init__(self, said: NDArray[np.int64], size: int) -> None:
+        length = said.shape[2]
+        self.words = said[:, :, -1:]  # [B,K,R]; in the first step, R is 0
+        self.apply = np.ones(self.words.shape, bool)
+        if 0 < size <= length:
+            runs = sliding_window_view(said, size, axis=2)  # [B,K,L] -> [B,K,L-size+1,size]
+            begun = said[:, :, None, length - size + 1 :]  # [B,K,1,size-1]: the run that the next word would complete
+            self.apply = np.concatenate([self.apply, (runs[..., :-1] == begun).all(-1)], axis=2)
+            self.words = np.concatenate([self.words, runs[..., -1]], axis=2)
+        # So many more tokens must be ranked for the best of the others to be among them.
+        self.most = int(self.apply.sum(2).max(initial=0))
+
+    def forbid(self, log_probs: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`log_probs` [B,K,T] of tokens `ids`, -inf where a token would repeat."""
+        if not self.most:
+            return log_probs
+        again = ((ids[..., None] == self.words[:, :, None, :]) & self.apply[:, :, None, :]).any(-1)  # [B,K,T]
+        return np.where(again, -np.inf, log_probs).astype(log_probs.dtype)
 
 
 def _descending(values: NDArray[np.float64]) -> NDArray[np.int64]:

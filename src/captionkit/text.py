@@ -35,7 +35,7 @@ _FIRST = rf"[[\p{{L}}\p{{N}}]&&[^{_CJK}]]"
 _LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{_CJK}]]"
 _CLITIC = rf"'(?:s|re|ve|ll|d|m)(?!{_LETTER})"
 _NOT = rf"n't(?!{_LETTER})"
-_ACRONYM = rf"\p{{L}}(?:\.\p{{L}}(?!{_LETTER}))+\.?"
+_ACRONYM = rf"[\p{{L}}&&{_FIRST}](?:\.[\p{{L}}&&{_FIRST}](?!{_LETTER}))+\.?"
 _WORD = rf"{_FIRST}{_LETTER}*(?:(?:(?!{_CLITIC})['\-&·\u200c\u200d]|(?<=\p{{N}})[.,:](?=\p{{N}})){_LETTER}+)*"
 _TOKEN = rf"[{_CJK}]\p{{M}}*|{_FIRST}{_LETTER}*?(?={_NOT})|{_NOT}|{_CLITIC}|{_ACRONYM}|{_WORD}|\p{{Sc}}|[%&#@+=°]"
 
@@ -133,7 +133,7 @@ class Text:
         """The sentence that `ids` spell; <pad>, <bos> and <eos> are left out."""
         shown = [int(ids[position]) for position in self._shown(ids)]
         if self._byte_level:
-            return self.tokenizer.decode(shown, skip_special_tokens=False).strip()
+            return " ".join(self.tokenizer.decode(shown, skip_special_tokens=False).split())
         sentence = ""
         for token in map(self._tokens.__getitem__, shown):
             sentence += token if not sentence or _attaches(sentence[-1], token) else f" {token}"
@@ -155,6 +155,8 @@ class Text:
             else:
                 words[-1] = (words[-1][0] + piece, words[-1][1] + pending)
             said, pending = sentence, []
+        if words:
+            words[-1][1].extend(pending)
         return words
 
     def _shown(self, ids: Sequence[int]) -> list[int]:

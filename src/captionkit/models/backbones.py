@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ class Backbone(Encoder):
         patch = _pair(getattr(config, "patch_size", None))
         if out.ndim == 3 and patch:
             # The stages of a hierarchical transformer (Swin) each halve the grid.
-            down, across = (side << len(getattr(config, "depths", [0])) - 1 for side in patch)
+            down, across = (side << len(getattr(config, "depths", None) or [0]) - 1 for side in patch)
             for rounded in (math.floor, math.ceil):
                 rows, columns = rounded(height / down), rounded(width / across)
                 prefix = out.shape[1] - rows * columns
@@ -149,18 +151,15 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
     missing: set[str] = set()
     try:
         if pretrained:
-            whole, info = AutoModel.from_pretrained(
-                config.name,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+            with _quiet():
+                whole, info = AutoModel.from_pretrained(config.name, output_loading_info=True, **options)
             missing = set(info["missing_keys"])
         else:
             whole = _random(AutoConfig.from_pretrained(config.name, trust_remote_code=False))
     except Exception as error:  # the library raises many kinds; all mean that there is no backbone to be had
-        raise ModelError(f"{config.name}: cannot load this transformers backbone ({_reason(error)})") from None
+        reason = f"cannot load this transformers backbone ({_reason(error)})"
+        raise ModelError(f"{config.name}: {reason}; name a Hub id, or a folder with safetensors weights") from None
     network = _vision_part(whole)
     built = Backbone(network, _published_preprocessing(config.name, network))
     needed = {id(t) for name, t in network.state_dict(keep_vars=True).items() if name not in built.idle}
@@ -176,6 +175,23 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
         preprocessing=json.loads(json.dumps(built.preprocessing().to_dict())),
     )
     return built, filled
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from telling of loading, but for bars on a terminal; what matters of it is checked here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    logging.set_verbosity_error()
+    if bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _random(config: Any) -> nn.Module:
@@ -205,14 +221,13 @@ def _published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
     mean, std = found.get("image_mean", family["mean"]), found.get("image_std", family["std"])
     if found.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    # What the processor multiplies pixels of 0..255 by; ours are 0..1.
-    scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
-    interpolation = _INTERPOLATION.get(found.get("resample"), "bicubic")
     try:
+        # What the processor multiplies pixels of 0..255 by; ours are 0..1.
+        scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
         return Preprocessing(
             height=height,
             width=width,
-            interpolation=interpolation,
+            interpolation=_INTERPOLATION.get(found.get("resample"), "bicubic"),
             mean=tuple(value / scale for value in mean),
             std=tuple(value / scale for value in std),
         )
@@ -233,7 +248,7 @@ def _around(module: nn.Module, trunk: nn.Module) -> tuple[list[nn.Module], list[
     before: list[nn.Module] = []
     after: list[nn.Module] = []
     part = before
-    for child in module.children():
+    for child in module.children() if module is not trunk else ():
         if any(inner is trunk for inner in child.modules()):
             around = _around(child, trunk)
             before += around[0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from textwrap import shorten
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from captionkit.bundle import WEIGHTS, ModelFolder
@@ -34,14 +36,16 @@ def load_model(folder: ModelFolder) -> CaptioningModel:
     """The model of a folder, in 32 bits and in evaluation mode. Raises ModelError where weights do not fit."""
     try:
         model = CaptioningModel(_model_config(folder.section("architecture")), len(folder.text))
-    except TypeError as error:
-        raise ModelError(f"{folder.path}: its architecture cannot be built ({error}); get the model again") from None
-    stored = {name: t.float() if t.is_floating_point() else t for name, t in load(folder.read(WEIGHTS)).items()}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # fields that are missing, unknown or absurd
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        raise ModelError(f"{folder.path}: its architecture cannot be built ({reason}); get the model again") from None
+    content = folder.read(WEIGHTS)
     try:
+        stored = {name: t.float() if t.is_floating_point() else t for name, t in load(content).items()}
         model.load_state_dict(stored)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{folder.path / WEIGHTS}: weights do not fit the architecture ({reason})") from None
+    except (SafetensorError, RuntimeError) as error:
+        reason = shorten(str(error).splitlines()[-1], 200)
+        raise ModelError(f"{folder.path / WEIGHTS}: does not fit the architecture ({reason}); get it again") from None
     model.encoder.train_from(None)
     return model.eval()
 

@@ -1,1 +1,1 @@
-"""Training: a recipe says how, `train` does it, a run folder keeps everything. Import the parts; this file is empty of code."""
+"""Training: a recipe says how, `train` in loop.py does it, a run folder keeps everything."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -108,13 +108,13 @@ class _Collate:
         return collate(samples, features=self.features)
 
 
-def loader(teaching: Teaching, plan: Plan, start: int, workers: int) -> DataLoader:
-    """Batches of this process from step `start` to the end of the run."""
+def batches(teaching: Teaching, plan: Plan, start: int, workers: int) -> Generator[Batch, None, None]:
+    """Batches of this process from step `start` to the end of the run. Closing it ends the workers."""
     cached = teaching.features is not None
     workers = (
         0 if cached else workers
     )  # features lie ready on disk; handing them over would cost more than reading them
-    return DataLoader(
+    yield from DataLoader(
         teaching,
         batch_sampler=_Keys(plan, start),
         collate_fn=_Collate(cached),

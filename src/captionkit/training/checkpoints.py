@@ -41,14 +41,17 @@ def save_checkpoint(
 ) -> None:
     """Write a run's state. `fingerprint` names the recipe and the data it belongs to."""
     tensors = {
-        f"{prefix}/{name}": tensor.detach().cpu().contiguous()
-        for prefix, model in models.items()
-        for name, tensor in model.state_dict().items()
+        f"{prefix}/{name}": tensor for prefix, model in models.items() for name, tensor in model.state_dict().items()
     }
-    tensors |= {f"optimizer/{name}": tensor.detach().cpu() for name, tensor in _optimizer_tensors(optimizer)}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in _optimizer_tensors(optimizer)}
     metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
-    # safetensors stores no two names of one memory, and the average shares with the model what is not trained.
-    files.write_bytes(path, save({name: tensor.clone() for name, tensor in tensors.items()}, metadata))
+    files.write_bytes(path, save({name: _plain_copy(tensor) for name, tensor in tensors.items()}, metadata))
+
+
+def _plain_copy(tensor: Tensor) -> Tensor:
+    # safetensors stores no two names of one memory (the average shares with the model what is not trained) and no
+    # channels-last layout.
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def load_checkpoint(
@@ -88,8 +91,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     for index, parameter in _parameters(optimizer):
-        stored = _under(tensors, str(index))
-        if stored:
+        if stored := _under(tensors, str(index)):
             optimizer.state[parameter] = {
-                name: value if name == "step" else value.to(parameter.device) for name, value in stored.items()
+                # In the parameter's own memory layout, as AdamW makes them; the step counts stay where they are read.
+                name: value if name == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
+                for name, value in stored.items()
             }

@@ -46,9 +46,9 @@ def cached_features(
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Features [N,views,G,D] float16, mapped from disk, and why some pictures (by index) could not be read.
 
-    Views are the picture and, with `flips`, its mirror image. The file's name is a hash of all that decides its content
-    (see `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes it. Raises
-    TrainingError when the disk is full, or when the features do not fit 16 bits.
+    Views are the picture and, with `flips`, its mirror image. The file's name is a hash of all that decides its
+    content (see `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes
+    it. Raises TrainingError when the disk is full, or when the features do not fit 16 bits.
     """
     rows, columns = encoder.grid(preprocessing.height, preprocessing.width)
     shape = (len(captions), 2 if flips else 1, rows * columns, encoder.dim)

@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """While the block runs, a first interrupt is only noted; the value tells whether. A second acts at once, as usual."""
+    """While the block runs, a first interrupt is only noted (the value tells); a second acts at once, as usual."""
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield noted.is_set  # only a program's main thread can receive signals

@@ -1,19 +1,29 @@
-"""The model folder that a run keeps, with its card."""
+"""The model folder that a run keeps, with its card and its graphs."""
 
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from captionkit import __version__
-from captionkit.bundle import CARD, TOKENIZER, WEIGHTS, ModelFolder, write_model
+from captionkit.bundle import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model, write_model
+from captionkit.datasets import CaptionSet
+from captionkit.errors import ImageError
+from captionkit.images import open_image
 from captionkit.models.captioning import CaptioningModel
 from captionkit.models.stored import architecture, weights
 from captionkit.search import Decoding
 from captionkit.training.recipe import Recipe
 from captionkit.training.setup import Setup
+
+#: validation pictures on which the graphs are compared with torch
+_COMPARED = 8
 
 
 def keep_model(path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe, facts: dict[str, Any]) -> ModelFolder:
@@ -33,6 +43,35 @@ def keep_model(path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe,
         CARD: _card(model, provenance).encode(),
     }
     return write_model(path, config, contents)
+
+
+def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
+    """Add the ONNX graphs to a kept model, comparing on some `pictures`; says what became of it.
+
+    The trained model stays as it is whatever happens.
+    """
+    by_hand = f"`captionkit export {path}` makes it run without torch"
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        return f"{by_hand}, once `pip install 'captionkit[export]'` has brought {' and '.join(missing)}"
+    try:
+        if not open_model(path).runnable:
+            from captionkit.export.folder import export_model
+
+            export_model(path, pictures=_readable(pictures), half=half)
+    except Exception as error:  # torch's exporter raises its own kinds, and a trained model must not be lost to any
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"not exported ({reason}); {by_hand}"
+    return f"try it: captionkit caption PHOTO --model {path}"
+
+
+def _readable(pictures: CaptionSet) -> list[Image.Image]:
+    found: list[Image.Image] = []
+    for example in pictures:
+        if len(found) < _COMPARED:
+            with suppress(ImageError):
+                found.append(open_image(example.image))
+    return found
 
 
 def _card(model: CaptioningModel, facts: dict[str, Any]) -> str:
@@ -58,7 +97,8 @@ Describes a picture in a sentence. {parameters:.1f} million parameters.
 | | |
 |---|---|
 | command | `{facts["command"]}` |
-| data | {data["name"]}, {facts["pictures"]["train"]} training and {facts["pictures"]["val"]} validation pictures, fingerprint `{data["fingerprint"][:16]}` |
+| data | {data["name"]}, fingerprint `{data["fingerprint"][:16]}` |
+| pictures | {facts["pictures"]["train"]} training, {facts["pictures"]["val"]} validation |
 | seed | {facts["recipe"]["run"]["seed"]} |
 | validation loss | {facts["val_loss"]:.4f} nats per word (epoch {facts["epoch"]:.2f}, step {facts["step"]}) |
 | time | {facts["minutes"]} minutes on {facts["device"]} |

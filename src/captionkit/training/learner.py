@@ -64,6 +64,8 @@ class Learner:
             objective, lost = self._backward(batch, totals, last=part == self.plan.parts - 1)
             finite = finite and math.isfinite(objective)
             nats, words = nats + lost, words + len(batch.targets)
+        if not words and accelerator.num_processes == 1:
+            return 0.0, 0
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), recipe.clip)
         if accelerator.scaler is None:  # which skips a step of gradients that are too large for 16 bits
             finite = finite and math.isfinite(norm)
@@ -78,7 +80,7 @@ class Learner:
         """Note the unreadable. Raises TrainingError where nothing but unreadable pictures comes."""
         self.broken.update(batch.broken)
         self._unread = self._unread + len(batch.broken) if not batch.captions.sizes else 0
-        if self._unread >= min(_UNREADABLE, -(-len(self.teaching) // self.plan.processes)):
+        if self._unread >= min(_UNREADABLE, len(self.teaching)):
             raise TrainingError(
                 f"none of the last {self._unread} pictures can be read ({batch.broken[0]}); mend or replace them"
             )

@@ -1,37 +1,37 @@
-"""The training loop: cross-entropy with teacher forcing, from a recipe to a run folder."""
+"""The training loop: from a recipe to a run folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import gather_object
 
-from captionkit import files
 from captionkit.errors import TrainingError
-from captionkit.progress import say, track
-from captionkit.search import Decoding
-from captionkit.training.batches import Batch, Plan, Teaching, loader
+from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from captionkit.training.ema import averaged
-from captionkit.training.evaluation import sample_captions, samples_page, validation_loss
+from captionkit.training.evaluation import validation_loss
 from captionkit.training.features import cached_features
-from captionkit.training.keep import keep_model
-from captionkit.training.losses import losses
+from captionkit.training.interrupt import deferred_interrupts
+from captionkit.training.keep import export_kept, keep_model
+from captionkit.training.learner import Learner
+from captionkit.training.optimizer import rates
+from captionkit.training.processes import make_accelerator, note_scale, restore_scale
 from captionkit.training.recipe import Recipe
-from captionkit.training.run import BEST, LAST, SAMPLES, RunFolder
+from captionkit.training.report import Report
+from captionkit.training.run import BEST, LAST, RunFolder
 from captionkit.training.setup import Setup, prepare
+from captionkit.training.teaching import Teaching
 
 _LOG_EVERY = 20  # steps between two rows of training loss
-_SAMPLE_DECODING = Decoding(beam=3)
 
 
 @dataclass(frozen=True)
@@ -47,62 +47,55 @@ class Result:
 def train(data: str | Path, output: str | Path, recipe: Recipe | None = None, *, resume: bool = False) -> Result:
     """Train a captioner on the dataset at `data` and keep everything in the folder `output`.
 
-    `resume` takes up the run in `output` with the recipe stored there. Raises
-    TrainingError, DatasetError, ModelError or RecipeError with what to do about it.
+    `resume` takes up the run in `output` with the recipe stored there. Raises TrainingError, DatasetError, ModelError
+    or RecipeError with what to do about it. An interrupt (Ctrl-C) saves the run before KeyboardInterrupt is raised.
     """
-    if resume:
-        recipe = RunFolder(Path(output), writes=False).recipe()
-    recipe = recipe or Recipe()
-    accelerator = Accelerator(mixed_precision=recipe.run.precision)
-    return _Run(recipe, Path(data), Path(output), resume, accelerator).go()
+    with closing(RunFolder(Path(output))) as folder:
+        if resume:
+            recipe = folder.recipe()
+        else:
+            folder.check_new()
+        return _Run(recipe or Recipe(), Path(data), folder, resume).go()
 
 
 class _Run:
     """One sitting of a run."""
 
-    def __init__(self, recipe: Recipe, data: Path, output: Path, resume: bool, accelerator: Accelerator) -> None:
-        self.recipe, self.accelerator = recipe, accelerator
-        self.folder = RunFolder(output, writes=accelerator.is_main_process)
+    def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, resume: bool) -> None:
+        self.recipe, self.folder = recipe, folder
         self.setup = prepare(recipe, data)
-        self.plan = Plan(
-            len(self.setup.train), recipe, processes=accelerator.num_processes, rank=accelerator.process_index
-        )
-        if len(self.setup.train) < self.plan.parts * accelerator.num_processes:
-            raise TrainingError(f"{data}: fewer training pictures than parts of a step; lower optimizer.accumulate")
-        if not resume:
-            accelerator.wait_for_everyone()
-            self.folder.start(recipe)
-        # Convolutions are up to twice as fast with channels last.
-        self.model = self.setup.model.to(accelerator.device, memory_format=torch.channels_last)
-        self.train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
-        self.average = averaged(self.model, recipe.optimizer.ema)
-        self.optimizer = _optimizer(self.model, recipe)
+        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
+        self.report = Report(folder, self.setup, recipe, data, self.accelerator)
+        self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
+        if self.accelerator.is_main_process:
+            folder.open(recipe)
+        self.setup.model.to(self.accelerator.device)
+        train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
+        self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator)
         self.progress = Progress()
         self.fingerprint = _fingerprint(recipe, self.setup)
-        if resume and (output / LAST).exists():
-            self.progress = load_checkpoint(output / LAST, self.fingerprint, self._models(), self.optimizer)
-        self.folder.rewind(self.progress.step)
-        self.wrapped, self.wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
-        self._restore_scale()
-        self.broken: set[str] = set()
-
-    def _models(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "average": self.average}
+        if resume and (folder.path / LAST).exists():
+            parts, optimizer = self.learner.parts, self.learner.optimizer
+            self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
+            restore_scale(self.accelerator, self.progress)
+        folder.rewind(self.progress.step)
 
     def _teaching(self, part: str) -> Teaching:
         recipe, setup, training = self.recipe, self.setup, part == "train"
         captions = setup.train if training else setup.val
         cached, broken = None, {}
-        if self.model.encoder.frozen and (recipe.image.crop >= 1 or not training):
+        if setup.model.encoder.frozen and (recipe.image.crop >= 1 or not training):
             # One process computes; the others then find the file.
             with self.accelerator.main_process_first():
                 cached, broken = cached_features(
-                    self.model.encoder.eval(),
+                    setup.model.encoder.eval(),
                     captions,
                     setup.preprocessing,
                     flips=training and recipe.image.flip,
                     precision=recipe.run.precision,
-                    progress=track,
+                    shown=self.report.bar,
                 )
         return Teaching(
             captions, setup.text, recipe, setup.preprocessing, augment=training, features=cached, broken=broken
@@ -110,212 +103,116 @@ class _Run:
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
-        self._announce()
-        progress, plan = self.progress, self.plan
-        evaluate_every = max(1, round(self.recipe.run.eval_every * plan.steps_per_epoch))
-        batches = iter(loader(self.train_set, plan, progress.step, self.recipe.run.workers))
-        saved = started = time.monotonic()
-        before, tokens, nats, seen = progress.seconds, 0, 0.0, time.monotonic()
-        for step in track(range(progress.step, plan.steps), plan.steps, "training", done=progress.step):
+        self.report.begin(self.plan, self.progress)
+        first, last = self.progress.step, self.plan.steps
+        try:
+            with (
+                deferred_interrupts() as interrupted,
+                closing(self.report.bar(range(first, last), last, "training", first)) as steps,
+                closing(batches(self.learner.teaching, self.plan, first, self.recipe.run.workers)) as pictures,
+            ):
+                self._go_on(steps, pictures, interrupted)
+        except RuntimeError as error:
+            raise self._explained(error) from None
+        return self._end()
+
+    def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+        progress, before, started = self.progress, self.progress.seconds, time.monotonic()
+        evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
+        saved = started
+        for step in steps:
             if self._finished():
                 break
-            lost, words = self._step(step, batches)
-            nats, tokens = nats + lost, tokens + words
+            self._learn(step, pictures)
             progress.step = step + 1
-            now = time.monotonic()
-            progress.seconds = before + now - started
+            progress.seconds = before + time.monotonic() - started
             if progress.step % _LOG_EVERY == 0:
-                self._log_training(nats / tokens, tokens / (now - seen))
-                nats, tokens, seen = 0.0, 0, now
-            due = progress.step % evaluate_every == 0 or progress.step == plan.steps
+                self.report.trained(self._where(), rates(self.learner.optimizer))
+            due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
                 self._evaluate()
-            if due or now - saved >= self.recipe.run.checkpoint_every:
+            if due or interrupted() or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
-        return self._end()
+            if interrupted():
+                self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
+                raise KeyboardInterrupt
+
+    def _explained(self, error: RuntimeError) -> Exception:
+        """What a user can do about the failures that torch reports as RuntimeError."""
+        where = f"after step {self.progress.step}"
+        if isinstance(error, torch.OutOfMemoryError):
+            remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
+            return TrainingError(f"{where}: out of memory; {remedy}")
+        if "DataLoader worker" in str(error):
+            reason = str(error).splitlines()[0].rstrip(". ")
+            return TrainingError(f"{where}: {reason}; go on with --resume, or start anew with fewer run.workers")
+        return error
 
     def _finished(self) -> bool:
         return 0 < self.recipe.run.patience <= self.progress.stale
 
-    def _step(self, step: int, batches: Any) -> tuple[float, int]:
-        """One optimizer step over all parts; returns this process' sum of nats, and its words."""
-        optimizer, accelerator, recipe = self.wrapped_optimizer, self.accelerator, self.recipe.optimizer
-        epoch, indices = self.plan.pictures_of(step)
-        totals = self.train_set.totals(epoch, indices)
-        factor = rate_factor(step, self.plan.steps, recipe.warmup, recipe.floor)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        self.wrapped.train()
-        nats, words, finite = 0.0, 0, True
-        for part in range(self.plan.parts):
-            batch = next(batches).to(accelerator.device)
-            torch.manual_seed(_seed(self.recipe.run.seed, step, part, accelerator.process_index))
-            last = part == self.plan.parts - 1
-            if last:
-                objective, lost = self._backward(batch, totals)
-            else:
-                with accelerator.no_sync(self.wrapped):
-                    objective, lost = self._backward(batch, totals)
-            finite = finite and math.isfinite(objective)
-            nats, words = nats + lost, words + len(batch.targets)
-        self._stop_if_not_finite(step, finite)
-        accelerator.clip_grad_norm_(self.wrapped.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(self.model)
-        return nats, words
-
-    def _backward(self, batch: Batch, totals: tuple[int, int]) -> tuple[float, float]:
-        self.broken.update(batch.broken)
-        if not batch.captions.sizes:
-            raise TrainingError(f"none of a step's pictures can be read ({batch.broken[0]}); mend or remove them")
-        recipe, accelerator = self.recipe.optimizer, self.accelerator
-        with accelerator.autocast():
-            decoded = self.wrapped(batch.images, batch.features, batch.captions)
-        found = losses(decoded, batch.targets, recipe.label_smoothing)
-        words, captions = totals
-        objective = found.objective / words + recipe.coverage * found.coverage / captions
-        # Processes average their gradients, while the totals above are already those of all processes.
-        accelerator.backward(objective * accelerator.num_processes)
-        return objective.item(), found.nats.item()
-
-    def _stop_if_not_finite(self, step: int, finite: bool) -> None:
-        flag = torch.tensor(float(not finite), device=self.accelerator.device)
-        if self.accelerator.reduce(flag).item() > 0:
-            raise TrainingError(
-                f"the loss of step {step + 1} is not finite; the checkpoint of an earlier step is kept in "
-                f"{self.folder.path / LAST}; start anew with a lower optimizer.lr_decoder or optimizer.lr_encoder"
-            )
-
-    def _log_training(self, loss: float, speed: float) -> None:
-        rates = {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups if group["named"]}
-        row = {"kind": "train", **self._where(), "loss": loss, **rates, "tokens_per_second": speed}
-        self.folder.record(row)
-
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
+    def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
+        learnt = self.learner.step(step, pictures)
+        if learnt is None:
+            raise self._not_finite(f"the loss of step {step + 1}")
+        self.report.learnt(*learnt)
+
+    def _not_finite(self, what: str) -> TrainingError:
+        last, best = self.folder.path / LAST, self.folder.path / BEST
+        kept = f"; the run as it was is kept in {last}" if last.exists() else ""
+        start = f" from --init {best}" if best.exists() else ""
+        return TrainingError(
+            f"{what} is not finite{kept}; start anew{start} with a lower optimizer.lr_decoder or optimizer.lr_encoder"
+        )
+
     def _evaluate(self) -> None:
-        progress, model = self.progress, self.average.module
-        size = self.recipe.optimizer.batch_size
-        loss = validation_loss(model, self.val_set, size, self.accelerator)
+        progress, model = self.progress, self.learner.average.module
+        loss, broken = validation_loss(model, self.val_set, self.recipe.optimizer.batch_size, self.accelerator)
+        self.learner.broken |= broken
         if not math.isfinite(loss):
-            self._stop_if_not_finite(progress.step, False)
+            raise self._not_finite(f"the validation loss after step {progress.step}")
         better = loss < progress.best_loss
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_loss, progress.best_step = loss, progress.step
-        self.folder.record({"kind": "eval", **self._where(), "val_loss": loss, "best": better})
-        if not self.accelerator.is_main_process:
-            return
-        if better:
-            self._keep()
-        shown = self.setup.val.subset(range(min(self.recipe.run.samples, len(self.setup.val))))
-        cards = sample_captions(model, shown, self.setup.text, self.setup.preprocessing, _SAMPLE_DECODING)
-        files.write_text(self.folder.path / SAMPLES, samples_page(cards, progress.step, loss))
-        self.folder.draw()
-        said = next((card.caption for card in cards if card.caption), "")
-        mark = "*" if better else " "
-        trained = next((row["loss"] for row in reversed(self.folder.rows) if row["kind"] == "train"), float("nan"))
-        say(
-            f"{mark} epoch {self._where()['epoch']:6.2f}  step {progress.step:6d}  train {trained:.3f}  "
-            f"val {loss:.3f} nats/word  {progress.seconds / 60:6.1f} min  | {said}"
-        )
+            if self.accelerator.is_main_process:
+                keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts())
+        self.report.evaluated(self._where(), model, loss, better, progress.seconds)
 
-    def _keep(self) -> None:
-        facts = {
-            "command": " ".join(["captionkit", *sys.argv[1:]]),
-            "data": {"name": self.setup.train.name, "fingerprint": self.setup.train.fingerprint()},
-            "pictures": {"train": len(self.setup.train), "val": len(self.setup.val)},
-            "val_loss": self.progress.best_loss,
-            "step": self.progress.step,
-            "epoch": self._where()["epoch"],
-            "minutes": round(self.progress.seconds / 60, 1),
+    def _facts(self) -> dict[str, Any]:
+        train, val, progress = self.setup.train, self.setup.val, self.progress
+        return {
+            "command": self.report.command(),
+            "data": {"name": train.name, "fingerprint": train.fingerprint()},
+            "pictures": {"train": len(train), "val": len(val)},
+            "val_loss": progress.best_loss,
+            **self._where(),
+            "minutes": round(progress.seconds / 60, 1),
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
         }
-        keep_model(self.folder.path / BEST, self.average.module, self.setup, self.recipe, facts)
 
     def _save(self) -> None:
-        scaler = self.accelerator.scaler
-        if scaler is not None:
-            state = scaler.state_dict()
-            self.progress.loss_scale, self.progress.loss_scale_steps = state["scale"], state["_growth_tracker"]
+        # Only the main process writes, and none waits for it: clocks differ, so each may think that it is time.
         if self.accelerator.is_main_process:
-            path = self.folder.path / LAST
-            save_checkpoint(path, self.progress, self.fingerprint, self._models(), self.optimizer)
-        self.accelerator.wait_for_everyone()
-
-    def _restore_scale(self) -> None:
-        scaler = self.accelerator.scaler
-        if scaler is not None and self.progress.loss_scale:
-            state = {**scaler.state_dict(), "scale": self.progress.loss_scale}
-            scaler.load_state_dict({**state, "_growth_tracker": self.progress.loss_scale_steps})
-
-    def _announce(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        setup, plan = self.setup, self.plan
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in self.model.parameters())
-        say(
-            f"{len(setup.train)} training and {len(setup.val)} validation pictures, {len(setup.text)} tokens, "
-            f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch, "
-            f"on {self.accelerator.device}"
-        )
-        if self.progress.step:
-            say(f"resumed after step {self.progress.step} of {plan.steps}")
+            note_scale(self.accelerator, self.progress)
+            self.folder.flush()
+            path, parts = self.folder.path / LAST, self.learner.parts
+            save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
 
     def _end(self) -> Result:
-        self.folder.close()
-        progress = self.progress
+        progress, best, say = self.progress, self.folder.path / BEST, self.report.say
+        why = "no better for a while" if self._finished() else "all epochs done"
+        say(f"{why}: best validation loss {progress.best_loss:.3f} nats/word at step {progress.best_step}")
+        for reason in sorted(set().union(*gather_object([self.learner.broken]))):
+            say(f"left out: {reason}")
         if self.accelerator.is_main_process:
-            why = "no better for a while" if self._finished() else "all epochs done"
-            say(
-                f"{why}: best validation loss {progress.best_loss:.3f} nats/word at step {progress.best_step}; "
-                f"model in {self.folder.path / BEST}"
-            )
-            for reason in sorted(self.broken):
-                say(f"left out: {reason}")
+            say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
         return Result(self.folder.path, progress.best_loss, progress.best_step, progress.step)
-
-
-def rate_factor(step: int, steps: int, warmup: int, floor: float) -> float:
-    """The learning rate's share at a step (from 0): linear warm-up, then cosine down to `floor`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    through = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * through))
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW: the encoder's and the decoder's rates, and no decay on biases, norms and embeddings."""
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = "encoder" if name.startswith("encoder.") else "decoder"
-            decayed = parameter.ndim > 1 and "embedding" not in name
-            groups.setdefault((part, decayed), []).append(parameter)
-    rates = {"encoder": recipe.optimizer.lr_encoder, "decoder": recipe.optimizer.lr_decoder}
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": rates[part],
-                "peak": rates[part],
-                "name": part,
-                "named": decayed,
-                "weight_decay": recipe.optimizer.weight_decay if decayed else 0.0,
-            }
-            for (part, decayed), parameters in groups.items()
-        ],
-        betas=(0.9, 0.98),
-    )
-
-
-def _seed(*numbers: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little") >> 1
 
 
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:

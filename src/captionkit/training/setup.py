@@ -20,7 +20,7 @@ from captionkit.models.mobilenets import MobileNet
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.stored import load_model
 from captionkit.text import Text
-from captionkit.training.recipe import EncoderRecipe, Recipe
+from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, recipe_fields
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     backbone = "/" in wanted.name or Path(wanted.name).is_dir()
     if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
         source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
-        remedy = "set it to true" if backbone else "name a file of weights"
-        raise RecipeError(f"{source}, so the encoder is random; {remedy}, or set encoder.train to 'all'")
+        raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")
     if backbone:
-        if wanted.weights:
-            raise RecipeError(f"encoder.weights: {wanted.name} is a backbone that brings its own; leave it empty")
+        _refuse_weights(wanted, f"{wanted.name} is a backbone that brings its own")
         return load_backbone(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
+    if wanted.weights and not wanted.weights.endswith(".safetensors"):
+        return _encoder_of(wanted)
     config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
     encoder = build_encoder(config)
     if wanted.weights:
@@ -111,6 +111,22 @@ def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
             raise RecipeError(f"encoder.weights: {wanted.name} has no published weights to load; leave it empty")
         encoder.load_published(wanted.weights)
     return encoder, config
+
+
+def _refuse_weights(wanted: EncoderRecipe, why: str) -> None:
+    if wanted.weights not in ("", EncoderRecipe().weights):
+        raise RecipeError(f"encoder.weights = {wanted.weights!r}: {why}; leave it out")
+
+
+def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
+    """The encoder of a captioning model."""
+    model = load_model(open_model(wanted.weights))
+    if model.config.encoder.name != wanted.name:
+        raise RecipeError(
+            f"encoder.weights: the encoder of {wanted.weights} is {model.config.encoder.name}, not {wanted.name}; "
+            "change encoder.name, or name other weights"
+        )
+    return model.encoder, model.config.encoder
 
 
 def _model_config(recipe: Recipe, encoder: EncoderConfig) -> ModelConfig:
@@ -129,8 +145,7 @@ def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
 
 def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
     """A model to start from has its architecture already; a recipe that asks for another one is told so."""
-    if recipe.encoder.weights:
-        raise RecipeError(f"encoder.weights: {recipe.run.init} brings its encoder's weights; leave it out")
+    _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
     stored = {f"decoder.{name}": value for name, value in asdict(model.config.decoder).items()}
     stored |= {"decoder.memory": model.config.memory, "encoder.name": model.config.encoder.name}
     for name, leaf in recipe_fields():

@@ -104,7 +104,7 @@ def may_flip(captions: Sequence[str], recipe: ImageRecipe) -> bool:
 
 
 def random_crop(generator: np.random.Generator, smallest: float) -> tuple[float, float, float, float] | None:
-    """A box of at least `smallest` of the area and a shape of 3:4 to 4:3, as shares of the sides; None for all of it."""
+    """A box, as shares of the sides, of at least `smallest` of the area and 3:4 to 4:3 in shape; None for all of it."""
     if smallest >= 1:
         return None
     area, shape = generator.uniform(smallest, 1), np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))

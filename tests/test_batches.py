@@ -1,0 +1,246 @@
+"""Batches: what is taught, when, and how it is packed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("pydantic", reason="the extra `train` is not installed")
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+
+from captionkit.datasets import CaptionSet, Example, open_dataset
+from captionkit.images import Preprocessing, load_image
+from captionkit.text import Text
+from captionkit.training.batches import Plan, batches, collate, whole
+from captionkit.training.teaching import Sample, Teaching, may_flip, random_crop
+from shapes import draw, make_recipe, make_shapes
+
+SEEN = Preprocessing(height=16, width=16)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> CaptionSet:
+    return open_dataset(make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=14, val=1))["train"]
+
+
+@pytest.fixture(scope="module")
+def text(pictures: CaptionSet) -> Text:
+    return Text.train([caption for example in pictures for caption in example.captions], min_frequency=1)
+
+
+def recipe_of(**changes: object):
+    return make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def unpack(batch) -> list[tuple[int, list[int]]]:
+    """(row of the picture, token ids) of each caption, read off the packing's definition."""
+    captions: list[list[int]] = [[] for _ in range(batch.captions.sizes[0])]
+    pairs = iter(zip(batch.captions.tokens.tolist(), batch.targets.tolist(), strict=True))
+    for size in batch.captions.sizes:
+        for caption in captions[:size]:
+            token, target = next(pairs)
+            assert caption[-1:] in ([], [token])  # each target is the next token
+            caption[-1:] = [token, target]
+    return list(zip(batch.captions.image_of.tolist(), captions, strict=True))
+
+
+def test_packing_is_torchs_own() -> None:
+    generator = np.random.default_rng(3)
+    samples = [
+        Sample(
+            np.zeros((4, 2), np.float32),
+            [generator.integers(4, 99, generator.integers(2, 9)).tolist() for _ in range(3)],
+        )
+        for _ in range(5)
+    ]
+    batch = collate(samples, features=True)
+    flat = [(row, caption) for row, sample in enumerate(samples) for caption in sample.captions]
+    flat.sort(key=lambda pair: -len(pair[1]))
+    for shift, ours in ((0, batch.captions.tokens), (1, batch.targets)):
+        rows = [torch.tensor(caption[shift : len(caption) - 1 + shift]) for _, caption in flat]
+        packed = pack_padded_sequence(pad_sequence(rows, batch_first=True), [len(r) for r in rows], batch_first=True)
+        assert torch.equal(ours, packed.data)
+        assert batch.captions.sizes == packed.batch_sizes.tolist()
+    assert batch.captions.image_of.tolist() == [row for row, _ in flat]
+    assert len(batch.targets) == sum(len(caption) - 1 for _, caption in flat)  # no padding
+    assert batch.features.shape == (5, 4, 2) and batch.images is None
+
+
+@pytest.mark.parametrize(("size", "parts", "processes"), [(4, 1, 1), (4, 3, 1), (5, 2, 2), (32, 1, 1), (4, 4, 2)])
+def test_every_caption_is_taught_once_an_epoch(
+    pictures: CaptionSet, text: Text, size: int, parts: int, processes: int
+) -> None:
+    recipe = recipe_of(optimizer__batch_size=size, optimizer__accumulate=parts)
+    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    plans = [Plan(len(pictures), recipe, processes=processes, rank=rank) for rank in range(processes)]
+    assert plans[0].steps_per_epoch == -(-14 // size)
+    for epoch in range(2):
+        taught: Counter = Counter()
+        for plan in plans:
+            start, stop = (n * plan.steps_per_epoch for n in (epoch, epoch + 1))
+            for keys in [k for _, k in zip(range((stop - start) * parts), plan.keys(start), strict=False)]:
+                assert {e for e, _ in keys} <= {epoch}
+                if not keys:
+                    continue
+                batch = collate([teaching[key] for key in keys], features=False)
+                assert len(batch.images) == len(keys)  # a picture is there once, however many captions it has
+                taught.update((keys[row][1], tuple(ids)) for row, ids in unpack(batch))
+        wanted = Counter(
+            (index, tuple(ids)) for index, e in enumerate(pictures) for ids in text.encode_batch(e.captions)
+        )
+        assert taught == wanted
+
+
+def test_epochs_differ_in_order_and_runs_in_seed() -> None:
+    orders = [
+        [int(i) for step in range(3) for i in Plan(12, recipe_of(run__seed=seed)).pictures_of(3 * epoch + step)[1]]
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_parts_and_processes_share_the_same_steps() -> None:
+    one = Plan(11, recipe_of(optimizer__batch_size=4))
+    for parts, processes in ((2, 1), (1, 2), (2, 3)):
+        recipe = recipe_of(optimizer__batch_size=4, optimizer__accumulate=parts)
+        shares = [list(Plan(11, recipe, processes=processes, rank=rank).keys(1)) for rank in range(processes)]
+        for step, whole_step in enumerate(one.keys(1)):
+            met = [key for share in shares for keys in share[step * parts : (step + 1) * parts] for key in keys]
+            assert sorted(met) == sorted(whole_step)
+
+
+def same(one, other) -> bool:
+    return (
+        torch.equal(one.images, other.images)
+        and torch.equal(one.captions.tokens, other.captions.tokens)
+        and one.captions.sizes == other.captions.sizes
+        and torch.equal(one.captions.image_of, other.captions.image_of)
+        and torch.equal(one.targets, other.targets)
+    )
+
+
+def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Text) -> None:
+    recipe = recipe_of(image__crop=0.5, image__flip="true", data__captions_per_image=1)
+    plan = Plan(len(pictures), recipe)
+    found = {
+        (start, workers): list(batches(Teaching(pictures, text, recipe, SEEN, augment=True), plan, start, workers))
+        for start, workers in ((0, 0), (0, 2), (3, 0), (3, 2))
+    }
+    plain = found[0, 0]
+    assert len(plain) == plan.steps == 8
+    assert not same(plain[0], plain[4])
+    for (start, _), met in found.items():
+        assert len(met) == len(plain) - start
+        assert all(same(one, other) for one, other in zip(plain[start:], met, strict=True))
+
+
+def test_crops_keep_enough_of_the_picture() -> None:
+    generator = np.random.default_rng(0)
+    for smallest in (0.1, 0.6, 0.9):
+        boxes = np.array([random_crop(generator, smallest) for _ in range(2000)])
+        left, top, right, bottom = boxes.T
+        assert boxes.min() >= 0 and boxes.max() <= 1 + 1e-12
+        area, shape = (right - left) * (bottom - top), (right - left) / (bottom - top)
+        assert area.min() >= smallest - 1e-9 and area.max() > smallest + 0.9 * (1 - smallest)
+        assert area.min() < smallest + 0.1 * (1 - smallest)
+        assert shape.min() >= 3 / 4 - 1e-9 and shape.max() <= 4 / 3 + 1e-9
+        assert (left > 0.01).any() and (top > 0.01).any()
+    assert random_crop(generator, 1.0) is None
+
+
+def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Text, tmp_path: Path) -> None:
+    draw("red", "bar").resize((32, 32)).crop((0, 0, 20, 32)).save(tmp_path / "p.png")
+    allowed = Example(0, tmp_path / "p.png", ("a red bar, left-over",))
+    forbidden = Example(1, tmp_path / "p.png", ("a red bar", "a red bar on the Left."))
+    pictures = CaptionSet("p", "train", (allowed, forbidden))
+    recipe = recipe_of(image__flip="true", image__flip_unless="left,upright")
+    assert not may_flip(allowed.captions, recipe.image)
+    allowed = Example(0, allowed.image, ("a red bar, leftmost",))
+    pictures = CaptionSet("p", "train", (allowed, forbidden))
+    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    straight, mirrored = (load_image(tmp_path / "p.png", SEEN, flip=flip) for flip in (False, True))
+    assert not np.array_equal(straight, mirrored)
+    seen = [teaching[epoch, 0].picture for epoch in range(200)]
+    flips = sum(np.array_equal(picture, mirrored) for picture in seen)
+    assert flips + sum(np.array_equal(picture, straight) for picture in seen) == 200
+    assert 70 < flips < 130
+    assert all(np.array_equal(teaching[epoch, 1].picture, straight) for epoch in range(50))
+    plain = Teaching(pictures, text, recipe, SEEN, augment=False)
+    assert all(np.array_equal(plain[epoch, 0].picture, straight) for epoch in range(20))
+
+
+def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Text) -> None:
+    recipe = recipe_of(image__flip="true")
+    features = np.arange(14 * 2, dtype=np.float16).reshape(14, 2, 1, 1)
+    cached = Teaching(pictures, text, recipe, SEEN, augment=True, features=features, broken={3: "p.png: broken"})
+    opened = Teaching(pictures, text, recipe, SEEN, augment=True)
+    straight = [load_image(example.image, SEEN) for example in pictures]
+    for epoch in range(5):
+        for index in range(14):
+            view = cached[epoch, index].picture
+            if index == 3:
+                assert view is None and cached[epoch, index].broken == "p.png: broken"
+            else:
+                flipped = not np.array_equal(opened[epoch, index].picture, straight[index])
+                symmetric = np.array_equal(load_image(pictures[index].image, SEEN, flip=True), straight[index])
+                assert view.item() == features[index, int(flipped)].item() or symmetric
+
+
+def test_long_captions_are_cut_and_do_not_end(text: Text, tmp_path: Path) -> None:
+    caption = "there is a red circle on grey paper"  # eight words
+    pictures = CaptionSet("p", "train", (Example(0, tmp_path / "p.png", (caption,)),))
+    full = text.encode(caption)
+    for most, expected in ((9, full), (8, full), (7, full[:8]), (1, full[:2])):
+        teaching = Teaching(pictures, text, recipe_of(data__max_length=most), SEEN, augment=True)
+        assert teaching.tokens == [[expected]]
+        assert teaching.totals(0, [0]) == (len(expected) - 1, 1)
+
+
+def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path: Path) -> None:
+    many = tuple(f"{'red ' * (n + 1)}circle" for n in range(20))
+    pictures = CaptionSet("p", "train", (Example(0, tmp_path / "a", many), Example(1, tmp_path / "b", many[:2])))
+    recipe = recipe_of(data__captions_per_image=5, image__crop=0.5)
+    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    encoded = text.encode_batch(many)
+    counts: Counter = Counter()
+    for epoch in range(100):
+        chosen, _ = teaching.choice(epoch, 0)
+        assert len(chosen) == 5 == len({tuple(c) for c in chosen}) and all(c in encoded for c in chosen)
+        assert teaching[epoch, 0].captions == chosen  # the picture is missing, but its captions are still these
+        few = teaching.choice(epoch, 1)[0]
+        assert few == encoded[:2]
+        assert teaching.totals(epoch, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
+        counts.update(map(tuple, chosen))
+    assert len(counts) == 20 and max(counts.values()) < 3 * min(counts.values())
+    looked_at = Teaching(pictures, text, recipe, SEEN, augment=False)
+    assert looked_at[0, 0].captions == encoded
+
+
+def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: Text, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    bad = Example(99, tmp_path / "bad.png", ("a red circle", "a red one"))
+    mixed = CaptionSet("p", "train", (pictures[0], bad, pictures[1]))
+    teaching = Teaching(mixed, text, recipe_of(), SEEN, augment=False)
+    batch = collate([teaching[0, index] for index in range(3)], features=False)
+    assert batch.images.shape == (2, 3, 16, 16) and sorted(set(batch.captions.image_of.tolist())) == [0, 1]
+    assert len(batch.captions.image_of) == 4
+    assert len(batch.broken) == 1 and "bad.png" in batch.broken[0]
+    nothing = collate([teaching[0, 1]], features=False)
+    assert nothing.images is None and nothing.captions.sizes == [] and len(nothing.targets) == 0
+    assert nothing.to(torch.device("cpu")).broken == nothing.broken
+
+
+def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Text) -> None:
+    teaching = Teaching(pictures, text, recipe_of(image__crop=0.5, image__flip="true"), SEEN, augment=False)
+    looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3)]
+    assert sum(len(batch.images) for batch in looks) == 14
+    seen = sorted(image.numpy().tobytes() for batch in looks for image in batch.images)
+    assert seen == sorted(load_image(example.image, SEEN).tobytes() for example in pictures)
+    assert sum(batch.captions.sizes[0] for batch in looks) == 28

@@ -1,0 +1,156 @@
+"""Recipes: files, flags and defaults set one tree of checked values."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pydantic", reason="the extra `train` is not installed")
+
+from captionkit import cli
+from captionkit.errors import RecipeError
+from captionkit.training.recipe import Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
+
+
+@pytest.fixture
+def toml(tmp_path: Path):
+    def write(content: str) -> str:
+        path = tmp_path / "mine.toml"
+        path.write_text(content, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(toml) -> None:
+    path = toml("[optimizer]\nlr_decoder = 5e-4\nepochs = 7\n[image]\nflip_unless = ['links', 'rechts']\n")
+    recipe = load_recipe(path, {"optimizer.epochs": "9", "image.flip": "true"})
+    assert (recipe.optimizer.lr_decoder, recipe.optimizer.epochs) == (5e-4, 9)
+    assert (recipe.image.flip, recipe.image.flip_unless) == (True, ("links", "rechts"))
+    assert recipe.optimizer.batch_size == Recipe().optimizer.batch_size
+    assert load_recipe(None) == Recipe()
+
+
+def test_a_listed_flag_is_split_and_may_be_emptied() -> None:
+    assert load_recipe(None, {"image.flip_unless": "links,rechts"}).image.flip_unless == ("links", "rechts")
+    assert load_recipe(None, {"image.flip_unless": ""}).image.flip_unless == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[optimizer]\nlr_decodr = 1", "optimizer.lr_decodr is not a field.*did you mean 'optimizer.lr_decoder'"),
+        ("[decoder]\nlr_encoder = 1", "decoder.lr_encoder is not a field.*did you mean 'optimizer.lr_encoder'"),
+        ("lr_decoder = 1", "lr_decoder is not a field.*did you mean 'optimizer.lr_decoder'"),
+        ("[optimiser]\nepochs = 1", "optimiser is not a field.*did you mean 'optimizer'"),
+        ("[optimizer]\nepochs = 0", "optimizer.epochs = 0: .*greater than or equal to 1"),
+        ("[optimizer]\nepochs = 2.5", "optimizer.epochs = 2.5: .*integer"),
+        ("[optimizer]\nlr_decoder = '1e-3'", "optimizer.lr_decoder = '1e-3': .*number"),
+        ("[optimizer]\nlr_decoder = true", "optimizer.lr_decoder = True: .*number"),
+        ("[optimizer]\nlr_decoder = nan", "optimizer.lr_decoder = nan: .*finite"),
+        ("[optimizer]\nema = 1.0", "optimizer.ema = 1.0: .*less than 1"),
+        ("[image]\nflip = 1", "image.flip = 1: .*boolean"),
+        ("[encoder]\ntrain = 'al'", "encoder.train = 'al': .*'frozen', 'stages' or 'all'"),
+        ("data = 5", "data = 5: .*object"),
+        ("[data", "not TOML"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_field(toml, content: str, message: str) -> None:
+    path = toml(content)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(toml) -> None:
+    with pytest.raises(RecipeError, match=r"epochs.*batch_size"):
+        load_recipe(toml("[optimizer]\nepochs = 0\nbatch_size = 0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("optimizer.lr_decoder", "fast", "optimizer.lr_decoder = 'fast': .*number"),
+        ("optimizer.lr_decoder", "inf", "optimizer.lr_decoder = 'inf': .*finite"),
+        ("image.crop", "0", "image.crop = '0': .*greater than 0"),
+        ("optimizer.epochs", "2.5", "optimizer.epochs"),
+    ],
+)
+def test_mistakes_on_the_command_line_name_the_field(name: str, value: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"command line: {message}"):
+        load_recipe(None, {name: value})
+
+
+def test_a_mistaken_flag_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["--optimizer.lr-decodr", "1e-3"], ["--optimizer.lr_decoder=1e-3"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["train", "data", "--output", "run", *given])
+        assert caught.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"captionkit: {given[0]}")
+        assert "did you mean --optimizer.lr-decoder?" in said
+        assert said.count("\n") == 1
+
+
+def test_a_bad_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert cli.main(["train", str(tmp_path), "--output", str(output), "--optimizer.epochs", "none"]) == 1
+    assert re.fullmatch(r"captionkit: command line: optimizer\.epochs = 'none': .*integer.*\n", capsys.readouterr().err)
+    assert not output.exists()
+
+
+def test_resume_takes_no_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["train", str(tmp_path), "--output", "run", "--resume", "--optimizer.epochs", "3"]) == 1
+    assert "recipe stored in the run" in capsys.readouterr().err
+
+
+def test_every_field_is_a_flag_with_help() -> None:
+    known = {
+        action.dest: action.option_strings
+        for group in cli._parser(["train"])._subparsers._group_actions
+        for action in group.choices["train"]._actions
+    }
+    for name, leaf in recipe_fields():
+        assert known[f"recipe:{name}"] == [flag_of(name)]
+        assert leaf.metadata["help"]
+
+
+def _changed(leaf: dataclasses.Field) -> str:
+    """Another value than the default, as one would type it."""
+    choices = {"tokenizer": "bpe", "fit": "crop", "train": "stages", "precision": "bf16", "flip_unless": "links,rechts"}
+    if leaf.name in choices:
+        return choices[leaf.name]
+    if isinstance(leaf.default, bool):
+        return str(not leaf.default).lower()
+    if isinstance(leaf.default, int):
+        return str(leaf.default + 1)
+    return str(leaf.default / 3) if isinstance(leaf.default, float) else f"{leaf.default} other"
+
+
+def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:
+    values = {name: _changed(leaf) for name, leaf in recipe_fields() if name != "decoder.name"}
+    recipe = load_recipe(None, values)
+    for table in dataclasses.fields(Recipe):
+        for leaf in dataclasses.fields(getattr(recipe, table.name)):
+            same = getattr(getattr(recipe, table.name), leaf.name) == leaf.default
+            assert same == (f"{table.name}.{leaf.name}" == "decoder.name"), leaf.name
+    assert load_recipe(toml(recipe.to_toml())) == recipe
+    parsed = cli._parser(["train"]).parse_args(["train", "data", "--output", "run", *recipe.to_flags()])
+    flags = {name.removeprefix("recipe:"): value for name, value in vars(parsed).items() if name.startswith("recipe:")}
+    assert load_recipe(None, {name: value for name, value in flags.items() if value is not None}) == recipe
+    assert Recipe().to_flags() == []
+
+
+def test_shipped_recipes_load_and_are_found_by_nearest_name() -> None:
+    names = shipped_recipes()
+    assert {"flickr8k", "flickr8k-finetune"} <= set(names)
+    for name in names:
+        assert load_recipe(name) != Recipe()
+    with pytest.raises(RecipeError, match="did you mean 'flickr8k'"):
+        load_recipe("flikr8k")
+    with pytest.raises(RecipeError, match=r"none\.toml: cannot be read"):
+        load_recipe("none.toml")

@@ -1,0 +1,208 @@
+"""A run that is killed, and killed again, ends with the weights of one that was left alone, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from captionkit.training import loop
+from captionkit.training.learner import Learner
+from captionkit.training.loop import train
+from captionkit.training.run import BEST, LAST, METRICS, RunFolder
+from shapes import make_backbone, make_recipe, make_shapes
+
+#: the command line without the export at the end, which takes longer than the training
+PROGRAM = "import sys; sys.modules['onnx'] = None; from captionkit.cli import main; sys.exit(main())"
+STEPS = 48
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "data")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for each test, and neither curves nor an export, which take longer than the training."""
+    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+
+
+def start(data: Path, run: Path, *flags: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROGRAM, "train", str(data), "--output", str(run), *flags]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def step_of(run: Path) -> int:
+    """The step of the last checkpoint."""
+    if not (run / LAST).exists():
+        return 0
+    with safe_open(run / LAST, "pt") as file:
+        return json.loads(file.metadata()["progress"])["step"]
+
+
+def wait_for(run: Path, step: int, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 90
+    while step_of(run) < step and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    left, right = load_file(one), load_file(other)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def evaluations(run: Path) -> list[dict]:
+    found = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    keys = [(row["kind"], row["step"]) for row in found]
+    assert len(keys) == len(set(keys))
+    assert [key for key in keys if key[0] == "train"] == [("train", step) for step in (20, 40)]
+    return [row for row in found if row["kind"] == "eval"]
+
+
+FROZEN = {"image.flip": "true"}
+TRAINED = {"encoder.train": "all", "image.crop": 0.6, "image.flip": "true", "run.workers": 2, "optimizer.accumulate": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "seed", "interrupted"), [(FROZEN, 1, False), (TRAINED, 2, True)], ids=["frozen", "trained"]
+)
+def test_three_kills_change_no_bit(
+    data: Path, backbone: Path, tmp_path: Path, changes: dict, seed: int, interrupted: bool
+) -> None:
+    more = {"optimizer.epochs": STEPS // 3, "run.eval_every": 4, "run.checkpoint_every": 0, "run.patience": 0}
+    flags = make_recipe(backbone, {**changes, **more}).to_flags()
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    said = start(data, alone, *flags).communicate(timeout=120)[1]
+    assert step_of(alone) == STEPS, said
+
+    generator = random.Random(seed)
+    signals = [signal.SIGKILL] * 3 + [signal.SIGINT] * interrupted
+    for number, step in enumerate(sorted(generator.sample(range(1, STEPS - 8), len(signals)))):
+        process = start(data, killed, *(["--resume"] if number else flags))
+        wait_for(killed, step, process)
+        time.sleep(generator.uniform(0, 0.1))
+        os.killpg(process.pid, signals[number])  # the loader's workers too, as a terminal does
+        said = process.communicate()[1]
+        assert step <= step_of(killed) < STEPS, said
+        assert process.returncode == (130 if signals[number] == signal.SIGINT else -signal.SIGKILL)
+    if interrupted:
+        assert (
+            f"stopped after step {step_of(killed)}; to go on: captionkit train {data} --output {killed} --resume"
+            in said
+        )
+        assert said.endswith("captionkit: interrupted\n") and "Traceback" not in said
+    said = start(data, killed, "--resume").communicate(timeout=120)[1]
+    assert "resumed after step" in said and "all epochs done" in said
+
+    assert same_tensors(alone / LAST, killed / LAST)
+    assert (alone / BEST / "model.safetensors").read_bytes() == (killed / BEST / "model.safetensors").read_bytes()
+    assert evaluations(alone) == evaluations(killed)
+
+
+def interrupted_at(step: int, number: signal.Signals):
+    """`Learner.step` that is interrupted in the middle of a step (counted from 0)."""
+    original = Learner.step
+
+    def interrupted(self, at: int, pictures):
+        if at == step:
+            os.kill(os.getpid(), number)
+        return original(self, at, pictures)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_the_step_and_says_how_to_go_on(
+    data: Path,
+    backbone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    recipe = make_recipe(backbone, {"run.checkpoint_every": 3600})
+    usual = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "step", interrupted_at(4, number))
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", recipe)
+    assert signal.getsignal(number) is usual
+    assert step_of(tmp_path / "run") == 5
+    said = capfd.readouterr().err
+    assert "finishing this step" in said and f"stopped after step 5; to go on: captionkit train {data}" in said
+    train(data, tmp_path / "run", resume=True)
+    train(data, tmp_path / "alone", recipe)
+    assert same_tensors(tmp_path / "run" / LAST, tmp_path / "alone" / LAST)
+
+
+def test_a_second_interrupt_stops_at_once(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second did not stop it")
+
+    monkeypatch.setattr(Learner, "step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run", make_recipe(backbone))
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_a_run_that_is_done_stays_as_it_is(data: Path, backbone: Path, tmp_path: Path) -> None:
+    done = train(data, tmp_path / "run", make_recipe(backbone))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert train(data, tmp_path / "run", resume=True) == done
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_events_of_several_sittings_make_one_curve(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def killed_at(step: int):
+        original = loop._Run._save
+
+        def save(self) -> None:
+            if self.progress.step > step:
+                raise KeyboardInterrupt
+            original(self)
+
+        return save
+
+    recipe = make_recipe(backbone, {"optimizer.epochs": 8, "run.checkpoint_every": 3600})
+    for step in (3, 9, 15):  # each sitting records an evaluation that its checkpoint does not know
+        with monkeypatch.context() as patched:
+            patched.setattr(loop._Run, "_save", killed_at(step))
+            with pytest.raises(KeyboardInterrupt):
+                train(data, tmp_path / "run", recipe, resume=step > 3)
+        time.sleep(1)  # event files are named by the second
+    train(data, tmp_path / "run", resume=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/val_loss")] == list(range(3, 25, 3))
