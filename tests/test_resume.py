@@ -6,9 +6,9 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,8 @@ from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.run import BEST, LAST, METRICS, RunFolder
 from shapes import make_backbone, make_recipe, make_shapes
+from sittings import start
 
-#: the command line without the export at the end, which takes longer than the training
-PROGRAM = "import sys; sys.modules['onnx'] = None; from captionkit.cli import main; sys.exit(main())"
 STEPS = 48
 
 
@@ -49,12 +48,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunFolder, "draw", lambda _: None)
 
 
-def start(data: Path, run: Path, *flags: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM, "train", str(data), "--output", str(run), *flags]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
 def step_of(run: Path) -> int:
     """The step of the last checkpoint."""
     if not (run / LAST).exists():
@@ -63,9 +56,9 @@ def step_of(run: Path) -> int:
         return json.loads(file.metadata()["progress"])["step"]
 
 
-def wait_for(run: Path, step: int, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 90
-    while step_of(run) < step and process.poll() is None and time.monotonic() < end:
+def wait_for(run: Path, step: int, process: BaseProcess) -> None:
+    end = time.monotonic() + 60
+    while step_of(run) < step and process.is_alive() and time.monotonic() < end:
         time.sleep(0.002)
 
 
@@ -95,27 +88,26 @@ def test_three_kills_change_no_bit(
 ) -> None:
     more = {"optimizer.epochs": STEPS // 3, "run.eval_every": 4, "run.checkpoint_every": 0, "run.patience": 0}
     flags = make_recipe(backbone, {**changes, **more}).to_flags()
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    said = start(data, alone, *flags).communicate(timeout=120)[1]
-    assert step_of(alone) == STEPS, said
+    alone, killed, log = tmp_path / "alone", tmp_path / "killed", tmp_path / "log"
+    start(["train", data, "--output", alone, *flags], log).join(60)
+    assert step_of(alone) == STEPS, log.read_text()
 
     generator = random.Random(seed)
     signals = [signal.SIGKILL] * 3 + [signal.SIGINT] * interrupted
     for number, step in enumerate(sorted(generator.sample(range(1, STEPS - 8), len(signals)))):
-        process = start(data, killed, *(["--resume"] if number else flags))
+        process = start(["train", data, "--output", killed, *(["--resume"] if number else flags)], log)
         wait_for(killed, step, process)
         time.sleep(generator.uniform(0, 0.1))
         os.killpg(process.pid, signals[number])  # the loader's workers too, as a terminal does
-        said = process.communicate()[1]
+        process.join(60)
+        said = log.read_text()
         assert step <= step_of(killed) < STEPS, said
-        assert process.returncode == (130 if signals[number] == signal.SIGINT else -signal.SIGKILL)
+        assert process.exitcode == (130 if signals[number] == signal.SIGINT else -signal.SIGKILL)
     if interrupted:
-        assert (
-            f"stopped after step {step_of(killed)}; to go on: captionkit train {data} --output {killed} --resume"
-            in said
-        )
+        assert f"stopped after step {step_of(killed)}; to go on: captionkit train {data} --output {killed}" in said
         assert said.endswith("captionkit: interrupted\n") and "Traceback" not in said
-    said = start(data, killed, "--resume").communicate(timeout=120)[1]
+    start(["train", data, "--output", killed, "--resume"], log).join(60)
+    said = log.read_text()
     assert "resumed after step" in said and "all epochs done" in said
 
     assert same_tensors(alone / LAST, killed / LAST)

@@ -43,6 +43,7 @@ from captionkit.training.optimizer import adamw, rate_factor
 from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from shapes import PICTURES, captions, draw, make_backbone, make_recipe, make_shapes
+from sittings import start
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +89,7 @@ def furthest(one: Path, other: Path) -> float:
 
 @pytest.mark.slow
 def test_a_model_learns_its_captions_by_heart_and_tells_them_from_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
@@ -96,21 +97,15 @@ def test_a_model_learns_its_captions_by_heart_and_tells_them_from_its_folder(
     data = make_shapes(tmp_path / "data", train=8, val=0, each=1)
     (data / "captions.json").rename(data / "captions_train.json")
     shutil.copy(data / "captions_train.json", data / "captions_val.json")
-    recipe = make_recipe(
-        "mobilenet-v2",
-        {
-            **WHOLE,
-            "encoder.weights": "",
-            "image.height": 64,
-            "image.width": 64,
-            "optimizer.epochs": 60,
-            "optimizer.batch_size": 8,
-            "optimizer.label_smoothing": 0,
-            "optimizer.lr_decoder": 1e-2,
-            "run.eval_every": 20,
-            "run.patience": 0,
-        },
-    )
+    changes = {
+        "optimizer.epochs": 150,
+        "optimizer.batch_size": 8,
+        "optimizer.label_smoothing": 0,
+        "optimizer.lr_decoder": 1e-2,
+        "run.eval_every": 50,
+        "run.patience": 0,
+    }
+    recipe = make_recipe(backbone, {**WHOLE, **changes})
     result = train(data, tmp_path / "run", recipe)
     losses_ = [row["loss"] for row in rows(result.folder, "train")]
     assert losses_[-1] < 0.1 < 1 < losses_[0]
@@ -376,6 +371,19 @@ def test_a_disk_without_room_for_features_is_said_at_once(
             train(data, tmp_path / "other", make_recipe(backbone))
     assert not list((tmp_path / "cache").rglob("*.partial")) and not list((tmp_path / "cache").rglob("*.npy"))
     train(data, tmp_path / "run", resume=True)
+
+
+def test_an_own_encoder_is_trained_from_scratch(data: Path, tmp_path: Path) -> None:
+    changes = {"encoder.weights": "", "encoder.train": "all", "optimizer.epochs": 1, "optimizer.batch_size": 12}
+    recipe = make_recipe("mobilenet-v2", {**changes, "run.half_weights": "true"})
+    before = {name: t.clone() for name, t in setup.prepare(recipe, data).model.state_dict().items()}
+    train(data, tmp_path / "run", recipe)
+    after, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
+    still = [name for name in after if torch.equal(after[name].float(), before[name].half().float())]
+    assert not [name for name in still if name.startswith("encoder.") and name.endswith(("conv.weight", "_mean"))]
+    for name, tensor in after.items():  # the average's norms are the model's
+        if "running" in name:
+            assert torch.equal(tensor, last[f"model/{name}"].half())
 
 
 def test_only_the_stages_asked_for_are_trained(data: Path, backbone: Path, tmp_path: Path) -> None:
@@ -652,8 +660,10 @@ def test_a_worker_that_dies_is_an_error_with_a_way_out(
         return original(self, key)
 
     monkeypatch.setattr(learner.Teaching, "__getitem__", deadly)
-    with pytest.raises(TrainingError, match=r"after step \d: DataLoader worker.*run\.workers"):
+    with pytest.raises(TrainingError, match=r"after step \d: DataLoader worker.*run\.workers") as caught:
         train(data, tmp_path / "run", make_recipe(backbone, {"image.crop": 0.5, "run.workers": 1}))
+    subprocess.run([sys.executable, "-c", ""], check=True)  # the end of any child makes torch look after its workers
+    assert caught.value.__context__ is not None  # while all is referred to that the error tells of
 
 
 def test_a_failed_export_loses_nothing(
@@ -726,26 +736,22 @@ def test_two_processes_teach_what_one_does(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = "import sys; sys.modules['onnx'] = None; from captionkit.cli import main; sys.exit(main())"
-    (tmp_path / "program.py").write_text(program)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"),
-            *(tmp_path / "program.py", "train", damaged, "--output", tmp_path / "two", *recipe.to_flags()),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    arguments = ["train", damaged, "--output", tmp_path / "two", *recipe.to_flags()]
+    processes_ = [
+        start(arguments, tmp_path / f"log{rank}", {**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    for process in processes_:
+        process.join(60)
+    heard = "".join((tmp_path / f"log{rank}").read_text() for rank in range(2))
+    assert [process.exitcode for process in processes_] == [0, 0], heard
     assert furthest(tmp_path / "one", tmp_path / "two") < 2e-5
     ours, theirs = (rows(tmp_path / run, "eval") for run in ("one", "two"))
     assert [row["val_loss"] for row in ours] == pytest.approx([row["val_loss"] for row in theirs], rel=1e-5)
     assert theirs[-1]["step"] == alone.steps == 9
     left_out = [line for line in said.splitlines() if line.startswith("left out")]
-    assert len(left_out) == 2 and all(done.stderr.count(line) == 1 for line in left_out)  # met by either, told by one
-    assert done.stderr.count("all epochs done") == 1
+    assert len(left_out) == 2 and all(heard.count(line) == 1 for line in left_out)  # met by either, told by one
+    assert heard.count("all epochs done") == 1
     config = json.loads((tmp_path / "two/best/config.json").read_text())
     assert config["provenance"]["processes"] == 2

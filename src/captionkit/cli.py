@@ -110,7 +110,7 @@ def demo(options: argparse.Namespace) -> int:
     return caption_samples(options.output, model=options.model)
 
 
-_DECODING = ("beam", "num_captions", "length_penalty", "min_length", "max_length")
+_DECODING = ("beam", "num_captions", "length_penalty", "min_length", "max_length", "no_repeat")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -131,6 +131,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--length-penalty", type=float, help="score = log-probability / length ** this")
     add("--min-length", type=int, help="fewest words of a caption")
     add("--max-length", type=int, help="most words of a caption")
+    add(
+        "--no-repeat",
+        type=int,
+        metavar="N",
+        help="no run of N words twice in a caption, no word twice in a row; 0: off",
+    )
     add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
     add("--json", action="store_true", help="one JSON object a line")
     add(

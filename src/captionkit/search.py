@@ -162,7 +162,7 @@ def search(
     live = np.zeros((batch, 1))  # log-probabilities; -inf: a beam that fills up the shape, or of an image that is done
     best = np.full((batch, decoding.num_captions), np.array((-np.inf, -np.inf, 0, 0, False), _RECORD))
     steps: list[_Step] = []
-    said = np.empty(
+    said = np.empty((batch, 1, 0), np.int64)  # the words of each live hypothesis, [B,K,L]; kept only if needed
         (batch, 1, 0), np.int64
     )  # the words of each live hypothesis [B,K,L], kept where they must not repeat
     for length in range(longest):  # words in each live hypothesis

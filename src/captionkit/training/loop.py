@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -145,6 +146,8 @@ class _Run:
             remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
             return TrainingError(f"{where}: out of memory; {remedy}")
         if "DataLoader worker" in str(error):
+            # What the frames hold of the dead worker would raise again at the next signal of any child's end.
+            traceback.clear_frames(error.__traceback__)
             reason = str(error).splitlines()[0].rstrip(". ")
             return TrainingError(f"{where}: {reason}; go on with --resume, or start anew with fewer run.workers")
         return error
