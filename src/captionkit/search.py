@@ -131,9 +131,9 @@ def search(
     """Caption images [B,3,H,W]; for each, its `num_captions` best hypotheses, all different, best first.
 
     At each step every live hypothesis is continued by every token that is not `banned` (nor the end token, before
-    `min_length` words, nor one that `no_repeat` forbids it). Of these continuations, ranked by log-probability over all beams, the best 2K are looked at:
-    those among the best K that end are finished, and the best K that do not end live on. At most K of the 2K end, so
-    K are left to live. Greedy search (K=1) is over with its first end token.
+    `min_length` words, nor one that `no_repeat` forbids it). Of these continuations, ranked by log-probability over all
+    beams, the best 2K are looked at: those among the best K that end are finished, and the best K that do not end live
+    on. At most K of the 2K end, so K are left to live. Greedy search (K=1) is over with its first end token.
 
     An image is done when its `num_captions`-th best finished hypothesis scores at least as well as any live one still
     could: log-probabilities only fall, so log_prob / (longest possible length)**length_penalty bounds the score. Live
@@ -163,8 +163,6 @@ def search(
     best = np.full((batch, decoding.num_captions), np.array((-np.inf, -np.inf, 0, 0, False), _RECORD))
     steps: list[_Step] = []
     said = np.empty((batch, 1, 0), np.int64)  # the words of each live hypothesis, [B,K,L]; kept only if needed
-        (batch, 1, 0), np.int64
-    )  # the words of each live hypothesis [B,K,L], kept where they must not repeat
     for length in range(longest):  # words in each live hypothesis
         if length == decoding.min_length and eos_id not in banned:
             mask[eos_id] = 0
