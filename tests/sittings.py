@@ -36,7 +36,6 @@ def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     import torch
 
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a program begun by itself
     os.environ.update(environment)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     torch.set_num_threads(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -141,6 +143,21 @@ def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Te
         assert all(same(one, other) for one, other in zip(plain[start:], met, strict=True))
 
 
+def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(pictures: CaptionSet, text: Text) -> None:
+    recipe = recipe_of(optimizer__epochs=50)
+    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    plan = Plan(len(pictures), recipe)
+    early = batches(teaching, plan, 0, 2)
+    next(early)
+    early.close()
+    deadline = time.monotonic() + 10
+    while any(thread.name.startswith("captionkit-pictures") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+    teaching.flippable = teaching.flippable[:3]
+    with pytest.raises(IndexError):
+        list(batches(teaching, plan, 0, 2))
+
+
 def test_crops_keep_enough_of_the_picture() -> None:
     generator = np.random.default_rng(0)
     for smallest in (0.1, 0.6, 0.9):
@@ -239,7 +256,7 @@ def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: 
 
 def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Text) -> None:
     teaching = Teaching(pictures, text, recipe_of(image__crop=0.5, image__flip="true"), SEEN, augment=False)
-    looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3)]
+    looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3, workers=rank)]
     assert sum(len(batch.images) for batch in looks) == 14
     seen = sorted(image.numpy().tobytes() for batch in looks for image in batch.images)
     assert seen == sorted(load_image(example.image, SEEN).tobytes() for example in pictures)

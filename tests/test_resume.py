@@ -98,7 +98,7 @@ def test_three_kills_change_no_bit(
         process = start(["train", data, "--output", killed, *(["--resume"] if number else flags)], log)
         wait_for(killed, step, process)
         time.sleep(generator.uniform(0, 0.1))
-        os.killpg(process.pid, signals[number])  # the loader's workers too, as a terminal does
+        os.killpg(process.pid, signals[number])
         process.join(60)
         said = log.read_text()
         assert step <= step_of(killed) < STEPS, said

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import signal
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from captionkit.models.show_attend_tell import Packed
 from captionkit.training.recipe import Recipe
 from captionkit.training.teaching import ORDER, Sample, Teaching
+
+#: (epoch, index) of each picture of a batch
+Keys = list[tuple[int, int]]
+#: batches that each thread prepares ahead
+_AHEAD = 4
 
 
 class Batch(NamedTuple):
@@ -80,58 +86,42 @@ class Plan:
         size = self.recipe.optimizer.batch_size
         return epoch, order[place * size : (place + 1) * size]
 
-    def keys(self, start: int) -> Iterator[list[tuple[int, int]]]:
-        """This process' share, as (epoch, index), of every part of every step from `start` on."""
+    def keys(self, start: int) -> Iterator[Keys]:
+        """This process' share of every part of every step from `start` on."""
         for step in range(start, self.steps):
             epoch, indices = self.pictures_of(step)
             for part in np.array_split(indices, self.parts * self.processes)[self.rank :: self.processes]:
                 yield [(epoch, int(index)) for index in part]
 
 
-class _Keys:
-    """A batch sampler made of `Plan.keys`; DataLoader wants an iterable that can be asked again."""
-
-    def __init__(self, plan: Plan, start: int) -> None:
-        self.plan, self.start = plan, start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self.plan.keys(self.start)
-
-
-class _Collate:
-    """`collate` as an object that loader processes can be handed."""
-
-    def __init__(self, features: bool) -> None:
-        self.features = features
-
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        return collate(samples, features=self.features)
-
-
 def batches(teaching: Teaching, plan: Plan, start: int, workers: int) -> Generator[Batch, None, None]:
-    """Batches of this process from step `start` to the end of the run. Closing it ends the workers."""
-    cached = teaching.features is not None
-    workers = (
-        0 if cached else workers
-    )  # features lie ready on disk; handing them over would cost more than reading them
-    yield from DataLoader(
-        teaching,
-        batch_sampler=_Keys(plan, start),
-        collate_fn=_Collate(cached),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupts if workers else None,
-    )
+    """Batches of this process from step `start` to the end of the run, prepared ahead by `workers` threads."""
+    return _prepared(teaching, plan.keys(start), workers)
 
 
-def _ignore_interrupts(_: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the training process alone decides what comes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def whole(teaching: Teaching, size: int, rank: int, processes: int) -> Iterator[Batch]:
+def whole(teaching: Teaching, size: int, rank: int, processes: int, workers: int) -> Generator[Batch, None, None]:
     """Every picture of a split once, without augmentation: this process' share, `size` pictures at a time."""
     mine = range(rank, len(teaching), processes)
-    for start in range(0, len(mine), size):
-        yield collate([teaching[0, i] for i in mine[start : start + size]], features=teaching.features is not None)
+    starts = range(0, len(mine), size)
+    return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers)
+
+
+def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int) -> Generator[Batch, None, None]:
+    """The batches that `keys` name, in their order. Closing it drops what is prepared ahead."""
+    if not workers:
+        yield from (_prepare(teaching, part) for part in keys)
+        return
+    # Threads, since Pillow and numpy let go of the interpreter: a picture takes little of it, and nothing is copied.
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="captionkit-pictures")
+    try:
+        waiting = deque(pool.submit(_prepare, teaching, part) for part in islice(keys, _AHEAD * workers))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(_prepare, teaching, part) for part in islice(keys, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(teaching: Teaching, part: Keys) -> Batch:
+    return collate([teaching[key] for key in part], features=teaching.features is not None)

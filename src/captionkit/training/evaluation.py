@@ -23,15 +23,14 @@ _SAMPLE_DECODING = Decoding(beam=3)
 
 
 @torch.inference_mode()
-def validation_loss(
-    model: CaptioningModel, teaching: Teaching, size: int, accelerator: Accelerator
-) -> tuple[float, set[str]]:
+def validation_loss(model: CaptioningModel, teaching: Teaching, accelerator: Accelerator) -> tuple[float, set[str]]:
     """Cross-entropy of the true next word in nats, mean over all words, the end included; over all processes.
 
     Also says which pictures could not be read, and why. Raises TrainingError if that is all of them.
     """
     nats, words, broken = 0.0, 0, set()
-    for batch in whole(teaching, size, accelerator.process_index, accelerator.num_processes):
+    recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
+    for batch in whole(teaching, recipe.optimizer.batch_size, rank, processes, recipe.run.workers):
         broken.update(batch.broken)
         if not batch.captions.sizes:
             continue

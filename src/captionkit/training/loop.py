@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -113,8 +112,9 @@ class _Run:
                 closing(batches(self.learner.teaching, self.plan, first, self.recipe.run.workers)) as pictures,
             ):
                 self._go_on(steps, pictures, interrupted)
-        except RuntimeError as error:
-            raise self._explained(error) from None
+        except torch.OutOfMemoryError:
+            remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
+            raise TrainingError(f"out of memory after step {self.progress.step}; {remedy}") from None
         return self._end()
 
     def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
@@ -139,19 +139,6 @@ class _Run:
                 self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
                 raise KeyboardInterrupt
 
-    def _explained(self, error: RuntimeError) -> Exception:
-        """What a user can do about the failures that torch reports as RuntimeError."""
-        where = f"after step {self.progress.step}"
-        if isinstance(error, torch.OutOfMemoryError):
-            remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
-            return TrainingError(f"{where}: out of memory; {remedy}")
-        if "DataLoader worker" in str(error):
-            # What the frames hold of the dead worker would raise again at the next signal of any child's end.
-            traceback.clear_frames(error.__traceback__)
-            reason = str(error).splitlines()[0].rstrip(". ")
-            return TrainingError(f"{where}: {reason}; go on with --resume, or start anew with fewer run.workers")
-        return error
-
     def _finished(self) -> bool:
         return 0 < self.recipe.run.patience <= self.progress.stale
 
@@ -174,7 +161,7 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
-        loss, broken = validation_loss(model, self.val_set, self.recipe.optimizer.batch_size, self.accelerator)
+        loss, broken = validation_loss(model, self.val_set, self.accelerator)
         self.learner.broken |= broken
         if not math.isfinite(loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")

@@ -1,6 +1,6 @@
 """What is taught of each picture: its captions and how it is seen, decided by seed, epoch and picture alone.
 
-Nothing here remembers anything, so a resumed run, any number of loader workers and any number of processes see the same
+Nothing here remembers anything, so a resumed run, any number of threads and any number of processes see the same
 captions, crops and mirrorings as one uninterrupted process.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from captionkit.datasets import CaptionSet
 from captionkit.errors import ImageError
@@ -31,7 +30,7 @@ class Sample(NamedTuple):
     broken: str = ""
 
 
-class Teaching(Dataset):
+class Teaching:
     """Pictures and encoded captions of a split; an item is asked for by (epoch, index). Each picture has captions.
 
     `features` [N,views,G,D] replaces the pictures where a frozen encoder has seen them already; `broken` says of which
