@@ -33,13 +33,16 @@ from captionkit.images import load_image
 from captionkit.models.show_attend_tell import Decoded
 from captionkit.models.stored import load_model
 from captionkit.training import features, keep, learner, loop, processes, setup
+from captionkit.training.batches import Plan, batches, collate
 from captionkit.training.checkpoints import Progress
 from captionkit.training.ema import averaged
+from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.losses import losses
 from captionkit.training.optimizer import adamw, rate_factor
 from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
+from captionkit.training.teaching import Teaching
 from shapes import PICTURES, captions, draw, make_backbone, make_recipe, make_shapes
 from sittings import start
 
@@ -52,6 +55,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision transformer without norms over batches, and with a pooler that no gradient reaches."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("backbone") / "vit"
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes, **dropout)).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +199,35 @@ def test_label_smoothing_is_torchs_own() -> None:
         torch.testing.assert_close(found.nats, nn.CrossEntropyLoss(reduction="sum")(logits, targets))
     by_hand = sum(sum((1 - a) ** 2 for a in row) / 9 for row in attended.tolist())
     assert found.coverage.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_step_minimises_the_mean_over_its_words_and_captions(
+    data: Path, transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**WHOLE, "optimizer.accumulate": 2, "optimizer.coverage": 0.7, "optimizer.label_smoothing": 0.2}
+    recipe = make_recipe(transformer, changes)
+    made = setup.prepare(recipe, data)
+    accelerator = processes.make_accelerator("no", made.model)
+    teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
+    plan = Plan(len(teaching), recipe)
+    _, indices = plan.pictures_of(0)
+    batch = collate([teaching[0, index] for index in indices], features=False)
+    with torch.no_grad():
+        decoded = made.model(batch.images, None, batch.captions)
+    wanted = nn.CrossEntropyLoss(label_smoothing=0.2)(decoded.logits, batch.targets)
+    wanted = wanted + 0.7 * (1 - decoded.coverage).square().mean()
+    taught = Learner(made.model, teaching, plan, recipe, accelerator)
+    minimised: list[float] = []
+    original = accelerator.backward
+    monkeypatch.setattr(accelerator, "backward", lambda loss: (minimised.append(loss.item()), original(loss)))
+    nats, words = taught.step(0, batches(teaching, plan, 0, 0))
+    assert len(minimised) == 2 and sum(minimised) == pytest.approx(wanted.item(), rel=1e-5)
+    assert words == len(batch.targets)
+    assert nats == pytest.approx(nn.CrossEntropyLoss(reduction="sum")(decoded.logits, batch.targets).item(), rel=1e-5)
+    spoil(monkeypatch, 2, lambda loss: loss * math.nan)
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    assert taught.step(1, batches(teaching, plan, 1, 0)) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.model.state_dict().items())
 
 
 def test_the_average_is_what_one_computes_by_hand() -> None:
@@ -701,19 +746,6 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
 
 
 # --- several processes ---
-
-
-@pytest.fixture(scope="session")
-def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vision transformer without norms over batches, and with a pooler that no gradient reaches."""
-    from transformers import ViTConfig, ViTModel
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("backbone") / "vit"
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes, **dropout)).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.slow
