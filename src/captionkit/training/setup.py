@@ -54,6 +54,7 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
+    model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
     train, val = _with_words(train, text), _with_words(val, text)
     return Setup(train, val, text, model, preprocessing, dataset.problems)
 
