@@ -27,7 +27,7 @@ def start(
 ) -> multiprocessing.process.BaseProcess:
     """Run the command line in a process that leads a group, as in a terminal; what it says goes to `log`."""
     values = {"CAPTIONKIT_CACHE": os.environ["CAPTIONKIT_CACHE"], **(environment or {})}
-    process = _SERVER.Process(target=_run, args=([str(argument) for argument in arguments], log, values))
+    process = _SERVER.Process(target=_run, args=([str(argument) for argument in arguments], log, values), daemon=True)
     process.start()
     return process
 

@@ -768,7 +768,7 @@ def test_two_processes_teach_what_one_does(
         for rank in range(2)
     ]
     for process in processes_:
-        process.join(60)
+        process.join(240)
     heard = "".join((tmp_path / f"log{rank}").read_text() for rank in range(2))
     assert [process.exitcode for process in processes_] == [0, 0], heard
     assert furthest(tmp_path / "one", tmp_path / "two") < 2e-5
