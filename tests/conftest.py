@@ -82,3 +82,19 @@ def model_folder(untrained: Path, photos: Path, tmp_path_factory: pytest.TempPat
     shutil.copytree(untrained, folder)
     export_model(folder, pictures=photos)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small captioned dataset of coloured shapes; tests only read it."""
+    from shapes import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "data")
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny transformers backbone with random weights, saved as a folder."""
+    from shapes import make_backbone
+
+    return make_backbone(tmp_path_factory.mktemp("backbone") / "tiny")

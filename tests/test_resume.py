@@ -23,20 +23,10 @@ from captionkit.training import loop
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.run import BEST, LAST, METRICS, RunFolder
-from shapes import make_backbone, make_recipe, make_shapes
+from shapes import make_recipe
 from sittings import start
 
 STEPS = 48
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp("shapes") / "data")
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
 
 
 @pytest.fixture(autouse=True)

@@ -43,18 +43,8 @@ from captionkit.training.optimizer import adamw, rate_factor
 from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from captionkit.training.teaching import Teaching
-from shapes import PICTURES, captions, draw, make_backbone, make_recipe, make_shapes
+from shapes import PICTURES, captions, draw, make_recipe, make_shapes
 from sittings import start
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp("shapes") / "data")
-
-
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,13 @@ from captionkit.errors import ImageError, TrainingError
 from captionkit.images import Preprocessing, load_image, open_image
 from captionkit.models.captioning import CaptioningModel
 from captionkit.models.stepper import TorchStepper
-from captionkit.search import Decoding, search
+from captionkit.search import search
 from captionkit.text import Text
 from captionkit.training.batches import whole
+from captionkit.training.keep import DECODING
 from captionkit.training.losses import losses
 from captionkit.training.teaching import Teaching
 from captionkit.viz.page import Card, captions_page
-
-_SAMPLE_DECODING = Decoding(beam=3)
 
 
 @torch.inference_mode()
@@ -60,7 +59,7 @@ def sample_captions(
         except ImageError as error:
             cards.append(Card(label=example.name, error=str(error)))
             continue
-        found = search(stepper, np.stack([pixels]), _SAMPLE_DECODING, **ids)[0]
+        found = search(stepper, np.stack([pixels]), DECODING, **ids)[0]
         said = text.decode(found[0].tokens) if found else ""
         cards.append(Card(photo=photo, caption=said, references=example.captions, label=example.name))
     return cards

@@ -23,7 +23,7 @@ from captionkit.training.recipe import Recipe
 from captionkit.training.setup import Setup
 
 #: how a kept model captions unless told otherwise; what suited Flickr8k's validation split
-_DECODING = Decoding(beam=3, length_penalty=0.7, no_repeat=3)
+DECODING = Decoding(beam=3, length_penalty=0.7, no_repeat=3)
 #: validation pictures on which the graphs are compared with torch
 _COMPARED = 8
 
@@ -36,7 +36,7 @@ def keep_model(path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe,
     config = {
         "architecture": architecture(model, setup.preprocessing),
         "preprocessing": setup.preprocessing.to_dict(),
-        "decoding": _DECODING.to_dict(),
+        "decoding": DECODING.to_dict(),
         "provenance": provenance,
     }
     contents = {
