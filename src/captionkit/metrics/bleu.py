@@ -1,0 +1,79 @@
+"""BLEU-1 to BLEU-4 (Papineni et al. 2002), as coco-caption computes it.
+
+Clipped n-gram precision over the corpus, geometric mean over n, brevity penalty against the reference that is closest
+in length (the shorter of two that are equally close). coco-caption's two tiny constants keep a precision of zero from
+being exactly zero, and are kept here, so that scores of single sentences agree as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from captionkit.metrics.core import Collected, Floats, Result, Tokens
+from captionkit.metrics.ngrams import LONGEST, Counts, Ints, count, find, ngrams, number
+
+_TINY, _SMALL = 1e-15, 1e-9
+
+
+class Bleu(Collected):
+    """BLEU-1 to BLEU-4 of tokenised captions."""
+
+    names = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))
+
+    def compute(self) -> Result:
+        """Scores of all images so far."""
+        statistics = _statistics(self.candidates, self.references)
+        return Result(self.names, _bleu(statistics), statistics, _bleu)
+
+
+def _statistics(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:
+    """[N,10]: matches for n = 1 to 4, n-grams for n = 1 to 4, length, closest reference length."""
+    images = len(candidates)
+    flat = [reference for some in references for reference in some]
+    image_of = np.repeat(np.arange(images), [len(some) for some in references])  # [R], of each reference
+    sentences = number([*candidates, *flat], {})
+    owners = np.concatenate([np.arange(images), image_of])[sentences.owners]  # [P], the image of each token
+    said = np.repeat(np.arange(len(sentences.lengths)) < images, sentences.lengths)  # [P], whether of a candidate
+    matches = [
+        _matches(
+            count(owners[starts[said[starts]]], grams[said[starts]]),
+            count(sentences.owners[starts[~said[starts]]] - images, grams[~said[starts]]),
+            image_of,
+            images,
+        )
+        for starts, grams in ngrams(sentences)
+    ]
+    length, reference_lengths = sentences.lengths[:images], sentences.lengths[images:]
+    guesses = [np.maximum(length - n, 0) for n in range(LONGEST)]
+    closest = _closest(length, reference_lengths, image_of)
+    return np.stack([*matches, *guesses, length, closest], axis=1).astype(np.float64)
+
+
+def _matches(said: Counts, written: Counts, image_of: Ints, images: int) -> Ints:
+    """Clipped matches of each image [N]: an n-gram counts as often as the reference that has it most often does."""
+    size = max(said.size, written.size)
+    keys = image_of[written.owners] * size + written.grams
+    order = np.argsort(keys, kind="stable")
+    known, first = np.unique(keys[order], return_index=True)
+    most = np.maximum.reduceat(written.counts[order], first) if len(first) else written.counts
+    places, there = find(said.owners * size + said.grams, known)
+    clipped = np.minimum(said.counts[there], most[places[there]])
+    return np.bincount(said.owners[there], clipped, minlength=images)
+
+
+def _closest(lengths: Ints, reference_lengths: Ints, image_of: Ints) -> Ints:
+    """The length of each image's closest reference [N]."""
+    order = np.lexsort((reference_lengths, np.abs(reference_lengths - lengths[image_of]), image_of))
+    first = np.unique(image_of[order], return_index=True)[1]
+    return reference_lengths[order][first]
+
+
+def _bleu(sums: Floats) -> Floats:
+    """Sums of `_statistics` [...,10] -> BLEU [...,4]."""
+    matches, guesses = sums[..., :LONGEST], sums[..., LONGEST : 2 * LONGEST]
+    precisions = np.cumprod((matches + _TINY) / (guesses + _SMALL), axis=-1)
+    means = precisions ** (1 / np.arange(1, LONGEST + 1))
+    ratio = (sums[..., -2:-1] + _TINY) / (sums[..., -1:] + _SMALL)
+    return means * np.where(ratio < 1, np.exp(np.minimum(1 - 1 / ratio, 0)), 1)

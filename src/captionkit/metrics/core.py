@@ -1,0 +1,85 @@
+"""What every caption metric is: captions in, batch by batch; scores of each image and of the corpus out.
+
+Sizes: N images, M numbers that a metric gives (BLEU gives four), S statistics that it adds up over images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+#: a caption as `captionkit.metrics.ptb.tokenize` splits it
+Tokens = Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Scores of N images, in the order of the updates, and how the corpus score follows from them.
+
+    names: what the M numbers are called, as in scores.json.
+    per_image: [N,M].
+    statistics: [N,S]; what must be added up over images to score a corpus of them.
+    corpus: sums [...,S] -> scores [...,M]. That the corpus score is a function of sums alone is what makes
+        resampling (confidence intervals, paired comparison) one matrix product.
+    """
+
+    names: tuple[str, ...]
+    per_image: Floats
+    statistics: Floats
+    corpus: Callable[[Floats], Floats]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The corpus scores by name."""
+        return dict(zip(self.names, map(float, self.corpus(self.statistics.sum(0))), strict=True))
+
+
+class Metric(Protocol):
+    """A metric of tokenised captions. `update` may be called any number of times before `compute`."""
+
+    names: tuple[str, ...]
+
+    def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+        """Take a batch: one candidate an image, and the references of each."""
+
+    def compute(self) -> Result:
+        """Score all images so far. The metric may be updated further."""
+
+    def reset(self) -> None:
+        """Forget all images."""
+
+
+class Collected:
+    """Keeps what `update` is given until `compute` looks at all of it."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.candidates: list[Tokens] = []
+        self.references: list[Sequence[Tokens]] = []
+
+    def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+        """Take a batch: one candidate an image, and the references of each. ValueError if there is none of either."""
+        if len(candidates) != len(references):
+            raise ValueError(f"{len(candidates)} candidates, but references of {len(references)} images")
+        if not all(references):
+            raise ValueError("an image has no reference; leave it out")
+        self.candidates.extend(candidates)
+        self.references.extend(references)
+
+
+def mean_result(names: tuple[str, ...], per_image: Floats) -> Result:
+    """The result of a metric whose corpus scores are the means of its image scores [N,M]."""
+    counted = np.concatenate([per_image, np.ones((len(per_image), 1))], axis=1)  # [N,M] -> [N,M+1]
+    return Result(names, per_image, counted, _mean)
+
+
+def _mean(sums: Floats) -> Floats:
+    return sums[..., :-1] / np.maximum(sums[..., -1:], 1)

@@ -1,0 +1,101 @@
+"""In how many images' references an n-gram occurs: what CIDEr weighs n-grams by.
+
+Tokens may be words or token ids. Counted once, the frequencies of a training corpus serve any number of candidates: the
+reward of self-critical training, or scores that do not depend on which images are scored together.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captionkit import files
+from captionkit.errors import CaptionkitError
+from captionkit.metrics.core import Floats
+from captionkit.metrics.ngrams import LONGEST, Ints, Sentences, find, number, positions
+
+#: more than any corpus of captions needs: COCO's training references take 30 MB
+_MAX_BYTES = 1 << 30
+
+
+class DocumentFrequencies:
+    """The frequencies of all n-grams, n = 1 to 4, in a corpus of references.
+
+    images: how many images the corpus has.
+    vocabulary: its tokens, numbered from 0; V of them.
+    keys: for each n, the n-grams in rising order: the rank of its first n-1 tokens among the (n-1)-grams, times V, plus
+        the number of its last token. counts: how many images have each of them.
+    """
+
+    def __init__(
+        self, images: int, vocabulary: dict[Hashable, int], keys: Sequence[Ints], counts: Sequence[Ints]
+    ) -> None:
+        self.images, self.vocabulary, self.keys, self.counts = images, vocabulary, list(keys), list(counts)
+
+    @classmethod
+    def of(cls, references: Sequence[Sequence[Sequence[Hashable]]]) -> DocumentFrequencies:
+        """Count the tokenised references of each image."""
+        vocabulary: dict[Hashable, int] = {}
+        sentences = number([reference for some in references for reference in some], vocabulary)
+        images = np.repeat(np.arange(len(references)), [len(some) for some in references])[sentences.owners]  # [P]
+        keys, counts = [], []
+        ranks = np.zeros(len(images), np.int64)
+        for n, (starts, kept) in enumerate(positions(sentences), start=1):
+            found = ranks[kept] * len(vocabulary) + sentences.tokens[starts + n - 1]
+            known, ranks = np.unique(found, return_inverse=True)
+            ranks = ranks.reshape(-1)
+            once = np.unique(images[starts] * max(len(known), 1) + ranks)  # an image counts once
+            keys.append(known)
+            counts.append(np.bincount(once % max(len(known), 1), minlength=len(known)))
+        return cls(len(references), vocabulary, keys, counts)
+
+    def inverse(self, sentences: Sentences) -> Iterator[Floats]:
+        """For n = 1 to 4: ln(images / frequency) of each n-gram of `sentences`, in the order of `ngrams`.
+
+        `sentences` are numbered by a vocabulary that starts with this one; an n-gram unknown here counts as seen once.
+        """
+        known = np.zeros(len(sentences.tokens), np.int64)  # ranks, or -1
+        inside = sentences.tokens < len(self.vocabulary)
+        for n, (starts, kept) in enumerate(positions(sentences), start=1):
+            last, known = starts + n - 1, known[kept]
+            places, there = find(known * len(self.vocabulary) + sentences.tokens[last], self.keys[n - 1])
+            there &= inside[last] & (known >= 0)
+            frequency = np.ones(len(starts))
+            frequency[there] = self.counts[n - 1][places[there]]
+            known = np.where(there, places, -1)
+            yield np.log(max(self.images, 1)) - np.log(frequency)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .npz file, atomically. CaptionkitError where it cannot be written."""
+        arrays = {f"keys{n}": keys for n, keys in enumerate(self.keys, 1)}
+        arrays |= {f"counts{n}": counts for n, counts in enumerate(self.counts, 1)}
+        tokens = json.dumps([token.item() if isinstance(token, np.generic) else token for token in self.vocabulary])
+        arrays |= {"images": np.array(self.images), "vocabulary": np.frombuffer(tokens.encode(), np.uint8)}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        files.write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DocumentFrequencies:
+        """Read what `save` wrote. CaptionkitError where it is something else."""
+        try:
+            with zipfile.ZipFile(path) as archive:  # the sizes are known before anything is unpacked
+                if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
+                    raise ValueError(f"more than {_MAX_BYTES >> 20} MB unpacked")
+            with np.load(path, allow_pickle=False) as stored:
+                tokens = json.loads(stored["vocabulary"].tobytes())
+                keys, counts = ([stored[f"{kind}{n}"] for n in range(1, LONGEST + 1)] for kind in ("keys", "counts"))
+                images = int(stored["images"])
+        except OSError as error:
+            raise CaptionkitError(f"{path}: cannot be read ({error.strerror or error}); check its name") from None
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CaptionkitError(
+                f"{Path(path)}: holds no document frequencies ({error}); make them with DocumentFrequencies.save"
+            ) from None
+        return cls(images, {token: place for place, token in enumerate(tokens)}, keys, counts)
