@@ -268,15 +268,15 @@ def test_inspect_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run("inspect", tmp_path) == 1, "nothing to go on from yet"
     rows = [
         {"kind": "train", "step": 20, "epoch": 1.0, "loss": 3.0},
-        {"kind": "eval", "step": 20, "epoch": 1.0, "val_loss": 2.5, "best": True},
-        {"kind": "eval", "step": 40, "epoch": 2.0, "val_loss": 2.75, "best": False},
+        {"kind": "eval", "step": 20, "epoch": 1.0, "val_loss": 2.5, "cider": 0.5, "best": True},
+        {"kind": "eval", "step": 40, "epoch": 2.0, "val_loss": 2.25, "cider": 0.4, "best": False},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tr')
     (tmp_path / "last.safetensors").write_bytes(b"")
     assert run("inspect", tmp_path) == 0
     out = capsys.readouterr().out
     assert "40 steps" in out
-    assert "2.5000 nats per word, epoch 1.00" in out
+    assert "CIDEr-D 0.5000, 2.5000 nats per word, epoch 1.00" in out
 
 
 def test_demo(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,7 +178,7 @@ def test_several_sittings_make_one_curve(
 
         return save
 
-    recipe = make_recipe(backbone, {"optimizer.epochs": 8, "run.checkpoint_every": 3600})
+    recipe = make_recipe(backbone, {"optimizer.epochs": 8, "run.checkpoint_every": 3600, "run.patience": 0})
     for step in (3, 9, 15):  # each sitting records an evaluation that its checkpoint does not know
         with monkeypatch.context() as patched:
             patched.setattr(loop._Run, "_save", killed_at(step))

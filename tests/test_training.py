@@ -29,6 +29,7 @@ import captionkit
 from captionkit.bundle import open_model
 from captionkit.datasets import open_dataset
 from captionkit.errors import CaptionkitError, DatasetError, RecipeError, TrainingError
+from captionkit.evaluation import evaluate_model
 from captionkit.images import load_image
 from captionkit.models.show_attend_tell import Decoded
 from captionkit.models.stored import load_model
@@ -36,6 +37,7 @@ from captionkit.training import features, keep, learner, loop, processes, setup
 from captionkit.training.batches import Plan, batches, collate
 from captionkit.training.checkpoints import Progress
 from captionkit.training.ema import averaged
+from captionkit.training.evaluation import Validation
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.losses import losses
@@ -113,7 +115,7 @@ def test_a_model_learns_its_captions_by_heart_and_tells_them_from_its_folder(
     result = train(data, tmp_path / "run", recipe)
     losses_ = [row["loss"] for row in rows(result.folder, "train")]
     assert losses_[-1] < 0.1 < 1 < losses_[0]
-    assert result.best_loss < 0.1
+    assert result.best_loss < 0.1 and result.best_cider > 5
     assert f"captionkit caption PHOTO --model {tmp_path / 'run' / 'best'}" in capsys.readouterr().err
     captioner = captionkit.load(result.folder / "best")
     said = [captioner.caption(draw(*picture)).text for picture in PICTURES[:8]]
@@ -135,11 +137,17 @@ def test_the_training_loss_falls_and_is_recorded_everywhere(
     assert trained[-1]["loss"] < trained[0]["loss"] - 0.3
     assert all(row["tokens_per_second"] > 0 and 0 < row["lr_decoder"] <= 3e-3 for row in trained)
     assert "lr_encoder" not in trained[0]  # it is frozen
-    best = min(evaluated, key=lambda row: row["val_loss"])
-    assert (result.best_loss, result.best_step, result.steps) == (best["val_loss"], best["step"], 60)
+    best = max(evaluated, key=lambda row: (row["cider"], -row["val_loss"]))
+    assert (result.best_cider, result.best_loss, result.best_step) == (best["cider"], best["val_loss"], best["step"])
+    assert result.steps == 60 and [row["best"] for row in evaluated if row["step"] == best["step"]] == [True]
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    for tag, recorded, name in (("train/loss", trained, "loss"), ("eval/val_loss", evaluated, "val_loss")):
+    tags = (
+        ("train/loss", trained, "loss"),
+        ("eval/val_loss", evaluated, "val_loss"),
+        ("eval/cider", evaluated, "cider"),
+    )
+    for tag, recorded, name in tags:
         assert [(e.step, e.value) for e in events.Scalars(tag)] == [
             (row["step"], pytest.approx(row[name], rel=1e-6)) for row in recorded
         ]
@@ -173,6 +181,23 @@ def test_the_validation_loss_is_what_the_kept_model_has(
 ) -> None:
     result = train(data, tmp_path / "run", make_recipe(backbone, changes))
     assert word_by_word(tmp_path / "run", data) == pytest.approx(result.best_loss, rel=tolerance)
+
+
+def test_the_scores_of_a_run_are_those_of_evaluating_its_model(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    changes = {"optimizer.epochs": 30, "optimizer.lr_decoder": 1e-2, "run.eval_every": 10, "data.val_split": "train"}
+    result = train(data, tmp_path / "run", make_recipe(backbone, {**WHOLE, **changes}))
+    row = next(row for row in rows(tmp_path / "run", "eval") if row["step"] == result.best_step)
+    best, out = str(tmp_path / "run/best"), tmp_path / "out"
+    done = evaluate_model(best, data, out, split="train", metrics=["bleu", "cider"])
+    assert done.scores["CIDEr-D"] == pytest.approx(result.best_cider, rel=1e-6) and result.best_cider > 0
+    assert done.scores["BLEU-4"] == pytest.approx(row["bleu4"], rel=1e-6)
+    provenance = json.loads((tmp_path / "run/best/config.json").read_text())["provenance"]
+    assert provenance["val_cider"] == result.best_cider
+    assert f"{result.best_cider:.4f}, of generated captions" in (tmp_path / "run/best/README.md").read_text()
 
 
 # --- the parts of a step ---
@@ -584,11 +609,17 @@ def test_an_absurd_rate_ends_in_an_error(data: Path, backbone: Path, tmp_path: P
 def test_patience_ends_a_run_that_gets_no_better(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    course = iter([1.0, 0.9, 0.95, 0.9, 0.1])
-    monkeypatch.setattr(loop, "validation_loss", lambda *_: (next(course), set()))
+    # (CIDEr-D, loss): the score decides, and of equal scores the loss.
+    course = iter([(0.5, 1.0), (0.5, 0.9), (0.5, 0.95), (0.4, 0.1), (9.9, 0.1)])
+
+    def validated(*_: object) -> Validation:
+        cider, loss = next(course)
+        return Validation(loss, {"cider": cider}, {}, set())
+
+    monkeypatch.setattr(loop, "validate", validated)
     recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2})
     result = train(data, tmp_path / "run", recipe)
-    assert (result.best_loss, result.best_step, result.steps) == (0.9, 6, 12)
+    assert (result.best_cider, result.best_loss, result.best_step, result.steps) == (0.5, 0.9, 6, 12)
     assert "no better for a while" in capsys.readouterr().err
     config = json.loads((tmp_path / "run/best/config.json").read_text())
     assert config["provenance"]["step"] == 6
@@ -764,6 +795,8 @@ def test_two_processes_teach_what_one_does(
     assert furthest(tmp_path / "one", tmp_path / "two") < 2e-5
     ours, theirs = (rows(tmp_path / run, "eval") for run in ("one", "two"))
     assert [row["val_loss"] for row in ours] == pytest.approx([row["val_loss"] for row in theirs], rel=1e-5)
+    for name in ("cider", "bleu4", "distinct", "words"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-5)
     assert theirs[-1]["step"] == alone.steps == 9
     left_out = [line for line in said.splitlines() if line.startswith("left out")]
     assert len(left_out) == 2 and all(heard.count(line) == 1 for line in left_out)  # met by either, told by one

@@ -257,7 +257,7 @@ def training(steps: int, **changes) -> list[dict]:
 
 
 def evaluation(step: int, value: float, best: bool) -> dict:
-    return {"kind": "eval", "step": step, "epoch": step / 10, "val_loss": value, "best": best}
+    return {"kind": "eval", "step": step, "epoch": step / 10, "val_loss": value, "cider": 3.5 - value, "best": best}
 
 
 RUNS = {
@@ -287,6 +287,7 @@ def test_curves_of_any_run_are_drawn(tmp_path, name):
         assert png.width >= 900
         assert has_colour(png, curves.TRAIN) == (name not in ("empty", "no training"))
         assert has_colour(png, curves.VALIDATION) == (name in ("no training", "nothing finite", "whole"))
+        assert has_colour(png, curves.SCORE) == (name in ("no training", "whole"))
         assert has_colour(png, curves.ENCODER) == (name in ("one row", "no evaluation", "null for NaN", "whole"))
     assert len(list(tmp_path.iterdir())) == 1
 

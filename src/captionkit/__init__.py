@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from captionkit.datasets import CaptionSet, open_dataset
     from captionkit.errors import CaptionkitError
     from captionkit.images import Preprocessing, open_image
+    from captionkit.metrics import Scores, evaluate
+    from captionkit.models.clip_score import ClipScore
     from captionkit.search import Decoding
 
 #: public name -> where it lives; loaded at first use, so that `import captionkit` is quick
@@ -27,11 +29,14 @@ _HOMES = {
     "Captioner": "captioner",
     "CaptionSet": "datasets",
     "CaptionkitError": "errors",
+    "ClipScore": "models.clip_score",
     "Decoding": "search",
     "ModelFolder": "bundle",
     "Outcome": "captioner",
     "Preprocessing": "images",
+    "Scores": "metrics",
     "Word": "captioner",
+    "evaluate": "metrics",
     "load": "captioner",
     "open_dataset": "datasets",
     "open_image": "images",
@@ -43,11 +48,14 @@ __all__ = [
     "CaptionSet",
     "Captioner",
     "CaptionkitError",
+    "ClipScore",
     "Decoding",
     "ModelFolder",
     "Outcome",
     "Preprocessing",
+    "Scores",
     "Word",
+    "evaluate",
     "load",
     "open_dataset",
     "open_image",

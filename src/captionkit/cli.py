@@ -59,7 +59,6 @@ def caption(options: argparse.Namespace) -> int:
     """Describe pictures."""
     from captionkit.batch import caption_inputs
 
-    chosen = {name: getattr(options, name) for name in _DECODING if getattr(options, name) is not None}
     return caption_inputs(
         options.inputs,
         model=options.model,
@@ -67,7 +66,7 @@ def caption(options: argparse.Namespace) -> int:
         output=options.output,
         attention=options.attention,
         batch=options.batch,
-        decoding=chosen,
+        decoding=_decoding(options),
     )
 
 
@@ -84,6 +83,67 @@ def train(options: argparse.Namespace) -> int:
 
     run(options.data, options.output, recipe, resume=options.resume)
     return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Caption a split of a dataset with a model, and score the captions."""
+    from captionkit.evaluation import GALLERY, RESULTS, SCORES, evaluate_model
+
+    done = evaluate_model(
+        options.model,
+        options.data,
+        options.output,
+        split=options.split,
+        metrics=_metrics(options),
+        batch=options.batch,
+        decoding=_decoding(options),
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    _show(done.scores, done.scores.notes, options.json)
+    print(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}", file=sys.stderr)
+    return 1 if done.failures else 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Score captions against references."""
+    from captionkit.scoring import score_files
+
+    scored = score_files(
+        options.references,
+        options.candidates,
+        split=options.split,
+        metrics=_metrics(options),
+        tokenizer=options.tokenizer,
+        frequencies=options.frequencies,
+        training=options.training,
+        compare=options.compare,
+        per_image=options.per_image,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    _show(scored, scored.scores.notes, options.json)
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> list[Any] | None:
+    """The metrics asked for; None for the usual ones."""
+    if not options.metrics and not options.clip:
+        return None
+    from captionkit.metrics import USUAL
+
+    chosen: list[Any] = [name.strip() for name in (options.metrics or ",".join(USUAL)).split(",") if name.strip()]
+    if options.clip:
+        from captionkit.models.clip_score import ClipScore
+
+        chosen.append(ClipScore(options.clip))
+    return chosen
+
+
+def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:
+    for note in notes:
+        print(f"captionkit: {note}", file=sys.stderr)
+    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if as_json else report)
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -110,6 +170,10 @@ def demo(options: argparse.Namespace) -> int:
     return caption_samples(options.output, model=options.model)
 
 
+def _decoding(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in _DECODING if (value := getattr(options, name)) is not None}
+
+
 _DECODING = ("beam", "num_captions", "length_penalty", "min_length", "max_length", "no_repeat")
 
 
@@ -126,18 +190,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="picture, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
     add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
-    add("--beam", type=int, help="hypotheses kept alive; 1 is greedy")
-    add("--num-captions", type=int, help="captions of each picture, best first")
-    add("--length-penalty", type=float, help="score = log-probability / length ** this")
-    add("--min-length", type=int, help="fewest words of a caption")
-    add("--max-length", type=int, help="most words of a caption")
-    add(
-        "--no-repeat",
-        type=int,
-        metavar="N",
-        help="no run of N words twice in a caption, no word twice in a row; 0: off",
-    )
-    add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+    _add_decoding(add)
     add("--json", action="store_true", help="one JSON object a line")
     add(
         "--attention",
@@ -155,6 +208,31 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
     if arguments[:1] == ["train"]:
         _add_recipe_fields(add)
+
+    add = _add(commands, evaluate, extra="train")
+    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--split", default="val", help="which of its splits (default: %(default)s)")
+    _add_decoding(add)
+    _add_scoring(add)
+    add(
+        "--output",
+        type=Path,
+        default=Path("captionkit-evaluation"),
+        metavar="FOLDER",
+        help="for results.json, scores.json and gallery.html (default: %(default)s)",
+    )
+
+    add = _add(commands, score, extra="train")
+    add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")
+    add("candidates", metavar="CANDIDATES", help="captions to score: COCO results (.json), .jsonl or .csv")
+    add("--split", help="of the references (default: the one that the candidates are of)")
+    _add_scoring(add)
+    add("--per-image", type=Path, metavar="OUT.csv", help="write the scores of each image")
+    add("--compare", metavar="OTHER", help="another results file: what differs, and how surely")
+    add("--tokenizer", choices=("ptb", "words"), help="coco-caption's, or one for any language (default: what suits)")
+    add("--frequencies", type=Path, metavar="FILE", help="CIDEr's document frequencies: references, or a saved .npz")
+    add("--training", metavar="DATA", help="the captions of the training set, to tell how many candidates are new")
 
     add = _add(commands, inspect, extra="train")
     add("path", metavar="DATA|MODEL|RUN")
@@ -184,6 +262,29 @@ def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     parser = commands.add_parser(command.__name__, help=text[0].lower() + text[1:].rstrip("."), description=text)
     parser.set_defaults(command=command, extra=extra, parser=parser)
     return parser.add_argument
+
+
+def _add_decoding(add: Callable[..., Any]) -> None:
+    add("--beam", type=int, help="hypotheses kept alive; 1 is greedy")
+    add("--num-captions", type=int, help="captions of each picture, best first")
+    add("--length-penalty", type=float, help="score = log-probability / length ** this")
+    add("--min-length", type=int, help="fewest words of a caption")
+    add("--max-length", type=int, help="most words of a caption")
+    add(
+        "--no-repeat",
+        type=int,
+        metavar="N",
+        help="no run of N words twice in a caption, no word twice in a row; 0: off",
+    )
+    add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+
+
+def _add_scoring(add: Callable[..., Any]) -> None:
+    add("--metrics", metavar="NAMES", help="bleu, meteor, rouge, cider, cider-plain, spice, diversity; with commas")
+    add("--clip", metavar="CLIP", help="also CLIPScore and RefCLIPScore, by this CLIP model: a folder or Hub id")
+    add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
+    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    add("--json", action="store_true", help="machine-readable")
 
 
 def _add_recipe_fields(add: Callable[..., Any]) -> None:

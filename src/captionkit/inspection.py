@@ -71,9 +71,9 @@ class ModelReport:
         lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]
         if "val_loss" in facts:
             lines.append(f"trained     {facts['command']}")
-            lines.append(
-                f"            validation loss {facts['val_loss']:.4f} nats per word, {facts['minutes']} minutes"
-            )
+            cider = f"CIDEr-D {facts['val_cider']:.4f}, " if "val_cider" in facts else ""
+            loss = f"validation loss {facts['val_loss']:.4f} nats per word"
+            lines.append(f"            {cider}{loss}, {facts['minutes']} minutes")
         lines += [f"problem     {problem}" for problem in self.problems] or ["problems    none; every file is as saved"]
         return "\n".join(lines)
 
@@ -131,6 +131,7 @@ class RunReport:
     epochs: float
     train_loss: float | None
     best_loss: float | None
+    best_cider: float | None
     best_epoch: float | None
     evaluations: int
     resumable: bool
@@ -146,9 +147,10 @@ class RunReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        best = (
-            "none yet" if self.best_loss is None else f"{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
-        )
+        best = "none yet"
+        if self.best_loss is not None:
+            cider = "" if self.best_cider is None else f"CIDEr-D {self.best_cider:.4f}, "
+            best = f"{cider}{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
         return "\n".join(
             [
                 f"run         {self.path}",
@@ -165,7 +167,7 @@ def inspect_run(path: Path) -> RunReport:
     rows = _rows(path / "metrics.jsonl")
     evaluations = [row for row in rows if row["kind"] == "eval"]
     trained = [row["loss"] for row in rows if row["kind"] == "train"]
-    best = min(evaluations, key=lambda row: row["val_loss"], default=None)
+    best = next((row for row in reversed(evaluations) if row["best"]), None)
     last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
     return RunReport(
         path=str(path),
@@ -173,6 +175,7 @@ def inspect_run(path: Path) -> RunReport:
         epochs=last["epoch"],
         train_loss=trained[-1] if trained else None,
         best_loss=best["val_loss"] if best else None,
+        best_cider=best.get("cider") if best else None,
         best_epoch=best["epoch"] if best else None,
         evaluations=len(evaluations),
         resumable=(path / "last.safetensors").is_file(),

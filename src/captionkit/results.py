@@ -8,33 +8,31 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from captionkit import files
+from captionkit.datasets.core import id_of_file
 from captionkit.errors import CaptionkitError
 
 Record = Mapping[str, Any]
 
 _EVERY = 20.0  # seconds between two writes
-_COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{1,18})")
 
 
 def image_ids(paths: Sequence[str]) -> list[int | str]:
     """COCO image ids from file names: 000000000042.jpg is 42, dog.jpg is "dog"; the whole path where names repeat."""
-    stems = [Path(path).stem for path in paths]
-    numbers = [_COCO_NAME.fullmatch(stem) for stem in stems]
-    ids: list[int | str] = [int(n[1]) if n else stem for n, stem in zip(numbers, stems, strict=True)]
+    ids = [id_of_file(path) for path in paths]
     repeated = {known for known in ids if ids.count(known) > 1} if len(set(ids)) < len(ids) else set()
     return [path if known in repeated else known for known, path in zip(ids, paths, strict=True)]
 
 
 def _coco(records: Sequence[Record]) -> str:
     good = [record for record in records if "captions" in record]
-    ids = image_ids([record["path"] for record in good])
+    ids = [record["image_id"] for record in good if "image_id" in record]
+    ids = ids or image_ids([record["path"] for record in good])
     rows = [
         json.dumps({"image_id": known, "caption": record["captions"][0]["text"]}, ensure_ascii=False)
         for known, record in zip(ids, good, strict=True)

@@ -26,6 +26,7 @@ _CJK = (
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _STARTS_CJK = re.compile(f"[{_CJK}]").match
+_FINDS_CJK = re.compile(f"[{_CJK}]").search
 _CLITICS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
 
 # Oniguruma's syntax. A word starts with a letter or digit, so that marks that belong to no letter (as those of emoji)
@@ -162,6 +163,18 @@ class Text:
     def _shown(self, ids: Sequence[int]) -> list[int]:
         hidden = (self.pad_id, self.bos_id, self.eos_id)
         return [position for position, token in enumerate(ids) if token not in hidden]
+
+
+def split_words(captions: Iterable[str]) -> list[list[str]]:
+    """Captions as word-level tokens, whatever their language and without a vocabulary."""
+    tokenizer = _word_level()
+    normal, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    return [[token for token, _ in split(normal(caption))] for caption in captions]
+
+
+def has_cjk(caption: str) -> bool:
+    """Whether a caption holds Chinese or Japanese characters, which are written without spaces."""
+    return bool(_FINDS_CJK(caption))
 
 
 def _word_level() -> Tokenizer:

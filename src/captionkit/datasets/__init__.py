@@ -15,7 +15,7 @@ be made one). To add a layout, write that file and register it in LAYOUTS; the f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,7 @@ __all__ = [
     "Problem",
     "inspect_dataset",
     "open_dataset",
+    "stated_captions",
 ]
 
 
@@ -78,6 +79,23 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         first = "".join(f"; {problem.where}: {problem.detail}" for problem in dataset.problems[:1])
         raise DatasetError(f"{path}: names no image, read in the layout {name!r}{first}; check its contents")
     return dataset
+
+
+def stated_captions(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
+    """What the caption files at `path` state, image by image; the images themselves need not be there.
+
+    Reads every layout that `open_dataset` detects, and COCO's annotations without file names. Raises DatasetError.
+    """
+    try:
+        place = Place.of(path)
+        if place.file and (bare := coco.without_images(place.file)):
+            yield from coco.entries(bare, place.file, place.name(place.file), "")
+            return
+        name, files = _detect(place)
+        yield from LAYOUTS[name].read(place, files)
+    except OSError as error:
+        file = error.filename or path
+        raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 def _detect(place: Place) -> tuple[str, list[Path]]:

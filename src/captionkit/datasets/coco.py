@@ -29,6 +29,24 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
         yield from entries(read_json(file), file, place.name(file), split)
 
 
+def without_images(file: Path) -> Any:
+    """The content of a file of annotations alone, completed by the images that they name; None for any other file."""
+    head = peek(file)[0]
+    if '"annotations"' not in head or ('"images"' in head and '"file_name"' in head):
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        return None
+    listed = content.get("images") or content["annotations"]
+    ids: dict[str, Any] = {}
+    for entry in listed if isinstance(listed, list) else ():
+        known = entry.get("id" if listed is content.get("images") else "image_id") if isinstance(entry, dict) else None
+        if is_id(known):
+            ids.setdefault(str(known), known)
+    named = [{"id": known, "file_name": str(known)} for known in ids.values()]
+    return {"images": named, "annotations": content["annotations"]}
+
+
 def entries(content: Any, file: Path, source: str, split: str, folder: Path | None = None) -> Iterator[Entry | Problem]:
     """The images of a parsed COCO `content`, which lie in `folder` if it is given."""
     images = content.get("images") if isinstance(content, dict) else None

@@ -21,6 +21,8 @@ _SPLIT_NAMES = {
 }
 WHOLE = "all"  # the one split of a dataset that has none
 
+_COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{1,18})")
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -167,3 +169,10 @@ def split_of_file(stem: str) -> str | None:
 def is_id(value: object) -> bool:
     """Whether `value` can be an image id: an int or a non-empty string."""
     return type(value) is int or (isinstance(value, str) and value != "")
+
+
+def id_of_file(name: str) -> int | str:
+    """The image id that a file name tells of, as COCO names files: 000000000042.jpg is 42, dog.jpg is "dog"."""
+    stem = Path(name).stem
+    number = _COCO_NAME.fullmatch(stem)
+    return int(number[1]) if number else stem

@@ -1,0 +1,43 @@
+"""Caption metrics without Java: equal to coco-caption's, computed on whole corpora at once.
+
+    scores = captionkit.evaluate({"42": "a dog runs"}, {"42": ["A dog is running.", "The dog runs on grass."]})
+    print(scores)                 # a table with confidence intervals
+    scores["CIDEr-D"], scores.per_image["CIDEr-D"]
+
+A metric is a small class with `update` and `compute` (see core.py), usable in a training loop on tokens of any kind.
+"""
+
+from __future__ import annotations
+
+from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.cider import Cider, CiderD
+from captionkit.metrics.core import Metric, Result
+from captionkit.metrics.diversity import Diversity, Variety
+from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.meteor import Meteor
+from captionkit.metrics.ptb import tokenize, tokenize_all
+from captionkit.metrics.rouge import RougeL
+from captionkit.metrics.scores import Comparison, Scores
+from captionkit.metrics.scoring import METRICS, USUAL, evaluate
+from captionkit.metrics.spice import Spice
+
+__all__ = [
+    "METRICS",
+    "USUAL",
+    "Bleu",
+    "Cider",
+    "CiderD",
+    "Comparison",
+    "Diversity",
+    "DocumentFrequencies",
+    "Meteor",
+    "Metric",
+    "Result",
+    "RougeL",
+    "Scores",
+    "Spice",
+    "Variety",
+    "evaluate",
+    "tokenize",
+    "tokenize_all",
+]

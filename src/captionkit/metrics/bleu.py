@@ -20,7 +20,7 @@ _TINY, _SMALL = 1e-15, 1e-9
 class Bleu(Collected):
     """BLEU-1 to BLEU-4 of tokenised captions."""
 
-    names = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))
+    names: tuple[str, ...] = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))
 
     def compute(self) -> Result:
         """Scores of all images so far."""

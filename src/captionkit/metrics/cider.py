@@ -66,7 +66,7 @@ class Cider(Collected):
 class CiderD(Cider):
     """CIDEr-D of tokenised captions (equation 4 on): what captioning papers and coco-caption call CIDEr."""
 
-    names = ("CIDEr-D",)
+    names: tuple[str, ...] = ("CIDEr-D",)
     _clipped = True
 
 

@@ -40,7 +40,7 @@ class Variety:
 
     def to_dict(self) -> dict[str, float | str]:
         """What scores.json says of it."""
-        values = {
+        values: dict[str, float | str] = {
             "distinct": self.distinct,
             "distinct-1": self.distinct_1,
             "distinct-2": self.distinct_2,

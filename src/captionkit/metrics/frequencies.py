@@ -78,7 +78,7 @@ class DocumentFrequencies:
         tokens = json.dumps([token.item() if isinstance(token, np.generic) else token for token in self.vocabulary])
         arrays |= {"images": np.array(self.images), "vocabulary": np.frombuffer(tokens.encode(), np.uint8)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         files.write_bytes(path, buffer.getvalue())
 
     @classmethod

@@ -17,7 +17,7 @@ _BETA = 1.2
 class RougeL(Collected):
     """ROUGE-L of tokenised captions."""
 
-    names = ("ROUGE-L",)
+    names: tuple[str, ...] = ("ROUGE-L",)
 
     def compute(self) -> Result:
         """Scores of all images so far."""

@@ -103,7 +103,7 @@ class Backbone(Encoder):
                 twin = type(self.network)(self.network.config).eval()
                 out = self._features(twin, torch.zeros(1, 3, height, width))
         except Exception as error:  # whatever a network does that is not for pictures, or not for this size
-            raise self._refusal(f"takes no pictures of {height} x {width} pixels ({_reason(error)})") from None
+            raise self._refusal(f"takes no pictures of {height} x {width} pixels ({reason_of(error)})") from None
         used = set(map(id, _leaves(out)))
         return out, frozenset(name for name, parameter in twin.named_parameters() if id(parameter) not in used)
 
@@ -137,7 +137,7 @@ def backbone(config: EncoderConfig) -> Backbone:
     try:
         network = _random(AutoConfig.for_model(**config.backbone))
     except Exception as error:  # the library raises many kinds for values that do not fit
-        raise ModelError(f"encoder {config.name!r}: cannot be built from its config ({_reason(error)})") from None
+        raise ModelError(f"encoder {config.name!r}: cannot be built from its config ({reason_of(error)})") from None
     return Backbone(network, Preprocessing.from_dict(config.preprocessing))
 
 
@@ -152,16 +152,16 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
     try:
         if pretrained:
             options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-            with _quiet():
+            with quiet():
                 whole, info = AutoModel.from_pretrained(config.name, output_loading_info=True, **options)
             missing = set(info["missing_keys"])
         else:
             whole = _random(AutoConfig.from_pretrained(config.name, trust_remote_code=False))
     except Exception as error:  # the library raises many kinds; all mean that there is no backbone to be had
-        reason = f"cannot load this transformers backbone ({_reason(error)})"
+        reason = f"cannot load this transformers backbone ({reason_of(error)})"
         raise ModelError(f"{config.name}: {reason}; name a Hub id, or a folder with safetensors weights") from None
     network = _vision_part(whole)
-    built = Backbone(network, _published_preprocessing(config.name, network))
+    built = Backbone(network, published_preprocessing(config.name, network))
     needed = {id(t) for name, t in network.state_dict(keep_vars=True).items() if name not in built.idle}
     lost = [name for name, t in whole.state_dict(keep_vars=True).items() if name in missing and id(t) in needed]
     if lost:
@@ -178,7 +178,7 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps transformers from telling of loading, but for bars on a terminal; what matters of it is checked here."""
     from transformers.utils import logging
 
@@ -205,7 +205,7 @@ def _vision_part(network: nn.Module) -> nn.Module:
     return getattr(network, "vision_model", network)
 
 
-def _published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
+def published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
     """What the backbone's image processor does, as far as it is stored; else what its family does."""
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -280,5 +280,5 @@ def _leaves(output: Tensor) -> Iterator[Tensor]:
             yield node.variable
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return textwrap.shorten(str(error).strip().partition("\n")[0], 200) or type(error).__name__

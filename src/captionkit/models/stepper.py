@@ -33,3 +33,12 @@ class TorchStepper:
         top = logits.float().log_softmax(-1).topk(min(top_k, logits.shape[-1]), dim=-1)  # [B,K,V] -> [B,K,T]
         found = (top.values, top.indices, attention.float())
         return *(x.cpu().numpy() for x in found), {**state, **changed}
+
+
+class MemoryStepper(TorchStepper):
+    """Steps from grids that the encoder has made already."""
+
+    @torch.inference_mode()
+    def begin(self, memory: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """`memory` [B,G,D] -> state."""
+        return self.model.begin(memory)

@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     captions: Packed
     targets: Tensor  # [P]: the word after each of captions.tokens
     broken: list[str]  # pictures that could not be read, with the reason
+    indices: tuple[int, ...] = ()  # the place in the split of each picture, [B]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
             Packed(tokens.to(device), sizes, image_of.to(device)),
             self.targets.to(device),
             self.broken,
+            self.indices,
         )
 
 
@@ -124,4 +126,6 @@ def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int) -> Generat
 
 
 def _prepare(teaching: Teaching, part: Keys) -> Batch:
-    return collate([teaching[key] for key in part], features=teaching.features is not None)
+    samples = [teaching[key] for key in part]
+    read = tuple(index for (_, index), sample in zip(part, samples, strict=True) if sample.picture is not None)
+    return collate(samples, features=teaching.features is not None)._replace(indices=read)

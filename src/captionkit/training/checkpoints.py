@@ -25,6 +25,8 @@ class Progress:
 
     #: optimizer steps made
     step: int = 0
+    #: of the best evaluation so far: the highest CIDEr-D, and of equal ones the lowest loss
+    best_cider: float = float("-inf")
     best_loss: float = float("inf")
     best_step: int = 0
     #: evaluations since the best one

@@ -1,17 +1,25 @@
-"""Looking at a model in training: validation loss in nats per word, and captions of a few pictures."""
+"""Looking at a model in training: its loss in nats per word, its captions of the validation split, their scores."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from captionkit.datasets import CaptionSet
 from captionkit.errors import ImageError, TrainingError
-from captionkit.images import Preprocessing, load_image, open_image
+from captionkit.images import open_image
+from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.cider import CiderD
+from captionkit.metrics.diversity import Diversity
+from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.models.captioning import CaptioningModel
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.stepper import MemoryStepper
 from captionkit.search import search
 from captionkit.text import Text
 from captionkit.training.batches import whole
@@ -21,13 +29,56 @@ from captionkit.training.teaching import Teaching
 from captionkit.viz.page import Card, captions_page
 
 
-@torch.inference_mode()
-def validation_loss(model: CaptioningModel, teaching: Teaching, accelerator: Accelerator) -> tuple[float, set[str]]:
-    """Cross-entropy of the true next word in nats, mean over all words, the end included; over all processes.
+class Judge:
+    """Scores captions of a split, by place in it, against what people wrote."""
 
-    Also says which pictures could not be read, and why. Raises TrainingError if that is all of them.
+    def __init__(self, captions: CaptionSet) -> None:
+        references = [example.captions for example in captions]
+        self._tokenize = TOKENIZERS[tokenizer_of(references)]
+        flat = iter(self._tokenize(caption for some in references for caption in some))
+        self._references = [[next(flat) for _ in some] for some in references]
+        self._frequencies = DocumentFrequencies.of(self._references)
+
+    def scores(self, said: Mapping[int, str]) -> dict[str, float]:
+        """CIDEr-D, BLEU-4, the share of different captions, and their mean words, under the names of metrics.jsonl."""
+        places = sorted(said)
+        candidates = self._tokenize(said[place] for place in places)
+        references = [self._references[place] for place in places]
+        cider, bleu, diversity = CiderD(self._frequencies), Bleu(), Diversity()
+        for metric in (cider, bleu, diversity):
+            metric.update(candidates, references)
+        variety = diversity.compute()
+        return {
+            "cider": cider.compute().values["CIDEr-D"],
+            "bleu4": bleu.compute().values["BLEU-4"],
+            "distinct": variety.distinct,
+            "words": variety.words,
+        }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a model does on the validation split."""
+
+    #: cross-entropy of the true next word in nats, mean over all words, the end included
+    loss: float
+    #: what `Judge.scores` says of the captions that the model makes by itself
+    scores: dict[str, float]
+    #: those captions, by place in the split
+    said: dict[int, str]
+    #: pictures that could not be read, and why
+    broken: set[str]
+
+
+@torch.inference_mode()
+def validate(
+    model: CaptioningModel, teaching: Teaching, text: Text, judge: Judge, accelerator: Accelerator
+) -> Validation:
+    """Loss by teacher forcing, and scores of generated captions, over all processes.
+
+    Raises TrainingError if no picture can be read.
     """
-    nats, words, broken = 0.0, 0, set()
+    nats, words, broken, said = 0.0, 0, set(), {}
     recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
     for batch in whole(teaching, recipe.optimizer.batch_size, rank, processes, recipe.run.workers):
         broken.update(batch.broken)
@@ -35,36 +86,41 @@ def validation_loss(model: CaptioningModel, teaching: Teaching, accelerator: Acc
             continue
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
-            decoded = model(batch.images, batch.features, batch.captions)
+            memory = model.encode(batch.images) if batch.features is None else model.remember(batch.features)
+            decoded = model.decode(memory, batch.captions)
         nats += losses(decoded, batch.targets, 0.0).nats.item()
         words += len(batch.targets)
-    parts = gather_object([(nats, words, broken)])
-    nats, words, broken = sum(p[0] for p in parts), sum(p[1] for p in parts), set().union(*(p[2] for p in parts))
+        said.update(zip(batch.indices, _captions(model, memory.float(), text), strict=True))
+    parts = gather_object([(nats, words, broken, said)])
+    nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
     if not words:
         raise TrainingError(f"none of the validation pictures can be read ({min(broken)}); mend or replace them")
-    return nats / words, broken
+    return Validation(nats / words, judge.scores(said), said, broken)
 
 
-def sample_captions(
-    model: CaptioningModel, pictures: CaptionSet, text: Text, preprocessing: Preprocessing
-) -> list[Card]:
-    """Cards of captioned pictures for samples.html."""
-    cards = []
-    stepper = TorchStepper(model)
+def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[str]:
+    """What the model says of pictures, `memory` [B,G,D], decoded as the kept model will be."""
     ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
-    for example in pictures:
+    found = search(MemoryStepper(model), memory, DECODING, **ids)
+    return [text.decode(captions[0].tokens) if captions else "" for captions in found]
+
+
+def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:
+    """Cards of validation pictures, by their place in the split, for samples.html."""
+    cards = []
+    for place, example in enumerate(pictures):
         try:
-            pixels = load_image(example.image, preprocessing)
             photo = open_image(example.image, target=(224, 224))
         except ImageError as error:
             cards.append(Card(label=example.name, error=str(error)))
             continue
-        found = search(stepper, np.stack([pixels]), DECODING, **ids)[0]
-        said = text.decode(found[0].tokens) if found else ""
-        cards.append(Card(photo=photo, caption=said, references=example.captions, label=example.name))
+        caption = said.get(place, "")
+        cards.append(Card(photo=photo, caption=caption, references=example.captions, label=example.name))
     return cards
 
 
-def samples_page(cards: list[Card], step: int, loss: float) -> str:
+def samples_page(cards: list[Card], step: int, validation: Validation) -> str:
     """The page of samples.html."""
-    return captions_page("Validation samples", cards, note=f"step {step}, validation loss {loss:.3f} nats per word")
+    note = f"step {step}, CIDEr-D {validation.scores['cider']:.3f}, loss {validation.loss:.3f} nats per word"
+    return captions_page("Validation samples", cards, note=note)

@@ -76,6 +76,10 @@ def _readable(pictures: CaptionSet) -> list[Image.Image]:
     return found
 
 
+def _decoding() -> str:
+    return f"beam {DECODING.beam}, length penalty {DECODING.length_penalty}, no_repeat {DECODING.no_repeat}"
+
+
 def _card(model: CaptioningModel, facts: dict[str, Any]) -> str:
     """A Hub model card: front matter, what it is, how it was made."""
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -102,6 +106,7 @@ Describes a picture in a sentence. {parameters:.1f} million parameters.
 | data | {data["name"]}, fingerprint `{data["fingerprint"][:16]}` |
 | pictures | {facts["pictures"]["train"]} training, {facts["pictures"]["val"]} validation |
 | seed | {facts["recipe"]["run"]["seed"]} |
+| validation CIDEr-D | {facts["val_cider"]:.4f}, of generated captions ({_decoding()}) |
 | validation loss | {facts["val_loss"]:.4f} nats per word (epoch {facts["epoch"]:.2f}, step {facts["step"]}) |
 | time | {facts["minutes"]} minutes on {facts["device"]} |
 | versions | {", ".join(f"{name} {value}" for name, value in facts["versions"].items())} |

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from captionkit.errors import TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from captionkit.training.evaluation import validation_loss
+from captionkit.training.evaluation import Judge, validate
 from captionkit.training.features import cached_features
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
@@ -39,6 +39,7 @@ class Result:
     """What a finished run answers."""
 
     folder: Path
+    best_cider: float
     best_loss: float
     best_step: int
     steps: int
@@ -74,6 +75,7 @@ class _Run:
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
         self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator)
+        self.judge = Judge(self.setup.val)
         self.progress = Progress()
         self.fingerprint = _fingerprint(recipe, self.setup)
         if resume and (folder.path / LAST).exists():
@@ -161,17 +163,18 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
-        loss, broken = validation_loss(model, self.val_set, self.accelerator)
-        self.learner.broken |= broken
-        if not math.isfinite(loss):
+        found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
+        self.learner.broken |= found.broken
+        if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
-        better = loss < progress.best_loss
+        cider = found.scores["cider"]
+        better = (cider, -found.loss) > (progress.best_cider, -progress.best_loss)
         progress.stale = 0 if better else progress.stale + 1
         if better:
-            progress.best_loss, progress.best_step = loss, progress.step
+            progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
                 keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts())
-        self.report.evaluated(self._where(), model, loss, better, progress.seconds)
+        self.report.evaluated(self._where(), found, better, progress.seconds)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -180,6 +183,7 @@ class _Run:
             "data": {"name": train.name, "fingerprint": train.fingerprint()},
             "pictures": {"train": len(train), "val": len(val)},
             "val_loss": progress.best_loss,
+            "val_cider": progress.best_cider,
             **self._where(),
             "minutes": round(progress.seconds / 60, 1),
             "processes": self.accelerator.num_processes,
@@ -197,12 +201,13 @@ class _Run:
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say
         why = "no better for a while" if self._finished() else "all epochs done"
-        say(f"{why}: best validation loss {progress.best_loss:.3f} nats/word at step {progress.best_step}")
+        scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
+        say(f"{why}: best on validation at step {progress.best_step}, {scores}")
         for reason in sorted(set().union(*gather_object([self.learner.broken]))):
             say(f"left out: {reason}")
         if self.accelerator.is_main_process:
             say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
-        return Result(self.folder.path, progress.best_loss, progress.best_step, progress.step)
+        return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:

@@ -136,7 +136,7 @@ class RunRecipe:
     workers: Annotated[int, Ge(0)] = _field(0, "threads that prepare pictures ahead; 0 does it between the steps")
     eval_every: Positive = _field(1.0, "epochs between two evaluations")
     patience: Annotated[int, Ge(0)] = _field(
-        5, "evaluations without a better validation loss after which the run stops; 0 never does"
+        5, "evaluations without a better CIDEr-D after which the run stops; 0 never does"
     )
     checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between two checkpoints")
     samples: Annotated[int, Ge(0)] = _field(8, "validation pictures captioned at each evaluation")

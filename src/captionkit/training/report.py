@@ -12,11 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from captionkit import files
-from captionkit.models.captioning import CaptioningModel
 from captionkit.progress import say, track
 from captionkit.training.batches import Plan
 from captionkit.training.checkpoints import Progress
-from captionkit.training.evaluation import sample_captions, samples_page
+from captionkit.training.evaluation import Validation, sample_cards, samples_page
 from captionkit.training.recipe import Recipe
 from captionkit.training.run import SAMPLES, RunFolder
 from captionkit.training.setup import Setup
@@ -81,26 +80,24 @@ class Report:
         )
         self._nats, self._words, self._since = 0.0, 0, time.monotonic()
 
-    def evaluated(
-        self, where: dict[str, Any], model: CaptioningModel, loss: float, better: bool, seconds: float
-    ) -> None:
-        """Record the validation loss, and bring curves.png, samples.html and the watcher up to date."""
+    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
+        """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""
         paused = time.monotonic()
-        self.folder.record({"kind": "eval", **where, "val_loss": loss, "best": better})
+        self.folder.record({"kind": "eval", **where, "val_loss": found.loss, **found.scores, "best": better})
         if self.main:
-            self._show(where, model, loss, better, seconds)
+            self._show(where, found, better, seconds)
         self._since += time.monotonic() - paused
 
-    def _show(self, where: dict[str, Any], model: CaptioningModel, loss: float, better: bool, seconds: float) -> None:
+    def _show(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
         setup, folder = self.setup, self.folder
         shown = setup.val.subset(range(min(self.recipe.run.samples, len(setup.val))))
-        cards = sample_captions(model, shown, setup.text, setup.preprocessing)
-        files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], loss))
+        cards = sample_cards(shown, found.said)
+        files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
         rows = [row["loss"] for row in folder.rows if row["kind"] == "train"]
         trained = self._nats / self._words if self._words else next(reversed(rows), float("nan"))
         say(
             f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  train {trained:.3f}  "
-            f"val {loss:.3f} nats/word  {seconds / 60:6.1f} min  | {said}"
+            f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
         )

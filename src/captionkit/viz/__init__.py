@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from captionkit.viz.attention import attention_figure
 from captionkit.viz.curves import draw_curves
-from captionkit.viz.page import Card, captions_page, write_page
+from captionkit.viz.page import Card, captions_page, sectioned_page, write_page
 from captionkit.viz.samples import sample_photos
 
-__all__ = ["Card", "attention_figure", "captions_page", "draw_curves", "sample_photos", "write_page"]
+__all__ = ["Card", "attention_figure", "captions_page", "draw_curves", "sample_photos", "sectioned_page", "write_page"]

@@ -15,7 +15,7 @@ from captionkit.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRAIN, VALIDATION, ENCODER = "#4c78a8", "#e45756", "#54a24b"
+TRAIN, VALIDATION, ENCODER, SCORE = "#4c78a8", "#e45756", "#54a24b", "#b279a2"
 
 
 def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str]) -> None:
@@ -23,7 +23,7 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str
 
     Args:
         metrics: rows of kind "train" (step, epoch, loss in nats per word, lr_decoder, lr_encoder) and "eval" (step,
-            val_loss in nats per word, best). Where a resumed run logged a step twice, the later row counts.
+            val_loss in nats per word, cider, best). Where a resumed run logged a step twice, the later row counts.
             Losses that are not finite leave a gap.
         out: the file to write.
 
@@ -37,14 +37,15 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str
         raise CaptionkitError("curves are drawn by matplotlib; `pip install captionkit[train]` brings it") from None
 
     train, evaluations = _rows(metrics, "train"), _rows(metrics, "eval")
-    figure = Figure(figsize=(9, 6.5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(9, 8.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    loss, rates = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    loss, scores, rates = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
     _draw_losses(loss, train, evaluations)
+    _draw_scores(scores, evaluations)
     _draw_rates(rates, train)
     epochs = np.nanmax(_column(train + evaluations, "epoch"), initial=0)
     rates.set_xlabel(f"step ({epochs:.4g} epochs)")
-    for axes in (loss, rates):
+    for axes in (loss, scores, rates):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.has_data():
@@ -62,11 +63,22 @@ def _draw_losses(axes: Axes, train: list[Mapping[str, Any]], evaluations: list[M
         _line(axes, train, _smooth(losses), color=TRAIN, label="training, smoothed")
     if evaluations:
         _line(axes, evaluations, _column(evaluations, "val_loss"), color=VALIDATION, marker=".", label="validation")
-    best = [row for row in evaluations if row["best"]]
+        _mark_best(axes, evaluations, "val_loss", VALIDATION)
+
+
+def _draw_scores(axes: Axes, evaluations: list[Mapping[str, Any]]) -> None:
+    axes.set_ylabel("CIDEr-D")
+    if np.isfinite(_column(evaluations, "cider")).any():  # runs of version 0.1.0 have none
+        _line(axes, evaluations, _column(evaluations, "cider"), color=SCORE, marker=".", label="validation, generated")
+        _mark_best(axes, evaluations, "cider", SCORE)
+
+
+def _mark_best(axes: Axes, evaluations: list[Mapping[str, Any]], key: str, colour: str) -> None:
+    best = [row for row in evaluations if row["best"] and key in row]
     if best:
-        step, value = best[-1]["step"], best[-1]["val_loss"]
-        label = f"best: {value:.3f} at step {step:,}"
-        axes.plot([step], [value], color=VALIDATION, marker="*", markersize=15, linestyle="", label=label)
+        step, value = best[-1]["step"], best[-1][key]
+        label = f"kept: {value:.3f} at step {step:,}"
+        axes.plot([step], [value], color=colour, marker="*", markersize=15, linestyle="", label=label)
 
 
 def _draw_rates(axes: Axes, train: list[Mapping[str, Any]]) -> None:

@@ -6,8 +6,8 @@ import base64
 import html
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -28,6 +28,7 @@ class Card:
         alternatives: further captions, best first.
         references: captions that people wrote.
         attention: what `attention_figure` drew.
+        scores: figures of the caption by name, in the order in which they are shown.
         label: what the photo is called, such as its file name.
         error: why there is no caption; makes this an error card.
     """
@@ -38,12 +39,25 @@ class Card:
     alternatives: Sequence[str] = ()
     references: Sequence[str] = ()
     attention: Image.Image | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     label: str = ""
     error: str = ""
 
 
 def captions_page(title: str, cards: Sequence[Card], *, note: str = "") -> str:
     """The page as HTML. All text is escaped; `note` stands below the title."""
+    return sectioned_page(title, [("", cards)], note=note)
+
+
+def sectioned_page(
+    title: str,
+    sections: Sequence[tuple[str, Sequence[Card]]],
+    *,
+    note: str = "",
+    figures: Sequence[tuple[str, str]] = (),
+) -> str:
+    """A page of several groups of cards, each under its heading; `figures` are names and values, shown at the top."""
+    cards = [card for _, some in sections for card in some]
     failed = sum(bool(card.error) for card in cards)
     count = f"{len(cards)} photo{'' if len(cards) == 1 else 's'}"
     if failed:
@@ -63,10 +77,12 @@ def captions_page(title: str, cards: Sequence[Card], *, note: str = "") -> str:
         "<body>",
         f'<header><h1 dir="auto">{_text(title)}</h1>',
         f'<p class="note" dir="auto">{_text(note)}</p>' if note else "",
-        f'<p class="count">{count}</p></header>',
-        '<main><ul class="cards">',
-        *map(_card, cards),
-        "</ul></main>",
+        f'<p class="count">{count}</p>',
+        _figures(figures),
+        "</header>",
+        "<main>",
+        *(_section(heading, some) for heading, some in sections),
+        "</main>",
         "</body>",
         "</html>",
     ]
@@ -76,6 +92,16 @@ def captions_page(title: str, cards: Sequence[Card], *, note: str = "") -> str:
 def write_page(path: str | os.PathLike[str], page: str) -> None:
     """Write a page atomically. Raises CaptionkitError where it cannot be written."""
     write_text(path, page)
+
+
+def _section(heading: str, cards: Sequence[Card]) -> str:
+    top = f'<h2 class="section" dir="auto">{_text(heading)}</h2>' if heading else ""
+    return "\n".join([f'<section>{top}<ul class="cards">', *map(_card, cards), "</ul></section>"])
+
+
+def _figures(figures: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in figures)
+    return f'<dl class="figures">{items}</dl>' if items else ""
 
 
 def _card(card: Card) -> str:
@@ -90,6 +116,7 @@ def _card(card: Card) -> str:
         parts.append(f'<h2 dir="auto">{_text(card.caption)}</h2>')
     if card.confidence is not None:
         parts.append(_confidence(card.confidence))
+    parts.append(_figures([(name, f"{value:.3f}") for name, value in card.scores.items()]))
     parts.append(_captions("Other captions", "ol", card.alternatives))
     parts.append(_captions("Written by people", "ul", card.references))
     if card.label:
@@ -160,6 +187,12 @@ h3 { margin: .9rem 0 .2rem; color: var(--soft); font-size: .85rem; font-weight: 
 .confidence { display: flex; align-items: center; gap: .6rem; margin: .5rem 0; color: var(--soft); font-size: .9rem; }
 .bar { flex: 0 0 5rem; height: .4rem; border-radius: .2rem; overflow: hidden; background: var(--line); }
 .bar > span { display: block; height: 100%; background: var(--accent); }
+.section { margin: 2rem 0 .75rem; font-size: 1.35rem; }
+.figures { display: flex; flex-wrap: wrap; gap: .4rem 1.25rem; margin: .5rem 0; }
+.figures dt { color: var(--soft); font-size: .8rem; }
+.figures dd { margin: 0; font-variant-numeric: tabular-nums; }
+header .figures { gap: .6rem 2rem; margin: 1rem 0 0; }
+header .figures dd { font-size: 1.15rem; }
 .label { margin: .75rem 0 0; color: var(--soft); font-size: .85rem; }
 .error { align-self: start; border-color: var(--bad); }
 .error h2 { color: var(--bad); }

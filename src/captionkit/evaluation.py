@@ -1,0 +1,154 @@
+"""What `captionkit evaluate` does: caption a split, score it, and show the best, middling and worst captions."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captionkit import __version__, files
+from captionkit.batch import attention_of
+from captionkit.captioner import Captioner, load
+from captionkit.datasets import CaptionSet, Example, open_dataset
+from captionkit.errors import CaptionkitError
+from captionkit.images import open_image
+from captionkit.metrics import Metric, Scores, evaluate
+from captionkit.metrics.scoring import check_metrics
+from captionkit.progress import say, track
+from captionkit.results import ResultsFile
+from captionkit.search import Decoding
+from captionkit.viz.page import Card, sectioned_page
+
+RESULTS, SCORES, GALLERY = "results.json", "scores.json", "gallery.html"
+
+_CARDS = 4  # in each group of the gallery
+_PHOTO = (1024, 1024)
+_RANKED_BY = "CIDEr-D"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it: the scores, the folder that holds them, and the pictures that could not be captioned."""
+
+    scores: Scores
+    folder: Path
+    failures: list[str]
+
+
+def evaluate_model(
+    model: str,
+    data: str | Path,
+    output: Path,
+    *,
+    split: str,
+    metrics: Sequence[str | Metric] | None = None,
+    batch: int = 16,
+    decoding: dict[str, Any] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Caption `split` of the dataset at `data`, score it, and write results.json, scores.json and gallery.html.
+
+    A picture that cannot be captioned is named and left out. Raises CaptionkitError where none can, or nothing fits.
+    """
+    check_metrics(metrics)  # better known before the work than after it
+    dataset = open_dataset(data)
+    pictures = dataset.split(split)
+    if not any(example.captions for example in pictures):
+        raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+    captioner = load(model)
+    chosen = replace(captioner.decoding, **(decoding or {}))
+    captioner.decoding = chosen
+    started = time.monotonic()
+    said, failures = _captions(captioner, pictures, output / RESULTS, batch)
+    if not said:
+        raise CaptionkitError(f"{data}: no picture of split {split!r} could be captioned; the first: {failures[0]}")
+    training = dataset["train"] if "train" in dataset and pictures.split != "train" else ()
+    scores = evaluate(
+        {example.id: said[str(example.id)] for example in pictures if str(example.id) in said},
+        pictures,
+        metrics,
+        images={example.id: example.image for example in pictures},
+        training=[caption for example in training for caption in example.captions] or None,
+        resamples=resamples,
+        seed=seed,
+    )
+    made = _made_by(captioner, pictures, chosen, round(time.monotonic() - started, 1))
+    files.write_text(
+        output / SCORES, json.dumps({**scores.to_dict(), **made}, ensure_ascii=False, indent=1, default=str) + "\n"
+    )
+    files.write_text(output / GALLERY, _gallery(captioner, pictures, scores, made))
+    return Evaluation(scores, output, failures)
+
+
+def _captions(
+    captioner: Captioner, pictures: CaptionSet, results: Path, batch: int
+) -> tuple[dict[str, str], list[str]]:
+    """Captions by image id as text, and what is wrong with the other pictures."""
+    said: dict[str, str] = {}
+    failures = []
+    outcomes = captioner.stream([example.image for example in pictures], batch=batch)
+    with ResultsFile(results) as file:
+        for example, outcome in zip(pictures, track(outcomes, len(pictures), "captioning"), strict=True):
+            if outcome.caption is None:
+                failures.append(outcome.error)
+                say(f"captionkit: {outcome.error}")
+                continue
+            said[str(example.id)] = outcome.caption.text
+            file.add({"path": example.name, "image_id": example.id, "captions": [outcome.caption.to_dict()]})
+    return said, failures
+
+
+def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
+    """What made the figures, so that they can be made again."""
+    folder = captioner.folder
+    packages = {name: version(name) for name in ("numpy", "onnxruntime", "pillow", "tokenizers")}
+    return {
+        "command": shlex.join(["captionkit", *sys.argv[1:]]),
+        "model": {"path": str(folder.path), "files": {name: f["sha256"] for name, f in folder.config["files"].items()}},
+        "data": {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()},
+        "decoding": decoding.to_dict(),
+        "seconds": seconds,
+        "versions": {"captionkit": __version__, "python": platform.python_version(), **packages},
+    }
+
+
+def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: dict[str, Any]) -> str:
+    examples = {str(example.id): example for example in pictures}
+    by = _RANKED_BY if _RANKED_BY in scores else next(iter(scores), "")
+    order = np.argsort(-scores.per_image[by], kind="stable") if by else np.arange(len(scores.ids))
+    each = min(_CARDS, -(-len(order) // 3))
+    middle = max(0, len(order) // 2 - each // 2)
+    groups = {"Best": order[:each], "Middling": order[middle : middle + each], "Worst": order[::-1][:each]}
+    sections = []
+    for heading, places in groups.items():
+        cards = [_card(captioner, examples[str(scores.ids[place])], scores, place) for place in places]
+        sections.append((f"{heading} by {by}" if by else heading, cards))
+    figures = []
+    for name, value in scores.items():
+        low, high = scores.intervals.get(name, (value, value))
+        figures.append((name, f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if high > low else "")))
+    note = f"{made['data']['name']}, split {made['data']['split']}: {len(scores.ids):,} images. {made['command']}"
+    return sectioned_page("Captions, from the best to the worst", sections, note=note, figures=figures)
+
+
+def _card(captioner: Captioner, example: Example, scores: Scores, place: int) -> Card:
+    caption = captioner.caption(example.image)  # again, for its attention: keeping all of them would fill the memory
+    return Card(
+        photo=open_image(example.image, target=_PHOTO),
+        caption=caption.text,
+        confidence=caption.confidence,
+        references=example.captions,
+        attention=attention_of(captioner, example.image, caption),
+        scores={name: float(values[place]) for name, values in scores.per_image.items()},
+        label=example.name,
+    )

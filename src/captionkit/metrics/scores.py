@@ -1,0 +1,185 @@
+"""What scoring answers: corpus scores with intervals, scores of each image, and how two systems compare."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from captionkit.errors import CaptionkitError
+from captionkit.metrics.core import Floats, Result
+from captionkit.metrics.diversity import Variety
+from captionkit.metrics.reading import Id
+from captionkit.metrics.resampling import paired
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Mapping[str, float]):
+    """Corpus scores by name ("BLEU-4", "CIDEr-D", ...), on pycocoevalcap's scale: `scores["CIDEr-D"]`.
+
+    ids, candidates, references: what was scored, in one order; `per_image` is in that order too.
+    intervals: by name, the ends of the 95 % bootstrap interval of the corpus score; empty if there were no resamples.
+    variety: how varied the captions are; None if that was not asked for.
+    notes: what to know of the figures, a sentence each: overlap, empty captions, collapse, metrics that are missing.
+    facts: how the figures were made: tokenizer, resamples, seed.
+    """
+
+    ids: list[Id]
+    candidates: list[str]
+    references: list[tuple[str, ...]]
+    results: list[Result]
+    intervals: dict[str, tuple[float, float]]
+    variety: Variety | None
+    without_references: list[Id]
+    without_candidate: list[Id]
+    notes: list[str]
+    facts: dict[str, Any]
+
+    @property
+    def values_by_name(self) -> dict[str, float]:
+        """The corpus scores."""
+        return {name: value for result in self.results for name, value in result.values.items()}
+
+    @property
+    def per_image(self) -> dict[str, Floats]:
+        """Scores of each image, [N] by name."""
+        return {name: result.per_image[:, m] for result in self.results for m, name in enumerate(result.names)}
+
+    def __getitem__(self, name: str) -> float:
+        return self.values_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What scores.json holds."""
+        return {
+            "images": len(self.ids),
+            **self.values_by_name,
+            **(self.variety.to_dict() if self.variety else {}),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "without references": self.without_references,
+            "without candidate": self.without_candidate,
+            "notes": self.notes,
+            **self.facts,
+        }
+
+    def to_csv(self) -> str:
+        """A row for each image: its id, candidate and scores."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        columns = self.per_image
+        writer.writerow(["image_id", "caption", *columns])
+        for row, (known, said) in enumerate(zip(self.ids, self.candidates, strict=True)):
+            writer.writerow([known, said, *(f"{column[row]:.6f}" for column in columns.values())])
+        return buffer.getvalue()
+
+    def compare(self, other: Scores) -> Comparison:
+        """The difference to `other`, scored against the same references, on the images that both have.
+
+        CaptionkitError where they share no image or no metric.
+        """
+        places = {str(known): place for place, known in enumerate(other.ids)}
+        common = [(place, places[str(known)]) for place, known in enumerate(self.ids) if str(known) in places]
+        theirs = {result.names: result for result in other.results}
+        shared = [(result, theirs[result.names]) for result in self.results if result.names in theirs]
+        if not common or not shared:
+            raise CaptionkitError("nothing to compare: the two share no image, or no metric")
+        ours_at, theirs_at = np.array(common).T
+        rows: list[Difference] = []
+        for one, two in shared:
+            rows += _differences(_part(one, ours_at), _part(two, theirs_at), self.facts)
+        return Comparison(len(common), rows)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.ids):,} images, {self.facts['tokenizer']} tokens"]
+        if self.intervals:
+            lines[0] += f", 95 % intervals of {self.facts['resamples']:,} resamples (seed {self.facts['seed']})"
+        width = max((len(name) for name in self), default=0)
+        for name, value in self.items():
+            low, high = self.intervals.get(name, (np.nan, np.nan))
+            lines.append(f"{name:{width}}  {value:7.4f}" + (f"   {low:.4f} to {high:.4f}" if self.intervals else ""))
+        if self.variety:
+            v = self.variety
+            novel = "" if v.novel is None else f", {v.novel:.1%} not among the training captions"
+            lines.append(
+                f"{v.distinct:.1%} distinct{novel}; {v.words:.1f} words ({v.shortest} to {v.longest}), "
+                f"{v.vocabulary:,} different ones; commonest caption {v.commonest_share:.1%}"
+            )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.items())
+        return f"Scores({len(self.ids)} images: {scores})"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two systems on the same images: `one` - `other`, its 95 % interval, and how likely by chance."""
+
+    name: str
+    one: float
+    other: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def difference(self) -> float:
+        """`one` - `other`."""
+        return self.one - self.other
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same images."""
+
+    images: int
+    differences: list[Difference]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the machine-readable output says."""
+        return {
+            "images": self.images,
+            **{
+                d.name: {
+                    "one": d.one,
+                    "other": d.other,
+                    "difference": d.difference,
+                    "interval": [d.low, d.high],
+                    "p": d.p,
+                }
+                for d in self.differences
+            },
+        }
+
+    def __str__(self) -> str:
+        width = max(len(d.name) for d in self.differences)
+        lines = [
+            f"compared on {self.images:,} images: difference with its 95 % interval (paired bootstrap), and p "
+            "(approximate randomisation)",
+            f"{'':{width}}    this    other   difference",
+        ]
+        for d in self.differences:
+            interval = f"{d.low:+.4f} to {d.high:+.4f}"
+            lines.append(f"{d.name:{width}} {d.one:7.4f}  {d.other:7.4f}  {d.difference:+.4f}  {interval}  p {d.p:.3f}")
+        return "\n".join(lines)
+
+
+def _part(result: Result, images: np.ndarray) -> Result:
+    return Result(result.names, result.per_image[images], result.statistics[images], result.corpus)
+
+
+def _differences(one: Result, other: Result, facts: Mapping[str, Any]) -> Iterator[Difference]:
+    interval, p = paired(one, other, resamples=facts["resamples"] or 1000, seed=facts["seed"])
+    for m, name in enumerate(one.names):
+        yield Difference(
+            name, one.values[name], other.values[name], float(interval[0, m]), float(interval[1, m]), float(p[m])
+        )

@@ -1,0 +1,149 @@
+"""`captionkit.evaluate`: candidates and references in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from captionkit.errors import CaptionkitError
+from captionkit.images import Source
+from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.cider import Cider, CiderD
+from captionkit.metrics.core import Metric, Result
+from captionkit.metrics.diversity import Diversity, Variety
+from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.meteor import Meteor, data_missing
+from captionkit.metrics.pairing import Pairs, pair
+from captionkit.metrics.reading import Candidates, Id, References, read_candidates, read_references
+from captionkit.metrics.resampling import bootstrap
+from captionkit.metrics.rouge import RougeL
+from captionkit.metrics.scores import Scores
+from captionkit.metrics.spice import Spice
+from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
+
+_MAKERS: dict[str, Callable[[DocumentFrequencies | None], Metric]] = {
+    "bleu": lambda _: Bleu(),
+    "meteor": lambda _: Meteor(),
+    "rouge": lambda _: RougeL(),
+    "cider": CiderD,
+    "cider-plain": Cider,
+    "spice": lambda _: Spice(),
+}
+_DIVERSITY = "diversity"
+#: what there is by name
+METRICS = (*_MAKERS, _DIVERSITY)
+#: what is computed unless told otherwise
+USUAL = ("bleu", "meteor", "rouge", "cider", _DIVERSITY)
+
+
+def evaluate(
+    candidates: Candidates,
+    references: References,
+    metrics: Sequence[str | Metric] | None = None,
+    *,
+    split: str | None = None,
+    tokenizer: str | None = None,
+    frequencies: DocumentFrequencies | None = None,
+    training: Collection[str] | None = None,
+    images: Mapping[Id, Source] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Score one caption an image against what people wrote of it.
+
+    Args:
+        candidates: {id: caption}, COCO results, or a .json, .jsonl or .csv file of them.
+        references: {id: captions}, a CaptionSet, a dataset, or the path of one; pictures need not be there.
+        metrics: names ("bleu", "meteor", "rouge", "cider", "cider-plain", "spice", "diversity") or metric objects, such
+            as `captionkit.ClipScore(model)`. By default bleu, meteor, rouge, cider (that is CIDEr-D) and diversity, and
+            a note instead of meteor where its data is not installed.
+        split: of the references; by default the one that all candidates are of, else all.
+        tokenizer: "ptb" (coco-caption's) or "words" (any language); by default what suits the references.
+        frequencies: CIDEr's, if not those of the references.
+        training: captions that a model learnt from, to tell how many candidates are new.
+        images: pictures by image id, for metrics that look at them.
+        resamples: of the images, for confidence intervals; 0 makes none. seed: their random numbers.
+
+    Raises CaptionkitError: one line that says what does not fit.
+    """
+    wanted, notes = check_metrics(metrics)
+    chosen = [_MAKERS[name](frequencies) if isinstance(name, str) else name for name in wanted if name != _DIVERSITY]
+    pairs = pair(read_candidates(candidates), read_references(references), split)
+    kind = tokenizer or tokenizer_of(pairs.references)
+    split_up = _tokenizer(kind)
+    said, written = _tokens(pairs, split_up)
+    results = [_score(metric, pairs, said, written, images) for metric in chosen]
+    variety = _variety(said, None if training is None else split_up(training)) if _DIVERSITY in wanted else None
+    notes = [*pairs.notes, *notes]
+    if variety and variety.warning:
+        notes.append(variety.warning)
+    if len(pairs.ids) == 1 and frequencies is None and any(isinstance(metric, Cider) for metric in chosen):
+        notes.append("CIDEr weighs words by how few images they occur with: of one image alone it is always 0")
+    edges = bootstrap(results, resamples=resamples, seed=seed) if resamples else []
+    return Scores(
+        ids=pairs.ids,
+        candidates=pairs.candidates,
+        references=pairs.references,
+        results=results,
+        intervals={
+            name: (float(low), float(high))
+            for result, ends in zip(results, edges, strict=False)
+            for name, low, high in zip(result.names, *ends, strict=True)
+        },
+        variety=variety,
+        without_references=pairs.without_references,
+        without_candidate=pairs.without_candidate,
+        notes=notes,
+        facts={"tokenizer": kind, "resamples": resamples, "seed": seed},
+    )
+
+
+def check_metrics(metrics: Sequence[str | Metric] | None) -> tuple[list[str | Metric], list[str]]:
+    """What `evaluate` takes these for, and what to say of a metric left out. CaptionkitError for a wrong name."""
+    if isinstance(metrics, str):
+        raise CaptionkitError(f"metrics is the text {metrics!r}; give a list of names")
+    if metrics is None:
+        reason = data_missing()
+        usual: list[str | Metric] = [name for name in USUAL if name != "meteor" or not reason]
+        return usual, [f"METEOR is left out: {reason}"] if reason else []
+    for name in metrics:
+        if isinstance(name, str) and name not in METRICS:
+            near = get_close_matches(name.casefold(), METRICS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise CaptionkitError(f"metric {name!r} is unknown; {hint}there are {', '.join(METRICS)}")
+    return list(dict.fromkeys(metrics)), []
+
+
+def _tokenizer(kind: str) -> Any:
+    if kind not in TOKENIZERS:
+        raise CaptionkitError(f"tokenizer {kind!r} is unknown; there are {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[kind]
+
+
+def _tokens(pairs: Pairs, split_up: Any) -> tuple[list[list[str]], list[list[list[str]]]]:
+    said = split_up(pairs.candidates)
+    flat = iter(split_up(caption for some in pairs.references for caption in some))
+    return said, [[next(flat) for _ in some] for some in pairs.references]
+
+
+def _score(
+    metric: Any, pairs: Pairs, said: list[list[str]], written: list[list[list[str]]], images: Mapping[Id, Source] | None
+) -> Result:
+    metric.reset()
+    if not getattr(metric, "needs_images", False):
+        metric.update(said, written)
+        return metric.compute()
+    missing = [known for known in pairs.ids if known not in (images or {})]
+    if images is None or missing:
+        raise CaptionkitError(
+            f"{metric.names[0]} looks at the pictures, and there is none of image {missing[0]!r}; give them as `images`"
+        )
+    metric.update(pairs.candidates, pairs.references, [images[known] for known in pairs.ids])
+    return metric.compute()
+
+
+def _variety(said: list[list[str]], training: list[list[str]] | None) -> Variety:
+    diversity = Diversity(training)
+    diversity.update(said)
+    return diversity.compute()

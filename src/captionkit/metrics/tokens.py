@@ -1,0 +1,20 @@
+"""Which tokens captions are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
+
+from captionkit.metrics import ptb
+from captionkit.text import has_cjk, split_words
+
+_LOOKED_AT = 1000  # captions that show the language
+
+#: "ptb" is coco-caption's; "words" splits any language, Chinese and Japanese into characters (see captionkit.text)
+TOKENIZERS: dict[str, Callable[[Iterable[str]], list[list[str]]]] = {"ptb": ptb.tokenize_all, "words": split_words}
+
+
+def tokenizer_of(references: Iterable[Sequence[str]]) -> str:
+    """The tokenizer that suits the references: "ptb", unless most are Chinese or Japanese, which PTB leaves whole."""
+    seen = list(islice(chain.from_iterable(references), _LOOKED_AT))
+    return "words" if sum(map(has_cjk, seen)) * 2 > len(seen) else "ptb"
