@@ -29,12 +29,12 @@ CAPTIONS = {
         "A small cup of black coffee sits on a table beside a spoon.",
     ],
     "motorcycle_left.png": [
-        "A black motorcycle is parked in a garage.",
+        "A red motorcycle is parked in a garage.",
         "A motorcycle stands indoors on its stand.",
         "A motorbike in a workshop full of tools.",
     ],
     "rocket.jpg": [
-        "A rocket stands on its launch pad.",
+        "A rocket stands on its launch pad in the dark.",
         "A white rocket is ready for launch beside a tower.",
         "A tall rocket is on the pad at night.",
     ],

@@ -14,7 +14,10 @@ import captionkit
 
 HEAVY = ("torch", "transformers", "accelerate", "pydantic", "safetensors", "matplotlib")
 LATER = ("onnxruntime", "rich", "huggingface_hub", "numpy", "PIL", "tokenizers")
-LIGHT = ("batch", "bundle", "captioner", "datasets", "inspection", "results", "runtime", "search", "text", "viz")
+LIGHT = (
+    *("batch", "bundle", "captioner", "datasets", "evaluation", "inspection", "metrics", "results", "runtime"),
+    *("scoring", "search", "text", "viz"),
+)
 
 
 def loaded_by(code: str) -> set[str]:

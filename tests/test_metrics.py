@@ -157,6 +157,17 @@ def test_token_ids_score_as_words_do(metric: type) -> None:
     np.testing.assert_array_equal(numbers.compute().per_image, score(metric(), said, written).per_image)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_token_with_a_no_break_space_counts_as_the_reference_implementation_counts_it(name: str) -> None:
+    said = ["it is 1\u00a01/2 miles", "call 555\u00a01234"]
+    written = [["some 1\u00a01/2 miles", "it is 1 1/2 miles"], ["call 555 1234 now"]]
+    result = METRICS[name]()
+    result.update([text.split(" ") for text in said], [[text.split(" ") for text in some] for some in written])
+    images, corpus = coco(name, said, written)
+    np.testing.assert_allclose(result.compute().per_image, images, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(list(result.compute().values.values()), corpus, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("metric", [Bleu, RougeL, CiderD, Cider])
 def test_wrong_batches_are_refused(metric: type) -> None:
     with pytest.raises(ValueError, match="2 candidates, but references of 1"):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captionkit.metrics.core import Collected, Floats, Result, Tokens
+from captionkit.metrics.core import CollectedWords, Floats, Result, Tokens
 from captionkit.metrics.ngrams import LONGEST, Counts, Ints, count, find, ngrams, number
 
 _TINY, _SMALL = 1e-15, 1e-9
 
 
-class Bleu(Collected):
+class Bleu(CollectedWords):
     """BLEU-1 to BLEU-4 of tokenised captions."""
 
     names: tuple[str, ...] = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from captionkit.metrics.core import Collected, Floats, Result, mean_result
+from captionkit.metrics.core import CollectedWords, Floats, Result, mean_result
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.ngrams import LONGEST, Counts, Ints, count, find, ngrams, number
 
 _SIGMA = 6.0
 
 
-class Cider(Collected):
+class Cider(CollectedWords):
     """Plain CIDEr of tokenised captions (equations 1 to 3), times ten as in the authors' own code.
 
     `frequencies` come from the references that are scored, unless those of another corpus are given.

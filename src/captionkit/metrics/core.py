@@ -75,6 +75,21 @@ class Collected:
         self.references.extend(references)
 
 
+class CollectedWords(Collected):
+    """Collects what n-grams are counted of.
+
+    A few PTB tokens hold a no-break space ("1\u00a01/2"). coco-caption's n-gram metrics split there, and ROUGE-L does not.
+    """
+
+    def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+        """As `Collected.update`; tokens of text are split at white space, token ids are left alone."""
+        super().update([_words(c) for c in candidates], [[_words(r) for r in some] for some in references])
+
+
+def _words(tokens: Tokens) -> Tokens:
+    return " ".join(tokens).split() if len(tokens) and isinstance(tokens[0], str) else tokens
+
+
 def mean_result(names: tuple[str, ...], per_image: Floats) -> Result:
     """The result of a metric whose corpus scores are the means of its image scores [N,M]."""
     counted = np.concatenate([per_image, np.ones((len(per_image), 1))], axis=1)  # [N,M] -> [N,M+1]

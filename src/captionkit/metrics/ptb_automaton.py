@@ -178,7 +178,7 @@ class _Memo(dict[_Key, _Value]):
 
 
 class Scanner:
-    """Rules at work. Every character must be matched by one of them."""
+    """Rules at work; built when first used, which takes some hundredths of a second."""
 
     def __init__(self, rules: Sequence[Rule], named: Mapping[str, str | Ranges]) -> None:
         self.rules = rules
@@ -193,12 +193,15 @@ class Scanner:
     def scan(self, text: str) -> Iterator[tuple[str, bool]]:
         """The spellings of the tokens of `text`, and whether what comes after the text could have changed each.
 
-        Where a rule asks for what follows, its token is the longest that leaves that.
+        Where a rule asks for what follows, its token is the longest that leaves that. Raises ValueError where no rule
+        matches.
         """
         automaton, at = self._automaton, 0
         hopeless: set[tuple[int, int]] = set()
         while at < len(text):
             number, end, is_open = self._longest(automaton, text, at, hopeless)
+            if number == _NO_RULE:
+                raise ValueError(f"no rule matches {text[at : at + 20]!r}")
             rule = self.rules[number]
             if rule.before:
                 end = self._cut(number, text, at, end)

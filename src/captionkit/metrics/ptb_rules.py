@@ -6,8 +6,8 @@ quotes, dashes, ellipses, brackets, currencies and fractions are written in ASCI
 not escaped; unknown characters are dropped. The automaton of these rules was compared with the one in the jar, state
 by state: they take the same texts for the same kinds of tokens.
 
-Left out is what cannot be seen once punctuation is dropped: the original adds a period after "Inc." before a sentence,
-and tells opening from closing double quotes.
+Left out is what cannot be seen once punctuation is dropped: the original adds a period after "Inc." or "U.S." before a
+sentence, and tells opening from closing double quotes.
 """
 
 from __future__ import annotations
@@ -170,7 +170,6 @@ RULES = (
     ),
     # Abbreviations
     Rule(r"[A-Za-z]", before=rf"\.{{blank}}+({_SENTENCE_STARTS}|{{tag}}){{blank}}"),  # "plan b. The"
-    Rule(r"{acronyms}\.", before=rf"{{blank}}+({_SENTENCE_STARTS}|{{tag}}){{blank}}"),
     Rule("{beforenumbers}", before="{blank}?{digit}"),
     Rule(r"(pt[eyEY]|co)\.", before="{space}(ltd|lim)"),
     Rule("{sentencefinal}", before="[^][^]"),
