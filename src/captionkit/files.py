@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+def cache_folder() -> Path:
+    """$CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
+    base = os.environ.get("CAPTIONKIT_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "captionkit"
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically and durably; a failure leaves what was there before. Raises CaptionkitError."""
     path = Path(path)

@@ -78,7 +78,7 @@ class Collected:
 class CollectedWords(Collected):
     """Collects what n-grams are counted of.
 
-    A few PTB tokens hold a no-break space ("1\u00a01/2"). coco-caption's n-gram metrics split there, and ROUGE-L does not.
+    A few PTB tokens hold a no-break space ("1\u00a01/2"). There coco-caption splits for n-grams, and not for ROUGE-L.
     """
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:

@@ -29,12 +29,6 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Shown = Callable[[Iterable, int, str], Iterable]
 
 
-def cache_folder() -> Path:
-    """$CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
-    base = os.environ.get("CAPTIONKIT_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "captionkit"
-
-
 def cached_features(
     encoder: Encoder,
     captions: CaptionSet,
@@ -52,7 +46,7 @@ def cached_features(
     """
     rows, columns = encoder.grid(preprocessing.height, preprocessing.width)
     shape = (len(captions), 2 if flips else 1, rows * columns, encoder.dim)
-    path = cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
+    path = files.cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
     partial, notes = path.with_suffix(".partial"), path.with_suffix(".broken.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ _CHUNK = 1 << 32
 _WEIGHT = 1 << 48
 
 # A path is an alignment of the reference's words up to some place, a plain tuple as millions are made:
-#   cost: as above, of the chunks that are closed
+#   cost: as above, of the chunks that are closed and the matches that are not sure
 #   used: the candidate's words that are taken, as bits; those of matches that are sure are not counted, nor asked for
 #   end: where the last match ends in the candidate; -1 after a gap
 #   busy: where the last match ends in the reference
@@ -79,11 +79,10 @@ def _left_out(paths: list[_Path], place: int) -> list[_Path]:
 
 
 def _taken(paths: list[_Path], place: int, match: Match) -> list[_Path]:
-    """The paths with a match that is sure."""
+    """The paths with a match that is sure: all take it, so that its weight and distance decide nothing."""
     start, end, busy = match.start, match.start + match.length, place + match.reference_length
-    added = abs(place - start) - _weight(match)
     return [
-        (cost + added + (_CHUNK if last_end not in (-1, start) else 0), used, end, busy, (last, place, match))
+        (cost if last_end in (-1, start) else cost + _CHUNK, used, end, busy, (last, place, match))
         for cost, used, last_end, _, last in paths
     ]
 

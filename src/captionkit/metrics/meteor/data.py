@@ -6,7 +6,6 @@ Synonyms (WordNet), function words and abbreviations are in meteor-1.5.jar, para
 from __future__ import annotations
 
 import importlib.util
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -67,12 +66,6 @@ def paraphrases_of(folder: Path) -> Path:
 def damaged(path: Path, reason: object) -> CaptionkitError:
     """The error for a file that cannot be read."""
     return CaptionkitError(f"{path}: cannot be read ({reason}); {_INSTALL} --force-reinstall")
-
-
-def cache_folder() -> Path:
-    """$CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
-    base = os.environ.get("CAPTIONKIT_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "captionkit"
 
 
 def read_tables(jar: Path) -> Tables:
