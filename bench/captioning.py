@@ -23,13 +23,18 @@ import captionkit
 _SIDE = 1024  # of the matrices whose product tells the machine's rate
 
 
-def photo_of(size: tuple[int, int], folder: Path) -> Path:
-    """A JPEG of photo-like statistics: coarse structure with fine noise."""
-    generator = np.random.default_rng(0)
+def photo_like(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """A picture of photo-like statistics: coarse structure with fine noise."""
+    generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(size, 3)
     noise = generator.normal(0, 8, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+
+
+def photo_of(size: tuple[int, int], folder: Path) -> Path:
+    """The same as a JPEG."""
     path = folder / "photo.jpg"
-    Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)).save(path, quality=90)
+    photo_like(size).save(path, quality=90)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,14 +91,26 @@ def test_times_are_told(captioner: Captioner, paths: list[str]) -> None:
     assert all(value > 0 for value in outcome.ms.values())
 
 
-def test_torch_and_onnx_say_the_same(captioner: Captioner, paths: list[str]) -> None:
+MODES = {
+    "search": {"num_captions": 3},
+    "groups": {"beam": 6, "groups": 3, "num_captions": 3},
+    "samples": {"temperature": 1, "num_captions": 5, "seed": 7},
+    "nucleus": {"temperature": 1.5, "top_k": 6, "top_p": 0.8, "num_captions": 3},
+    "prefix": {"prefix": "a red", "num_captions": 2},
+    "ban": {"banned_words": ["dog", "a red", "grass"], "no_repeat": 2, "num_captions": 3},
+    "words": {"words": ["boat", "red boat", "cats"], "num_captions": 2},
+    "everything": {"beam": 4, "groups": 2, "prefix": "two", "words": ["sleep"], "banned_words": ["a"], "no_repeat": 1},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_torch_and_onnx_say_the_same(captioner: Captioner, paths: list[str], mode: str) -> None:
     from captionkit.models.stepper import TorchStepper
     from captionkit.models.stored import load_model
 
-    other = Captioner(captioner.folder, TorchStepper(load_model(captioner.folder)))
-    for ours, theirs in zip(
-        captioner.caption(paths, num_captions=3), other.caption(paths, num_captions=3), strict=True
-    ):
+    other, settings = Captioner(captioner.folder, TorchStepper(load_model(captioner.folder))), MODES[mode]
+    for ours, theirs in zip(captioner.caption(paths, **settings), other.caption(paths, **settings), strict=True):
+        assert len(ours.alternatives) == len(theirs.alternatives) == settings.get("num_captions", 1) - 1
         for a, b in zip([ours, *ours.alternatives], [theirs, *theirs.alternatives], strict=True):
             assert a.tokens == b.tokens
             assert a.log_prob == pytest.approx(b.log_prob, abs=1e-4)
@@ -116,3 +129,91 @@ def test_graph_that_is_none_is_named(model_folder: Path, tmp_path: Path) -> None
 def test_folder_without_graphs_names_the_command(untrained: Path) -> None:
     with pytest.raises(ModelError, match="captionkit export"):
         captionkit.load(untrained)
+
+
+def test_what_captions_must_say_and_must_not(captioner: Captioner, paths: list[str]) -> None:
+    for caption in captioner.caption(paths, num_captions=3):
+        for c in (caption, *caption.alternatives):
+            assert "<unk>" not in c.text
+    for caption in captioner.caption(paths, prefix="A  red", num_captions=2):
+        for c in (caption, *caption.alternatives):
+            assert c.text.startswith("a red")
+            assert c.attention.shape[0] == len(c.tokens) >= 2
+            assert [word.text for word in c.words[:2]] == ["a", "red"]
+            assert sum(np.log(word.confidence) for word in c.words) >= c.log_prob - 1e-4, "the prefix is counted"
+    banned = ["dog", "the sea", "red boat", "zebra", ""]
+    free = {c.text for caption in captioner.caption(paths, num_captions=3) for c in (caption, *caption.alternatives)}
+    ban = sorted({word for text in free for word in text.split()})[:2]
+    for caption in captioner.caption(paths, banned_words=[*banned, *ban], num_captions=3):
+        for c in (caption, *caption.alternatives):
+            assert not {"dog", *ban} & set(c.text.split())
+            assert "the sea" not in c.text
+            assert "red boat" not in c.text
+    for caption in captioner.caption(paths, words=["Sea", "two cats"], max_length=12):
+        assert re.search(r"\bsea\b", caption.text), "also as the owner of something"
+        assert "two cats" in caption.text
+
+
+def test_batches_do_not_change_samples(captioner: Captioner, paths: list[str]) -> None:
+    sampling = {"temperature": 1.0, "num_captions": 4, "seed": 3}
+    everything = {path: captioner.caption(path, **sampling) for path in paths}
+    assert len({caption.tokens for caption in everything.values()}) > 1
+    for batch in (1, 2, 16):
+        for order in (paths, paths[::-1], paths[1:] * 2):
+            for path, outcome in zip(order, captioner.stream(order, batch=batch, **sampling), strict=True):
+                alone, found = everything[path], outcome.caption
+                assert found
+                assert [c.tokens for c in (found, *found.alternatives)] == [
+                    c.tokens for c in (alone, *alone.alternatives)
+                ]
+
+
+def test_pictures_that_are_done_leave_the_batch(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 255, (40, 60, 3), dtype=np.uint8) for _ in range(12)]
+    settings = {"temperature": 2.0, "max_length": 30}
+    alone = [captioner.caption(picture, **settings) for picture in pictures]
+    keep, left = captioner.stepper.keep, []
+    monkeypatch.setattr(captioner.stepper, "keep", lambda state, rows: left.append(len(rows)) or keep(state, rows))
+    together = captioner.caption(pictures, **settings)
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
+    assert len(left) > 2
+    assert left == sorted(left, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"words": ["xylophone"]}, "words: the model's vocabulary lacks 'xylophone'; use words that"),
+        ({"prefix": "A Unicorn and a qilin"}, "prefix: the model's vocabulary lacks 'Unicorn', 'and', 'qilin'; use"),
+        ({"words": ["..."]}, "words: '...' has no words; leave it out"),
+        ({"words": ["red boat"], "banned_words": ["boat"]}, "'red boat' must be said, but 'boat' is banned"),
+        ({"prefix": "a red boat", "banned_words": ["a red"]}, "'a red boat' must be said, but 'a red' is banned"),
+        ({"prefix": "a red boat", "max_length": 2}, "prefix has 3 tokens, but max_length is 2; raise max_length"),
+        ({"words": ["two cats sleep"], "max_length": 2}, "no caption of at most 2 words contains 'two cats sleep'"),
+        ({"words": ["<unk>"]}, "words: the model's vocabulary lacks 'unk'"),
+    ],
+)
+def test_what_cannot_be_said_is_one_sentence(
+    captioner: Captioner, paths: list[str], settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CaptionkitError) as error:
+        captioner.caption(paths[0], **settings)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_phrases_of_byte_level_tokens() -> None:
+    from captionkit.phrases import constraints_of
+    from captionkit.search import Decoding
+    from captionkit.text import Text
+
+    text = Text.train(["a dog runs", "two dogs"], kind="bpe", vocab_size=270, min_frequency=2)
+    decoding = Decoding(prefix="a dog", words=("Dog", "zèbre"), banned_words=("runs",))
+    constraints = constraints_of(decoding, text)
+    assert text.decode(constraints.prefix) == "a dog"
+    assert [text.decode(phrase) for phrase in constraints.words] == ["dog", "zèbre"]
+    assert [text.decode(phrase) for phrase in constraints.banned] == ["runs"]
+    assert len(constraints.words[1]) > 4, "a word that was not learnt is spelled"

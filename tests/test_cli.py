@@ -7,9 +7,11 @@ import html
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -65,6 +67,30 @@ def test_json_lines_have_the_documented_shape(
             assert set(caption) == {"text", "log_prob", "confidence", "words"}
             assert "".join(w["text"] for w in caption["words"]) == caption["text"].replace(" ", "")
             assert all(0 <= w["confidence"] <= 1 for w in caption["words"])
+
+
+def test_every_way_of_decoding_has_its_flags(
+    model_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(*flags: object) -> list[dict[str, Any]]:
+        assert run("caption", photos, "--model", model_folder, "--json", *flags) == 0
+        return [json.loads(line)["captions"] for line in capsys.readouterr().out.splitlines()]
+
+    def texts(*flags: object) -> list[list[str]]:
+        return [[caption["text"] for caption in captions] for captions in lines(*flags)]
+
+    sampling = ("--temperature", 1.5, "--top-k", 9, "--top-p", 0.95, "--num-captions", 5)
+    assert texts(*sampling, "--sample-seed", 1) == texts(*sampling, "--sample-seed", 1, "--batch", 1)
+    assert texts(*sampling, "--sample-seed", 1) != texts(*sampling, "--sample-seed", 2)
+    grouped = lines("--beam", 6, "--groups", 3, "--diversity", 20, "--num-captions", 3)
+    assert all(set(caption) == {"text", "log_prob", "confidence", "words"} for found in grouped for caption in found)
+    assert all(len({caption["text"].split()[0] for caption in found}) == 3 for found in grouped)
+    said = texts("--prefix", "a red", "--words", "sea, two cats", "--ban", "dog,the", "--max-length", 12)
+    for (text,) in said:
+        assert text.startswith("a red")
+        assert "two cats" in text
+        assert re.search(r"\bsea\b", text)
+        assert not {"dog", "the"} & set(text.split())
 
 
 def test_bad_files_are_named_and_the_rest_goes_on(
@@ -204,6 +230,10 @@ def test_inputs(photos: Path, tmp_path: Path) -> None:
         (["caption", "x.jpg", "--model", "nowhere"], "nowhere: no model folder"),
         (["caption", "x.jpg", "--beam", "0"], "beam is 0"),
         (["caption", "x.jpg", "--batch", "0"], "--batch is 0"),
+        (["caption", "x.jpg", "--groups", "2"], "groups is 2, but must divide beam, which is 3; use beam 4"),
+        (["caption", "x.jpg", "--top-p", "0.9"], "top_p is 0.9, which is for sampling; set a temperature too"),
+        (["caption", "x.jpg", "--temperature", "1", "--words", "sea"], "words such as 'sea' are searched for"),
+        (["caption", "x.jpg", "--words", "sea,gnu"], "words: the model's vocabulary lacks 'gnu'"),
         (["inspect", "nowhere"], "nowhere"),
         (["export", "nowhere"], "nowhere: no model folder"),
         (["train", "nowhere", "--output", "run", "--recipe", "flickr9k"], "did you mean 'flickr8k'"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -12,92 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.search import Decoding, Hypothesis, search
-
-PAD, BOS, EOS, UNK = range(4)
-BANNED = (PAD, BOS, UNK)
-
-
-class RandomModel:
-    """A random distribution for each (image, prefix). Attention spells the prefix, so that it shows its ancestry."""
-
-    def __init__(
-        self,
-        words: int,
-        *,
-        seed: int = 0,
-        end: float = 0,  # added to the logit of the end token
-        specials: float = 0,  # ... and of those in BANNED
-        zeros: float = 0,  # share of tokens that are impossible
-        ties: bool = False,
-    ) -> None:
-        self.size, self.seed = 4 + words, seed
-        self.end, self.specials, self.zeros, self.ties = end, specials, zeros, ties
-        self.log_probs = cache(self._log_probs)
-
-    def _log_probs(self, image: int, prefix: tuple[int, ...]) -> np.ndarray:
-        random = np.random.default_rng([self.seed, image, *prefix])
-        if self.ties:
-            return -random.integers(1, 6, self.size).astype(np.float32) / 4  # sums are exact, and many are equal
-        logits = random.normal(0, 2, self.size)
-        logits[list(BANNED)] += self.specials
-        logits[EOS] += self.end
-        log_probs = logits - np.log(np.exp(logits).sum())
-        log_probs[random.random(self.size) < self.zeros] = -np.inf
-        return log_probs.astype(np.float32)
-
-    @staticmethod
-    def attention(image: int, prefix: tuple[int, ...]) -> np.ndarray:
-        return np.array([image, *prefix, *[-1] * (40 - len(prefix))], np.float32)
-
-
-class RandomStepper:
-    """RandomModel behind the contract, which it checks. Its state is each beam's prefix, moved by `parents` alone."""
-
-    def __init__(self, model: RandomModel) -> None:
-        self.model = model
-        self.steps, self.top_ks = 0, set[int]()
-
-    def begin(self, images: np.ndarray) -> list[tuple[int, list[tuple[int, ...]]]]:
-        return [(int(image[0, 0, 0]), [()]) for image in images]
-
-    def step(self, tokens, parents, state, top_k):
-        assert tokens.dtype == parents.dtype == np.int64
-        assert tokens.shape == parents.shape
-        if not self.steps:
-            assert tokens.tolist() == [[BOS]] * len(state)
-            assert not parents.any()
-        self.steps += 1
-        self.top_ks.add(top_k)
-        state = [
-            (image, [prefixes[parent] + (int(token),) for token, parent in zip(*row, strict=True)])
-            for (image, prefixes), *row in zip(state, tokens, parents, strict=True)
-        ]
-        full = np.array([[self.model.log_probs(image, p[1:]) for p in prefixes] for image, prefixes in state])
-        ids = np.argsort(-full, axis=-1, kind="stable")[..., :top_k]
-        attention = np.array([[self.model.attention(image, p[1:]) for p in prefixes] for image, prefixes in state])
-        return np.take_along_axis(full, ids, -1), ids, attention, state
-
-
-def pictures(*images: int) -> np.ndarray:
-    return np.array(images, np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
-
-
-def run(model: RandomModel, decoding: Decoding, *images: int, banned=BANNED, stepper=None) -> list[list[Hypothesis]]:
-    stepper = stepper or RandomStepper(model)
-    return search(stepper, pictures(*images), decoding, bos_id=BOS, eos_id=EOS, banned=banned)
-
-
-def brief(hypotheses: list[Hypothesis]) -> list[tuple[list[int], bool]]:
-    return [(h.tokens.tolist(), h.finished) for h in hypotheses]
-
-
-def repeats(words: list[int], size: int) -> bool:
-    """Whether `words` end in a run of `size` words that they hold already, or in a word that follows itself."""
-    if not size:
-        return False
-    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-    return len(set(runs)) < len(runs) or any(a == b for a, b in itertools.pairwise(words))
+from captionkit.search import Decoding, Hypothesis
+from steppers import (
+    BANNED,
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    DroppingStepper,
+    RandomModel,
+    RandomStepper,
+    brief,
+    repeats,
+    run,
+)
 
 
 def enumerate_all(model: RandomModel, image: int, decoding: Decoding) -> list[tuple[float, list[int]]]:
@@ -224,18 +151,21 @@ def check(model: RandomModel, image: int, decoding: Decoding, banned, found: lis
 @pytest.mark.parametrize("decoding", [Decoding(5, 3, 0.4, max_length=20), Decoding(beam=1), Decoding(4, 2, 0, 2, 20)])
 def test_a_batch_equals_each_image_alone(decoding):
     model = RandomModel(30, seed=5, end=3)
-    steps, alone = set(), []
+    needed, alone, computed = [], [], []
     for image in range(32):
         stepper = RandomStepper(model)
         alone.append(run(model, decoding, image, stepper=stepper)[0])
-        steps.add(stepper.steps)
+        needed.append(stepper.steps)
+    steps = set(needed)
     assert len(steps) > 3  # the images are done at different times
-    together = RandomStepper(model)
-    for single, batched in zip(alone, run(model, decoding, *range(32), stepper=together), strict=True):
-        assert brief(single) == brief(batched)
-        assert [h.score for h in single] == [h.score for h in batched]
-        assert all(np.array_equal(a.attention, b.attention) for a, b in zip(single, batched, strict=True))
-    assert together.steps == max(steps)
+    for together in (RandomStepper(model), DroppingStepper(model)):
+        for single, batched in zip(alone, run(model, decoding, *range(32), stepper=together), strict=True):
+            assert brief(single) == brief(batched)
+            assert [h.score for h in single] == [h.score for h in batched]
+            assert all(np.array_equal(a.attention, b.attention) for a, b in zip(single, batched, strict=True))
+        assert together.steps == max(steps)
+        computed.append(together.computed)
+    assert computed == [32 * max(steps), sum(needed)], "images that are done leave, where the stepper lets them"
 
 
 @pytest.mark.parametrize("penalty", [0, 1])
@@ -326,7 +256,7 @@ def test_decoding_goes_through_a_dictionary():
     ("values", "message"),
     [
         ({"beem": 3}, "no field 'beem'; did you mean beam?"),
-        ({"temperature": 3}, "no field 'temperature'; the fields are beam, num_captions"),
+        ({"warmth": 3}, "no field 'warmth'; the fields are beam, num_captions"),
         ({"beam": 0}, "beam is 0; use a whole number from 1 to 1000"),
         ({"beam": 2.0}, "beam is 2.0"),
         ({"beam": True}, "beam is True"),

@@ -15,7 +15,8 @@ import numpy as np
 from captionkit.bundle import ModelFolder, open_model
 from captionkit.errors import ImageError
 from captionkit.images import Source, describe, load_image
-from captionkit.search import Decoding, Hypothesis, State, Stepper, search
+from captionkit.phrases import constraints_of
+from captionkit.search import Constraints, Decoding, Hypothesis, State, Stepper, search
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class Caption:
     text: str
     #: what captions are ranked by: `log_prob` after length normalisation
     score: float
-    #: natural logarithm of the probability of the whole sentence, its end included
+    #: natural logarithm of the model's probability of the whole sentence, a given prefix and its end included
     log_prob: float
     #: geometric mean of the probabilities of the sentence's tokens, 0..1
     confidence: float
@@ -95,8 +96,8 @@ class Captioner:
     def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
         """Describe a picture, or each of a list: paths, bytes, PIL images or arrays.
 
-        `decoding` overrides fields of `captionkit.search.Decoding`: beam, num_captions, length_penalty, min_length,
-        max_length. Raises ImageError at the first picture that cannot be read; `stream` goes on instead.
+        `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words. Raises
+        ImageError at the first picture that cannot be captioned; `stream` goes on instead.
         """
         captions = []
         for outcome in self.stream(_as_list(images), **decoding):
@@ -108,16 +109,18 @@ class Captioner:
     def stream(self, sources: Iterable[Source], *, batch: int = BATCH, **decoding: Any) -> Iterator[Outcome]:
         """Describe pictures one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
 
-        The next pictures are read while the model works.
+        The next pictures are read while the model works. Raises CaptionkitError for settings that do not fit together,
+        and for a word that captions must contain but that is not in the vocabulary.
         """
         chosen = replace(self.decoding, **decoding)
+        constraints = constraints_of(chosen, self.text)
         waiting = iter(sources)
         with ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as pool:
             ahead = self._read(pool, waiting, batch)
             while ahead:
                 opened = [(source, future.result()) for source, future in ahead]
                 ahead = self._read(pool, waiting, batch)
-                yield from self._describe(opened, chosen)
+                yield from self._describe(opened, chosen, constraints)
 
     def _read(self, pool: ThreadPoolExecutor, sources: Iterator[Source], batch: int) -> list[tuple[Source, Future]]:
         return [(source, pool.submit(self._open, source)) for source in islice(sources, batch)]
@@ -131,7 +134,10 @@ class Captioner:
         return pixels, error, _milliseconds_since(start)
 
     def _describe(
-        self, opened: list[tuple[Source, tuple[NDArray[np.float32] | None, str, float]]], decoding: Decoding
+        self,
+        opened: list[tuple[Source, tuple[NDArray[np.float32] | None, str, float]]],
+        decoding: Decoding,
+        constraints: Constraints,
     ) -> Iterator[Outcome]:
         good = [pixels for _, (pixels, _, _) in opened if pixels is not None]
         timed = _TimedStepper(self.stepper)
@@ -140,7 +146,13 @@ class Captioner:
         if good:
             text = self.text
             hypotheses = search(
-                timed, np.stack(good), decoding, bos_id=text.bos_id, eos_id=text.eos_id, banned=text.never_generated
+                timed,
+                np.stack(good),
+                decoding,
+                bos_id=text.bos_id,
+                eos_id=text.eos_id,
+                banned=text.never_generated,
+                constraints=constraints,
             )
             found = iter(hypotheses)
         decode = _milliseconds_since(start) - timed.encode
@@ -151,7 +163,7 @@ class Captioner:
             share = {"open": opening, "encode": timed.encode / len(good), "decode": decode / len(good)}
             captions = [self._caption_of(hypothesis) for hypothesis in next(found)]
             if not captions:
-                yield Outcome(source, None, f"{describe(source)}: the model finds no caption; check its weights")
+                yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}")
                 continue
             yield Outcome(source, replace(captions[0], alternatives=tuple(captions[1:])), ms=share)
 
@@ -184,6 +196,7 @@ class _TimedStepper:
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper
         self.step = stepper.step
+        self.keep = getattr(stepper, "keep", None)
         self.encode = 0.0
 
     def begin(self, images: NDArray[np.float32]) -> State:
@@ -191,6 +204,15 @@ class _TimedStepper:
         state = self._stepper.begin(images)
         self.encode = _milliseconds_since(start)
         return state
+
+
+def _why_none(decoding: Decoding) -> str:
+    if decoding.words:
+        words = ", ".join(map(repr, decoding.words))
+        return f"no caption of at most {decoding.max_length} words contains {words}; raise max_length or ask for less"
+    if decoding.has_text:
+        return "no caption is possible with this prefix and these banned words; ban fewer"
+    return "the model finds no caption; check its weights"
 
 
 def _as_list(images: Source | Sequence[Source]) -> list[Source]:

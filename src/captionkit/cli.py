@@ -171,10 +171,26 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _decoding(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in _DECODING if (value := getattr(options, name)) is not None}
+    return {name: value for name in _DECODING if (value := getattr(options, f"decoding:{name}")) is not None}
 
 
-_DECODING = ("beam", "num_captions", "length_penalty", "min_length", "max_length", "no_repeat")
+_DECODING = (
+    "beam",
+    "num_captions",
+    "length_penalty",
+    "min_length",
+    "max_length",
+    "no_repeat",
+    "groups",
+    "diversity",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "banned_words",
+    "prefix",
+    "words",
+)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -265,18 +281,30 @@ def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
 
 
 def _add_decoding(add: Callable[..., Any]) -> None:
-    add("--beam", type=int, help="hypotheses kept alive; 1 is greedy")
-    add("--num-captions", type=int, help="captions of each picture, best first")
-    add("--length-penalty", type=float, help="score = log-probability / length ** this")
-    add("--min-length", type=int, help="fewest words of a caption")
-    add("--max-length", type=int, help="most words of a caption")
-    add(
-        "--no-repeat",
-        type=int,
-        metavar="N",
-        help="no run of N words twice in a caption, no word twice in a row; 0: off",
-    )
+    def field(name: str, help: str, *, flag: str = "", kind: Callable[[str], Any] = int, metavar: str = "N") -> None:
+        flag = flag or f"--{name.replace('_', '-')}"
+        add(flag, dest=f"decoding:{name}", type=kind, metavar=metavar, help=help)
+
+    field("beam", "hypotheses kept alive; 1 is greedy")
+    field("num_captions", "captions of each picture, best first")
+    field("length_penalty", "score = log-probability / length ** this", kind=float, metavar="X")
+    field("min_length", "fewest words of a caption")
+    field("max_length", "most words of a caption")
+    field("no_repeat", "no run of N words twice in a caption, no word twice in a row; 0: off")
+    field("groups", "parts of the beam that avoid each other's words; see --num-captions")
+    field("diversity", "how strongly, in nats", kind=float, metavar="X")
+    field("temperature", "above 0, sample; 1: with the model's own probabilities", kind=float, metavar="X")
+    field("top_k", "sample from the N likeliest words; 0: from all")
+    field("top_p", "sample from the likeliest words that together have this probability", kind=float, metavar="X")
+    field("seed", "of the samples", flag="--sample-seed")
+    field("banned_words", "words and phrases never to say; with commas", flag="--ban", kind=_listed, metavar="WORDS")
+    field("prefix", "what captions begin with, for instance 'a photo of'", kind=str, metavar="TEXT")
+    field("words", "words and phrases that every caption contains; with commas", kind=_listed, metavar="W1,W2")
     add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+
+
+def _listed(phrases: str) -> tuple[str, ...]:
+    return tuple(phrase.strip() for phrase in phrases.split(",") if phrase.strip())
 
 
 def _add_scoring(add: Callable[..., Any]) -> None:

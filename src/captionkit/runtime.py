@@ -45,6 +45,10 @@ class OnnxStepper:
         changed = {name.removesuffix(".next"): value for name, value in found.items()}
         return log_probs, ids, attention, {**state, **changed}
 
+    def keep(self, state: State, rows: np.ndarray) -> State:
+        """The state of the pictures `rows` [n] alone."""
+        return {name: value[rows] for name, value in state.items()}
+
 
 def _session(folder: ModelFolder, name: str, threads: int | None) -> ort.InferenceSession:
     import onnxruntime as ort

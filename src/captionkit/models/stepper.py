@@ -34,6 +34,12 @@ class TorchStepper:
         found = (top.values, top.indices, attention.float())
         return *(x.cpu().numpy() for x in found), {**state, **changed}
 
+    @torch.inference_mode()
+    def keep(self, state: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
+        """The state of the pictures `rows` [n] alone."""
+        index = torch.from_numpy(rows).to(self.device)
+        return {name: value.index_select(0, index) for name, value in state.items()}
+
 
 class MemoryStepper(TorchStepper):
     """Steps from grids that the encoder has made already."""

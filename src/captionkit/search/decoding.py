@@ -1,0 +1,139 @@
+"""The settings of decoding, as a model's config stores them and a caller overrides them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.tables import check_fields
+
+# The largest settings that are accepted: they bound what is kept for tracing, steps x B x K x G floats.
+_WHOLE = {
+    "beam": (1, 1000),
+    "num_captions": (1, 1000),
+    "min_length": (0, 1000),
+    "max_length": (1, 1000),
+    "no_repeat": (0, 1000),
+    "groups": (1, 1000),
+    "top_k": (0, 1_000_000),
+    "seed": (0, 2**63 - 1),
+}
+# A length penalty below zero would break the bound that stops the search.
+_NUMBERS = {"length_penalty": (0, 10), "diversity": (0, 100), "temperature": (0, 100), "top_p": (0, 1)}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are made. `dataclasses.replace` overrides fields; a bad value raises CaptionkitError.
+
+    With a `temperature` of 0, captions are searched for:
+
+    beam: hypotheses kept alive at each step; 1 is greedy search.
+    num_captions: captions wanted of an image, at most `beam`.
+    length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
+    groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`.
+    diversity: what a word costs a hypothesis, in nats, for each one of earlier groups that says it at the same place.
+    words: words and phrases that every caption contains, token by token: "dog" is also in "dog's".
+
+    Above 0 they are sampled, `num_captions` independent ones, whatever `beam` is:
+
+    temperature: divides the log-probabilities; at 1 words come with the model's own probabilities.
+    top_k: only the so many likeliest words can come; 0 for all.
+    top_p: only the likeliest words can come, as many as together have this probability; 1 for all.
+    seed: another seed gives other captions; the same seed, the same ones for the same picture.
+
+    And in either case:
+
+    min_length, max_length: words in a caption (its tokens, to be exact), the end token not counted, a prefix counted.
+    no_repeat: no run of this many words occurs twice in a caption, and no word follows itself; 0 lets all repeat.
+    banned_words: words and phrases that no caption contains.
+    prefix: the text that every caption begins with.
+    """
+
+    beam: int = 3
+    num_captions: int = 1
+    length_penalty: float = 1.0
+    min_length: int = 1
+    max_length: int = 30
+    no_repeat: int = 0
+    groups: int = 1
+    diversity: float = 0.5
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    banned_words: tuple[str, ...] = ()
+    prefix: str = ""
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _WHOLE.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise CaptionkitError(f"{name} is {value!r}; use a whole number from {low} to {high}")
+        for name, (low, high) in _NUMBERS.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise CaptionkitError(f"{name} is {value!r}; use a number from {low} to {high}")
+        if not isinstance(self.prefix, str):
+            raise CaptionkitError(f"prefix is {self.prefix!r}; use a text")
+        for name in ("banned_words", "words"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) or not all(isinstance(phrase, str) for phrase in value):
+                raise CaptionkitError(f"{name} is {value!r}; use a list of words or phrases")
+            object.__setattr__(self, name, tuple(value))  # JSON has lists
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.min_length > self.max_length:
+            raise CaptionkitError(f"min_length is {self.min_length}, but must be <= max_length, {self.max_length}")
+        if self.temperature:
+            self._check_sampling()
+            return
+        if self.num_captions > self.beam:
+            raise CaptionkitError(
+                f"num_captions is {self.num_captions}, but must be <= beam, which is {self.beam}; raise beam"
+            )
+        if self.beam % self.groups:
+            near = self.beam + self.groups - self.beam % self.groups
+            raise CaptionkitError(
+                f"groups is {self.groups}, but must divide beam, which is {self.beam}; use beam {near}"
+            )
+        for name, off in (("top_k", 0), ("top_p", 1)):
+            if getattr(self, name) != off:
+                raise CaptionkitError(
+                    f"{name} is {getattr(self, name)}, which is for sampling; set a temperature too, for instance 1"
+                )
+
+    def _check_sampling(self) -> None:
+        if self.top_p == 0:
+            raise CaptionkitError("top_p is 0, so that no word can come; use a number above 0, at most 1")
+        if self.groups > 1:
+            raise CaptionkitError(
+                f"groups is {self.groups}, but sampling has no beam to divide; leave out groups or the temperature"
+            )
+        if self.words:
+            raise CaptionkitError(
+                f"words such as {self.words[0]!r} are searched for, not sampled; leave out the words or the temperature"
+            )
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text that a vocabulary must turn into token ids."""
+        return bool(self.banned_words or self.prefix or self.words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as a model's config stores them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decoding:
+        """Read what `to_dict` wrote; missing fields take their defaults. ModelError names the field that is wrong."""
+        check_fields(cls, values, "decoding")
+        try:
+            return cls(**values)
+        except CaptionkitError as error:
+            raise ModelError(f"decoding: {error}") from None
