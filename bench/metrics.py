@@ -4,8 +4,8 @@
 
 REFERENCES and CANDIDATES are what `captionkit score` takes. A size above that of the files repeats their images under
 other ids. Each measurement is a process of its own, in which time runs from the captions in memory to the scores, the
-start of Java and METEOR's data included; contenders take turns, round by round. Memory is the peak of the process and of the
-Java it starts. Prints medians, their ratios, and the largest difference between the two contenders' corpus scores.
+start of Java and METEOR's data included; contenders take turns, round by round. Memory is the peak of the process and
+of the Java it starts. Prints medians, their ratios, and the largest difference between the contenders' corpus scores.
 """
 
 from __future__ import annotations

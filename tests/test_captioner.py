@@ -46,7 +46,9 @@ def test_caption_is_consistent(captioner: Captioner, photos: Path) -> None:
         assert c.text == captioner.text.decode(c.tokens) == str(c)
         assert 0 < c.confidence < 1
         assert c.log_prob < 0
-        spoken = np.prod([word.confidence for word in c.words])
+        assert c.confidence == pytest.approx(np.mean([word.confidence for word in c.words]))
+        assert [w.confidence for w in c.words] == pytest.approx([np.exp(w.log_prob) for w in c.words], abs=1e-5)
+        spoken = np.exp(sum(word.log_prob for word in c.words))
         assert spoken >= np.exp(c.log_prob) * 0.999, "the sentence is no likelier than its words"
         assert [w["text"] for w in c.to_dict()["words"]] == [w.text for w in c.words]
 
@@ -140,7 +142,7 @@ def test_what_captions_must_say_and_must_not(captioner: Captioner, paths: list[s
             assert c.text.startswith("a red")
             assert c.attention.shape[0] == len(c.tokens) >= 2
             assert [word.text for word in c.words[:2]] == ["a", "red"]
-            assert sum(np.log(word.confidence) for word in c.words) >= c.log_prob - 1e-4, "the prefix is counted"
+            assert sum(word.log_prob for word in c.words) >= c.log_prob - 1e-4, "the prefix is counted"
     banned = ["dog", "the sea", "red boat", "zebra", ""]
     free = {c.text for caption in captioner.caption(paths, num_captions=3) for c in (caption, *caption.alternatives)}
     ban = sorted({word for text in free for word in text.split()})[:2]

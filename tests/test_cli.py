@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -162,6 +163,30 @@ def test_image_ids() -> None:
     assert image_ids(["a/1.jpg", "b/1.jpg", "2.jpg"]) == ["a/1.jpg", "b/1.jpg", 2]
 
 
+def test_attention_as_animation_arrays_and_in_the_terminal(
+    model_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = ("caption", photos / "one.jpg", "--model", model_folder)
+    assert run(*photo, "--attention", tmp_path / "a.gif") == 0
+    said = capsys.readouterr().out.strip()
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == len(said.split())
+    assert run(*photo, "--attention", tmp_path / "a.npz") == 0
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert str(arrays["caption"]) == said and arrays["attention"].shape == (len(said.split()), 2, 3)
+        maps = arrays["attention"]
+    capsys.readouterr()
+    assert run(*photo, "--attention", "-") == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == said and all(word in err for word in said.split())
+    assert run(*photo, "--attention", "-", "--json") == 0
+    words = json.loads(capsys.readouterr().out)["captions"][0]["words"]
+    np.testing.assert_allclose([word["attention"] for word in words], maps, atol=1e-4)
+    assert run(*photo, "--attention", tmp_path / "a.txt") == 1
+    err = capsys.readouterr().err
+    assert ".gif" in err and len(err.splitlines()) == 1 and not (tmp_path / "a.txt").exists()
+
+
 def test_attention_of_one_and_of_several(model_folder: Path, photos: Path, tmp_path: Path) -> None:
     assert run("caption", photos / "one.jpg", "--model", model_folder, "--attention", tmp_path / "a.png") == 0
     assert Image.open(tmp_path / "a.png").width > 100
@@ -307,6 +332,27 @@ def test_inspect_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "40 steps" in out
     assert "CIDEr-D 0.5000, 2.5000 nats per word, epoch 1.00" in out
+
+
+def test_plot_draws_one_run_or_compares_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    rows = [
+        {"kind": "train", "step": 20, "epoch": 1.0, "loss": 3.0, "lr_decoder": 1e-3},
+        {"kind": "eval", "step": 20, "epoch": 1.0, "val_loss": 2.5, "cider": 0.5, "best": True},
+    ]
+    for name in ("a/run", "b/run"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = []
+    for runs in (["a/run"], ["a/run", "b/run"]):
+        out = tmp_path / f"{len(runs)}.png"
+        assert run("plot", *(tmp_path / name for name in runs), "--output", out) == 0
+        sizes.append(Image.open(out).size)
+        assert str(out) in capsys.readouterr().err
+    assert sizes[0] != sizes[1]
+    assert run("plot", tmp_path / "a/run", tmp_path, "--output", tmp_path / "x.png") == 1
+    err = capsys.readouterr().err
+    assert "no metrics of a run" in err and len(err.splitlines()) == 1 and not (tmp_path / "x.png").exists()
 
 
 def test_demo(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,36 +15,21 @@ pytest.importorskip("transformers", reason="the extra `train` is not installed")
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence
 
 from captionkit.bundle import TOKENIZER, WEIGHTS, open_model, write_model
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing, preprocess
 from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.models.decoder import Decoded
 from captionkit.models.encoder import EncoderConfig
-from captionkit.models.show_attend_tell import Decoded, Packed, ShowAttendTell, ShowAttendTellConfig
+from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.models.stepper import TorchStepper
 from captionkit.models.stored import architecture, load_model, weights
 from captionkit.search import Decoding, search
 from captionkit.text import Text
+from decoders import CAPTIONS, CELLS, WIDTH, WORDS, follow, pack, unpack
 from shapes import draw, make_backbone
-
-WORDS, CELLS, WIDTH = 13, 6, 8
-# The row of the picture, and the words that are fed: several captions of a picture, of several lengths.
-CAPTIONS = [(1, [1, 4, 9, 7, 2, 5]), (0, [1, 12, 4, 4]), (1, [1, 8, 6, 3]), (0, [1, 9, 5]), (2, [1])]
-
-
-def pack(captions: Sequence[tuple[int, Sequence[int]]]) -> Packed:
-    """Captions, longest first, in torch's own packing."""
-    packed = pack_sequence([torch.tensor(words) for _, words in captions])
-    return Packed(packed.data, packed.batch_sizes.tolist(), torch.tensor([row for row, _ in captions]))
-
-
-def unpack(rows: Tensor, sizes: list[int]) -> list[Tensor]:
-    """Packed rows [P,...] caption by caption."""
-    steps = rows.split(sizes)
-    return [torch.stack([step[n] for step in steps if n < len(step)]) for n in range(sizes[0])]
 
 
 @pytest.fixture
@@ -60,18 +45,6 @@ def decoder() -> ShowAttendTell:
 def memory() -> Tensor:
     torch.manual_seed(1)
     return torch.randn(3, CELLS, WIDTH, dtype=torch.float64)
-
-
-def follow(decoder: ShowAttendTell, memory: Tensor, words: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Feeds the words of one caption of one picture [G,D] one at a time: logits [L,V], attention [L,G]."""
-    state = decoder.begin(memory[None])
-    logits, attention = [], []
-    for word in words:
-        found, looked, changed = decoder.step(torch.tensor([[word]]), torch.tensor([[0]]), state)
-        state = {**state, **changed}
-        logits.append(found[0, 0])
-        attention.append(looked[0, 0])
-    return torch.stack(logits), torch.stack(attention)
 
 
 def by_the_paper(decoder: ShowAttendTell, cells: np.ndarray, words: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +110,7 @@ def test_the_recurrence_is_torchs_lstm(decoder, memory):
         cell.bias_hh.zero_()
         state = decoder.begin(memory)
         h, c = state["state.h"], state["state.c"]
-        z = decoder.attention(h, state["memory.keys"], memory)[0] * decoder.gate(h).sigmoid()
+        z = decoder.attention(h, state["memory.keys"]) @ memory * decoder.gate(h).sigmoid()
         words = torch.tensor([[3], [4], [5]])
         expected = cell(torch.cat([decoder.embedding(words), z], -1)[:, 0], (h[:, 0], c[:, 0]))
         _, _, changed = decoder.step(words, torch.zeros_like(words), state)
@@ -213,8 +186,8 @@ def test_dropout_is_for_training_alone(decoder, memory):
 
 
 def test_unknown_decoders_are_refused():
-    with pytest.raises(ModelError, match="decoder 'show-tell' is unknown; use show-attend-tell"):
-        CaptioningModel(ModelConfig(decoder=ShowAttendTellConfig("show-tell")), WORDS)
+    with pytest.raises(ModelError, match="decoder 'show' is unknown; use show-attend-tell, show-tell, transformer"):
+        CaptioningModel(ModelConfig(decoder=ShowAttendTellConfig("show")), WORDS)
 
 
 TEXT = Text.train(["a red circle", "a green square on paper", "there is a blue bar", "gold"], min_frequency=1)
@@ -318,6 +291,10 @@ def test_save_and_load(half, model, tmp_path):
         {"decoder": {"name": "show-attend-tell", "hidden": 99}},
         {"decoder": {"name": "show-attend-tell", "layers": 2}},
         {"decoder": {"name": "unheard-of"}},
+        {"decoder": {"embedding": 6}},
+        {"decoder": {"name": "show-attend-tell", "kind": "firm"}},
+        {"decoder": {"name": "transformer", "width": 10, "heads": 4}},
+        {"decoder": {"name": "transformer", "layers": 0}},
         {"encoder": {"name": "mobilenet-v2"}},
         {"encoder": {"name": "mine", "backbone": {"model_type": "unheard-of"}}},
         {"sizes": 3},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -12,7 +14,7 @@ pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 
 from captionkit import cli
 from captionkit.errors import RecipeError
-from captionkit.training.recipe import Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
+from captionkit.training.recipe import DecoderRecipe, Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
 
 
 @pytest.fixture
@@ -122,6 +124,7 @@ def test_every_field_is_a_flag_with_help() -> None:
 def _changed(leaf: dataclasses.Field) -> str:
     """Another value than the default, as one would type it."""
     choices = {"tokenizer": "bpe", "fit": "crop", "train": "stages", "precision": "bf16", "flip_unless": "links,rechts"}
+    choices |= {"kind": "hard", "size": "tiny"}
     if leaf.name in choices:
         return choices[leaf.name]
     if isinstance(leaf.default, bool):
@@ -132,12 +135,11 @@ def _changed(leaf: dataclasses.Field) -> str:
 
 
 def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:
-    values = {name: _changed(leaf) for name, leaf in recipe_fields() if name != "decoder.name"}
+    # With a model to start from, whose decoder is not known yet, fields of all decoders may be set together.
+    values = {name: _changed(leaf) for name, leaf in recipe_fields()} | {"decoder.name": "transformer"}
     recipe = load_recipe(None, values)
-    for table in dataclasses.fields(Recipe):
-        for leaf in dataclasses.fields(getattr(recipe, table.name)):
-            same = getattr(getattr(recipe, table.name), leaf.name) == leaf.default
-            assert same == (f"{table.name}.{leaf.name}" == "decoder.name"), leaf.name
+    assert recipe.run.init
+    assert all(recipe.value(name) != leaf.default for name, leaf in recipe_fields())
     assert load_recipe(toml(recipe.to_toml())) == recipe
     parsed = cli._parser(["train"]).parse_args(["train", "data", "--output", "run", *recipe.to_flags()])
     flags = {name.removeprefix("recipe:"): value for name, value in vars(parsed).items() if name.startswith("recipe:")}
@@ -145,9 +147,65 @@ def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:
     assert Recipe().to_flags() == []
 
 
+TRANSFORMERS = {"decoder.size", "decoder.width", "decoder.layers", "decoder.heads"}
+HARD = {"optimizer.hard_reward", "optimizer.hard_entropy"}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "kind", "foreign"),
+    [
+        ("show-tell", "soft", {"decoder.attention", "decoder.kind", "optimizer.coverage", *TRANSFORMERS, *HARD}),
+        ("show-attend-tell", "soft", {*TRANSFORMERS, *HARD}),
+        ("show-attend-tell", "hard", TRANSFORMERS),
+        ("transformer", "soft", {"decoder.embedding", "decoder.hidden", "decoder.attention", "decoder.kind", *HARD}),
+    ],
+)
+def test_fields_of_other_decoders_are_refused(decoder: str, kind: str, foreign: set[str]) -> None:
+    chosen = {"decoder.name": decoder, "decoder.kind": kind}
+    for name, leaf in recipe_fields():
+        value = {**chosen, name: _changed(leaf)}
+        if name in foreign:
+            with pytest.raises(RecipeError, match=rf"^{name} = .*: the decoder is {decoder}.*, but .*; leave it out$"):
+                load_recipe(None, value)
+        elif name not in ("decoder.name", "decoder.kind", "run.init"):
+            assert load_recipe(None, value).value(name) != leaf.default
+
+
+def test_a_file_is_told_too_and_defaults_of_other_decoders_may_stand_in_it(toml) -> None:
+    recipe = load_recipe(None, {"decoder.name": "show-tell"})
+    assert load_recipe(toml(recipe.to_toml())) == recipe
+    with pytest.raises(
+        RecipeError, match=r"decoder\.attention = 8: the decoder is show-tell, but this is for show-attend"
+    ):
+        load_recipe(toml("[decoder]\nname = 'show-tell'\nattention = 8"))
+
+
+def test_the_decoders_are_those_that_can_be_built() -> None:
+    pytest.importorskip("torch", reason="the extra `train` is not installed")
+    from captionkit.models.captioning import DECODERS
+    from captionkit.models.transformer import SIZES
+
+    fields = dict(recipe_fields())
+    types = get_type_hints(DecoderRecipe)
+    assert set(get_args(types["name"])) == set(DECODERS)
+    assert set(get_args(types["size"])) == set(SIZES)
+    for size, values in SIZES.items():
+        assert f"{size} {'/'.join(map(str, values.values()))}" in fields["decoder.size"].metadata["help"]
+    for name, (config, _) in DECODERS.items():
+        for leaf in dataclasses.fields(config):
+            if leaf.name not in ("rows", "columns"):  # which follow from the pictures
+                of = fields[f"decoder.{leaf.name}"].metadata["of"]
+                assert not of or name in of
+
+
 def test_shipped_recipes_load_and_are_found_by_nearest_name() -> None:
     names = shipped_recipes()
-    assert {"flickr8k", "flickr8k-finetune"} <= set(names)
+    family = {"flickr8k", "flickr8k-show-tell", "flickr8k-hard", "flickr8k-transformer"}
+    assert {"flickr8k-finetune", "show-tell", *family} <= set(names)
+    alike = [load_recipe(name) for name in family]
+    for table in ("data", "image", "encoder"):  # so that they compare decoders and nothing else
+        assert len({json.dumps(recipe.to_dict()[table]) for recipe in alike}) == 1
+    assert len({(recipe.optimizer.epochs, recipe.optimizer.batch_size) for recipe in alike}) == 1
     for name in names:
         assert load_recipe(name) != Recipe()
     with pytest.raises(RecipeError, match="did you mean 'flickr8k'"):

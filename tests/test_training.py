@@ -27,11 +27,12 @@ from torch import nn
 
 import captionkit
 from captionkit.bundle import open_model
+from captionkit.calibration import Calibration
 from captionkit.datasets import open_dataset
 from captionkit.errors import CaptionkitError, DatasetError, RecipeError, TrainingError
 from captionkit.evaluation import evaluate_model
 from captionkit.images import load_image
-from captionkit.models.show_attend_tell import Decoded
+from captionkit.models.decoder import Decoded
 from captionkit.models.stored import load_model
 from captionkit.training import features, keep, learner, loop, processes, setup
 from captionkit.training.batches import Plan, batches, collate
@@ -614,7 +615,7 @@ def test_patience_ends_a_run_that_gets_no_better(
 
     def validated(*_: object) -> Validation:
         cider, loss = next(course)
-        return Validation(loss, {"cider": cider}, {}, set())
+        return Validation(loss, {"cider": cider}, {}, Calibration(), set())
 
     monkeypatch.setattr(loop, "validate", validated)
     recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2})

@@ -17,7 +17,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from captionkit.errors import CaptionkitError
 from captionkit.images import Preprocessing, preprocess
-from captionkit.viz import Card, attention, attention_figure, captions_page, draw_curves, sample_photos, write_page
+from captionkit.viz import (
+    Card,
+    attention,
+    attention_figure,
+    captions_page,
+    draw_curves,
+    lettering,
+    sample_photos,
+    write_page,
+)
 from captionkit.viz.curves import _smooth
 
 RED = (255, 0, 0)
@@ -127,7 +136,7 @@ def test_long_words_are_drawn_whole(size):
     blank, photo = (0, 0, *size), Image.new("RGB", size, "white")
     drawn = ink(attention_figure(photo, [(word, np.ones((2, 2)))], blank))
     line = Image.new("RGB", (1000, 60), "white")
-    ImageDraw.Draw(line).text((10, 10), word, attention.INK, ImageFont.load_default(attention.FONT_SIZE))
+    ImageDraw.Draw(line).text((10, 10), word, lettering.INK, ImageFont.load_default(attention.FONT_SIZE))
     assert drawn == pytest.approx(ink(line), rel=0.05)
 
 
@@ -136,13 +145,13 @@ def label_of(word: str) -> bytes:
 
 
 def test_words_beyond_ascii_use_a_font_of_the_system():
-    if not any(map(attention._system_font, attention.SYSTEM_FONTS)):
+    if not any(map(lettering.system_font, lettering.SYSTEM_FONTS)):
         pytest.skip("none of the fonts that are looked for is installed here")
     assert label_of("ж") != label_of("ф")
 
 
 def test_words_without_a_font_are_still_drawn(monkeypatch):
-    monkeypatch.setattr(attention, "_system_font", lambda name: None)
+    monkeypatch.setattr(lettering, "system_font", lambda name: None)
     assert label_of("ж") == label_of("ф") != label_of("")
 
 
@@ -290,6 +299,19 @@ def test_curves_of_any_run_are_drawn(tmp_path, name):
         assert has_colour(png, curves.SCORE) == (name in ("no training", "whole"))
         assert has_colour(png, curves.ENCODER) == (name in ("one row", "no evaluation", "null for NaN", "whole"))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_runs_are_compared_in_one_picture(tmp_path):
+    curves = pytest.importorskip("captionkit.viz.curves")
+    pytest.importorskip("matplotlib")
+    curves.compare_curves(RUNS, tmp_path / "compared.png")
+    curves.compare_curves({"whole": RUNS["whole"]}, tmp_path / "one.png")
+    with Image.open(tmp_path / "compared.png") as png:
+        assert has_colour(png, "#1f77b4") is False  # the first run is empty
+        assert has_colour(png, "#ff7f0e") and has_colour(png, "#e377c2")  # the second and the last
+    with Image.open(tmp_path / "one.png") as png:
+        assert has_colour(png, "#1f77b4")
 
 
 def test_a_step_logged_twice_counts_once(tmp_path):

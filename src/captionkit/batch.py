@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captionkit import files
 from captionkit.captioner import Caption, Captioner, Outcome, load
@@ -17,6 +17,11 @@ from captionkit.images import open_image
 from captionkit.inputs import Input, find_inputs
 from captionkit.progress import say, track
 from captionkit.results import ResultsFile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from captionkit.viz.overlay import Box, Words
 
 _PHOTO_SIDE = 1024  # pictures are drawn at about this size
 
@@ -35,24 +40,31 @@ def caption_inputs(
     if batch < 1:
         raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
     inputs, total, single = _survey(named)
+    shown = str(attention) == "-"  # in the terminal, or in the JSON
+    if attention and single and not shown:
+        from captionkit.viz.saving import check_name
+
+        check_name(attention)
     captioner = load(model)
     failures: list[str] = []
     with ExitStack() as stack:
         results = stack.enter_context(ResultsFile(output)) if output else None
         for given, outcome in track(_outcomes(captioner, inputs, batch, decoding), total, "captioning"):
-            record = _record(given, outcome)
+            record = _record(given, outcome, maps=shown and as_json)
             if results:
                 results.add(record)
             if "error" in record:
                 failures.append(given.name)
                 say(f"captionkit: {record['error']}")
-            elif attention and outcome.caption:
+            elif attention and outcome.caption and not shown:
                 _draw(captioner, given, outcome.caption, attention if single else attention / f"{_stem(given)}.png")
             _print(record, as_json, single)
+            if shown and not as_json and outcome.caption:
+                _show_maps(outcome.caption)
     if failures:
-        shown = ", ".join(failures[:10]) + (f" and {len(failures) - 10} more" if len(failures) > 10 else "")
+        listed = ", ".join(failures[:10]) + (f" and {len(failures) - 10} more" if len(failures) > 10 else "")
         if not single:
-            say(f"captionkit: {len(failures)} not captioned: {shown}")
+            say(f"captionkit: {len(failures)} not captioned: {listed}")
         return 1
     return 0
 
@@ -87,13 +99,13 @@ def _outcomes(
     yield from ((given, Outcome(given.name, None, given.error)) for given in waiting)
 
 
-def _record(given: Input, outcome: Outcome) -> dict[str, Any]:
+def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
     if outcome.caption is None:
         return {"path": given.name, "error": outcome.error}
     captions = [outcome.caption, *outcome.caption.alternatives]
     return {
         "path": given.name,
-        "captions": [caption.to_dict() for caption in captions],
+        "captions": [caption.to_dict(maps=maps) for caption in captions],
         "ms": {stage: round(value, 2) for stage, value in outcome.ms.items()},
     }
 
@@ -113,17 +125,32 @@ def _stem(given: Input) -> str:
 
 
 def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
-    figure = attention_of(captioner, given.source, caption)
-    files.write_image(path, figure)
+    from captionkit.viz.saving import save_attention
+
+    photo, words, region = _looked(captioner, given.source, caption)
+    save_attention(path, photo, words, region, caption=caption.text)
+
+
+def _show_maps(caption: Caption) -> None:
+    """The maps on standard error, where they disturb no pipe."""
+    from captionkit.viz.terminal import attention_text, has_true_colour
+
+    maps = attention_text([(w.text, w.attention) for w in caption.words], colour=has_true_colour(sys.stderr))
+    print(maps, file=sys.stderr, flush=True)
 
 
 def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
     """A picture of the photo and where the model looked for each word."""
     from captionkit.viz.attention import attention_figure
 
+    photo, words, region = _looked(captioner, source, caption)
+    return attention_figure(photo, words, region, title=caption.text)
+
+
+def _looked(captioner: Captioner, source: Any, caption: Caption) -> tuple[Image, Words, Box]:
+    """What attention figures take: the photo, each word with its map, the part of the photo that the grid covers."""
     photo = open_image(source, target=(_PHOTO_SIDE, _PHOTO_SIDE))
-    region = captioner.preprocessing.region(*photo.size)
-    return attention_figure(photo, [(w.text, w.attention) for w in caption.words], region, title=caption.text)
+    return photo, [(w.text, w.attention) for w in caption.words], captioner.preprocessing.region(*photo.size)
 
 
 def caption_samples(output: Path, *, model: str | None) -> int:

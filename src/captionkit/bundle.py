@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from captionkit import files
+from captionkit.calibration import Calibration
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
 from captionkit.search import Decoding
@@ -62,6 +63,11 @@ class ModelFolder:
     def decoding(self) -> Decoding:
         """The decoding that the model's makers chose."""
         return self._parse("decoding", Decoding.from_dict)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The curve from a word's probability to its confidence; that of a folder without one changes nothing."""
+        return self._parse("calibration", Calibration.from_dict) if "calibration" in self.config else Calibration()
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -21,6 +21,8 @@ from captionkit.search import Constraints, Decoding, Hypothesis, State, Stepper,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from captionkit.text import Text
+
 #: pictures that go through the model together
 BATCH = 16
 _READERS = 2
@@ -31,10 +33,21 @@ class Word:
     """A word of a caption."""
 
     text: str
-    #: the model's probability of the word, given the picture and the words before it
+    #: how likely people, too, used the word of this picture, 0..1 (see captionkit.calibration)
     confidence: float
+    #: natural logarithm of the model's probability of the word, given the picture and the words before it
+    log_prob: float
     #: where the model looked while it chose the word: [rows, columns], the cells of the grid, summing to 1
     attention: NDArray[np.float32] = field(repr=False)
+
+    def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
+        """What the machine-readable output says of a word: with `maps`, its attention [rows][columns] too."""
+        said: dict[str, Any] = {"text": self.text, "confidence": round(self.confidence, 4)}
+        if maps:
+            from captionkit.viz.saving import attention_lists
+
+            said["attention"] = attention_lists(self.attention)
+        return said
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Caption:
     score: float
     #: natural logarithm of the model's probability of the whole sentence, a given prefix and its end included
     log_prob: float
-    #: geometric mean of the probabilities of the sentence's tokens, 0..1
+    #: mean of the words' confidences, 0..1: the share of them that people are expected to have used as well
     confidence: float
     words: tuple[Word, ...] = field(repr=False)
     tokens: tuple[int, ...] = field(repr=False)
@@ -58,13 +71,13 @@ class Caption:
     def __str__(self) -> str:
         return self.text
 
-    def to_dict(self) -> dict[str, Any]:
-        """What the machine-readable output says of a caption; arrays and alternatives are left out."""
+    def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
+        """What the machine-readable output says of a caption, with `maps` also where it looked; no alternatives."""
         return {
             "text": self.text,
             "log_prob": round(self.log_prob, 4),
             "confidence": round(self.confidence, 4),
-            "words": [{"text": word.text, "confidence": round(word.confidence, 4)} for word in self.words],
+            "words": [word.to_dict(maps=maps) for word in self.words],
         }
 
 
@@ -169,25 +182,32 @@ class Captioner:
 
     def _caption_of(self, hypothesis: Hypothesis) -> Caption:
         tokens = tuple(int(token) for token in hypothesis.tokens)
+        calibrated = self.folder.calibration
         maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
         words = tuple(
             Word(
                 text,
-                float(np.exp(hypothesis.token_log_probs[positions].sum())),
+                calibrated(float(np.exp(log_prob))),
+                log_prob,
                 maps[positions].mean(0),  # [n,rows,columns] -> [rows,columns]
             )
-            for text, positions in self.text.words(tokens)
+            for text, positions, log_prob in spoken_words(self.text, hypothesis)
         )
-        length = len(tokens) + hypothesis.finished
         return Caption(
             text=self.text.decode(tokens),
             score=hypothesis.score,
             log_prob=hypothesis.log_prob,
-            confidence=float(np.exp(hypothesis.log_prob / max(length, 1))),
+            confidence=float(np.mean([word.confidence for word in words])) if words else 0.0,
             words=words,
             tokens=tokens,
             attention=maps,
         )
+
+
+def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
+    """The words of a hypothesis, each with the places of its tokens and the log-probability of these."""
+    for word, positions in text.words(hypothesis.tokens.tolist()):
+        yield word, positions, float(hypothesis.token_log_probs[positions].sum())
 
 
 class _TimedStepper:

@@ -148,11 +148,34 @@ def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:
 
 def inspect(options: argparse.Namespace) -> int:
     """Say what is in a dataset, a model folder or a run folder, and what is wrong with it."""
-    from captionkit.inspection import inspect_path
+    from captionkit.inspection import ModelReport, inspect_path
 
     report = inspect_path(options.path, layout=options.layout, check_images=options.images)
-    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if options.json else report)
+    summary = _summary(report.path) if isinstance(report, ModelReport) else None
+    if options.json:
+        values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
+        print(json.dumps(values, ensure_ascii=False, indent=1))
+    else:
+        print(f"{report}\n\n{summary}" if summary else report)
     return 0 if report.sound else 1
+
+
+def _summary(model: str) -> Any:
+    """A model part by part, as the heavy half tells it; None, with a line that says why, where it cannot."""
+    from captionkit.bundle import open_model
+
+    try:
+        from captionkit.models.summary import summarise_folder
+
+        return summarise_folder(open_model(model))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("captionkit"):
+            raise
+        more = f"{error.name} is not installed; `{_INSTALL}[train]'` adds each part's shape, parameters, FLOPs, memory"
+    except CaptionkitError as error:
+        more = f"its parts cannot be told: {error}"
+    print(f"captionkit: {more}", file=sys.stderr)
+    return None
 
 
 def export(options: argparse.Namespace) -> int:
@@ -160,6 +183,15 @@ def export(options: argparse.Namespace) -> int:
     from captionkit.export.folder import export_model
 
     print(export_model(options.model, pictures=options.pictures, half=options.half))
+    return 0
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draw the curves of a run, or compare several."""
+    from captionkit.inspection import plot_runs
+
+    plot_runs(options.runs, options.output)
+    print(f"curves: {options.output}", file=sys.stderr)
     return 0
 
 
@@ -212,7 +244,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "--attention",
         metavar="OUT",
         type=Path,
-        help="draw where the model looked: OUT.png, or a folder for several pictures",
+        help="where the model looked: OUT.png, .gif or .npz, a folder for several, or - for terminal or JSON",
     )
     add("--output", metavar="FILE", type=Path, help="also write a file: .json (COCO results), .jsonl or .csv")
 
@@ -260,6 +292,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="model folder with weights")
     add("--pictures", type=Path, metavar="DIR", help="real pictures for the parity check (default: sample photographs)")
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
+
+    add = _add(commands, plot, extra="train")
+    add("runs", nargs="+", metavar="RUN", help="folders that `captionkit train` made")
+    add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture (default: %(default)s)")
 
     add = _add(commands, demo, extra="demo")
     add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")

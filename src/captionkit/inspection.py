@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -181,6 +182,27 @@ def inspect_run(path: Path) -> RunReport:
         resumable=(path / "last.safetensors").is_file(),
         model=(path / "best" / bundle.CONFIG).is_file(),
     )
+
+
+def plot_runs(runs: Sequence[str], output: Path) -> None:
+    """Draw the curves of one run folder, or of several in one picture. CaptionkitError where one is none."""
+    from captionkit.viz.curves import compare_curves, draw_curves
+
+    rows = {name: read_metrics(Path(name)) for name in dict.fromkeys(runs)}
+    if len(rows) == 1:
+        draw_curves(next(iter(rows.values())), output)
+        return
+    names = [Path(name).name for name in rows]
+    shown = names if len(set(names)) == len(names) else list(rows)
+    compare_curves(dict(zip(shown, rows.values(), strict=True)), output)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows that a run recorded. CaptionkitError where it recorded none."""
+    rows = _rows(run / "metrics.jsonl")
+    if not rows:
+        raise CaptionkitError(f"{run}: no metrics of a run (metrics.jsonl); give a folder that `captionkit train` made")
+    return rows
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -55,18 +55,17 @@ def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
 def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
     """The graph of `step`, for any number of pictures and hypotheses; it ranks the `top_k` likeliest tokens itself."""
     device = next(model.parameters()).device
-    # Sizes that differ from one another and from 1, so that the exporter takes none for a constant.
-    state = {
-        name: value if name.startswith("memory.") else value.repeat(1, 3, *[1] * (value.ndim - 2))
-        for name, value in _state(model, torch.zeros(2, 3, height, width, device=device)).items()
-    }
+    state, growing = _example(model, torch.zeros(2, 3, height, width, device=device))
     tokens = torch.full((2, 5), 4, device=device)
     parents = torch.tensor([[0, 1, 2, 0, 1]] * 2, device=device)
-    pictures, beams, before = Dim("pictures"), Dim("beams"), Dim("beams_before")
+    pictures, beams, before, words = (Dim(name) for name in ("pictures", "beams", "beams_before", "words"))
     shapes = {
         "tokens": {0: pictures, 1: beams},
         "parents": {0: pictures, 1: beams},
-        "state": tuple({0: pictures} if name.startswith("memory.") else {0: pictures, 1: before} for name in state),
+        "state": tuple(
+            {0: pictures} if name not in growing else {0: pictures, 1: before, **dict.fromkeys(growing[name], words)}
+            for name in state
+        ),
     }
     inputs = ["tokens", "parents", *state]
     outputs = ["all_log_probs", "attention", *(name + ".next" for name in state if name.startswith("state."))]
@@ -77,6 +76,23 @@ def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
 @torch.inference_mode()
 def _state(model: CaptioningModel, images: Tensor) -> dict[str, Tensor]:
     return model.begin(model.encode(images))
+
+
+@torch.inference_mode()
+def _example(model: CaptioningModel, images: Tensor) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """The state of three hypotheses after four words, and along which axes each "state.*" grows word by word.
+
+    Sizes that differ from one another and from 1, so that the exporter takes none for a constant.
+    """
+    state, sizes = _state(model, images), []
+    tokens = torch.full((len(images), 3), 4, device=images.device)
+    for _ in range(4):
+        _, _, changed = model.step(tokens, torch.zeros_like(tokens), state)
+        state = {**state, **changed}
+        sizes.append({name: value.shape for name, value in changed.items()})
+    pairs = {name: zip(sizes[-2][name], sizes[-1][name], strict=True) for name in sizes[-1]}
+    growing = {name: [axis for axis, (old, new) in enumerate(pair) if old != new] for name, pair in pairs.items()}
+    return state, growing
 
 
 def _export(

@@ -1,4 +1,4 @@
-"""Additive attention over a grid (Bahdanau et al. 2015, arXiv 1409.0473; equations 4-6 of arXiv 1502.03044)."""
+"""Additive attention over a grid (Bahdanau et al. 2015, arXiv 1409.0473; equations 4 and 5 of arXiv 1502.03044)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class AdditiveAttention(nn.Module):
-    """e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e), context = sum_i alpha_i a_i.
+    """e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e).
 
     The keys W_a a_i depend on the picture alone: `keys` makes them once, every query uses them.
     """
@@ -21,8 +21,7 @@ class AdditiveAttention(nn.Module):
         """`memory` [B,G,D] -> keys [B,G,A]."""
         return self.key(memory)
 
-    def forward(self, query: Tensor, keys: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """`query` [B,K,H], `keys` [B,G,A], `memory` [B,G,D] -> context [B,K,D], attention [B,K,G]."""
+    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
+        """`query` [B,K,H], `keys` [B,G,A] -> attention [B,K,G]."""
         hidden = (keys.unsqueeze(1) + self.query(query).unsqueeze(2)).tanh()  # [B,1,G,A] + [B,K,1,A] -> [B,K,G,A]
-        attention = self.score(hidden).squeeze(-1).softmax(-1)  # [B,K,G,A] -> [B,K,G]
-        return attention @ memory, attention  # [B,K,G] x [B,G,D] -> [B,K,D]
+        return self.score(hidden).squeeze(-1).softmax(-1)  # [B,K,G,A] -> [B,K,G]

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from captionkit.errors import ModelError
+from captionkit.models.decoder import Decoded, Decoder, Packed
 from captionkit.models.encoder import EncoderConfig, build_encoder
-from captionkit.models.show_attend_tell import Decoded, Packed, ShowAttendTell, ShowAttendTellConfig
+from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from captionkit.models.show_tell import ShowTell, ShowTellConfig
+from captionkit.models.transformer import Transformer, TransformerConfig
 
-#: decoder name -> its class; a decoder has `decode`, `begin` and `step` as ShowAttendTell has
-DECODERS: dict[str, Callable[..., nn.Module]] = {"show-attend-tell": ShowAttendTell}
+#: every config has a name and a dropout; the rest is the decoder's own
+DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig
+
+
+class Known(NamedTuple):
+    """How to make a decoder: the class of its config, and it itself from config, width of the memory and vocabulary."""
+
+    config: type[DecoderConfig]
+    build: Callable[[Any, int, int], Decoder]
+
+
+#: the decoders, by the name in their config
+DECODERS = {
+    "show-tell": Known(ShowTellConfig, ShowTell),
+    "show-attend-tell": Known(ShowAttendTellConfig, ShowAttendTell),
+    "transformer": Known(TransformerConfig, Transformer),
+}
+
+
+def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
+    """The config that a table describes by its name and fields.
+
+    Raises ModelError for an unknown name, TypeError or ValueError for fields that do not belong there.
+    """
+    return _known(values["name"]).config(**values)
+
+
+def _known(name: str) -> Known:
+    if name not in DECODERS:
+        raise ModelError(f"decoder {name!r} is unknown; use {', '.join(sorted(DECODERS))}")
+    return DECODERS[name]
 
 
 @dataclass(frozen=True)
@@ -20,7 +53,7 @@ class ModelConfig:
     """The architecture in full."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    decoder: ShowAttendTellConfig = field(default_factory=ShowAttendTellConfig)
+    decoder: DecoderConfig = field(default_factory=ShowAttendTellConfig)
     #: width of the grid that the decoder sees; 0 keeps the encoder's own, as in the paper
     memory: int = 512
     #: share of the encoder's features dropped while training
@@ -32,27 +65,30 @@ class CaptioningModel(nn.Module):
 
     def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: nn.Module | None = None) -> None:
         super().__init__()
-        if config.decoder.name not in DECODERS:
-            raise ModelError(f"decoder {config.decoder.name!r} is unknown; use {', '.join(sorted(DECODERS))}")
+        build = _known(config.decoder.name).build
         self.config = config
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder
         width = config.memory or self.encoder.dim
         self.neck = nn.Sequential(nn.Dropout(config.feature_dropout))
         if config.memory:
             self.neck.extend([nn.Linear(self.encoder.dim, width), nn.LayerNorm(width)])
-        self.decoder = DECODERS[config.decoder.name](config.decoder, width, vocabulary)
+        self.decoder = build(config.decoder, width, vocabulary)
 
     def features(self, images: Tensor) -> Tensor:
         """`images` [B,3,H,W] -> the encoder's grid [B,G,D'], the part that a frozen encoder computes once."""
         return self.encoder(images)
 
-    def remember(self, features: Tensor) -> Tensor:
-        """The encoder's grid [B,G,D'] -> memory [B,G,D]."""
-        return self.neck(features)
+    def remember(self, features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """The encoder's grid [B,G,D'] -> memory [B,G,D].
+
+        `grid` is its rows and columns, which a decoder that tells cells apart by their place wants to know; without
+        it, they are those of the pictures that the model was made for.
+        """
+        return self.decoder.place(self.neck(features), grid)
 
     def encode(self, images: Tensor) -> Tensor:
         """`images` [B,3,H,W] -> memory [B,G,D]."""
-        return self.remember(self.features(images))
+        return self.remember(self.features(images), self.encoder.grid(images.shape[2], images.shape[3]))
 
     def decode(self, memory: Tensor, captions: Packed) -> Decoded:
         """Teacher forcing; see the decoder."""
@@ -68,7 +104,13 @@ class CaptioningModel(nn.Module):
         """One word further; see the decoder."""
         return self.decoder.step(tokens, parents, state)
 
-    def forward(self, images: Tensor | None, features: Tensor | None, captions: Packed) -> Decoded:
-        """Training's entry: pictures, or the features that the frozen encoder made of them, and their captions."""
-        memory = self.encode(images) if features is None else self.remember(features)
+    def forward(
+        self,
+        images: Tensor | None,
+        features: Tensor | None,
+        captions: Packed,
+        grid: tuple[int, int] | None = None,
+    ) -> Decoded:
+        """Training's entry: pictures, or the features (of a `grid`) that the frozen encoder made of them; captions."""
+        memory = self.encode(images) if features is None else self.remember(features, grid)
         return self.decode(memory, captions)

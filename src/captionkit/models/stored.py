@@ -13,9 +13,8 @@ from safetensors.torch import load, save
 from captionkit.bundle import WEIGHTS, ModelFolder
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.models.captioning import CaptioningModel, ModelConfig, decoder_config
 from captionkit.models.encoder import EncoderConfig
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
 
 
 def architecture(model: CaptioningModel, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def load_model(folder: ModelFolder) -> CaptioningModel:
 
 def _model_config(stored: dict[str, Any]) -> ModelConfig:
     values = {name: value for name, value in stored.items() if name != "grid"}
-    encoder, decoder = EncoderConfig(**values.pop("encoder")), ShowAttendTellConfig(**values.pop("decoder"))
+    encoder, decoder = EncoderConfig(**values.pop("encoder")), decoder_config(values.pop("decoder"))
     return ModelConfig(encoder=encoder, decoder=decoder, **values)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captionkit.models.show_attend_tell import Packed
+from captionkit.models.decoder import Packed
 from captionkit.training.recipe import Recipe
 from captionkit.training.teaching import ORDER, Sample, Teaching
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from captionkit.calibration import Calibration, fit
+from captionkit.captioner import spoken_words
 from captionkit.datasets import CaptionSet
 from captionkit.errors import ImageError, TrainingError
 from captionkit.images import open_image
@@ -20,7 +23,7 @@ from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.models.captioning import CaptioningModel
 from captionkit.models.stepper import MemoryStepper
-from captionkit.search import search
+from captionkit.search import Hypothesis, search
 from captionkit.text import Text
 from captionkit.training.batches import whole
 from captionkit.training.keep import DECODING
@@ -38,6 +41,11 @@ class Judge:
         flat = iter(self._tokenize(caption for some in references for caption in some))
         self._references = [[next(flat) for _ in some] for some in references]
         self._frequencies = DocumentFrequencies.of(self._references)
+        self._words = [{word for reference in some for word in reference} for some in self._references]
+
+    def used(self, place: int, word: str) -> bool:
+        """Whether people used `word` of the picture at `place`."""
+        return all(token in self._words[place] for token in self._tokenize([word])[0])
 
     def scores(self, said: Mapping[int, str]) -> dict[str, float]:
         """CIDEr-D, BLEU-4, the share of different captions, and their mean words, under the names of metrics.jsonl."""
@@ -66,6 +74,8 @@ class Validation:
     scores: dict[str, float]
     #: those captions, by place in the split
     said: dict[int, str]
+    #: from the probability of a word of theirs to how likely people used it too
+    calibration: Calibration
     #: pictures that could not be read, and why
     broken: set[str]
 
@@ -78,32 +88,38 @@ def validate(
 
     Raises TrainingError if no picture can be read.
     """
-    nats, words, broken, said = 0.0, 0, set(), {}
+    nats, words, broken, said, chances = 0.0, 0, set(), {}, []
     recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
+    grid = model.encoder.grid(teaching.preprocessing.height, teaching.preprocessing.width)
     for batch in whole(teaching, recipe.optimizer.batch_size, rank, processes, recipe.run.workers):
         broken.update(batch.broken)
         if not batch.captions.sizes:
             continue
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
-            memory = model.encode(batch.images) if batch.features is None else model.remember(batch.features)
+            memory = model.encode(batch.images) if batch.features is None else model.remember(batch.features, grid)
             decoded = model.decode(memory, batch.captions)
         nats += losses(decoded, batch.targets, 0.0).nats.item()
         words += len(batch.targets)
-        said.update(zip(batch.indices, _captions(model, memory.float(), text), strict=True))
-    parts = gather_object([(nats, words, broken, said)])
+        for place, best in zip(batch.indices, _captions(model, memory.float(), text), strict=True):
+            said[place] = text.decode(best.tokens) if best else ""
+            spoken = spoken_words(text, best) if best else ()
+            chances += [(math.exp(log_prob), judge.used(place, word)) for word, _, log_prob in spoken]
+    parts = gather_object([(nats, words, broken, said, sorted(chances))])
     nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)
     broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
+    chances = sorted(chance for part in parts for chance in part[4])
     if not words:
         raise TrainingError(f"none of the validation pictures can be read ({min(broken)}); mend or replace them")
-    return Validation(nats / words, judge.scores(said), said, broken)
+    calibration = fit([p for p, _ in chances], [used for _, used in chances])
+    return Validation(nats / words, judge.scores(said), said, calibration, broken)
 
 
-def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[str]:
+def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[Hypothesis | None]:
     """What the model says of pictures, `memory` [B,G,D], decoded as the kept model will be."""
     ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
     found = search(MemoryStepper(model), memory, DECODING, **ids)
-    return [text.decode(captions[0].tokens) if captions else "" for captions in found]
+    return [captions[0] if captions else None for captions in found]
 
 
 def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from captionkit import __version__
 from captionkit.bundle import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model, write_model
+from captionkit.calibration import Calibration
 from captionkit.datasets import CaptionSet
 from captionkit.errors import ImageError
 from captionkit.images import open_image
@@ -28,7 +29,9 @@ DECODING = Decoding(beam=3, length_penalty=0.7, no_repeat=3)
 _COMPARED = 8
 
 
-def keep_model(path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe, facts: dict[str, Any]) -> ModelFolder:
+def keep_model(
+    path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe, facts: dict[str, Any], calibration: Calibration
+) -> ModelFolder:
     """Write a trained model as a model folder; `facts` say how it was trained."""
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     versions |= {"captionkit": __version__, "python": platform.python_version()}
@@ -37,6 +40,7 @@ def keep_model(path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe,
         "architecture": architecture(model, setup.preprocessing),
         "preprocessing": setup.preprocessing.to_dict(),
         "decoding": DECODING.to_dict(),
+        "calibration": calibration.to_dict(),
         "provenance": provenance,
     }
     contents = {

@@ -13,7 +13,7 @@ from torch import nn
 
 from captionkit.errors import TrainingError
 from captionkit.models.captioning import CaptioningModel
-from captionkit.models.show_attend_tell import Packed
+from captionkit.models.decoder import Packed
 from captionkit.training.batches import Batch, Plan
 from captionkit.training.ema import averaged
 from captionkit.training.losses import losses
@@ -23,6 +23,8 @@ from captionkit.training.teaching import Teaching
 
 #: so many pictures in a row that cannot be read are no accident
 _UNREADABLE = 256
+#: share of hard attention's baseline that a step leaves: b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k, a)
+_BASELINE = 0.9
 
 
 class Learner:
@@ -40,6 +42,10 @@ class Learner:
         self.average = averaged(self.model, recipe.optimizer.ema)
         self.optimizer = adamw(self.model, recipe.optimizer)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
+        size = teaching.preprocessing.height, teaching.preprocessing.width
+        self._grid = self.model.encoder.grid(*size)
+        #: of hard attention: what the step's sampled words earned, and how many there are
+        self._earned = torch.zeros(2, device=accelerator.device)
         #: pictures that could not be read, with the reason
         self.broken: set[str] = set()
         self._unread = 0
@@ -58,6 +64,7 @@ class Learner:
         totals = self.teaching.totals(*self.plan.pictures_of(number))
         set_rates(self.optimizer, number, self.plan.steps, recipe)
         nats, words, finite = 0.0, 0, True
+        self._earned.zero_()
         for part in range(self.plan.parts):
             batch = self._checked(next(batches))
             torch.manual_seed(_seed(self.recipe.run.seed, number, part, accelerator.process_index))
@@ -73,6 +80,7 @@ class Learner:
             return None
         self._wrapped_optimizer.step()
         self._wrapped_optimizer.zero_grad(set_to_none=True)
+        self._move_baseline()
         self.average.update_parameters(self.model)
         return nats, words
 
@@ -96,13 +104,26 @@ class Learner:
         with nullcontext() if last else accelerator.no_sync(self._wrapped):
             taught = self._stand_in() if empty else batch
             with accelerator.autocast():
-                decoded = self._wrapped(taught.images, taught.features, taught.captions)
+                decoded = self._wrapped(taught.images, taught.features, taught.captions, self._grid)
             found = losses(decoded, taught.targets, recipe.label_smoothing)
             words, captions = totals
             objective = found.objective / words + recipe.coverage * found.coverage / captions
+            if found.reward is not None:
+                looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy
+                objective = objective + looked / words
+                self._earned += found.reward.earned
             # Processes average their gradients, while the totals above are already those of all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
         return (0.0, 0.0) if empty else (objective.item(), found.nats.item())
+
+    def _move_baseline(self) -> None:
+        """Move hard attention's baseline by what all processes earned in this step, so that it is the same in all."""
+        baseline = getattr(self.model.decoder, "baseline", None)
+        if baseline is None:
+            return
+        total, words = self.accelerator.reduce(self._earned).unbind()
+        if words:
+            baseline.lerp_(total / words, 1 - _BASELINE)
 
     def _stand_in(self) -> Batch:
         """A blank picture that counts for nothing: every process must take part in sharing gradients."""

@@ -173,7 +173,7 @@ class _Run:
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
-                keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts())
+                keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
         self.report.evaluated(self._where(), found, better, progress.seconds)
 
     def _facts(self) -> dict[str, Any]:

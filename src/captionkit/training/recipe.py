@@ -33,8 +33,14 @@ Count = Annotated[int, Ge(1)]
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def _field(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
+#: what a field may belong to: decoders by name, and "hard" for the hard attention of show-attend-tell
+_RECURRENT = ("show-tell", "show-attend-tell")
+_ATTENTIVE = ("show-attend-tell", "transformer")
+
+
+def _field(default: Any, meaning: str, of: tuple[str, ...] = ()) -> Any:
+    """A field with its help; `of` names the decoders that it is for, if not for all."""
+    return field(default=default, metadata={"help": f"{meaning} ({', '.join(of)})" if of else meaning, "of": of})
 
 
 @dataclass(frozen=True)
@@ -91,15 +97,24 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class DecoderRecipe:
-    """Sizes of the decoder."""
+    """Which decoder, and its sizes. A field of another decoder must be left at its default."""
 
-    name: Literal["show-attend-tell"] = _field("show-attend-tell", "the decoder")
-    embedding: Count = _field(512, "width of the word embedding")
-    hidden: Count = _field(512, "width of the LSTM")
-    attention: Count = _field(256, "width of the attention's hidden layer")
+    name: Literal["show-tell", "show-attend-tell", "transformer"] = _field(
+        "show-attend-tell", "the decoder: show-tell, show-attend-tell or transformer"
+    )
+    kind: Literal["soft", "hard"] = _field("soft", "whether attention is soft or hard", ("show-attend-tell",))
+    embedding: Count = _field(512, "width of the word embedding", _RECURRENT)
+    hidden: Count = _field(512, "width of the LSTM", _RECURRENT)
+    attention: Count = _field(256, "width of the attention's hidden layer", ("show-attend-tell",))
+    size: Literal["tiny", "small", "base"] = _field(
+        "small", "width, layers and heads together: tiny 128/2/4, small 256/3/4, base 512/6/8", ("transformer",)
+    )
+    width: Annotated[int, Ge(0)] = _field(0, "width of the network; 0 is that of the size", ("transformer",))
+    layers: Annotated[int, Ge(0)] = _field(0, "number of layers; 0 is that of the size", ("transformer",))
+    heads: Annotated[int, Ge(0)] = _field(0, "heads of each attention; 0 is that of the size", ("transformer",))
     dropout: Share = _field(0.3, "share of units dropped while training")
     memory: Annotated[int, Ge(0)] = _field(
-        512, "width of the grid that the decoder sees; 0 keeps the encoder's own, as in the paper"
+        512, "width of the grid that the decoder sees; 0 keeps the encoder's own, as in the papers"
     )
     feature_dropout: Share = _field(0.1, "share of the encoder's features dropped while training")
 
@@ -121,8 +136,12 @@ class OptimizerRecipe:
     clip: Positive = _field(1.0, "largest norm of the gradient")
     label_smoothing: Share = _field(0.1, "label smoothing of the cross-entropy")
     coverage: Annotated[float, Ge(0)] = _field(
-        1.0, "weight of the doubly stochastic attention penalty (mean over cells)"
+        1.0, "weight of the doubly stochastic attention penalty (mean over cells)", _ATTENTIVE
     )
+    hard_reward: Annotated[float, Ge(0)] = _field(
+        0.1, "weight of the reward that teaches where to look; 1 is the exact gradient", ("hard",)
+    )
+    hard_entropy: Annotated[float, Ge(0)] = _field(0.002, "weight of the attention's entropy", ("hard",))
     ema: Share = _field(0.999, "decay of the moving average of the weights that is evaluated and kept; 0 for none")
 
 
@@ -158,6 +177,11 @@ class Recipe:
         """Nested tables of plain values."""
         return dataclasses.asdict(self)
 
+    def value(self, name: str) -> Any:
+        """The value of a field by its dotted name."""
+        table, _, leaf = name.partition(".")
+        return getattr(getattr(self, table), leaf)
+
     def to_toml(self) -> str:
         """What a recipe file holds."""
         import tomli_w
@@ -168,7 +192,7 @@ class Recipe:
         """The command-line flags that make this recipe: one for each field that differs from its default."""
         flags = []
         for name, leaf in recipe_fields():
-            value = self.to_dict()[name.partition(".")[0]][leaf.name]
+            value = self.value(name)
             if value != leaf.default:
                 spelt = ",".join(value) if isinstance(value, tuple) else str(value)
                 flags += [flag_of(name), spelt.lower() if isinstance(value, bool) else spelt]
@@ -203,9 +227,24 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
         listed = name == "image.flip_unless"
         values.setdefault(table, {})[leaf] = [word for word in value.split(",") if word] if listed else value
     try:
-        return _ADAPTER.validate_python(values)
+        recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
         raise RecipeError(f"command line: {_explain(error)}") from None
+    if not recipe.run.init:  # which brings a decoder that is not known yet
+        check_decoder_fields(recipe, recipe.decoder.name, recipe.decoder.kind)
+    return recipe
+
+
+def check_decoder_fields(recipe: Recipe, decoder: str, kind: str) -> None:
+    """Raise RecipeError where a field is set that means nothing to the `decoder`, of soft or hard attention."""
+    what = f"{decoder} with {kind} attention" if decoder == "show-attend-tell" else decoder
+    for name, leaf in recipe_fields():
+        of, value = leaf.metadata["of"], recipe.value(name)
+        if of and not {decoder, kind if decoder == "show-attend-tell" else ""} & set(of) and value != leaf.default:
+            owners = " or ".join(
+                owner if owner != "hard" else "show-attend-tell with decoder.kind 'hard'" for owner in of
+            )
+            raise RecipeError(f"{name} = {value!r}: the decoder is {what}, but this is for {owners}; leave it out")
 
 
 def _from_toml(origin: str, content: str) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -13,14 +13,15 @@ from captionkit.datasets import CaptionSet, Dataset, Problem, open_dataset
 from captionkit.datasets.core import WHOLE
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.images import Preprocessing
+from captionkit.models.adapters import is_adapted, load_adapted
 from captionkit.models.backbones import load_backbone
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.models.captioning import DECODERS, CaptioningModel, ModelConfig, decoder_config
 from captionkit.models.encoder import Encoder, EncoderConfig, build_encoder
 from captionkit.models.mobilenets import MobileNet
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.stored import load_model
+from captionkit.models.transformer import SIZES
 from captionkit.text import Text
-from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, recipe_fields
+from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
         text = _vocabulary(train, recipe)
         encoder, config = _encoder(recipe)
         expected = encoder.preprocessing()
-        model = CaptioningModel(_model_config(recipe, config), len(text), encoder=encoder)
+        seen = _preprocessing(expected, recipe, keep_fit=False)
+        grid = encoder.grid(seen.height, seen.width)
+        model = CaptioningModel(_model_config(recipe, config, grid), len(text), encoder=encoder)
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
@@ -96,13 +99,15 @@ def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
 
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     wanted = recipe.encoder
-    backbone = "/" in wanted.name or Path(wanted.name).is_dir()
+    adapted = is_adapted(wanted.name)
+    backbone = adapted or "/" in wanted.name or Path(wanted.name).is_dir()
     if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
         source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
         raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")
     if backbone:
         _refuse_weights(wanted, f"{wanted.name} is a backbone that brings its own")
-        return load_backbone(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
+        load = load_adapted if adapted else load_backbone
+        return load(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
     if wanted.weights and not wanted.weights.endswith(".safetensors"):
         return _encoder_of(wanted)
     config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
@@ -130,15 +135,22 @@ def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
     return model.encoder, model.config.encoder
 
 
-def _model_config(recipe: Recipe, encoder: EncoderConfig) -> ModelConfig:
-    d = recipe.decoder
-    decoder = ShowAttendTellConfig(d.name, d.embedding, d.hidden, d.attention, d.dropout)
-    return ModelConfig(encoder, decoder, memory=d.memory, feature_dropout=d.feature_dropout)
+def _model_config(recipe: Recipe, encoder: EncoderConfig, grid: tuple[int, int]) -> ModelConfig:
+    wanted = recipe.decoder
+    values = {**asdict(wanted), "rows": grid[0], "columns": grid[1]}
+    if wanted.name == "transformer":
+        values |= {name: values[name] or size for name, size in SIZES[wanted.size].items()}
+    own = {field.name for field in fields(DECODERS[wanted.name].config)}
+    try:
+        decoder = decoder_config({name: value for name, value in values.items() if name in own})
+    except ValueError as error:
+        raise RecipeError(f"decoder.{error}") from None
+    return ModelConfig(encoder, decoder, memory=wanted.memory, feature_dropout=wanted.feature_dropout)
 
 
 def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
     model.neck[0].p = recipe.decoder.feature_dropout
-    model.decoder.dropout.p = recipe.decoder.dropout
+    model.decoder.set_dropout(recipe.decoder.dropout)
     decoder = replace(model.config.decoder, dropout=recipe.decoder.dropout)
     model.config = replace(model.config, decoder=decoder, feature_dropout=recipe.decoder.feature_dropout)
     return model
@@ -147,13 +159,17 @@ def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
 def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
     """A model to start from has its architecture already; a recipe that asks for another one is told so."""
     _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
-    stored = {f"decoder.{name}": value for name, value in asdict(model.config.decoder).items()}
+    decoder = asdict(model.config.decoder)
+    stored = {f"decoder.{name}": value for name, value in decoder.items()}
     stored |= {"decoder.memory": model.config.memory, "encoder.name": model.config.encoder.name}
+    if decoder["name"] == "transformer":
+        named = (name for name, size in SIZES.items() if size.items() <= decoder.items())
+        stored["decoder.size"] = next(named, "another size")
     for name, leaf in recipe_fields():
-        table, _, field = name.partition(".")
-        asked = getattr(getattr(recipe, table), field)
+        asked = recipe.value(name)
         if name in stored and name != "decoder.dropout" and asked not in (leaf.default, stored[name]):
             raise RecipeError(f"{name} = {asked!r}: {recipe.run.init} has {stored[name]!r}; leave it out")
+    check_decoder_fields(recipe, decoder["name"], decoder.get("kind", ""))
 
 
 def _preprocessing(expected: Preprocessing, recipe: Recipe, *, keep_fit: bool) -> Preprocessing:

@@ -14,6 +14,7 @@ from captionkit.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRAIN, VALIDATION, ENCODER, SCORE = "#4c78a8", "#e45756", "#54a24b", "#b279a2"
 
@@ -30,22 +31,56 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str
     Raises:
         CaptionkitError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise CaptionkitError("curves are drawn by matplotlib; `pip install captionkit[train]` brings it") from None
-
     train, evaluations = _rows(metrics, "train"), _rows(metrics, "eval")
-    figure = Figure(figsize=(9, 8.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(8.5)
     loss, scores, rates = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
     _draw_losses(loss, train, evaluations)
     _draw_scores(scores, evaluations)
     _draw_rates(rates, train)
     epochs = np.nanmax(_column(train + evaluations, "epoch"), initial=0)
     rates.set_xlabel(f"step ({epochs:.4g} epochs)")
-    for axes in (loss, scores, rates):
+    _write(figure, out)
+
+
+def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | os.PathLike[str]) -> None:
+    """Write a PNG of several runs against epochs, atomically: training loss, validation loss and CIDEr-D.
+
+    Args:
+        runs: name -> rows, as for `draw_curves`.
+        out: the file to write.
+
+    Raises:
+        CaptionkitError: matplotlib is not installed, or the file cannot be written.
+    """
+    figure = _figure(9.5)
+    panels = figure.subplots(3, sharex=True)
+    kinds = (("train", "loss", "training loss"), ("eval", "val_loss", "validation loss"), ("eval", "cider", "CIDEr-D"))
+    for axes, (kind, key, label) in zip(panels, kinds, strict=True):
+        axes.set_ylabel(label if key == "cider" else f"{label}, nats per word")
+        for number, (name, metrics) in enumerate(runs.items()):
+            rows = _rows(metrics, kind)
+            values = _column(rows, key)
+            if np.isfinite(values).any():
+                shown = _smooth(values) if kind == "train" else values
+                marker = "." if kind == "eval" or len(rows) == 1 else ""
+                axes.plot(_column(rows, "epoch"), shown, color=f"C{number}", marker=marker, label=name)
+    panels[-1].set_xlabel("epoch")
+    _write(figure, out)
+
+
+def _figure(height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise CaptionkitError("curves are drawn by matplotlib; `pip install captionkit[train]` brings it") from None
+    figure = Figure(figsize=(9, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(figure: Figure, out: str | os.PathLike[str]) -> None:
+    for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.has_data():

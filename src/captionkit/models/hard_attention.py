@@ -1,0 +1,50 @@
+"""Hard attention in training: a sampled cell for each word (Xu et al. 2015, arXiv 1502.03044, section 4.1).
+
+The location s_t is drawn from Multinoulli(alpha_t) (equation 8) and the context is that cell alone, z_t = a_{s_t}
+(equation 9). With probability 0.5 a caption is taught on the expected value of the location instead, z_t =
+sum_i alpha_ti a_i, through which the gradient reaches alpha directly. The learning rule (equations 11 and 12) is made
+of what is noted here by `captionkit.training.losses`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from captionkit.models.decoder import Glimpses
+
+#: share of the captions that are taught on the expected value of the location
+EXPECTED = 0.5
+
+
+def draw_cells(attention: Tensor) -> Tensor:
+    """A cell for each distribution `attention` [...,G], drawn from it: [...]."""
+    # The first arrival of exponential clocks with these rates; unlike torch.multinomial it lets NaN pass, which the
+    # loss then shows.
+    return (attention / torch.empty_like(attention).exponential_()).argmax(-1)
+
+
+class Sampler:
+    """Draws the cells of a batch of captions, word after word, and notes what the learning rule needs."""
+
+    def __init__(self, captions: int, baseline: Tensor) -> None:
+        self._baseline = baseline
+        self._sampled = torch.rand(captions, device=baseline.device) >= EXPECTED  # [N]
+        self._log_probs: list[Tensor] = []
+        self._entropy: list[Tensor] = []
+
+    def look(self, attention: Tensor) -> Tensor:
+        """The weights to look with, for the captions that have another word: `attention` [n,1,G] -> [n,1,G]."""
+        log = attention.clamp_min(torch.finfo(attention.dtype).tiny).log()
+        cells = draw_cells(attention.detach())  # [n,1,G] -> [n,1]
+        self._log_probs.append(log.gather(-1, cells.unsqueeze(-1)).flatten())  # [n,1,G] -> [n,1,1] -> [n]
+        self._entropy.append(-(attention * log).sum(-1).flatten())  # [n,1,G] -> [n,1] -> [n]
+        seen = functional.one_hot(cells, attention.shape[-1]).to(attention.dtype)  # [n,1] -> [n,1,G]
+        return torch.where(self._sampled[: len(attention), None, None], seen, attention)
+
+    def glimpses(self) -> Glimpses:
+        """What was noted, packed as the words are."""
+        sizes = [len(step) for step in self._log_probs]
+        sampled = torch.cat([self._sampled[:n] for n in sizes])  # [P]
+        return Glimpses(torch.cat(self._log_probs), torch.cat(self._entropy), sampled, self._baseline.clone(), sizes)

@@ -1,0 +1,88 @@
+"""The decoder of *Show and Tell* (Vinyals et al. 2015, arXiv 1411.4555): the picture is the LSTM's first input.
+
+Of equations 10 to 12: x_{-1} = CNN(I) is the mean over the grid, brought linearly to the embedding's width; x_t =
+W_e S_t the embedded words; p_{t+1} = LSTM(x_t). The picture's step makes no word and no loss: its state is where
+telling starts from, and is computed once for all beams.
+
+While it is taught, x_{-1} is normalised over the batch (Ioffe and Szegedy 2015), which once it is trained is part of
+the linear map. What the means of all grids have in common is many times what tells them apart; without the norm it is
+learnt first, saturates the gates, and the picture stays unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from captionkit.models.decoder import Decoded, Decoder, Packed, lstm, open_forget_gate, take
+
+
+@dataclass(frozen=True)
+class ShowTellConfig:
+    """Sizes of the decoder."""
+
+    name: str = "show-tell"
+    #: width of the word embedding
+    embedding: int = 512
+    #: width of the LSTM
+    hidden: int = 512
+    #: share of units dropped at the LSTM's inputs and before the output layer while training
+    dropout: float = 0.3
+
+
+class ShowTell(Decoder):
+    """LSTM that has seen the picture once; it looks at all cells alike, so its attention is 1/G everywhere."""
+
+    def __init__(self, config: ShowTellConfig, memory: int, vocabulary: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, config.embedding)
+        self.picture = nn.Linear(memory, config.embedding, bias=False)
+        self.norm = nn.BatchNorm1d(config.embedding, affine=False)
+        self.from_input = nn.Linear(config.embedding, 4 * config.hidden)
+        self.from_hidden = nn.Linear(config.hidden, 4 * config.hidden, bias=False)
+        self.output = nn.Linear(config.hidden, vocabulary)
+        self.dropout = nn.Dropout(config.dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.orthogonal_(self.from_hidden.weight)
+        nn.init.zeros_(self.output.bias)
+        open_forget_gate(self.from_input.bias)
+
+    def _start(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after the picture's step, from a state of zero: `memory` [B,G,D] -> h, c [B,1,H]."""
+        seen = self.picture(memory.mean(1))  # [B,G,D] -> [B,D] -> [B,E]
+        if self.training and len(seen) == 1:  # a picture alone has no spread
+            seen = functional.batch_norm(seen, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
+        else:
+            seen = self.norm(seen)
+        gates = self.from_input(self.dropout(seen)).unsqueeze(1)  # [B,E] -> [B,4H] -> [B,1,4H]
+        return lstm(gates, torch.zeros_like(gates[..., : self.from_hidden.in_features]))
+
+    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+        embedded = self.dropout(self.embedding(captions.tokens))  # [P] -> [P,E]
+        words = self.from_input(embedded).split(captions.sizes)  # L times [n,4H]
+        h, c = (x.squeeze(1).index_select(0, captions.image_of) for x in self._start(memory))  # [B,1,H] -> [N,H]
+        hs = []
+        for n, word in zip(captions.sizes, words, strict=True):
+            h, c = lstm(word + self.from_hidden(h[:n]), c[:n])  # [n,4H] -> [n,H]
+            hs.append(h)
+        return Decoded(self.output(self.dropout(torch.cat(hs))), None)  # [P,H] -> [P,V]
+
+    def begin(self, memory: Tensor) -> dict[str, Tensor]:
+        h, c = self._start(memory)
+        cells = memory.shape[1]
+        return {"memory.even": torch.full_like(memory[:, :, 0], 1 / cells), "state.h": h, "state.c": c}  # [B,G]
+
+    def step(
+        self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        h, c = (take(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
+        inputs = self.from_input(self.embedding(tokens))  # [B,K] -> [B,K,E] -> [B,K,4H]
+        h, c = lstm(inputs + self.from_hidden(h), c)
+        even = state["memory.even"].unsqueeze(1).expand(-1, tokens.shape[1], -1)  # [B,G] -> [B,K,G]
+        return self.output(self.dropout(h)), even, {"state.h": h, "state.c": c}

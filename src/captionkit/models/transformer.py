@@ -1,0 +1,229 @@
+"""A pre-norm transformer decoder over the grid (Vaswani et al. 2017, arXiv 1706.03762; Xiong et al. 2020, 2002.04745).
+
+Cells are told apart by learnt embeddings of their row and their column, words by sinusoids (section 3.5 of Vaswani et
+al.), so that captions may be of any length. Input and output share one embedding (section 3.4).
+
+The attention that is shown, and that the coverage penalty bears on, is the last layer's attention to the grid, mean
+over its heads: what is looked at there goes into the word through one feed-forward network and nothing else, while what
+earlier layers look at is mixed with the words before and looked past again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention
+
+from captionkit.errors import ModelError
+from captionkit.models.decoder import Decoded, Decoder, Packed, Padding, take
+
+#: named sizes: width, layers and heads; base is that of Vaswani et al.
+SIZES = {
+    "tiny": {"width": 128, "layers": 2, "heads": 4},
+    "small": {"width": 256, "layers": 3, "heads": 4},
+    "base": {"width": 512, "layers": 6, "heads": 8},
+}
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the decoder."""
+
+    name: str = "transformer"
+    width: int = 256
+    layers: int = 3
+    #: parts of each attention; the width is a multiple of them
+    heads: int = 4
+    #: rows and columns of the grid that it is trained on; others are interpolated
+    rows: int = 7
+    columns: int = 7
+    #: share of units dropped at the embedding and of what each part adds while training
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.rows, self.columns) < 1:
+            raise ValueError("width, layers, heads, rows and columns must be at least 1")
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width = {self.width}: must be even and a multiple of heads, which is {self.heads}")
+
+
+class Attention(nn.Module):
+    """Multi-head attention, section 3.2.2 of Vaswani et al., of a residual stream to itself or to a memory."""
+
+    def __init__(self, width: int, heads: int, memory: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        # A bias of keys shifts all scores of a query alike, which softmax undoes.
+        self.key = nn.Linear(memory, width, bias=False)
+        self.value = nn.Linear(memory, width)
+        self.output = nn.Linear(width, width)
+        for layer in (self.query, self.key, self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B,L,W] -> [B,h,L,W/h]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B,L,W] -> [B,L,h,W/h] -> [B,h,L,W/h]
+
+    def join(self, x: Tensor) -> Tensor:
+        """[B,h,L,W/h] -> [B,L,W]."""
+        return x.transpose(1, 2).flatten(2)  # [B,h,L,W/h] -> [B,L,h,W/h] -> [B,L,W]
+
+    def weigh(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Equation 1 up to the softmax: `queries` [B,h,L,W/h], `keys` [B,h,G,W/h] -> [B,h,L,G]."""
+        scores = queries @ keys.transpose(-2, -1)  # [B,h,L,W/h] x [B,h,W/h,G] -> [B,h,L,G]
+        return (scores / math.sqrt(queries.shape[-1])).softmax(-1)
+
+
+class Layer(nn.Module):
+    """x + self-attention, then x + attention to the grid, then x + feed-forward, each of a normed x."""
+
+    def __init__(self, config: TransformerConfig, memory: int) -> None:
+        super().__init__()
+        width = config.width
+        self.norm_words, self.norm_grid, self.norm_forward = (nn.LayerNorm(width) for _ in range(3))
+        self.words = Attention(width, config.heads, width)
+        self.grid = Attention(width, config.heads, memory)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def look(self, x: Tensor, keys: Tensor, values: Tensor, *, weighed: bool) -> tuple[Tensor, Tensor | None]:
+        """What `x` [B,L,W] sees of the grid, [B,L,W], and, if `weighed`, how it is attended to, [B,L,G].
+
+        `keys` and `values` [B,h,G,W/h] are shared by all L.
+        """
+        queries = self.grid.split(self.grid.query(self.norm_grid(x)))  # [B,L,W] -> [B,h,L,W/h]
+        if not weighed:
+            return self.grid.join(scaled_dot_product_attention(queries, keys, values)), None
+        weights = self.grid.weigh(queries, keys)  # [B,h,L,G]
+        return self.grid.join(weights @ values), weights.mean(1)  # [B,L,W], [B,h,L,G] -> [B,L,G]
+
+    def see(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The rest of the layer, place by place: `x`, `seen` [...,W] -> [...,W]."""
+        x = x + self.dropout(self.grid.output(seen))
+        inner = nn.functional.gelu(self.expand(self.norm_forward(x)))  # [...,W] -> [...,4W]
+        return x + self.dropout(self.contract(self.dropout(inner)))  # [...,4W] -> [...,W]
+
+
+class Transformer(Decoder):
+    """Decoder that attends to the words before and to the grid; see the module's docstring."""
+
+    def __init__(self, config: TransformerConfig, memory: int, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary, config.width)
+        self.row_embedding = nn.Embedding(config.rows, memory)
+        self.column_embedding = nn.Embedding(config.columns, memory)
+        self.layers = nn.ModuleList(Layer(config, memory) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.dropout = nn.Dropout(config.dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)  # logits of unit variance
+        for table in (self.row_embedding, self.column_embedding):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """`memory` [B,G,D] plus the embeddings of row and column; a `grid` of None is the one trained on."""
+        rows, columns = grid or (self.config.rows, self.config.columns)
+        if rows * columns != memory.shape[1]:
+            raise ModelError(f"a grid of {rows} x {columns} does not have {memory.shape[1]} cells; name its shape")
+        row = _resized(self.row_embedding.weight, rows).unsqueeze(1)  # [R,D] -> [R,1,D]
+        column = _resized(self.column_embedding.weight, columns)  # [C,D]
+        return memory + (row + column).flatten(0, 1)  # [R,1,D] + [C,D] -> [R,C,D] -> [G,D]
+
+    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Scaled embeddings of words plus their places' sinusoids: `tokens`, `places` [...] -> [...,W]."""
+        width = self.config.width
+        embedded = self.embedding(tokens) * math.sqrt(width)  # [...] -> [...,W]
+        return self.dropout(embedded + sinusoids(places, width))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """[...,W] -> [...,V]."""
+        return nn.functional.linear(self.norm(x), self.embedding.weight, self.bias)
+
+    def _grids(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values of the grid, [B,G,D] -> [B,h,G,W/h]."""
+        return [(a.split(a.key(memory)), a.split(a.value(memory))) for a in (layer.grid for layer in self.layers)]
+
+    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+        padding = Padding(captions.sizes, memory.device)  # attention alone works on padded words
+        x = self._embed(captions.tokens, padding.word)  # [P] -> [P,W]
+        weights = None
+        for layer, (keys, values) in zip(self.layers, self._grids(memory), strict=True):
+            x = x + layer.dropout(layer.words.output(self._listen(layer, x, padding)))
+            keys, values = (y.index_select(0, captions.image_of) for y in (keys, values))  # [B,h,G,W/h] -> [N,...]
+            last = layer is self.layers[-1]
+            seen, weights = layer.look(padding.pad(x), keys, values, weighed=last)  # [P,W] -> [N,L,W], [N,L,G]
+            x = layer.see(x, padding.pack(seen))  # [N,L,W] -> [P,W]
+        return Decoded(self._logits(x), padding.sum(padding.pack(weights).float()))  # [P,V], [P,G] -> [N,G]
+
+    def _listen(self, layer: Layer, x: Tensor, padding: Padding) -> Tensor:
+        """What words see of those before them, `x` [P,W] -> [P,W]; the padding stands behind all that look."""
+        attention, normed = layer.words, layer.norm_words(x)
+        parts = (attention.query(normed), attention.key(normed), attention.value(normed))
+        queries, keys, values = (attention.split(padding.pad(part)) for part in parts)  # [P,W] -> [N,h,L,W/h]
+        heard = scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return padding.pack(attention.join(heard))  # [N,h,L,W/h] -> [N,L,W] -> [P,W]
+
+    def begin(self, memory: Tensor) -> dict[str, Tensor]:
+        """As `Decoder.begin`: the grid's keys and values of each layer, and caches of words that are empty still."""
+        state, heads = {}, self.config.heads
+        for index, (keys, values) in enumerate(self._grids(memory)):
+            state |= {f"memory.keys.{index}": keys, f"memory.values.{index}": values}
+        for index in range(len(self.layers)):
+            for part in ("keys", "values"):
+                empty = memory.new_zeros(memory.shape[0], 1, heads, 0, self.config.width // heads)  # [B,1,h,0,W/h]
+                state[f"state.{part}.{index}"] = empty
+        return state
+
+    def step(
+        self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As `Decoder.step`; the caches [B,K,h,T,W/h] of T words follow the parents and grow by one word."""
+        said = state["state.keys.0"].shape[3]
+        x = self._embed(tokens, torch.arange(said, said + 1, device=tokens.device))  # [B,K] -> [B,K,W]
+        changed: dict[str, Tensor] = {}
+        weights = None
+        for index, layer in enumerate(self.layers):
+            caches = [f"state.{part}.{index}" for part in ("keys", "values")]
+            heard, *grown = self._recall(layer, x, parents, *(state[name] for name in caches))
+            changed |= zip(caches, grown, strict=True)
+            x = x + layer.dropout(layer.words.output(heard))
+            keys, values = state[f"memory.keys.{index}"], state[f"memory.values.{index}"]
+            seen, weights = layer.look(x, keys, values, weighed=layer is self.layers[-1])
+            x = layer.see(x, seen)
+        return self._logits(x), weights, changed
+
+    def _recall(
+        self, layer: Layer, x: Tensor, parents: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What each newest word, `x` [B,K,W], sees of those before it, [B,K,W], and the two caches with it."""
+        attention, normed = layer.words, layer.norm_words(x)
+        parts = (attention.query(normed), attention.key(normed), attention.value(normed))
+        # Each hypothesis attends to words of its own: [B,K,W] -> [B*K,W] -> [B*K,h,1,W/h]
+        query, key, value = (part.flatten(0, 1).unflatten(-1, (attention.heads, 1, -1)) for part in parts)
+        keys, values = (take(cache, parents).flatten(0, 1) for cache in (keys, values))  # -> [B*K,h,T,W/h]
+        keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)  # [B*K,h,T+1,W/h]
+        heard = scaled_dot_product_attention(query, keys, values)  # [B*K,h,1,W/h]
+        return tuple(y.unflatten(0, parents.shape) for y in (heard.flatten(1), keys, values))  # [B*K,...] -> [B,K,...]
+
+
+def sinusoids(places: Tensor, width: int) -> Tensor:
+    """Sine and cosine of each place at `width` / 2 wavelengths from 2 pi to 10000 times that: [...] -> [...,width]."""
+    rates = torch.arange(width // 2, device=places.device) * (-2 * math.log(10000) / width)  # [width/2]
+    angles = places.unsqueeze(-1) * rates.exp()  # [...,1] * [width/2] -> [...,width/2]
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def _resized(table: Tensor, size: int) -> Tensor:
+    """Embeddings along one side of the grid, [S,D] -> [size,D], interpolated linearly where it is another size."""
+    if len(table) == size:
+        return table
+    return interpolate(table.T[None], size=size, mode="linear", align_corners=False)[0].T  # [S,D] -> [1,D,S] -> ...

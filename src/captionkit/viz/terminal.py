@@ -1,0 +1,154 @@
+"""Attention in a terminal: each word's map in block characters, the word beneath."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import TextIO
+
+import numpy as np
+from PIL import Image
+
+from captionkit.viz.overlay import Words, relative
+
+SHADES = " ░▒▓█"
+GAP = "  "
+NARROW = 10  # columns of a grid up to which a cell is two characters wide where there is no colour
+#: the colours from not looked at to looked at most, between which others are mixed
+SCALE = ((0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
+
+
+def attention_text(words: Words, *, width: int | None = None, colour: bool | None = None) -> str:
+    """Where the model looked for each word, as lines of text; the maps stand side by side and wrap.
+
+    With colour, a character is two cells, one above the other, from black over red to yellow. Without, it is a shade:
+    two characters a cell for a grid of up to ten columns, one for two cells above one another for a finer one. Each
+    map is scaled by its own maximum, so attention that is spread evenly is bright or solid throughout.
+
+    Args:
+        words: each word with its attention, [rows, columns], row 0 at the top.
+        width: columns of the terminal; None asks it.
+        colour: whether to use 24-bit colour; None does if standard output is a terminal that says it can.
+    """
+    width = shutil.get_terminal_size().columns if width is None else width
+    if width < 2:
+        raise ValueError(f"width = {width}: use a whole number from 2, as some characters take two columns")
+    drawn = _coloured if (has_true_colour() if colour is None else colour) else _shaded
+    blocks = [_Block(drawn(_fitted(relative(grid), width), width), word, width) for word, grid in words]
+    lines: list[str] = []
+    for row in _rows(blocks, width):
+        above, below = (max(len(part) for part in parts) for parts in zip(*(b.parts for b in row), strict=True))
+        lines += [""] if lines else []
+        lines += [GAP.join(block.line(number, above) for block in row).rstrip(" ") for number in range(above + below)]
+    return "\n".join(lines)
+
+
+def has_true_colour(stream: TextIO | None = None) -> bool:
+    """Whether `stream` (by default standard output) is a terminal with 24-bit colour, as its environment says.
+
+    NO_COLOR (https://no-color.org) forbids it.
+    """
+    terminal = (sys.stdout if stream is None else stream).isatty()
+    able = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit") or "WT_SESSION" in os.environ
+    return terminal and not os.environ.get("NO_COLOR") and able
+
+
+class _Block:
+    """A map and its word, as wide as the wider of the two."""
+
+    def __init__(self, drawn: tuple[int, list[str]], word: str, width: int) -> None:
+        self.across, picture = drawn
+        label = _broken(_printable(word), width)
+        self.parts = picture, label
+        self.width = max(self.across, *map(_columns_of, label or [""]))
+
+    def line(self, number: int, above: int) -> str:
+        """Line `number` of the block, `width` columns; the word starts at line `above`."""
+        picture, label = self.parts
+        if number < above:
+            text, columns = (picture[number], self.across) if number < len(picture) else ("", 0)
+        else:
+            text = label[number - above] if number - above < len(label) else ""
+            columns = _columns_of(text)
+        before = (self.width - columns) // 2
+        return " " * before + text + " " * (self.width - columns - before)
+
+
+def _rows(blocks: list[_Block], width: int) -> Iterator[list[_Block]]:
+    row: list[_Block] = []
+    for block in blocks:
+        if row and sum(b.width + len(GAP) for b in row) + block.width > width:
+            yield row
+            row = []
+        row.append(block)
+    if row:
+        yield row
+
+
+def _fitted(cells: np.ndarray, width: int) -> np.ndarray:
+    """The grid, averaged to fewer cells where it has more columns than the terminal."""
+    rows, columns = cells.shape
+    if columns <= width:
+        return cells
+    shrunk = Image.fromarray(cells).resize((width, max(1, round(rows * width / columns))), Image.Resampling.BOX)
+    return np.asarray(shrunk)
+
+
+def _coloured(cells: np.ndarray, _: int) -> tuple[int, list[str]]:
+    """The map in half-blocks [rows / 2, columns]: its columns, and its lines with their escape sequences."""
+    places = np.linspace(0, 1, len(SCALE))
+    mixed = np.stack([np.interp(cells, places, channel) for channel in np.transpose(SCALE)], -1)  # [R,C] -> [R,C,3]
+    rgb = mixed.round().astype(int).tolist()
+    lines = []
+    for upper, lower in itertools.zip_longest(rgb[::2], rgb[1::2]):
+        halves = ((top, lower and lower[column]) for column, top in enumerate(upper))
+        lines.append("".join(f"{_sgr(38, top)}{_sgr(48, bottom)}▀" for top, bottom in halves) + "\x1b[0m")
+    return cells.shape[1], lines
+
+
+def _sgr(ground: int, colour: list[int] | None) -> str:
+    """The escape sequence for a foreground (38) or background (48); None is the terminal's own."""
+    return f"\x1b[{ground + 1}m" if colour is None else f"\x1b[{ground};2;{';'.join(map(str, colour))}m"
+
+
+def _shaded(cells: np.ndarray, width: int) -> tuple[int, list[str]]:
+    """The map in shades: its columns, and its lines."""
+    across = 2 if 2 * cells.shape[1] <= min(2 * NARROW, width) else 1
+    if across == 1:  # a character is about twice as high as wide
+        odd = np.vstack([cells, cells[-1:]]) if len(cells) % 2 else cells
+        cells = odd.reshape(-1, 2, cells.shape[1]).mean(1)  # [R,C] -> [R/2,2,C] -> [R/2,C]
+    levels = (cells * (len(SHADES) - 1)).round().astype(int)
+    return cells.shape[1] * across, ["".join(SHADES[level] * across for level in row) for row in levels]
+
+
+def _printable(word: str) -> str:
+    """The word without what would command the terminal."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in word)
+
+
+def _columns_of(text: str) -> int:
+    """Columns that a terminal gives the text: two to wide characters (Unicode's annex 11), none to combining ones."""
+    return sum(_columns_of_character(character) for character in text)
+
+
+def _columns_of_character(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _broken(word: str, width: int) -> list[str]:
+    """The word in pieces of at most `width` columns."""
+    pieces, used = [""] if word else [], 0
+    for character in word:
+        columns = _columns_of_character(character)
+        if used + columns > width:
+            pieces.append("")
+            used = 0
+        pieces[-1] += character
+        used += columns
+    return pieces
