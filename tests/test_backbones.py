@@ -32,6 +32,7 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
     letters = {**SMALL, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2}
     return {
         "resnet": hf.ResNetConfig(embedding_size=8, layer_type="basic", **PYRAMID),
+        "regnet": hf.RegNetConfig(embedding_size=8, groups_width=8, **PYRAMID),
         "efficientnet": hf.EfficientNetConfig(
             image_size=64, width_coefficient=0.25, depth_coefficient=0.25, hidden_dim=320, initializer_range=0.4
         ),
@@ -47,6 +48,7 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
         "siglip-vision": siglip,
         "dinov2": hf.Dinov2Config(**VIT),
         "dinov2-registers": hf.Dinov2WithRegistersConfig(**VIT),
+        "beit": hf.BeitConfig(use_relative_position_bias=True, **VIT),
         "dinov3": hf.DINOv3ViTConfig(num_register_tokens=3, **VIT),
     }
 
@@ -54,9 +56,18 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
 # the trained size and what a picture of 96 x 160 becomes, by the published strides and patch sizes
 GRIDS = dict.fromkeys(configs(), ((32, 32), (12, 20))) | {
     "resnet": ((224, 224), (3, 5)),
+    "regnet": ((224, 224), (3, 5)),
     "efficientnet": ((64, 64), (3, 5)),
     "convnext": ((64, 64), (3, 5)),
     "swin": ((64, 64), (6, 10)),
+}
+# what 69 x 107 pixels become: halves rounded up by padding, or down, five times; or as many whole patches, or parts
+ODD = dict.fromkeys(configs(), (8, 13)) | {
+    "resnet": (3, 4),
+    "regnet": (3, 4),
+    "efficientnet": (2, 3),
+    "convnext": (2, 3),
+    "swin": (5, 7),
 }
 every = pytest.mark.parametrize("family", GRIDS)
 
@@ -70,6 +81,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     def save(family: str) -> Path:
         torch.manual_seed(0)
         network = hf.AutoModel.from_config(configs()[family])
+        for name, parameter in network.named_parameters():
+            if "relative_position_bias_table" in name:  # zeros, before training
+                torch.nn.init.normal_(parameter, std=0.5)
         if family == "efficientnet":  # its statistics, as training would leave them: else the signal vanishes
             network.train()
             for _ in range(20):
@@ -110,6 +124,51 @@ def test_grid_is_that_of_the_output(family, folder):
 
 
 @every
+def test_sizes_that_are_not_the_trained_one(family, folder):
+    """Positions are interpolated where there are any; at the trained size all is as the network itself has it."""
+    encoder, _ = load(folder(family))
+    encoder.eval()
+    trained = GRIDS[family][0]
+    twice = tuple(2 * side for side in trained)
+    assert encoder.grid(69, 107) == ODD[family]
+    assert encoder.grid(*twice) == tuple(2 * side for side in encoder.grid(*trained))
+    for size in (trained, (69, 107), twice, trained):
+        images = torch.randn(2, 3, *size)
+        with torch.inference_mode():
+            out, again = encoder(images), encoder(images)
+            raw = encoder.network(pixel_values=images).last_hidden_state if size == trained else None
+        assert out.isfinite().all() and torch.equal(out, again)
+        if raw is not None:
+            cells = raw.flatten(2).transpose(1, 2) if raw.ndim == 4 else raw[:, -out.shape[1] :]
+            assert torch.equal(out, cells)
+
+
+POSITIONS = ("vit", "deit", "clip", "siglip", "dinov2", "dinov2-registers")
+
+
+@pytest.mark.parametrize("family", POSITIONS)
+def test_interpolated_positions_keep_their_places(family, folder):
+    """A slope over the rows of the trained grid is a slope over the rows of any other."""
+    encoder, _ = load(folder(family))
+    encoder.eval()
+    table = next(p for name, p in encoder.network.named_parameters() if "position_embedding" in name and p.ndim > 1)
+    rows = torch.arange(4).repeat_interleave(4) / 3  # [16], row by row
+    torch.nn.init.zeros_(table.data)
+    table.data.view(-1, table.shape[-1])[-16:] = rows.unsqueeze(1)  # [16] -> [16,1]
+    seen = []
+    first = next(module for module in encoder.network.modules() if type(module).__name__.endswith("Embeddings"))
+    first.register_forward_hook(lambda module, given, out: seen.append(out))
+    rows, columns = encoder.grid(40, 72)
+    with torch.inference_mode():
+        encoder(torch.zeros(1, 3, 40, 72))
+    cells = (seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0])[0, -rows * columns :]
+    cells = (cells - cells[0]).mean(1).unflatten(0, (rows, columns))
+    assert torch.allclose(cells, cells[:, :1].expand(rows, columns), atol=1e-5), "the same along a row"
+    assert (cells[1:, 0] > cells[:-1, 0]).all(), "rising from row to row"
+    assert float(cells[-1, 0]) == pytest.approx(1, abs=0.15)
+
+
+@every
 def test_cells_are_in_row_major_order_and_none_is_a_prefix(family, folder):
     encoder, _ = load(folder(family))
     encoder.eval()
@@ -123,7 +182,7 @@ def test_cells_are_in_row_major_order_and_none_is_a_prefix(family, folder):
         with torch.inference_mode():
             difference = (encoder(changed) - encoder(picture)).norm(dim=-1)[0]
         found = divmod(int(difference.argmax()), columns)
-        blur = 1 if family == "efficientnet" else 0  # it sees far: 4 x 8 cells are few for its 5 x 5 kernels
+        blur = 1 if family in ("efficientnet", "regnet") else 0  # they see far: 4 x 8 cells are few for their kernels
         assert found == (pytest.approx(row, abs=blur), pytest.approx(column, abs=blur))
 
 

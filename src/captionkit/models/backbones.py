@@ -1,7 +1,8 @@
 """Any Hugging Face transformers vision backbone that yields a grid, behind the Encoder contract.
 
-Tested: ResNet, EfficientNet, ConvNeXt (a map [B,D,h,w]), Swin, ViT, DeiT, CLIP, SigLIP, DINOv2 (with registers too) and
-DINOv3 (tokens [B,prefix+G,D], of which the last G are the cells in row-major order).
+Tested: ResNet, RegNet, EfficientNet, ConvNeXt (a map [B,D,h,w]), Swin, ViT, DeiT, CLIP, SigLIP, BEiT, DINOv2 (with
+registers too) and DINOv3 (tokens [B,prefix+G,D], of which the last G are the cells in row-major order), each at other
+sizes than the trained one too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
-from captionkit.models.encoder import Encoder, EncoderConfig, register
+from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
@@ -99,12 +100,12 @@ class Backbone(Encoder):
         A twin without values goes through the motions: nothing is computed, and no family's rounding has to be known.
         """
         try:
-            with torch.device("meta"), torch.enable_grad():
+            with without_values(self.network), torch.enable_grad():
                 twin = type(self.network)(self.network.config).eval()
                 out = self._features(twin, torch.zeros(1, 3, height, width))
         except Exception as error:  # whatever a network does that is not for pictures, or not for this size
             raise self._refusal(f"takes no pictures of {height} x {width} pixels ({reason_of(error)})") from None
-        used = set(map(id, _leaves(out)))
+        used = set(map(id, leaves(out)))
         return out, frozenset(name for name, parameter in twin.named_parameters() if id(parameter) not in used)
 
     def _layout(self, out: Tensor, height: int, width: int, prefixes: set[int]) -> tuple[tuple[int, int], int]:
@@ -267,7 +268,7 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _leaves(output: Tensor) -> Iterator[Tensor]:
+def leaves(output: Tensor) -> Iterator[Tensor]:
     """The parameters that `output` was computed from."""
     seen, waiting = set(), [output.grad_fn]
     while waiting:

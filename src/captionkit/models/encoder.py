@@ -5,12 +5,17 @@ To add an encoder, write a function `EncoderConfig -> Encoder` and put `@registe
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from captionkit.errors import ModelError
@@ -21,13 +26,14 @@ from captionkit.images import Preprocessing
 class EncoderConfig:
     """Which encoder, in full: enough to build it again without a network or a hub."""
 
-    #: a registered name, or the Hub id or local folder of a Hugging Face transformers vision backbone
+    #: a registered name, the Hub id or local folder of a Hugging Face transformers vision backbone, or `timm:NAME` or
+    #: `torchvision:NAME`
     name: str = "mobilenet-edgetpu"
     #: batch norm after each convolution of our own encoders; off for the published weights, which have it folded in
     batch_norm: bool = False
     #: the backbone's own transformers config, filled in when it is first loaded
     backbone: dict[str, Any] = field(default_factory=dict)
-    #: the preprocessing that the backbone's weights expect, filled in with it
+    #: the preprocessing that the weights of a backbone, or of another library's model, expect; filled in with them
     preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,13 +107,46 @@ def register(name: str) -> Callable[[Builder], Builder]:
 
 def build_encoder(config: EncoderConfig) -> Encoder:
     """The encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
-    from captionkit.models import backbones, mobilenets  # noqa: F401  (each registers its encoders)
+    from captionkit.models import adapters, backbones, mobilenets  # noqa: F401  (each registers its encoders)
 
     if config.backbone:
         return _BUILDERS["transformers"](config)
-    if config.name not in _BUILDERS or config.name == "transformers":
-        known = sorted(set(_BUILDERS) - {"transformers"})
+    if adapters.is_adapted(config.name):
+        return _BUILDERS[config.name.partition(":")[0]](config)
+    known = sorted(set(_BUILDERS) - {"timm", "torchvision", "transformers"})
+    if config.name not in known:
         near = get_close_matches(config.name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)} or a transformers backbone's name"
+        others = "a transformers backbone's name, timm:NAME or torchvision:NAME"
+        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)} or {others}"
         raise ModelError(f"encoder {config.name!r} is unknown; {hint}")
     return _BUILDERS[config.name](config)
+
+
+@contextmanager
+def without_values(network: nn.Module) -> Iterator[None]:
+    """Tensors made inside have shapes and no values, so that `network`, or a twin of it, tells its outputs' shapes.
+
+    Some networks keep tensors by size (BEiT its relative positions). Those made inside are dropped, or they would be
+    met where values are wanted; and so are those from before, which may be of `torch.inference_mode`.
+    """
+    _drop_caches(network)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        _drop_caches(network)
+
+
+_Cache = type(lru_cache(int))
+
+
+def _drop_caches(network: nn.Module) -> None:
+    classes = {kind for module in network.modules() for kind in type(module).__mro__}
+    for owner in classes | {sys.modules[kind.__module__] for kind in classes}:
+        for member in vars(owner).values():
+            function = member.__func__ if isinstance(member, staticmethod) else member
+            # transformers wraps what it caches in a function that calls the cache.
+            inner = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
+            for cache in (function, *inner):
+                if isinstance(cache, _Cache):
+                    cache.cache_clear()

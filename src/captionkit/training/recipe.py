@@ -81,14 +81,15 @@ class EncoderRecipe:
 
     name: str = _field(
         "mobilenet-edgetpu",
-        "mobilenet-edgetpu, mobilenet-v2, or the Hub id or folder of a transformers vision backbone",
+        "mobilenet-edgetpu, mobilenet-v2, the Hub id or folder of a transformers vision backbone, timm:NAME or "
+        "torchvision:NAME",
     )
     weights: str = _field(
         "bundled",
         "where our own encoders' weights come from: a captioning model ('bundled', a folder, a Hub id), a .safetensors "
         "file of published ones, or empty for random ones",
     )
-    pretrained: bool = _field(True, "whether a transformers backbone comes with its weights")
+    pretrained: bool = _field(True, "whether a transformers or timm backbone comes with its weights")
     train: Literal["frozen", "stages", "all"] = _field(
         "frozen", "whether the encoder is trained: not at all, from stage `first_stage` on, or whole"
     )

@@ -1,0 +1,263 @@
+"""A model part by part: output shapes, parameters, arithmetic and memory, from shapes alone: nothing is computed.
+
+FLOPs are those of `torch.utils.flop_counter`: matrix products, convolutions and attention count, a multiply-add as two;
+additions, activations, norms, softmax and look-ups do not. What is told of memory is of numbers in 32 bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from captionkit.bundle import ModelFolder
+from captionkit.models.captioning import CaptioningModel
+from captionkit.models.encoder import without_values
+from captionkit.models.stored import load_model
+
+#: the caption that is counted: about as long as those of COCO and Flickr8k, and found as is usual
+WORDS = 11
+BEAM = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the summary."""
+
+    #: "encoder" and "decoder" by themselves are what is in none of their parts
+    name: str
+    kind: str
+    #: of one picture and, in the decoder, one word of one hypothesis; the first dimension is the batch's
+    output: list[int]
+    parameters: int
+    #: how many of them the model's recipe trained
+    trained: int
+    #: FLOPs that a picture takes once
+    picture_flops: int
+    #: FLOPs that each word of each hypothesis takes, on the average over a caption
+    word_flops: float
+    #: bytes that autograd keeps for the backward pass, of one picture and all words of one caption
+    activations: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model's parts and what they come to."""
+
+    parts: list[Part]
+    #: height and width of the picture that is counted
+    picture: tuple[int, int]
+    words: int
+    beam: int
+    parameters: int
+    trained: int
+    encoder_flops: int
+    #: what a picture takes in the neck and the decoder before the first word
+    begin_flops: int
+    word_flops: float
+    #: a caption of `words` words and the end token at `beam`, with the encoder
+    caption_flops: int
+    #: bytes of parameters and statistics
+    weights: int
+    #: bytes kept for the backward pass of one picture with one caption, if all is trained
+    activations: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as JSON values."""
+        return {**asdict(self), "picture": list(self.picture)}
+
+    def __str__(self) -> str:
+        rows = [("part", "", "output", "parameters", "trained", "GFLOPs a picture", "MFLOPs a word", "activations")]
+        for part in self.parts:
+            shape = f"[{', '.join(['B', *map(str, part.output[1:])])}]" if part.output else ""
+            numbers = (f"{part.parameters:,}", f"{part.trained:,}", _figure(part.picture_flops / 1e9))
+            memory = f"{part.activations / 1e6:.2f} MB"
+            rows.append((part.name, part.kind, shape, *numbers, _figure(part.word_flops / 1e6), memory))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:{'<' if i < 3 else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+            for row in rows
+        ]
+        height, width = self.picture
+        return "\n".join(
+            [
+                *lines,
+                f"parameters  {self.parameters:,}, of which {self.trained:,} trained",
+                f"encoder     {self.encoder_flops / 1e9:.3f} GFLOPs a picture of {height} x {width} pixels",
+                f"decoder     {self.begin_flops / 1e6:.1f} MFLOPs a picture, {self.word_flops / 1e6:.2f} MFLOPs a word",
+                f"caption     {self.caption_flops / 1e9:.3f} GFLOPs in all, for {self.words} words at beam {self.beam}",
+                f"memory      {self.weights / 1e6:.1f} MB of weights in 32 bits; training keeps "
+                f"{self.activations / 1e6:.1f} MB for a picture and a caption, if all is trained",
+                "            a multiply-add is 2 FLOPs; products and convolutions count, elementwise operations do not",
+            ]
+        )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if value else ""
+
+
+def summarise_folder(folder: ModelFolder) -> Summary:
+    """The model of a folder, at its own pictures' size. Raises ModelError where it cannot be built.
+
+    What is trained is what the recipe in its provenance says; without one, the decoder.
+    """
+    model = load_model(folder)
+    recipe = folder.config.get("provenance", {}).get("recipe", {}).get("encoder", {})
+    stage = {"all": 0, "stages": recipe.get("first_stage", -1)}.get(recipe.get("train"))
+    model.encoder.train_from(stage)
+    size = folder.preprocessing
+    return summarise(model, size.height, size.width)
+
+
+def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
+    """What `model` does for a picture of `height` x `width` pixels and a caption of `WORDS` words.
+
+    What requires a gradient counts as trained. Raises ModelError for a size that the encoder does not take.
+    """
+    grid = model.encoder.grid(height, width)
+    parts = _parts(model)
+    outline = copy.deepcopy(model).eval().to("meta").requires_grad_()
+    meter = _Meter(_parts(outline), outline)
+    with without_values(outline.encoder), meter.running():
+        with meter.phase("picture", "encoder"):
+            features = outline.features(torch.zeros(1, 3, height, width))
+        with meter.phase("picture", "neck"):
+            memory = outline.remember(features, grid)
+        with meter.phase("picture", "decoder"):
+            state = outline.begin(memory)
+        with meter.phase("words", "decoder"):
+            _caption(outline, state, beam=1)
+        with meter.phase("beam", "decoder"):
+            _caption(outline, state, beam=BEAM)
+    steps = WORDS + 1  # and the end token
+    rows = []
+    for name, module in parts.items():
+        own = _own(name, module, parts)
+        rows.append(
+            Part(
+                name,
+                type(module).__name__ if not isinstance(module, nn.ModuleList) else type(module[0]).__name__,
+                meter.shapes.get(name, []),
+                sum(p.numel() for p in own),
+                sum(p.numel() for p in own if p.requires_grad),
+                meter.flops["picture", name],
+                meter.flops["words", name] / steps,
+                meter.kept["picture", name] + meter.kept["words", name],
+            )
+        )
+    rows = [row for row in rows if row.parameters or row.picture_flops or row.word_flops]
+    encoder = sum(row.picture_flops for row in rows if row.name.startswith("encoder"))
+    once = sum(row.picture_flops for row in rows)
+    tensors = [*model.parameters(), *model.buffers()]
+    return Summary(
+        parts=rows,
+        picture=(height, width),
+        words=WORDS,
+        beam=BEAM,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        encoder_flops=encoder,
+        begin_flops=once - encoder,
+        word_flops=sum(row.word_flops for row in rows),
+        caption_flops=once + sum(n for (phase, _), n in meter.flops.items() if phase == "beam"),
+        weights=sum(t.numel() * t.element_size() for t in tensors),
+        activations=sum(row.activations for row in rows),
+    )
+
+
+def _caption(model: CaptioningModel, state: dict[str, Tensor], *, beam: int) -> None:
+    """The steps that tell a caption: the first with one hypothesis, the others with `beam`."""
+    for step in range(WORDS + 1):
+        alive = torch.zeros(1, beam if step else 1, dtype=torch.long)  # [B,K]
+        _, _, changed = model.step(alive, alive, state)
+        state = {**state, **changed}
+
+
+def _parts(model: CaptioningModel) -> dict[str, nn.Module]:
+    """The encoder's stages, the neck and the decoder's children, by name; then what is left of encoder and decoder."""
+    parts: dict[str, nn.Module] = {f"encoder.{number}": stage for number, stage in enumerate(model.encoder.stages)}
+    parts |= {"encoder": model.encoder, "neck": model.neck}
+    for name, child in model.decoder.named_children():
+        several = isinstance(child, (nn.ModuleList, nn.Sequential))
+        parts |= {f"decoder.{name}.{i}": c for i, c in enumerate(child)} if several else {f"decoder.{name}": child}
+    return {**parts, "decoder": model.decoder}
+
+
+def _own(name: str, module: nn.Module, parts: dict[str, nn.Module]) -> list[nn.Parameter]:
+    """The parameters of a part that are in no part of its own."""
+    inner = {id(p) for other, part in parts.items() if other.startswith(f"{name}.") for p in part.parameters()}
+    return [p for p in module.parameters() if id(p) not in inner]
+
+
+class _Meter:
+    """Counts FLOPs and kept bytes by phase and by the innermost part at work."""
+
+    def __init__(self, parts: dict[str, nn.Module], model: nn.Module) -> None:
+        self.flops: Counter[tuple[str, str]] = Counter()
+        self.kept: Counter[tuple[str, str]] = Counter()
+        self.shapes: dict[str, list[int]] = {}
+        self._counter = FlopCounterMode(display=False)
+        self._counted = 0
+        self._phase, self._working = "", [""]
+        # Storages that are not activations, or are known already; they are held, so that none is taken for another.
+        self._storages = {s._cdata: s for s in (t.untyped_storage() for t in [*model.parameters(), *model.buffers()])}
+        inside = {
+            name: [part] if name in ("encoder", "decoder") else list(part.modules()) for name, part in parts.items()
+        }
+        met = Counter(module for modules in inside.values() for module in modules)
+        for name, modules in inside.items():
+            for module in modules:
+                if met[module] == 1:  # an activation that several parts share is of whichever calls it
+                    module.register_forward_pre_hook(lambda *_, name=name: self._enter(name))
+                    module.register_forward_hook(lambda _, __, out, name=name: self._leave(name, out))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with self._counter, saved_tensors_hooks(self._keep, lambda kept: kept):
+            yield
+
+    @contextmanager
+    def phase(self, phase: str, part: str) -> Iterator[None]:
+        """What is done inside is of this phase and, where no inner part is at work, of this part."""
+        self._count()
+        self._phase, self._working = phase, [part]
+        yield
+        self._count()
+
+    def _count(self) -> None:
+        total = self._counter.get_total_flops()
+        self.flops[self._phase, self._working[-1]] += total - self._counted
+        self._counted = total
+
+    def _enter(self, name: str) -> None:
+        self._count()
+        self._working.append(name)
+
+    def _leave(self, name: str, output: Any) -> None:
+        self._count()
+        self._working.pop()
+        first = next((t for t in _flat(output) if isinstance(t, Tensor)), None)
+        if first is not None and self._phase != "beam":
+            self.shapes[name] = list(first.shape)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._storages:
+            self._storages[storage._cdata] = storage
+            self.kept[self._phase, self._working[-1]] += storage.nbytes()
+        return tensor
+
+
+def _flat(output: Any) -> list[Any]:
+    if isinstance(output, dict):  # transformers' outputs are
+        return list(output.values())
+    return list(output) if isinstance(output, (tuple, list)) else [output]
