@@ -85,6 +85,24 @@ def test_the_gallery_shows_pictures_references_scores_and_attention(done: Path) 
     assert "http://" not in page and "https://" not in page
 
 
+def test_an_evaluation_that_fails_leaves_no_scores_of_an_earlier_one(
+    real: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "out"))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("evaluate", "bundled", real, "--output", folder, "--beam", 1, *FEW) == 130
+    assert sorted(path.name for path in folder.iterdir()) == ["results.json"]
+    assert len(json.loads((folder / "results.json").read_text(encoding="utf-8"))) == len(CAPTIONS)
+
+
+def test_no_picture_is_in_the_gallery_twice() -> None:
+    import numpy as np
+
+    for count in range(1, 30):
+        places = np.concatenate(list(evaluation._groups(np.arange(count)).values()))
+        assert len(set(places)) == len(places) and {0, count - 1} <= set(places)
+
+
 def test_decoding_flags_are_heeded(real: Path, tmp_path: Path) -> None:
     assert run("evaluate", "bundled", real, "--output", tmp_path, "--beam", 1, "--max-length", 3, *FEW) == 0
     made = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
@@ -124,6 +142,9 @@ def test_without_any_picture_or_caption_it_says_so(tmp_path: Path, model_folder:
         (("--split", "test"), "there is no split 'test'; there is train"),
         (("--metrics", "bleu,cidre"), "metric 'cidre' is unknown; did you mean 'cider'"),
         (("--beam", 0), "beam is 0"),
+        (("--batch", 0), "batch is 0"),
+        (("--resamples", -1), "resamples is -1"),
+        (("--metrics", "bleu,spice"), "SPICE: "),
         (("--clip", Path(__file__).parent), "cannot load this CLIP model"),
     ],
 )

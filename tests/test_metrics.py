@@ -158,6 +158,13 @@ def test_token_ids_score_as_words_do(metric: type) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_sentences_without_a_word_score_as_in_the_reference_implementation(name: str) -> None:
+    said, written = ["", "", "a b"], [["a", ""], ["", ""], ["", "a b"]]
+    images, _ = coco(name, said, written)
+    np.testing.assert_allclose(score(METRICS[name](), said, written).per_image, images, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_a_token_with_a_no_break_space_counts_as_the_reference_implementation_counts_it(name: str) -> None:
     said = ["it is 1\u00a01/2 miles", "call 555\u00a01234"]
     written = [["some 1\u00a01/2 miles", "it is 1 1/2 miles"], ["call 555 1234 now"]]
@@ -174,6 +181,24 @@ def test_wrong_batches_are_refused(metric: type) -> None:
         metric().update([["a"], ["b"]], [[["a"]]])
     with pytest.raises(ValueError, match="no reference"):
         metric().update([["a"]], [[]])
+
+
+@pytest.mark.parametrize("metric", [Bleu, RougeL, CiderD, Cider])
+def test_text_is_refused_and_arrays_and_generators_are_taken(metric: type) -> None:
+    for said, written in ((["a dog"], [[["a", "dog"]]]), ([["a", "dog"]], [["a dog"]])):
+        with pytest.raises(ValueError, match="is text; metrics take tokens"):
+            metric().update(said, written)
+    with pytest.raises(ValueError, match="is text"):
+        DocumentFrequencies.of([["a dog"]])
+    rows = [[5, 7, 9, 7], [5, 1, 2, 3]]
+    wanted, arrays, lazy = metric(), metric(), metric()
+    wanted.update(rows, [[rows[0]], [rows[0]]])
+    arrays.update(np.array(rows), np.array([[rows[0]], [rows[0]]]))
+    lazy.update((iter(row) for row in rows), ([iter(rows[0])] for _ in rows))
+    for other in (arrays, lazy):
+        np.testing.assert_array_equal(other.compute().per_image, wanted.compute().per_image)
+    rows[0].clear()  # what the metric was given may be used again
+    assert wanted.compute().per_image[0, 0] == arrays.compute().per_image[0, 0]
 
 
 @pytest.mark.parametrize("metric", [Bleu, RougeL, CiderD, Cider])
@@ -290,6 +315,19 @@ def test_damaged_frequencies_are_named(tmp_path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(CaptionkitError, match=r"absent\.npz: cannot be read"):
         DocumentFrequencies.load(tmp_path / "absent.npz")
+    frequencies = DocumentFrequencies.of([[["a", "b"]], [["b"]]])
+    frequencies.counts[0] = frequencies.counts[0][:1]
+    frequencies.save(path)
+    with pytest.raises(CaptionkitError, match="its counts are damaged"):
+        DocumentFrequencies.load(path)
+    DocumentFrequencies.of([[["a", "b"]]]).save(path)
+    whole = path.read_bytes()
+    for place in range(30, len(whole), 7):  # no damage ends in anything else
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(CaptionkitError):
+            DocumentFrequencies.load(path)
+    with pytest.raises(CaptionkitError, match="only frequencies of words or token ids"):
+        DocumentFrequencies.of([[[("a", "tuple")]]]).save(path)
     np.savez(path, vocabulary=np.array([{"a": 1}], dtype=object))
     with pytest.raises(CaptionkitError, match="holds no document frequencies"):
         DocumentFrequencies.load(path)
@@ -303,7 +341,7 @@ def test_diversity() -> None:
     diversity.update(split(["a dog", "a dog", "a cat sits"]))
     diversity.update(split([""]))
     found = diversity.compute()
-    assert (found.distinct, found.vocabulary, found.shortest, found.longest, found.empty) == (0.75, 4, 0, 3, 1)
+    assert (found.distinct, found.vocabulary, found.shortest, found.longest) == (0.75, 4, 0, 3)
     assert found.distinct_1 == 4 / 7 and found.distinct_2 == 3 / 4 and found.words == 7 / 4
     assert (found.commonest, found.commonest_images, found.novel) == ("a dog", 2, 0.5)
     assert found.warning == "" and found.to_dict()["novel"] == 0.5

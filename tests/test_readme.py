@@ -15,8 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+DOCS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str, *texts: str) -> list[str]:
+    return [block for text in texts or (README,) for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.fixture
@@ -52,11 +55,24 @@ def test_caption_examples_run(desk: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_other_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
     """Every `captionkit` line is one that the command line understands."""
-    lines = [line.partition("#")[0] for line in "".join(blocks("sh")).splitlines() if line.startswith("captionkit ")]
+    shown = "".join(blocks("sh", README, *DOCS)).replace("\\\n", " ")
+    lines = [line.partition("#")[0] for line in shown.splitlines() if line.startswith("captionkit ")]
     assert {shlex.split(line)[1] for line in lines} >= {"caption", "inspect", "train", "evaluate", "score"}
     for line in lines:
         words = shlex.split(line)[1:]
         assert cli._parser(words).parse_args(words).command
+
+
+def test_python_of_the_evaluation_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    exec(compile("\n".join(blocks("python", guide)), "evaluation.md", "exec"), {})
+    assert "CIDEr-D" in capsys.readouterr().out
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_two_set_up_commands() -> None:

@@ -134,11 +134,21 @@ def as_tabs(path: Path) -> Path:
     return file
 
 
+def as_semicolons_with_unquoted_commas(path: Path) -> Path:
+    """As people's own tables are."""
+    file = path / "r.csv"
+    lines = "".join(f"{k};{t}\n" for k, t in SAID.items())
+    file.write_text("Image ID;Caption\n" + lines.replace("a man by", "a man; by"), encoding="utf-8-sig")
+    return file
+
+
 def as_mapping(path: Path) -> Path:
     return write(path / "m.json", SAID)
 
 
-@pytest.mark.parametrize("make", [as_lines, as_printed, as_table, as_tabs, as_mapping])
+@pytest.mark.parametrize(
+    "make", [as_lines, as_printed, as_table, as_tabs, as_semicolons_with_unquoted_commas, as_mapping]
+)
 def test_candidates_in_any_file_score_alike(tmp_path: Path, references: Path, usual: captionkit.Scores, make) -> None:
     assert dict(captionkit.evaluate(make(tmp_path), references, FEW)) == pytest.approx(dict(usual))
 
@@ -196,9 +206,10 @@ def test_names_that_stand_for_two_images_match_neither(tmp_path: Path) -> None:
 
 
 def test_an_empty_candidate_scores_nothing_and_is_named() -> None:
-    scores = captionkit.evaluate({**SAID, 2: "", 3: " . "}, WRITTEN, FEW)
+    scores = captionkit.evaluate({**SAID, 2: "", 3: " . "}, WRITTEN)
     assert all(column[1] < 1e-9 and column[2] < 1e-9 for column in scores.per_image.values())
-    assert any("1 candidates are empty and score nothing: 2" in note for note in scores.notes)
+    assert any("2 captions have no word and score nothing: 2, 3" in note for note in scores.notes)
+    assert not any("one caption is given" in note for note in scores.notes)
 
 
 WRONG = {
@@ -231,12 +242,19 @@ FILES = {
     "r.txt": ("x", "r.txt: unknown kind of results file"),
     "cut.json": ('[{"image_id": 1, "cap', "cut.json, line 1, column"),
     "list.json": ('["a dog"]', "list.json: a list of captions has no image ids"),
-    "swapped.json": (json.dumps(coco(WRITTEN)), "swapped.json: these are annotations, not results"),
+    "swapped.json": (json.dumps(coco(WRITTEN)), "swapped.json: these are references, not results"),
     "twice.json": ('{"1": "a", "1": "b"}', "twice.json: '1' stands twice in one object"),
     "columns.csv": ("picture,words\n1,a dog\n", "columns.csv, line 1: the header names no image_id"),
     "quotes.csv": ('image_id,caption\n1,"a"dog"\n', "quotes.csv, line 2: not valid CSV"),
     "hole.csv": ("image_id,caption\n,a dog\n", "hole.csv, line 2: names no image"),
     "line.jsonl": ('{"image_id": 1, "caption": "a dog"}\n{"image": 2}\n', "line.jsonl, line 2: entry 0 needs an"),
+    "single.json": ('{"image_id": 1, "caption": "a"}', "single.json: not captions by image"),
+    "wrapped.json": ('{"results": {"a": 1}}', "wrapped.json: not captions by image"),
+    "short.csv": ("image_id,caption\n1\n", "short.csv, line 2: has 1 fields, but the header 2"),
+    "wide.csv": ("caption,image_id\na dog, running,1\n", "wide.csv, line 2: has 3 fields, but the header 2"),
+    "blank.csv": ("image_id,caption\n  ,a dog\n", "blank.csv, line 2: names no image"),
+    "object.jsonl": ('{"path": "1.jpg", "captions": {"text": "a"}}\n', 'object.jsonl, line 1: its "captions" are not'),
+    "five.jsonl": ('{"path": "1.jpg", "captions": 5}\n', 'five.jsonl, line 1: its "captions" are not'),
     "latin.csv": (b"image_id,caption\n1,caf\xe9\n", "latin.csv, line 2: not UTF-8 text"),
 }
 
@@ -321,10 +339,12 @@ def test_comparing_two_systems() -> None:
     same = one.compare(one)
     assert all(d.p == 1 and d.low == d.high == 0 for d in same.differences)
     part = captionkit.evaluate({n: worse[n] for n in range(10)}, written, ["cider"])
-    assert one.compare(part).images == 10
-    elsewhere = captionkit.evaluate(SAID, {k + 1000: v for k, v in WRITTEN.items()} | WRITTEN, ["rouge"])
-    with pytest.raises(CaptionkitError, match="nothing to compare"):
-        one.compare(elsewhere)
+    with pytest.raises(CaptionkitError, match="scored on different images"):
+        one.compare(part)
+    for options in ({"metrics": ["rouge"]}, {"metrics": ["cider"], "resamples": 0}):
+        alike = captionkit.evaluate(good, written, **options)
+        with pytest.raises(CaptionkitError, match="nothing to compare by"):
+            alike.compare(one) if "resamples" in options else one.compare(alike)
 
 
 # --- the command ---
@@ -369,3 +389,101 @@ def test_score_tells_what_is_left_out(tmp_path: Path, references: Path, capsys) 
     assert "2 images" in out and "50" in err and "2 of 4 images with references have no candidate" in err
     assert run("score", references, write(tmp_path / "other.json", results({900: "x"}))) == 1
     assert "are they of another split?" in capsys.readouterr().err
+
+
+# --- what went wrong once ---
+
+
+def test_a_stray_candidate_does_not_move_all_others_to_their_neighbours(tmp_path: Path) -> None:
+    written = {n: [f"the picture with number {n}"] for n in range(1, 40)}
+    file = write(tmp_path / "captions_val.json", coco(written, {n: f"{n + 1:012}.jpg" for n in written}))
+    said = {n: written[n][0] for n in range(2, 40)} | {40: "a stray one"}
+    scores = captionkit.evaluate(said, file, FEW)
+    assert scores["BLEU-1"] == pytest.approx(1) and scores.without_references == [40]
+
+
+def test_comparing_files_that_cover_different_images_is_done_on_the_common_ones(
+    tmp_path: Path, references: Path, candidates: Path, capsys
+) -> None:
+    half = write(tmp_path / "half.json", results({k: SAID[k] for k in (1, 2)}))
+    assert run("score", references, candidates, "--metrics", "cider,bleu", "--compare", half, "--json") == 0
+    out, err = capsys.readouterr()
+    compared = json.loads(out)["comparison"]
+    assert compared["images"] == 2 and all(v["difference"] == 0 for k, v in compared.items() if k != "images")
+    assert "half.json: 2 of 4 images with references have no candidate" in err
+
+
+def test_swapped_arguments_are_told_so(references: Path, candidates: Path, capsys) -> None:
+    assert run("score", candidates, references) == 1
+    err = capsys.readouterr().err
+    assert "these are results, not references" in err and len(err.splitlines()) == 1
+    assert run("score", references, references.parent) == 1
+    assert "is a folder; name the results file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--resamples", -5), "resamples is -5"),
+        (("--resamples", 10**12), "use a whole number from 0 to 100,000"),
+        (("--seed", -1), "seed is -1"),
+        (("--metrics", ","), "no metric is named"),
+        (("--metrics", ""), "no metric is named"),
+        (("--per-image", "."), "is a folder"),
+        (("--compare", "nope.json"), "nope.json: cannot be read"),
+    ],
+)
+def test_wrong_options_are_one_line(references: Path, candidates: Path, arguments: tuple, message: str, capsys) -> None:
+    assert run("score", references, candidates, *arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and len(err.splitlines()) == 1
+
+
+def test_training_captions_are_those_of_the_training_split(tmp_path: Path, references: Path, capsys) -> None:
+    dataset = write(
+        tmp_path / "dataset_both.json",
+        {
+            "images": [
+                {"filename": f"{k}.jpg", "imgid": k, "split": split, "sentences": [{"raw": some[0]}]}
+                for split, part in (("val", (1, 2)), ("train", (3, 4)))
+                for k, some in WRITTEN.items()
+                if k in part
+            ]
+        },
+    )
+    file = write(tmp_path / "human.json", results({k: WRITTEN[k][0] for k in (1, 2, 3)}))
+    assert run("score", references, file, "--metrics", "diversity", "--training", dataset, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["novel"] == pytest.approx(2 / 3)
+
+
+def test_frequencies_are_counted_in_the_tokens_that_are_compared(references: Path, candidates: Path, capsys) -> None:
+    found = []
+    for more in ((), ("--frequencies", references)):
+        assert run("score", references, candidates, "--metrics", "cider", "--tokenizer", "words", "--json", *more) == 0
+        found.append(json.loads(capsys.readouterr().out)["CIDEr-D"])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_numbers_out_of_numpy_are_numbers() -> None:
+    said = {np.int64(k): v for k, v in SAID.items()}
+    scores = captionkit.evaluate(said, {np.int64(k): v for k, v in WRITTEN.items()} | {np.int64(9): ["x"]}, FEW)
+    assert json.dumps(scores.to_dict()) and not any("text on one side" in note for note in scores.notes)
+    listed = [{"image_id": np.int64(k), "caption": v} for k, v in SAID.items()]
+    assert dict(captionkit.evaluate(listed, WRITTEN, FEW)) == dict(captionkit.evaluate(SAID, WRITTEN, FEW))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ["cider", CiderD()]}, "two of the metrics are called CIDEr-D"),
+        ({"metrics": [CiderD]}, "is no metric"),
+        ({"metrics": [3]}, "3 is no metric"),
+        ({"training": "captions.txt"}, "'captions.txt' is text where captions are wanted"),
+        ({"frequencies": "df.npz"}, "'df.npz' is text where DocumentFrequencies are wanted"),
+        ({"split": "val"}, "there is no split 'val'; these have no splits"),
+    ],
+)
+def test_wrong_arguments_are_told(options: dict, message: str) -> None:
+    with pytest.raises(CaptionkitError) as caught:
+        captionkit.evaluate(SAID, WRITTEN, **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -128,11 +128,15 @@ def score(options: argparse.Namespace) -> int:
 
 def _metrics(options: argparse.Namespace) -> list[Any] | None:
     """The metrics asked for; None for the usual ones."""
-    if not options.metrics and not options.clip:
+    if options.metrics is None and not options.clip:
         return None
     from captionkit.metrics import USUAL
 
-    chosen: list[Any] = [name.strip() for name in (options.metrics or ",".join(USUAL)).split(",") if name.strip()]
+    chosen: list[Any] = [
+        name.strip()
+        for name in (",".join(USUAL) if options.metrics is None else options.metrics).split(",")
+        if name.strip()
+    ]
     if options.clip:
         from captionkit.models.clip_score import ClipScore
 

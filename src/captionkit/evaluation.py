@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from captionkit.datasets import CaptionSet, Example, open_dataset
 from captionkit.errors import CaptionkitError
 from captionkit.images import open_image
 from captionkit.metrics import Metric, Scores, evaluate
-from captionkit.metrics.scoring import check_metrics
+from captionkit.metrics.scoring import check_metrics, check_numbers, make_metrics
 from captionkit.progress import say, track
 from captionkit.results import ResultsFile
 from captionkit.search import Decoding
@@ -60,7 +60,12 @@ def evaluate_model(
 
     A picture that cannot be captioned is named and left out. Raises CaptionkitError where none can, or nothing fits.
     """
-    check_metrics(metrics)  # better known before the work than after it
+    # Better known before the work than after it.
+    wanted, left_out = check_metrics(metrics)
+    measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
+    check_numbers(resamples, seed)
+    if batch < 1:
+        raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
     dataset = open_dataset(data)
     pictures = dataset.split(split)
     if not any(example.captions for example in pictures):
@@ -68,6 +73,8 @@ def evaluate_model(
     captioner = load(model)
     chosen = replace(captioner.decoding, **(decoding or {}))
     captioner.decoding = chosen
+    for stale in (SCORES, GALLERY):  # of an earlier evaluation: they must not lie beside new results
+        (output / stale).unlink(missing_ok=True)
     started = time.monotonic()
     said, failures = _captions(captioner, pictures, output / RESULTS, batch)
     if not said:
@@ -76,12 +83,13 @@ def evaluate_model(
     scores = evaluate(
         {example.id: said[str(example.id)] for example in pictures if str(example.id) in said},
         pictures,
-        metrics,
+        measures,
         images={example.id: example.image for example in pictures},
         training=[caption for example in training for caption in example.captions] or None,
         resamples=resamples,
         seed=seed,
     )
+    scores.notes.extend(left_out)
     made = _made_by(captioner, pictures, chosen, round(time.monotonic() - started, 1))
     files.write_text(
         output / SCORES, json.dumps({**scores.to_dict(), **made}, ensure_ascii=False, indent=1, default=str) + "\n"
@@ -111,7 +119,7 @@ def _captions(
 def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
     """What made the figures, so that they can be made again."""
     folder = captioner.folder
-    packages = {name: version(name) for name in ("numpy", "onnxruntime", "pillow", "tokenizers")}
+    packages = {name: import_module(name).__version__ for name in ("numpy", "onnxruntime", "PIL", "tokenizers")}
     return {
         "command": shlex.join(["captionkit", *sys.argv[1:]]),
         "model": {"path": str(folder.path), "files": {name: f["sha256"] for name, f in folder.config["files"].items()}},
@@ -126,11 +134,8 @@ def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: d
     examples = {str(example.id): example for example in pictures}
     by = _RANKED_BY if _RANKED_BY in scores else next(iter(scores), "")
     order = np.argsort(-scores.per_image[by], kind="stable") if by else np.arange(len(scores.ids))
-    each = min(_CARDS, -(-len(order) // 3))
-    middle = max(0, len(order) // 2 - each // 2)
-    groups = {"Best": order[:each], "Middling": order[middle : middle + each], "Worst": order[::-1][:each]}
     sections = []
-    for heading, places in groups.items():
+    for heading, places in _groups(order).items():
         cards = [_card(captioner, examples[str(scores.ids[place])], scores, place) for place in places]
         sections.append((f"{heading} by {by}" if by else heading, cards))
     figures = []
@@ -139,6 +144,17 @@ def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: d
         figures.append((name, f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if high > low else "")))
     note = f"{made['data']['name']}, split {made['data']['split']}: {len(scores.ids):,} images. {made['command']}"
     return sectioned_page("Captions, from the best to the worst", sections, note=note, figures=figures)
+
+
+def _groups(order: np.ndarray) -> dict[str, np.ndarray]:
+    """The best, middling and worst places, none of them twice: of few pictures, some groups may be missing."""
+    each = min(_CARDS, max(1, len(order) // 3))
+    middle = len(order) // 2 - each // 2
+    worst = order[max(each, len(order) - each) :][::-1]
+    groups = {"Best": order[:each], "Middling": order[middle : middle + each], "Worst": worst}
+    if len(order) < 3:
+        del groups["Middling"]
+    return {heading: places for heading, places in groups.items() if len(places)}
 
 
 def _card(captioner: Captioner, example: Example, scores: Scores, place: int) -> Card:

@@ -9,8 +9,9 @@ from typing import Any
 
 from captionkit import files
 from captionkit.datasets import open_dataset
+from captionkit.errors import CaptionkitError
 from captionkit.metrics import Comparison, DocumentFrequencies, Metric, Scores, evaluate
-from captionkit.metrics.reading import read_references
+from captionkit.metrics.reading import Said, Wrote, read_candidates, read_references
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 
 
@@ -47,35 +48,63 @@ def score_files(
     """Score `candidates` against `references`, both files; arguments as those of `captionkit.evaluate`.
 
     frequencies: a file of saved document frequencies, or a corpus of references to count them in.
-    training: the captions of a training set. compare: another results file. per_image: a CSV file to write.
+    training: a dataset, whose training captions are meant. compare: another results file. per_image: a CSV to write.
     """
-    wrote = read_references(references)
+    if per_image and per_image.is_dir():
+        raise CaptionkitError(f"{per_image}: is a folder; name a file for the scores of each image")
+    wrote, said = read_references(references), read_candidates(candidates)
+    other = read_candidates(compare) if compare else None
     looks = any(getattr(metric, "needs_images", False) for metric in metrics or ())
     options: dict[str, Any] = {
         "metrics": metrics,
         "split": split,
         "tokenizer": tokenizer,
-        "frequencies": _frequencies(frequencies),
-        "training": [c for image in read_references(training).images for c in image.captions] if training else None,
-        "images": _images(references) if looks else None,
+        "frequencies": _frequencies(frequencies, tokenizer),
+        "training": _training(training) if training else None,
+        "images": _images(references, split) if looks else None,
         "resamples": resamples,
         "seed": seed,
     }
-    said = [evaluate(file, wrote, **options) for file in (candidates, compare) if file]
+    scores = evaluate(said, wrote, **options)
+    comparison = _compared(scores, other, wrote, options) if other else None
     if per_image:
-        files.write_text(per_image, said[0].to_csv())
-    return Scored(said[0], said[0].compare(said[1]) if compare else None)
+        files.write_text(per_image, scores.to_csv())
+    return Scored(scores, comparison)
 
 
-def _frequencies(path: Path | None) -> DocumentFrequencies | None:
+def _compared(scores: Scores, other: Said, wrote: Wrote, options: dict[str, Any]) -> Comparison:
+    """The comparison on the images that both have; what the other lacks is noted."""
+    theirs = evaluate(other, wrote, **options)
+    scores.notes.extend(f"{other.origin}: {note}" for note in theirs.notes)
+    if scores.ids == theirs.ids:
+        return scores.compare(theirs)
+    common = set(scores.ids) & set(theirs.ids)
+    one, two = (
+        {known: text for known, text in zip(side.ids, side.candidates, strict=True) if known in common}
+        for side in (scores, theirs)
+    )
+    return evaluate(one, wrote, **options).compare(evaluate(two, wrote, **options))
+
+
+def _frequencies(path: Path | None, tokenizer: str | None) -> DocumentFrequencies | None:
     if path is None:
         return None
     if path.suffix == ".npz":
         return DocumentFrequencies.load(path)
     images = [image.captions for image in read_references(path).images if image.captions]
-    flat = iter(TOKENIZERS[tokenizer_of(images)](caption for some in images for caption in some))
+    split_up = TOKENIZERS[tokenizer or tokenizer_of(images)]
+    flat = iter(split_up(caption for some in images for caption in some))
     return DocumentFrequencies.of([[next(flat) for _ in some] for some in images])
 
 
-def _images(path: str) -> dict[Any, Any]:
-    return {example.id: example.image for pictures in open_dataset(path).values() for example in pictures}
+def _training(path: str) -> list[str]:
+    """The captions of the training split, or of all where there is none."""
+    images = read_references(path).images
+    learnt = [image for image in images if image.split == "train"] or images
+    return [caption for image in learnt for caption in image.captions]
+
+
+def _images(path: str, split: str | None) -> dict[Any, Any]:
+    dataset = open_dataset(path)
+    parts = [dataset.split(split)] if split else dataset.values()
+    return {example.id: example.image for pictures in parts for example in pictures}

@@ -4,7 +4,8 @@
     print(scores)                 # a table with confidence intervals
     scores["CIDEr-D"], scores.per_image["CIDEr-D"]
 
-A metric is a small class with `update` and `compute` (see core.py), usable in a training loop on tokens of any kind.
+A metric is a small class with `update`, `compute` and `reset` (see core.py), usable in a training loop on tokens of any
+kind.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 What coco-caption prints as "CIDEr" is CIDEr-D: with clipped counts and a Gaussian penalty on the difference in length,
 so that a caption gains nothing by repeating words. It is called by its name here. Both weigh n-grams by tf-idf, compare
-by cosine for n = 1 to 4, and average over n and references; papers print ten times the score as a percentage or 100
-times the number here.
+by cosine for n = 1 to 4, and average over n and references, times ten. Papers print 100 times the number here.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ Sizes: N images, M numbers that a metric gives (BLEU gives four), S statistics t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +66,13 @@ class Collected:
         self.references: list[Sequence[Tokens]] = []
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Take a batch: one candidate an image, and the references of each. ValueError if there is none of either."""
-        if len(candidates) != len(references):
-            raise ValueError(f"{len(candidates)} candidates, but references of {len(references)} images")
-        if not all(references):
-            raise ValueError("an image has no reference; leave it out")
-        self.candidates.extend(candidates)
-        self.references.extend(references)
+        """Take a batch: one candidate an image, and the references of each, of which there must be one.
+
+        ValueError for anything but sequences of tokens, or where the two do not fit.
+        """
+        said, written = checked_batch(candidates, references)
+        self.candidates.extend(said)
+        self.references.extend(written)
 
 
 class CollectedWords(Collected):
@@ -83,11 +83,31 @@ class CollectedWords(Collected):
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
         """As `Collected.update`; tokens of text are split at white space, token ids are left alone."""
-        super().update([_words(c) for c in candidates], [[_words(r) for r in some] for some in references])
+        said, written = checked_batch(candidates, references)
+        super().update(list(map(words_of, said)), [list(map(words_of, some)) for some in written])
 
 
-def _words(tokens: Tokens) -> Tokens:
-    return " ".join(tokens).split() if len(tokens) and isinstance(tokens[0], str) else tokens
+def checked_batch(candidates: Iterable[Tokens], references: Iterable[Iterable[Tokens]]) -> tuple[list, list]:
+    """A copy of a batch, as lists of tokens. ValueError where it is none; see `Collected.update`."""
+    said, written = [tokens_of(c) for c in candidates], [[tokens_of(r) for r in some] for some in references]
+    if len(said) != len(written):
+        raise ValueError(f"{len(said)} candidates, but references of {len(written)} images")
+    if not all(written):
+        raise ValueError("an image has no reference; leave it out")
+    return said, written
+
+
+def words_of(tokens: Sequence[Any]) -> Sequence[Any]:
+    """Tokens of text split at the white space in them; token ids as they are."""
+    return " ".join(tokens).split() if tokens and isinstance(tokens[0], str) else tokens
+
+
+def tokens_of(caption: object) -> list[Any]:
+    """A copy of a caption's tokens; arrays and tensors become plain numbers, which are equal where their values are."""
+    if isinstance(caption, (str, bytes)):
+        raise ValueError(f"{caption!r} is text; metrics take tokens, as captionkit.metrics.tokenize makes them")
+    values: Any = caption.tolist() if hasattr(caption, "tolist") else caption
+    return [token.item() if hasattr(token, "item") else token for token in values]
 
 
 def mean_result(names: tuple[str, ...], per_image: Floats) -> Result:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from captionkit.metrics.core import Tokens
 
-#: a caption that more of the images than this share it, and more than this many, is a sign of collapse
+#: a caption that more than this share of the images have, and at least this many, is a sign of collapse
 _SHARE, _IMAGES = 0.05, 3
 
 
@@ -21,7 +21,6 @@ class Variety:
     distinct_1, distinct_2: different words / words, different pairs / pairs of words (Li et al. 2016).
     vocabulary: different words. words, shortest, longest: mean, least and most words of a caption.
     commonest: the caption given to most images, and `commonest_share` of them.
-    empty: captions without a word.
     novel: captions that no training picture has; None where the training captions are not known.
     """
 
@@ -35,7 +34,6 @@ class Variety:
     commonest: str
     commonest_images: int
     commonest_share: float
-    empty: int
     novel: float | None
 
     def to_dict(self) -> dict[str, float | str]:
@@ -56,7 +54,7 @@ class Variety:
     @property
     def warning(self) -> str:
         """What to say where one caption is given to many images; else nothing."""
-        if self.commonest_share <= _SHARE or self.commonest_images < _IMAGES:
+        if self.commonest_share <= _SHARE or self.commonest_images < _IMAGES or not self.commonest:
             return ""
         return (
             f"one caption is given to {self.commonest_images} images ({self.commonest_share:.0%}): "
@@ -93,7 +91,6 @@ class Diversity:
             commonest=" ".join(commonest),
             commonest_images=images,
             commonest_share=_share(images, len(captions)),
-            empty=lengths.count(0),
             novel=None if self._seen is None else _share(sum(c not in self._seen for c in captions), len(captions)),
         )
 

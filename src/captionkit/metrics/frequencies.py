@@ -10,6 +10,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from captionkit import files
 from captionkit.errors import CaptionkitError
-from captionkit.metrics.core import Floats
+from captionkit.metrics.core import Floats, tokens_of, words_of
 from captionkit.metrics.ngrams import LONGEST, Ints, Sentences, find, number, positions
 
 #: more than any corpus of captions needs: COCO's training references take 30 MB
@@ -40,9 +41,9 @@ class DocumentFrequencies:
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Sequence[Hashable]]]) -> DocumentFrequencies:
-        """Count the tokenised references of each image."""
+        """Count the tokenised references of each image. ValueError for text where tokens are wanted."""
         vocabulary: dict[Hashable, int] = {}
-        sentences = number([reference for some in references for reference in some], vocabulary)
+        sentences = number([words_of(tokens_of(reference)) for some in references for reference in some], vocabulary)
         images = np.repeat(np.arange(len(references)), [len(some) for some in references])[sentences.owners]  # [P]
         keys, counts = [], []
         ranks = np.zeros(len(images), np.int64)
@@ -75,7 +76,10 @@ class DocumentFrequencies:
         """Write a .npz file, atomically. CaptionkitError where it cannot be written."""
         arrays = {f"keys{n}": keys for n, keys in enumerate(self.keys, 1)}
         arrays |= {f"counts{n}": counts for n, counts in enumerate(self.counts, 1)}
-        tokens = json.dumps([token.item() if isinstance(token, np.generic) else token for token in self.vocabulary])
+        listed = [token.item() if isinstance(token, np.generic) else token for token in self.vocabulary]
+        if not all(isinstance(token, (str, int)) for token in listed):
+            raise CaptionkitError(f"{path}: only frequencies of words or token ids can be saved")
+        tokens = json.dumps(listed)
         arrays |= {"images": np.array(self.images), "vocabulary": np.frombuffer(tokens.encode(), np.uint8)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -92,10 +96,29 @@ class DocumentFrequencies:
                 tokens = json.loads(stored["vocabulary"].tobytes())
                 keys, counts = ([stored[f"{kind}{n}"] for n in range(1, LONGEST + 1)] for kind in ("keys", "counts"))
                 images = int(stored["images"])
+            _check(images, tokens, keys, counts)
         except OSError as error:
             raise CaptionkitError(f"{path}: cannot be read ({error.strerror or error}); check its name") from None
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            EOFError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise CaptionkitError(
                 f"{Path(path)}: holds no document frequencies ({error}); make them with DocumentFrequencies.save"
             ) from None
         return cls(images, {token: place for place, token in enumerate(tokens)}, keys, counts)
+
+
+def _check(images: int, tokens: object, keys: Sequence[Ints], counts: Sequence[Ints]) -> None:
+    """ValueError where these are not what `save` writes."""
+    if images < 0 or not isinstance(tokens, list) or not all(isinstance(token, (str, int)) for token in tokens):
+        raise ValueError("its images or its vocabulary are damaged")
+    for some, many in zip(keys, counts, strict=True):
+        whole = some.ndim == many.ndim == 1 and some.dtype.kind == many.dtype.kind == "i"
+        if not whole or len(some) != len(many) or (many < 1).any() or (np.diff(some) <= 0).any():
+            raise ValueError("its counts are damaged")

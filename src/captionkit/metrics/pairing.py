@@ -79,8 +79,9 @@ def named(ids: Sequence[Id]) -> str:
 def _of_split(wrote: Wrote, split: str | None) -> list[Written]:
     images = [image for image in wrote.images if split is None or image.split == normalise_split(split)]
     if wrote.images and not images:
-        there = ", ".join(sorted({image.split for image in wrote.images}))
-        raise CaptionkitError(f"{wrote.origin}: there is no split {split!r}; there is {there}")
+        there = ", ".join(sorted({image.split for image in wrote.images if image.split}))
+        reason = f"there is {there}" if there else "these have no splits, leave it out"
+        raise CaptionkitError(f"{wrote.origin}: there is no split {split!r}; {reason}")
     twice = [known for known, count in Counter(str(image.id) for image in images).items() if count > 1]
     if twice:
         raise CaptionkitError(f"{wrote.origin}: image ids stand twice ({named(twice)}); name one split, or mend them")
@@ -88,15 +89,17 @@ def _of_split(wrote: Wrote, split: str | None) -> list[Written]:
 
 
 def _matched(said: Said, images: Sequence[Written]) -> tuple[dict[int, Id], str]:
-    """Place in `images` -> the candidate's id, by the strictest rule that matches most."""
-    best: tuple[dict[int, Id], str] = ({}, "")
+    """Place in `images` -> the candidate's id, by the strictest rule that matches half of what the best rule does.
+
+    A looser rule that matches a few more would give captions to their neighbours; ids that meet by chance are few.
+    """
+    tried: list[tuple[dict[int, Id], str]] = []
     for key_of, key_of_image, how in _RULES:
         known = _once((key_of_image(image), place) for place, image in enumerate(images))
         keys = _once((key_of(candidate), candidate) for candidate in said.captions)
-        found = {known[key]: candidate for key, candidate in keys.items() if key in known}
-        if len(found) > len(best[0]):
-            best = found, how
-    return best
+        tried.append(({known[key]: candidate for key, candidate in keys.items() if key in known}, how))
+    most = max(len(found) for found, _ in tried)
+    return next((found, how) for found, how in tried if 2 * len(found) >= most)
 
 
 def _once(pairs: Iterable[tuple[object, object]]) -> dict:
@@ -124,15 +127,12 @@ def _nothing_matches(said: Said, wrote: Wrote, images: Sequence[Written]) -> str
 
 def _partial(pairs: Pairs, said: Said, wrote: Wrote) -> Iterable[str]:
     lonely, silent = pairs.without_references, pairs.without_candidate
-    empty = [known for known, text in zip(pairs.ids, pairs.candidates, strict=True) if not text.strip()]
     if lonely:
         total = len(said.captions)
         yield f"{len(lonely):,} of {total:,} candidates have no references and are left out: {named(lonely)}"
     if silent:
         total = len(silent) + len(pairs.ids)
         yield f"{len(silent):,} of {total:,} images with references have no candidate and are left out: {named(silent)}"
-    if empty:
-        yield f"{len(empty):,} candidates are empty and score nothing: {named(empty)}"
     if wrote.problems:
         yield f"{wrote.origin}: {len(wrote.problems):,} problems{_first(wrote.problems)}"
 

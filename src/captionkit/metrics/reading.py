@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from captionkit.datasets import CaptionSet, Dataset, Problem, stated_captions
 from captionkit.datasets.core import is_id, normalise_split
-from captionkit.datasets.reading import read_json, read_json_lines, read_text
+from captionkit.datasets.reading import first_line, peek, read_json, read_json_lines, read_text
 from captionkit.datasets.table import CAPTION_COLUMNS, IMAGE_COLUMNS
 from captionkit.errors import CaptionkitError, DatasetError
 
@@ -49,7 +50,7 @@ class Wrote:
     problems: list[str] = field(default_factory=list)
 
 
-Candidates = Mapping[Id, str] | Sequence[Mapping[str, Any]] | str | os.PathLike[str]
+Candidates = Said | Mapping[Id, str] | Sequence[Mapping[str, Any]] | str | os.PathLike[str]
 References = Mapping[Id, Sequence[str]] | CaptionSet | Dataset | Wrote | str | os.PathLike[str]
 
 
@@ -58,8 +59,10 @@ def read_candidates(source: Candidates) -> Said:
 
     Raises CaptionkitError where ids are missing or stand twice.
     """
+    if isinstance(source, Said):
+        return source
     if isinstance(source, Mapping):
-        return Said({known: _one(caption, known, "candidates") for known, caption in source.items()})
+        return Said({_plain(known): _one(caption, known, "candidates") for known, caption in source.items()})
     if isinstance(source, (str, os.PathLike)):
         return Said(_unique(_rows(Path(source)), str(source)), str(source))
     return Said(_unique(_results(source, "candidates"), "candidates"))
@@ -73,7 +76,8 @@ def read_references(source: References) -> Wrote:
     if isinstance(source, Wrote):
         return source
     if isinstance(source, Mapping) and not isinstance(source, Dataset):
-        return Wrote([Written(known, str(known), _several(some, known), "") for known, some in source.items()])
+        plain = {_plain(known): some for known, some in source.items()}
+        return Wrote([Written(known, str(known), _several(some, known), "") for known, some in plain.items()])
     if isinstance(source, (CaptionSet, Dataset)):
         parts = source.values() if isinstance(source, Dataset) else [source]
         return Wrote([Written(e.id, e.name, e.captions, part.split) for part in parts for e in part])
@@ -81,6 +85,7 @@ def read_references(source: References) -> Wrote:
         raise CaptionkitError(
             f"references: {reprlib.repr(source)} has no image ids; give {{id: [caption, ...]}}, a dataset or its path"
         )
+    _check_references(Path(source))
     wrote = Wrote([], str(source))
     for stated in stated_captions(source):
         if isinstance(stated, Problem):
@@ -118,9 +123,10 @@ def _results(rows: object, origin: str) -> Iterator[tuple[Id, str, str]]:
     for place, row in enumerate(rows):
         if isinstance(row, str):
             raise CaptionkitError(f"{origin}: a list of captions has no image ids; give {_SHAPE}")
-        if not isinstance(row, Mapping) or not is_id(row.get("image_id")) or "caption" not in row:
+        known = _plain(row.get("image_id")) if isinstance(row, Mapping) else None
+        if known is None or not is_id(known) or "caption" not in row:
             raise CaptionkitError(f'{origin}: entry {place} needs an "image_id" and a "caption"; give {_SHAPE}')
-        yield row["image_id"], _one(row["caption"], row["image_id"], origin), f"entry {place}"
+        yield known, _one(row["caption"], known, origin), f"entry {place}"
 
 
 def _unique(rows: Iterable[tuple[Id, str, str]], origin: str) -> dict[Id, str]:
@@ -137,6 +143,8 @@ def _unique(rows: Iterable[tuple[Id, str, str]], origin: str) -> dict[Id, str]:
 def _rows(path: Path) -> Iterator[tuple[Id, str, str]]:
     """(id, caption, where) of each caption in a file."""
     readers = {".json": _json, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a folder; name the results file in it, such as {path / 'results.json'}")
     if path.suffix.lower() not in readers:
         raise DatasetError(f"{path}: unknown kind of results file; its name must end in {', '.join(readers)}")
     try:
@@ -147,11 +155,13 @@ def _rows(path: Path) -> Iterator[tuple[Id, str, str]]:
 
 def _json(path: Path) -> Iterator[tuple[Id, str, str]]:
     content = read_json(path, pairs_hook=lambda pairs: _object(pairs, path))
-    if isinstance(content, dict) and "annotations" not in content:
-        return ((known, _one(caption, known, str(path)), "twice") for known, caption in content.items())
-    if isinstance(content, dict):
-        raise CaptionkitError(f"{path}: these are annotations, not results; give the references first, then {_SHAPE}")
-    return _results(content, str(path))
+    if not isinstance(content, dict):
+        return _results(content, str(path))
+    if {"annotations", "images"} & set(content):
+        raise CaptionkitError(f"{path}: these are references, not results; name the references first, then {_SHAPE}")
+    if {"image_id", "caption"} & set(content) or not all(isinstance(text, (str, list)) for text in content.values()):
+        raise CaptionkitError(f"{path}: not captions by image; give {_SHAPE}")
+    return ((known, _one(caption, known, str(path)), "twice") for known, caption in content.items())
 
 
 def _object(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
@@ -167,30 +177,69 @@ def _json_lines(path: Path) -> Iterator[tuple[Id, str, str]]:
     """COCO results one a line, or what `captionkit caption --json` prints; pictures that failed are passed over."""
     for number, row in read_json_lines(path):
         where = f"line {number}"
-        if isinstance(row, dict) and isinstance(row.get("path"), str) and ("captions" in row or "error" in row):
-            best = (row.get("captions") or [None])[0]
-            if isinstance(best, dict):
-                yield row["path"], _one(best.get("text"), row["path"], str(path)), where
-        else:
+        if not (isinstance(row, dict) and isinstance(row.get("path"), str) and {"captions", "error"} & set(row)):
             yield from ((known, caption, where) for known, caption, _ in _results([row], f"{path}, {where}"))
+        elif captions := row.get("captions"):
+            if not isinstance(captions, list) or not isinstance(captions[0], dict):
+                raise CaptionkitError(
+                    f'{path}, {where}: its "captions" are not a list of {{"text", ...}}; write it anew'
+                )
+            yield row["path"], _one(captions[0].get("text"), row["path"], str(path)), where
 
 
 def _table(path: Path) -> Iterator[tuple[Id, str, str]]:
     """A table with a header; of several ranked captions of a picture (`captionkit caption --output`), the first."""
     text = read_text(path)
-    header = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
-    names = {name.strip().casefold(): name for name in reader.fieldnames or () if name}
-    image = next((names[name] for name in _ID_COLUMNS if name in names), None)
-    caption = next((names[name] for name in CAPTION_COLUMNS if name in names), None)
-    if image is None or caption is None:
-        raise CaptionkitError(f"{path}, line 1: the header names no image_id (or image) or no caption column")
+    columns, delimiter = _columns(first_line(text), path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
     try:
-        for row in reader:
-            where = f"line {reader.line_num}"
-            if not row[image]:
-                raise CaptionkitError(f"{path}, {where}: names no image; give each caption its image")
-            if row.get("rank") in (None, "1") and not row.get("error"):
-                yield row[image].strip(), row[caption] or "", where
+        for cells in reader:
+            if line > 1 and any(cell.strip() for cell in cells):
+                row = dict(zip(columns, _fitted(cells, columns, delimiter, f"{path}, line {line}"), strict=True))
+                if not row["id"].strip():
+                    raise CaptionkitError(f"{path}, line {line}: names no image; give each caption its image")
+                if row.get("rank", "1") == "1" and not row.get("error"):
+                    yield row["id"].strip(), row["caption"], f"line {line}"
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise CaptionkitError(f"{path}, line {reader.line_num + 1}: not valid CSV ({error}); mend the quotes") from None
+        raise CaptionkitError(f"{path}, line {line}: not valid CSV ({error}); mend the quotes") from None
+
+
+def _columns(header: str, path: Path) -> tuple[list[str], str]:
+    """The columns, those of images and captions called "id" and "caption", and the delimiter that shows both."""
+    for delimiter in ",\t;|":
+        names = [re.sub(r"[\s-]+", "_", name.strip().casefold()) for name in header.split(delimiter)]
+        names = [name.strip('"') for name in names]
+        image = next((names.index(name) for name in _ID_COLUMNS if name in names), None)
+        caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
+        if image is not None and caption is not None:
+            known = {image: "id", caption: "caption"}
+            return [
+                known.get(place, f"{name} {place}" if name in known.values() else name)
+                for place, name in enumerate(names)
+            ], delimiter
+    raise CaptionkitError(f"{path}, line 1: the header names no image_id (or image) or no caption column")
+
+
+def _fitted(cells: list[str], columns: list[str], delimiter: str, where: str) -> list[str]:
+    """A row as wide as the header: what a caption in the last column has too much are its own commas."""
+    width = len(columns)
+    if len(cells) > width and columns[-1] == "caption":
+        cells = [*cells[: width - 1], delimiter.join(cells[width - 1 :])]
+    if len(cells) != width:
+        raise CaptionkitError(f"{where}: has {len(cells)} fields, but the header {width}; quote captions with commas")
+    return cells
+
+
+def _check_references(path: Path) -> None:
+    """Results in the place of references are worth a sentence of their own."""
+    if path.suffix.lower() == ".json" and path.is_file():
+        head = peek(path)[0]
+        if head.lstrip().startswith("[") and '"image_id"' in head and '"caption"' in head:
+            raise CaptionkitError(f"{path}: these are results, not references; name the references first")
+
+
+def _plain(known: Any) -> Any:
+    """An id out of numpy or pandas as a plain number."""
+    return known.item() if hasattr(known, "item") else known

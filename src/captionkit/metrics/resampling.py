@@ -13,21 +13,21 @@ from captionkit.metrics.core import Floats, Result
 
 #: resamples drawn at a time, so that memory stays bounded: 64 x N floats
 _CHUNK = 64
+_EDGES = (2.5, 97.5)  # percentiles between which 95 % lie
 
 
-def bootstrap(results: list[Result], *, resamples: int, seed: int, level: float = 0.95) -> list[Floats]:
-    """Percentile intervals [2,M] of each result's corpus scores (Efron 1979), all from the same resampled images."""
+def bootstrap(results: list[Result], *, resamples: int, seed: int) -> list[Floats]:
+    """95 % percentile intervals [2,M] of each result's corpus scores (Efron 1979), all from the same resamples."""
     samples: list[list[Floats]] = [[] for _ in results]
     images = len(results[0].statistics) if results else 0
     for counts in _resampled(images, resamples, seed):
         for result, found in zip(results, samples, strict=True):
             found.append(result.corpus(counts @ result.statistics))  # [C,N] x [N,S] -> [C,S] -> [C,M]
-    edges = (50 * (1 - level), 50 * (1 + level))
-    return [np.percentile(np.concatenate(found), edges, axis=0) for found in samples]
+    return [np.percentile(np.concatenate(found), _EDGES, axis=0) for found in samples]
 
 
-def paired(one: Result, other: Result, *, resamples: int, seed: int, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Interval [2,M] of the difference `one` - `other` on the same images, and p-values [M].
+def paired(one: Result, other: Result, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """95 % interval [2,M] of the difference `one` - `other` on the same images, and p-values [M].
 
     The interval is a paired bootstrap's (Koehn 2004); the p-value that of approximate randomisation, which exchanges
     the two systems' captions image by image (Riezler and Maxwell 2005): how often chance makes as large a difference.
@@ -36,7 +36,7 @@ def paired(one: Result, other: Result, *, resamples: int, seed: int, level: floa
         one.corpus(counts @ one.statistics) - other.corpus(counts @ other.statistics)
         for counts in _resampled(len(one.statistics), resamples, seed)
     ]
-    interval = np.percentile(np.concatenate(differences), (50 * (1 - level), 50 * (1 + level)), axis=0)
+    interval = np.percentile(np.concatenate(differences), _EDGES, axis=0)
     both = one.statistics.sum(0) + other.statistics.sum(0)
     seen = np.abs(one.corpus(one.statistics.sum(0)) - other.corpus(other.statistics.sum(0)))
     change = other.statistics - one.statistics

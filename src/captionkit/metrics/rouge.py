@@ -26,6 +26,8 @@ class RougeL(Collected):
 
 
 def _rouge(candidate: Tokens, references: Sequence[Tokens]) -> float:
+    # To coco-caption a sentence without a token has one, the empty one, which another such sentence shares.
+    candidate, references = candidate or ("",), [reference or ("",) for reference in references]
     bits: dict[Hashable, int] = {}
     for place, token in enumerate(candidate):
         bits[token] = bits.get(token, 0) | 1 << place

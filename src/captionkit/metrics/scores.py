@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Scores(Mapping[str, float]):
     notes: list[str]
     facts: dict[str, Any]
 
-    @property
+    @cached_property
     def values_by_name(self) -> dict[str, float]:
         """The corpus scores."""
         return {name: value for result in self.results for name, value in result.values.items()}
@@ -82,24 +83,22 @@ class Scores(Mapping[str, float]):
         return buffer.getvalue()
 
     def compare(self, other: Scores) -> Comparison:
-        """The difference to `other`, scored against the same references, on the images that both have.
+        """The difference to `other`, which was scored on the same images.
 
-        CaptionkitError where they share no image or no metric.
+        CaptionkitError where it was not: CIDEr's document frequencies, at least, would differ. Score both on the images
+        that both have.
         """
-        places = {str(known): place for place, known in enumerate(other.ids)}
-        common = [(place, places[str(known)]) for place, known in enumerate(self.ids) if str(known) in places]
+        if self.ids != other.ids:
+            raise CaptionkitError("scored on different images, so not to be compared; score both on the same ones")
         theirs = {result.names: result for result in other.results}
         shared = [(result, theirs[result.names]) for result in self.results if result.names in theirs]
-        if not common or not shared:
-            raise CaptionkitError("nothing to compare: the two share no image, or no metric")
-        ours_at, theirs_at = np.array(common).T
-        rows: list[Difference] = []
-        for one, two in shared:
-            rows += _differences(_part(one, ours_at), _part(two, theirs_at), self.facts)
-        return Comparison(len(common), rows)
+        if not shared or not self.facts["resamples"]:
+            raise CaptionkitError("nothing to compare by: no metric in common, or no resamples of the images")
+        rows = [row for one, two in shared for row in _differences(one, two, self.facts)]
+        return Comparison(len(self.ids), rows)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.ids):,} images, {self.facts['tokenizer']} tokens"]
+        lines = [f"{len(self.ids):,} image{'s' * (len(self.ids) != 1)}, {self.facts['tokenizer']} tokens"]
         if self.intervals:
             lines[0] += f", 95 % intervals of {self.facts['resamples']:,} resamples (seed {self.facts['seed']})"
         width = max((len(name) for name in self), default=0)
@@ -173,12 +172,8 @@ class Comparison:
         return "\n".join(lines)
 
 
-def _part(result: Result, images: np.ndarray) -> Result:
-    return Result(result.names, result.per_image[images], result.statistics[images], result.corpus)
-
-
 def _differences(one: Result, other: Result, facts: Mapping[str, Any]) -> Iterator[Difference]:
-    interval, p = paired(one, other, resamples=facts["resamples"] or 1000, seed=facts["seed"])
+    interval, p = paired(one, other, resamples=facts["resamples"], seed=facts["seed"])
     for m, name in enumerate(one.names):
         yield Difference(
             name, one.values[name], other.values[name], float(interval[0, m]), float(interval[1, m]), float(p[m])

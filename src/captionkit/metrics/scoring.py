@@ -14,13 +14,13 @@ from captionkit.metrics.core import Metric, Result
 from captionkit.metrics.diversity import Diversity, Variety
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.meteor import Meteor, data_missing
-from captionkit.metrics.pairing import Pairs, pair
+from captionkit.metrics.pairing import Pairs, named, pair
 from captionkit.metrics.reading import Candidates, Id, References, read_candidates, read_references
 from captionkit.metrics.resampling import bootstrap
 from captionkit.metrics.rouge import RougeL
 from captionkit.metrics.scores import Scores
 from captionkit.metrics.spice import Spice
-from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
+from captionkit.metrics.tokens import PTB, TOKENIZERS, tokenizer_of
 
 _MAKERS: dict[str, Callable[[DocumentFrequencies | None], Metric]] = {
     "bleu": lambda _: Bleu(),
@@ -31,6 +31,7 @@ _MAKERS: dict[str, Callable[[DocumentFrequencies | None], Metric]] = {
     "spice": lambda _: Spice(),
 }
 _DIVERSITY = "diversity"
+_MOST_RESAMPLES = 100_000
 #: what there is by name
 METRICS = (*_MAKERS, _DIVERSITY)
 #: what is computed unless told otherwise
@@ -56,8 +57,8 @@ def evaluate(
         candidates: {id: caption}, COCO results, or a .json, .jsonl or .csv file of them.
         references: {id: captions}, a CaptionSet, a dataset, or the path of one; pictures need not be there.
         metrics: names ("bleu", "meteor", "rouge", "cider", "cider-plain", "spice", "diversity") or metric objects, such
-            as `captionkit.ClipScore(model)`. By default bleu, meteor, rouge, cider (that is CIDEr-D) and diversity, and
-            a note instead of meteor where its data is not installed.
+            as `captionkit.ClipScore(model)`, which forget what they held before. By default bleu, meteor, rouge, cider
+            (that is CIDEr-D) and diversity, and a note instead of meteor where its data is not installed.
         split: of the references; by default the one that all candidates are of, else all.
         tokenizer: "ptb" (coco-caption's) or "words" (any language); by default what suits the references.
         frequencies: CIDEr's, if not those of the references.
@@ -68,16 +69,22 @@ def evaluate(
     Raises CaptionkitError: one line that says what does not fit.
     """
     wanted, notes = check_metrics(metrics)
-    chosen = [_MAKERS[name](frequencies) if isinstance(name, str) else name for name in wanted if name != _DIVERSITY]
+    check_numbers(resamples, seed)
+    for given, what in ((training, "captions"), (frequencies, "DocumentFrequencies")):
+        if isinstance(given, str):
+            raise CaptionkitError(f"{given!r} is text where {what} are wanted; read the file first")
+    chosen = make_metrics(wanted, frequencies)
     pairs = pair(read_candidates(candidates), read_references(references), split)
     kind = tokenizer or tokenizer_of(pairs.references)
+    notes = [*pairs.notes, *notes]
+    if not tokenizer and kind != PTB:
+        notes.append(f"references are Chinese or Japanese: compared by characters (tokenizer {kind!r}), without METEOR")
+        chosen = [metric for metric in chosen if metrics is not None or not isinstance(metric, Meteor)]
     split_up = _tokenizer(kind)
     said, written = _tokens(pairs, split_up)
     results = [_score(metric, pairs, said, written, images) for metric in chosen]
     variety = _variety(said, None if training is None else split_up(training)) if _DIVERSITY in wanted else None
-    notes = [*pairs.notes, *notes]
-    if variety and variety.warning:
-        notes.append(variety.warning)
+    notes += _doubts(pairs, said, variety)
     if len(pairs.ids) == 1 and frequencies is None and any(isinstance(metric, Cider) for metric in chosen):
         notes.append("CIDEr weighs words by how few images they occur with: of one image alone it is always 0")
     edges = bootstrap(results, resamples=resamples, seed=seed) if resamples else []
@@ -99,6 +106,23 @@ def evaluate(
     )
 
 
+def make_metrics(wanted: Sequence[str | Metric], frequencies: DocumentFrequencies | None = None) -> list[Metric]:
+    """The metrics themselves, without "diversity", which is none. CaptionkitError where one lacks what it needs."""
+    chosen = [_MAKERS[name](frequencies) if isinstance(name, str) else name for name in wanted if name != _DIVERSITY]
+    names = [name for metric in chosen for name in metric.names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise CaptionkitError(f"two of the metrics are called {twice}; score by one at a time")
+    return chosen
+
+
+def check_numbers(resamples: int, seed: int) -> None:
+    """CaptionkitError where these are out of bounds."""
+    for name, value, most in (("resamples", resamples, _MOST_RESAMPLES), ("seed", seed, 2**63)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise CaptionkitError(f"{name} is {value!r}; use a whole number from 0 to {most:,}")
+
+
 def check_metrics(metrics: Sequence[str | Metric] | None) -> tuple[list[str | Metric], list[str]]:
     """What `evaluate` takes these for, and what to say of a metric left out. CaptionkitError for a wrong name."""
     if isinstance(metrics, str):
@@ -107,7 +131,12 @@ def check_metrics(metrics: Sequence[str | Metric] | None) -> tuple[list[str | Me
         reason = data_missing()
         usual: list[str | Metric] = [name for name in USUAL if name != "meteor" or not reason]
         return usual, [f"METEOR is left out: {reason}"] if reason else []
+    if not metrics:
+        raise CaptionkitError(f"no metric is named; there are {', '.join(METRICS)}")
     for name in metrics:
+        whole = all(callable(getattr(name, method, None)) for method in ("update", "compute", "reset"))
+        if not isinstance(name, str) and (isinstance(name, (type, Diversity)) or not whole):
+            raise CaptionkitError(f"{name!r} is no metric; give a name, or an object with update, compute and reset")
         if isinstance(name, str) and name not in METRICS:
             near = get_close_matches(name.casefold(), METRICS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -125,6 +154,13 @@ def _tokens(pairs: Pairs, split_up: Any) -> tuple[list[list[str]], list[list[lis
     said = split_up(pairs.candidates)
     flat = iter(split_up(caption for some in pairs.references for caption in some))
     return said, [[next(flat) for _ in some] for some in pairs.references]
+
+
+def _doubts(pairs: Pairs, said: list[list[str]], variety: Variety | None) -> list[str]:
+    """What may be wrong with the captions."""
+    silent = [known for known, tokens in zip(pairs.ids, said, strict=True) if not tokens]
+    notes = [f"{len(silent):,} captions have no word and score nothing: {named(silent)}"] if silent else []
+    return [*notes, variety.warning] if variety and variety.warning else notes
 
 
 def _score(

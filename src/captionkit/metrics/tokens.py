@@ -8,13 +8,14 @@ from itertools import chain, islice
 from captionkit.metrics import ptb
 from captionkit.text import has_cjk, split_words
 
+PTB = "ptb"
 _LOOKED_AT = 1000  # captions that show the language
 
 #: "ptb" is coco-caption's; "words" splits any language, Chinese and Japanese into characters (see captionkit.text)
-TOKENIZERS: dict[str, Callable[[Iterable[str]], list[list[str]]]] = {"ptb": ptb.tokenize_all, "words": split_words}
+TOKENIZERS: dict[str, Callable[[Iterable[str]], list[list[str]]]] = {PTB: ptb.tokenize_all, "words": split_words}
 
 
 def tokenizer_of(references: Iterable[Sequence[str]]) -> str:
     """The tokenizer that suits the references: "ptb", unless most are Chinese or Japanese, which PTB leaves whole."""
     seen = list(islice(chain.from_iterable(references), _LOOKED_AT))
-    return "words" if sum(map(has_cjk, seen)) * 2 > len(seen) else "ptb"
+    return "words" if sum(map(has_cjk, seen)) * 2 > len(seen) else PTB

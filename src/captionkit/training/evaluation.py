@@ -45,7 +45,8 @@ class Judge:
 
     def used(self, place: int, word: str) -> bool:
         """Whether people used `word` of the picture at `place`."""
-        return all(token in self._words[place] for token in self._tokenize([word])[0])
+        tokens = self._tokenize([word])[0]
+        return bool(tokens) and all(token in self._words[place] for token in tokens)
 
     def scores(self, said: Mapping[int, str]) -> dict[str, float]:
         """CIDEr-D, BLEU-4, the share of different captions, and their mean words, under the names of metrics.jsonl."""

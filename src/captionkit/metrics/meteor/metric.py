@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captionkit.metrics.core import Floats, Result, Tokens
+from captionkit.metrics.core import Floats, Result, Tokens, checked_batch
 from captionkit.metrics.meteor.aligner import align
 from captionkit.metrics.meteor.data import data_folder, jar_of, paraphrases_of, read_tables
 from captionkit.metrics.meteor.matches import Match, Sentence, parts_of, possible_matches
@@ -53,12 +53,8 @@ class Meteor:
         self._statistics: list[list[int]] = []
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Take a batch: one candidate an image, and the references of each. ValueError if there is none of either."""
-        if len(candidates) != len(references):
-            raise ValueError(f"{len(candidates)} candidates, but references of {len(references)} images")
-        if not all(references):
-            raise ValueError("an image has no reference; leave it out")
-        images = [_lines(said, written) for said, written in zip(candidates, references, strict=True)]
+        """Take a batch: one candidate an image, and the references of each. ValueError as in `Collected.update`."""
+        images = list(map(_lines, *checked_batch(candidates, references)))
         for first in range(0, len(images), _AT_ONCE):
             self._take(images[first : first + _AT_ONCE])
 
