@@ -53,6 +53,30 @@ def test_caption_is_consistent(captioner: Captioner, photos: Path) -> None:
         assert [w["text"] for w in c.to_dict()["words"]] == [w.text for w in c.words]
 
 
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_of_none_is_refused(captioner: Captioner, paths: list[str], batch: int) -> None:
+    with pytest.raises(CaptionkitError, match=f"batch is {batch}"):
+        list(captioner.stream(paths, batch=batch))
+
+
+def test_more_hypotheses_than_memory_is_for_are_refused(captioner: Captioner, paths: list[str]) -> None:
+    with pytest.raises(CaptionkitError, match=r"2 words with a beam of 500 take 1,500 hypotheses"):
+        captioner.caption(paths[0], beam=500, words=("dog", "grass"))
+
+
+@pytest.mark.parametrize("grid", [None, "x", [3], [3, 3]])
+def test_a_damaged_grid_is_named(model_folder: Path, paths: list[str], tmp_path: Path, grid: object) -> None:
+    import json
+    import shutil
+
+    folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"]["grid"] = grid
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="grid"):
+        captionkit.load(folder).caption(paths[0])
+
+
 def test_batches_do_not_change_captions(captioner: Captioner, paths: list[str]) -> None:
     alone = [captioner.caption(path) for path in paths]
     for batch in (1, 2, 16):

@@ -194,6 +194,73 @@ def test_attention_of_one_and_of_several(model_folder: Path, photos: Path, tmp_p
     assert sorted(p.name for p in (tmp_path / "many").iterdir()) == ["000000000042.png", "one.png", "two.png"]
 
 
+def test_drawings_of_equal_stems_all_stay(model_folder: Path, photos: Path, tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "b/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(photos / "one.jpg").save(tmp_path / name)
+    out = tmp_path / "maps"
+    assert run("caption", tmp_path / "a", tmp_path / "b", "--model", model_folder, "--attention", out) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["x-2.png", "x-3.png", "x.png"]
+    assert run("caption", tmp_path / "a", "--model", model_folder, "--attention", tmp_path / "single") == 0
+    assert [path.name for path in (tmp_path / "single").iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("place", ["maps.gif", "maps.npz", "file"])
+def test_a_file_is_no_place_for_the_drawings_of_several(
+    model_folder: Path, photos: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("caption", photos, "--model", model_folder, "--attention", tmp_path / place) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and place in err and len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_and_words_that_are_not_utf_8(model_folder: Path, photos: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/x\xff.jpg"
+    Path(os.fsdecode(odd)).write_bytes((photos / "one.jpg").read_bytes())
+    base = [sys.executable, "-m", "captionkit", "caption", odd, photos / "two.png", "--model", model_folder]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*base, "--output", tmp_path / "r.csv"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and b"Traceback" not in done.stderr
+    assert len((tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()) == 3
+    done = subprocess.run([*base, "--words", b"dog\xff"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 1 and b"no text that can be encoded" in done.stderr and b"Traceback" not in done.stderr
+
+
+DAMAGED = {
+    "bytes": b"\xff\xfe",
+    "no step": b'{"kind": "eval"}',
+    "no epoch": b'{"kind": "train", "step": 1}',
+    "another kind": b'{"kind": "other", "step": 1, "epoch": 1}',
+    "text for a number": b'{"kind": "eval", "step": 1, "epoch": 1, "val_loss": "x", "best": true}',
+    "a list": b"[1, 2]",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("command", ["plot", "inspect"])
+def test_damaged_metrics_of_a_run_are_one_line(
+    tmp_path: Path, command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    (tmp_path / "metrics.jsonl").write_bytes(DAMAGED[name] + b"\n")
+    more = ("--output", tmp_path / "c.png") if command == "plot" else ()
+    assert run(command, tmp_path, *more) == 1
+    err = capsys.readouterr().err
+    assert "metrics.jsonl" in err and len(err.splitlines()) == 1 and not (tmp_path / "c.png").exists()
+
+
+def test_what_was_not_finite_leaves_a_gap_in_the_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    row = {"kind": "eval", "step": 1, "epoch": 1.0, "val_loss": None, "cider": None, "best": True}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert run("plot", tmp_path, "--output", tmp_path / "c.png") == 0
+    assert run("plot", tmp_path, "--output", tmp_path / "c.pdf") == 1
+    assert "end the name in .png" in capsys.readouterr().err and not (tmp_path / "c.pdf").exists()
+
+
 def caption_of_stdin(model_folder: Path, content: bytes, *more: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "captionkit", "caption", "-", "--model", str(model_folder), *more]
     return subprocess.run(command, input=content, capture_output=True, check=False, timeout=120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -41,10 +42,7 @@ def caption_inputs(
         raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
     inputs, total, single = _survey(named)
     shown = str(attention) == "-"  # in the terminal, or in the JSON
-    if attention and single and not shown:
-        from captionkit.viz.saving import check_name
-
-        check_name(attention)
+    drawings = _Drawings(attention, single) if attention and not shown else None
     captioner = load(model)
     failures: list[str] = []
     with ExitStack() as stack:
@@ -56,8 +54,8 @@ def caption_inputs(
             if "error" in record:
                 failures.append(given.name)
                 say(f"captionkit: {record['error']}")
-            elif attention and outcome.caption and not shown:
-                _draw(captioner, given, outcome.caption, attention if single else attention / f"{_stem(given)}.png")
+            elif drawings and outcome.caption:
+                _draw(captioner, given, outcome.caption, drawings.place(given))
             _print(record, as_json, single)
             if shown and not as_json and outcome.caption:
                 _show_maps(outcome.caption)
@@ -67,6 +65,34 @@ def caption_inputs(
             say(f"captionkit: {len(failures)} not captioned: {listed}")
         return 1
     return 0
+
+
+class _Drawings:
+    """Where attention is drawn: in the file named for a single picture, or in a folder, a file for each.
+
+    CaptionkitError, before any work, for a file where there are several pictures, or one that is in the way.
+    """
+
+    def __init__(self, place: Path, single: bool) -> None:
+        self._place, self._taken = place, Counter[str]()
+        self._file = bool(place.suffix) and not place.is_dir()
+        if self._file:
+            from captionkit.viz.saving import check_name
+
+            check_name(place)
+            if not single:
+                raise CaptionkitError(f"{place}: is one file, but there may be several pictures; name a folder")
+        elif place.exists() and not place.is_dir():
+            raise CaptionkitError(f"{place}: is a file where a folder for the drawings is wanted; name another place")
+
+    def place(self, given: Input) -> Path:
+        """The file for a picture; of several with one stem, all but the first get a number."""
+        if self._file:
+            return self._place
+        stem = "stdin" if given.name == "-" else Path(given.name).stem
+        self._taken[stem] += 1
+        number = f"-{self._taken[stem]}" if self._taken[stem] > 1 else ""
+        return self._place / f"{stem}{number}.png"
 
 
 def _survey(named: Sequence[str]) -> tuple[Iterator[Input], int | None, bool]:
@@ -101,7 +127,9 @@ def _outcomes(
 
 def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
     if outcome.caption is None:
-        return {"path": given.name, "error": outcome.error}
+        # A picture from standard input came as bytes, which nobody has named.
+        error = outcome.error.replace("bytes:", "-:", 1) if given.name == "-" else outcome.error
+        return {"path": given.name, "error": error}
     captions = [outcome.caption, *outcome.caption.alternatives]
     return {
         "path": given.name,
@@ -118,10 +146,6 @@ def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
     for caption in captions:
         line = caption["text"] if len(captions) == 1 else f"{caption['confidence']:.2f}  {caption['text']}"
         print(line if single else f"{record['path']}\t{line}", flush=True)
-
-
-def _stem(given: Input) -> str:
-    return "stdin" if given.name == "-" else Path(given.name).stem
 
 
 def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:

@@ -72,8 +72,13 @@ class ModelFolder:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the attention maps."""
-        rows, columns = self.section("architecture")["grid"]
-        return int(rows), int(columns)
+        try:
+            rows, columns = map(int, self.section("architecture")["grid"])
+        except (KeyError, TypeError, ValueError):
+            raise ModelError(
+                f"{self.path / CONFIG}: architecture: has no grid; it is damaged, get the model again"
+            ) from None
+        return rows, columns
 
     @property
     def runnable(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from captionkit.bundle import ModelFolder, open_model
-from captionkit.errors import ImageError
+from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.images import Source, describe, load_image
 from captionkit.phrases import constraints_of
 from captionkit.search import Constraints, Decoding, Hypothesis, State, Stepper, search
@@ -125,6 +125,8 @@ class Captioner:
         The next pictures are read while the model works. Raises CaptionkitError for settings that do not fit together,
         and for a word that captions must contain but that is not in the vocabulary.
         """
+        if batch < 1:
+            raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.text)
         waiting = iter(sources)
@@ -183,6 +185,10 @@ class Captioner:
     def _caption_of(self, hypothesis: Hypothesis) -> Caption:
         tokens = tuple(int(token) for token in hypothesis.tokens)
         calibrated = self.folder.calibration
+        rows, columns = self.folder.grid
+        if hypothesis.attention.shape[1] != rows * columns:
+            cells = hypothesis.attention.shape[1]
+            raise ModelError(f"{self.folder.path}: its grid is given as {rows} x {columns}, but has {cells} cells")
         maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
         words = tuple(
             Word(
@@ -229,7 +235,8 @@ class _TimedStepper:
 def _why_none(decoding: Decoding) -> str:
     if decoding.words:
         words = ", ".join(map(repr, decoding.words))
-        return f"no caption of at most {decoding.max_length} words contains {words}; raise max_length or ask for less"
+        way_out = "raise max_length, lower no_repeat or ask for less"
+        return f"no caption of at most {decoding.max_length} words contains {words}; {way_out}"
     if decoding.has_text:
         return "no caption is possible with this prefix and these banned words; ban fewer"
     return "the model finds no caption; check its weights"

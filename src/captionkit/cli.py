@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 not (all) done, 2 wrong usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a word that the terminal cannot show must not end the work
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser(arguments if arguments is not None else sys.argv[1:])
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:

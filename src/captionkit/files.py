@@ -46,8 +46,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """`write_bytes` for text, in UTF-8."""
-    write_bytes(path, content.encode("utf-8"))
+    """`write_bytes` for text, in UTF-8; bytes of a file name that are none are written as \\udcXX."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:

@@ -167,7 +167,7 @@ def inspect_run(path: Path) -> RunReport:
     """Read a run folder's metrics."""
     rows = _rows(path / "metrics.jsonl")
     evaluations = [row for row in rows if row["kind"] == "eval"]
-    trained = [row["loss"] for row in rows if row["kind"] == "train"]
+    trained = [row.get("loss") for row in rows if row["kind"] == "train"]
     best = next((row for row in reversed(evaluations) if row["best"]), None)
     last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
     return RunReport(
@@ -175,7 +175,7 @@ def inspect_run(path: Path) -> RunReport:
         steps=last["step"],
         epochs=last["epoch"],
         train_loss=trained[-1] if trained else None,
-        best_loss=best["val_loss"] if best else None,
+        best_loss=best.get("val_loss") if best else None,
         best_cider=best.get("cider") if best else None,
         best_epoch=best["epoch"] if best else None,
         evaluations=len(evaluations),
@@ -188,11 +188,13 @@ def plot_runs(runs: Sequence[str], output: Path) -> None:
     """Draw the curves of one run folder, or of several in one picture. CaptionkitError where one is none."""
     from captionkit.viz.curves import compare_curves, draw_curves
 
+    if output.suffix.lower() != ".png":
+        raise CaptionkitError(f"{output}: curves are drawn as PNG; end the name in .png")
     rows = {name: read_metrics(Path(name)) for name in dict.fromkeys(runs)}
     if len(rows) == 1:
         draw_curves(next(iter(rows.values())), output)
         return
-    names = [Path(name).name for name in rows]
+    names = [Path(name).resolve().name for name in rows]
     shown = names if len(set(names)) == len(names) else list(rows)
     compare_curves(dict(zip(shown, rows.values(), strict=True)), output)
 
@@ -209,11 +211,26 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise CaptionkitError(f"{path}: cannot be read ({reason}); give the folder of a run") from None
+    for line in lines:
         try:
             rows.append(json.loads(line))
         except ValueError:
             continue  # a run that is being written, or was killed, can end in half a line
-    if any(not isinstance(row, dict) or "kind" not in row for row in rows):
+    if not all(map(_is_row, rows)):
         raise CaptionkitError(f"{path}: not the metrics of a run; give the folder that `captionkit train` made")
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this is a row that a run records: its kind, where it stands, and numbers; null is what is not finite."""
+    if not isinstance(row, dict) or row.get("kind") not in ("train", "eval"):
+        return False
+    numbers = {name: value for name, value in row.items() if name != "kind"}
+    placed = all(isinstance(row.get(name), (int, float)) for name in ("step", "epoch"))
+    judged = row["kind"] == "train" or isinstance(row.get("best"), bool)
+    return placed and judged and all(value is None or isinstance(value, (int, float)) for value in numbers.values())

@@ -8,6 +8,9 @@ from captionkit.text import Text
 
 Ids = tuple[int, ...]
 
+#: hypotheses kept alive for one picture: a beam for each number of the forced words' tokens that may have been said
+_MOST = 1000
+
 
 def constraints_of(decoding: Decoding, text: Text) -> Constraints:
     """The words, phrases and prefix of a `decoding` as ids of a vocabulary.
@@ -16,8 +19,17 @@ def constraints_of(decoding: Decoding, text: Text) -> Constraints:
     naming it, and for what must be said although it is banned. With byte-level tokens a phrase stands for its usual
     spelling: one that ends in the middle of a longer word ("dog", "doghouse") is found there too.
     """
+    for phrase in (decoding.prefix, *decoding.words, *decoding.banned_words):
+        if not phrase.isascii() and phrase.encode("utf-8", "replace").decode("utf-8") != phrase:
+            raise CaptionkitError(f"{phrase!a} is no text that can be encoded; write it in UTF-8")
     prefix = _known(text, "prefix", decoding.prefix) if decoding.prefix.strip() else ()
     words = {phrase: _known(text, "words", phrase) for phrase in decoding.words}
+    hypotheses = decoding.beam * (1 + sum(map(len, words.values())))
+    if hypotheses > _MOST:
+        raise CaptionkitError(
+            f"{len(words)} words with a beam of {decoding.beam} take {hypotheses:,} hypotheses a picture, but there "
+            f"may be {_MOST:,}; lower beam or ask for fewer words"
+        )
     banned = {}
     for phrase in decoding.banned_words:
         ids = tuple(text.encode(phrase)[1:-1])

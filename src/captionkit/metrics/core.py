@@ -84,7 +84,8 @@ class CollectedWords(Collected):
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
         """As `Collected.update`; tokens of text are split at white space, token ids are left alone."""
         said, written = checked_batch(candidates, references)
-        super().update(list(map(words_of, said)), [list(map(words_of, some)) for some in written])
+        self.candidates.extend(map(words_of, said))
+        self.references.extend([words_of(reference) for reference in some] for some in written)
 
 
 def checked_batch(candidates: Iterable[Tokens], references: Iterable[Iterable[Tokens]]) -> tuple[list, list]:
@@ -106,8 +107,9 @@ def tokens_of(caption: object) -> list[Any]:
     """A copy of a caption's tokens; arrays and tensors become plain numbers, which are equal where their values are."""
     if isinstance(caption, (str, bytes)):
         raise ValueError(f"{caption!r} is text; metrics take tokens, as captionkit.metrics.tokenize makes them")
-    values: Any = caption.tolist() if hasattr(caption, "tolist") else caption
-    return [token.item() if hasattr(token, "item") else token for token in values]
+    values: Any = caption
+    tokens = list(values) if isinstance(values, list) or not hasattr(values, "tolist") else values.tolist()
+    return [token.item() for token in tokens] if tokens and hasattr(tokens[0], "item") else tokens
 
 
 def mean_result(names: tuple[str, ...], per_image: Floats) -> Result:

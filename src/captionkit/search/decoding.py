@@ -33,7 +33,8 @@ class Decoding:
     beam: hypotheses kept alive at each step; 1 is greedy search.
     num_captions: captions wanted of an image, at most `beam`.
     length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
-    groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`.
+    groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`. Where groups end
+        in the same caption all the same, there are fewer than `num_captions`.
     diversity: what a word costs a hypothesis, in nats, for each one of earlier groups that says it at the same place.
     words: words and phrases that every caption contains, token by token: "dog" is also in "dog's".
 
@@ -47,7 +48,8 @@ class Decoding:
     And in either case:
 
     min_length, max_length: words in a caption (its tokens, to be exact), the end token not counted, a prefix counted.
-    no_repeat: no run of this many words occurs twice in a caption, and no word follows itself; 0 lets all repeat.
+    no_repeat: no run of this many words occurs twice in a caption, and no word follows itself; 0 lets all repeat. A
+        prefix may repeat as it likes.
     banned_words: words and phrases that no caption contains.
     prefix: the text that every caption begins with.
     """

@@ -109,7 +109,7 @@ def _draw_scores(axes: Axes, evaluations: list[Mapping[str, Any]]) -> None:
 
 
 def _mark_best(axes: Axes, evaluations: list[Mapping[str, Any]], key: str, colour: str) -> None:
-    best = [row for row in evaluations if row["best"] and key in row]
+    best = [row for row in evaluations if row["best"] and row.get(key) is not None]
     if best:
         step, value = best[-1]["step"], best[-1][key]
         label = f"kept: {value:.3f} at step {step:,}"
