@@ -118,26 +118,6 @@ def test_the_recurrence_is_torchs_lstm(decoder, memory):
 
 
 @torch.no_grad()
-def test_beams_are_separate_runs_reordered_by_their_parents(decoder, memory):
-    generator = np.random.default_rng(0)
-    state = decoder.begin(memory)
-    paths: list[list[list[int]]] = [[[]] for _ in memory]  # for each picture and beam, the words so far
-    for beams in (1, 4, 4, 2, 5):
-        parents = generator.integers(0, len(paths[0]), (3, beams))
-        tokens = generator.integers(0, WORDS, (3, beams))
-        paths = [
-            [paths[b][parent] + [int(token)] for parent, token in zip(parents[b], tokens[b], strict=True)]
-            for b in range(3)
-        ]
-        logits, attention, changed = decoder.step(torch.from_numpy(tokens), torch.from_numpy(parents), state)
-        state = {**state, **changed}
-        assert state["memory.grid"].shape == memory.shape  # shared, not copied for each beam
-        for b, k in np.ndindex(3, beams):
-            expected = follow(decoder, memory[b], paths[b][k])
-            torch.testing.assert_close((logits[b, k], attention[b, k]), (expected[0][-1], expected[1][-1]))
-
-
-@torch.no_grad()
 def test_pictures_do_not_touch_one_another(decoder, memory):
     decoded = decoder.decode(memory, pack(CAPTIONS))
     other = memory.clone()

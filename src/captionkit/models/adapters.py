@@ -70,12 +70,6 @@ class Adapted(Encoder):
         used = {id(p) for name, p in self.network.named_parameters() if name not in self.idle}
         return [nn.ModuleList(group) if len(group) > 1 else group[0] for group in _grouped(_parts(self.network, used))]
 
-    def train_from(self, stage: int | None) -> None:
-        super().train_from(stage)
-        for name, parameter in self.network.named_parameters():
-            if name in self.idle:  # it would have no gradient
-                parameter.requires_grad_(False)
-
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """As `Encoder.grid`. Raises ModelError for a size that this network does not take."""
         size = height, width

@@ -66,12 +66,6 @@ class Backbone(Encoder):
         first = [nn.ModuleList(before)] if before else []
         return [*first, *trunk[:-1], nn.ModuleList([trunk[-1], *after])]
 
-    def train_from(self, stage: int | None) -> None:
-        super().train_from(stage)
-        for name, parameter in self.network.named_parameters():
-            if name in self.idle:  # it would have no gradient
-                parameter.requires_grad_(False)
-
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """As `Encoder.grid`. Raises ModelError for a size that this backbone does not take."""
         size = height, width

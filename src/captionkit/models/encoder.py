@@ -40,10 +40,12 @@ class EncoderConfig:
 class Encoder(nn.Module, ABC):
     """Base of all encoders: `forward(images [B,3,H,W]) -> grid [B,G,D]`, cells in row-major order.
 
-    `dim` is D; `stages` lists the parts from input to output, the unit of freezing.
+    `dim` is D; `stages` lists the parts from input to output, the unit of freezing. `idle` names the parameters of
+    another library's `network` that the grid does not depend on.
     """
 
     dim: int
+    idle: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +77,9 @@ class Encoder(nn.Module, ABC):
             parameter.requires_grad_(self.trained_from == 0)
         for module in self.stages[self.trained_from :] if self.trained_from is not None else []:
             module.requires_grad_(True)
+        for name, parameter in self.named_parameters():
+            if name.removeprefix("network.") in self.idle:  # it would have no gradient
+                parameter.requires_grad_(False)
         self.train(self.training)
 
     @property
