@@ -63,7 +63,7 @@ def make_backbone(root: Path) -> Path:
 
 
 def make_recipe(backbone: Path | str, changes: Mapping[str, object] | None = None) -> Recipe:
-    """A recipe for a model that trains in seconds."""
+    """A recipe for a model that trains in seconds; one to start from, `run.init`, brings its encoder and its sizes."""
     values: dict[str, object] = {
         "data.min_frequency": 1,
         "image.height": 32,
@@ -81,6 +81,8 @@ def make_recipe(backbone: Path | str, changes: Mapping[str, object] | None = Non
         "optimizer.lr_encoder": 1e-3,
         "optimizer.ema": 0.9,
         "run.samples": 1,
-        **(changes or {}),
     }
+    if "run.init" in (changes or {}):
+        values = {name: value for name, value in values.items() if not name.startswith(("encoder.", "decoder."))}
+    values.update(changes or {})
     return load_recipe(None, {name: str(value) for name, value in values.items()})

@@ -124,14 +124,14 @@ def test_every_field_is_a_flag_with_help() -> None:
 def _changed(leaf: dataclasses.Field) -> str:
     """Another value than the default, as one would type it."""
     choices = {"tokenizer": "bpe", "fit": "crop", "train": "stages", "precision": "bf16", "flip_unless": "links,rechts"}
-    choices |= {"kind": "hard", "size": "tiny"}
+    choices |= {"kind": "hard", "size": "tiny", "objective": "self-critical", "baseline": "greedy"}
     if leaf.name in choices:
         return choices[leaf.name]
     if isinstance(leaf.default, bool):
         return str(not leaf.default).lower()
     if isinstance(leaf.default, int):
         return str(leaf.default + 1)
-    return str(leaf.default / 3) if isinstance(leaf.default, float) else f"{leaf.default} other"
+    return str(leaf.default / 3 or 0.5) if isinstance(leaf.default, float) else f"{leaf.default} other"
 
 
 def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:

@@ -70,14 +70,22 @@ FROZEN = {"image.flip": "true"}
 TRAINED = {"encoder.train": "all", "image.crop": 0.6, "image.flip": "true", "run.workers": 2, "optimizer.accumulate": 2}
 
 
+CRITICAL = {"run.init": "a model", "optimizer.objective": "self-critical", "image.flip": "true"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("changes", "seed", "interrupted"), [(FROZEN, 1, False), (TRAINED, 2, True)], ids=["frozen", "trained"]
+    ("changes", "seed", "interrupted"),
+    [(FROZEN, 1, False), (TRAINED, 2, True), (CRITICAL, 3, False)],
+    ids=["frozen", "trained", "self-critical"],
 )
 def test_three_kills_change_no_bit(
     data: Path, backbone: Path, tmp_path: Path, changes: dict, seed: int, interrupted: bool
 ) -> None:
     more = {"optimizer.epochs": STEPS // 3, "run.eval_every": 4, "run.checkpoint_every": 0, "run.patience": 0}
+    if "run.init" in changes:
+        train(data, tmp_path / "before", make_recipe(backbone, {"optimizer.epochs": 30, "run.patience": 0}))
+        changes = {**changes, "run.init": tmp_path / "before" / BEST}
     flags = make_recipe(backbone, {**changes, **more}).to_flags()
     alone, killed, log = tmp_path / "alone", tmp_path / "killed", tmp_path / "log"
     start(["train", data, "--output", alone, *flags], log).join(300)

@@ -771,11 +771,23 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2},
+        {"run.init": "a model", "optimizer.objective": "self-critical", "run.patience": 0},
+    ],
+    ids=["frozen", "trained", "self-critical"],
+)
 def test_two_processes_teach_what_one_does(
     damaged: Path, transformer: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "run.checkpoint_every": 0, "optimizer.batch_size": 5}
+    if "run.init" in changes:
+        train(damaged, tmp_path / "before", make_recipe(transformer, {**plain, "optimizer.epochs": 40}))
+        changes = {**changes, "run.init": tmp_path / "before/best"}
+        capsys.readouterr()
     recipe = make_recipe(transformer, {**plain, "optimizer.epochs": 3, **changes})
     alone = train(damaged, tmp_path / "one", recipe)
     said = capsys.readouterr().err

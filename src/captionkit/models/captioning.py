@@ -112,5 +112,8 @@ class CaptioningModel(nn.Module):
         grid: tuple[int, int] | None = None,
     ) -> Decoded:
         """Training's entry: pictures, or the features (of a `grid`) that the frozen encoder made of them; captions."""
-        memory = self.encode(images) if features is None else self.remember(features, grid)
-        return self.decode(memory, captions)
+        return self.decode(self.seen(images, features, grid), captions)
+
+    def seen(self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None) -> Tensor:
+        """Memory [B,G,D] of pictures, or of the features (of a `grid`) that the frozen encoder made of them."""
+        return self.encode(images) if features is None else self.remember(features, grid)

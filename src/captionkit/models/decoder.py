@@ -22,6 +22,10 @@ class Packed(NamedTuple):
     sizes: list[int]
     image_of: Tensor
 
+    def to(self, device: torch.device) -> Packed:
+        """The captions on `device`."""
+        return Packed(self.tokens.to(device), self.sizes, self.image_of.to(device))
+
 
 class Glimpses(NamedTuple):
     """Where hard attention looked while it was taught; see `captionkit.models.hard_attention`."""

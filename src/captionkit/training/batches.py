@@ -34,13 +34,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
-        tokens, sizes, image_of = self.captions
         return Batch(
             None
             if self.images is None
             else self.images.to(device, non_blocking=True, memory_format=torch.channels_last),
             None if self.features is None else self.features.to(device, non_blocking=True),
-            Packed(tokens.to(device), sizes, image_of.to(device)),
+            self.captions.to(device),
             self.targets.to(device),
             self.broken,
             self.indices,
@@ -55,17 +54,24 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
     good = [sample for sample in samples if sample.picture is not None]
     captions = [(caption, row) for row, sample in enumerate(good) for caption in sample.captions]
     captions.sort(key=lambda pair: -len(pair[0]))
-    steps = max((len(caption) for caption, _ in captions), default=1) - 1
-    columns = [[caption[t : t + 2] for caption, _ in captions if len(caption) > t + 1] for t in range(steps)]
-    flat = torch.tensor([pair for column in columns for pair in column], dtype=torch.long).reshape(-1, 2)  # [P,2]
+    packed, targets = pack(captions)
     stacked = torch.from_numpy(np.stack([s.picture for s in good])).float() if good else None
     return Batch(
         None if features else stacked,
         stacked if features else None,
-        Packed(flat[:, 0].contiguous(), [len(c) for c in columns], torch.tensor([row for _, row in captions])),
-        flat[:, 1].contiguous(),
+        packed,
+        targets,
         [sample.broken for sample in samples if sample.picture is None],
     )
+
+
+def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[Packed, Tensor]:
+    """Captions as token ids, the longest first, each with the row of its picture -> packed, and the next words [P]."""
+    steps = max((len(caption) for caption, _ in captions), default=1) - 1
+    columns = [[caption[t : t + 2] for caption, _ in captions if len(caption) > t + 1] for t in range(steps)]
+    flat = torch.tensor([pair for column in columns for pair in column], dtype=torch.long).reshape(-1, 2)  # [P,2]
+    image_of = torch.tensor([row for _, row in captions], dtype=torch.long)
+    return Packed(flat[:, 0].contiguous(), [len(c) for c in columns], image_of), flat[:, 1].contiguous()
 
 
 class Plan:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,6 +29,10 @@ class Progress:
     best_cider: float = float("-inf")
     best_loss: float = float("inf")
     best_step: int = 0
+    #: validation scores of the model that the run started from, if it was one
+    start: dict[str, float] = field(default_factory=dict)
+    #: why self-critical training was stopped, if it was
+    harm: str = ""
     #: evaluations since the best one
     stale: int = 0
     #: training seconds, over all sittings

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +33,9 @@ from captionkit.training.losses import losses
 from captionkit.training.teaching import Teaching
 from captionkit.viz.page import Card, captions_page
 
+#: a word that people say at least so often, and end a caption with no more often than this share, does not end one
+_OFTEN, _ENDS = 20, 0.01
+
 
 class Judge:
     """Scores captions of a split, by place in it, against what people wrote."""
@@ -38,31 +43,55 @@ class Judge:
     def __init__(self, captions: CaptionSet) -> None:
         references = [example.captions for example in captions]
         self._tokenize = TOKENIZERS[tokenizer_of(references)]
-        flat = iter(self._tokenize(caption for some in references for caption in some))
-        self._references = [[next(flat) for _ in some] for some in references]
+        written = self._tokenize(caption for some in references for caption in some)
+        each = iter(written)
+        self._references = [[next(each) for _ in some] for some in references]
         self._frequencies = DocumentFrequencies.of(self._references)
-        self._words = [{word for reference in some for word in reference} for some in self._references]
+        self._used = [{word for reference in some for word in reference} for some in self._references]
+        self._inside = _never_last(written)
+        #: mean number of words of people's captions
+        self.words = sum(map(len, written)) / len(written)
 
     def used(self, place: int, word: str) -> bool:
         """Whether people used `word` of the picture at `place`."""
         tokens = self._tokenize([word])[0]
-        return bool(tokens) and all(token in self._words[place] for token in tokens)
+        return bool(tokens) and all(token in self._used[place] for token in tokens)
 
     def scores(self, said: Mapping[int, str]) -> dict[str, float]:
-        """CIDEr-D, BLEU-4, the share of different captions, and their mean words, under the names of metrics.jsonl."""
+        """CIDEr-D, BLEU-4, and signs of a model that goes astray, under the names of metrics.jsonl.
+
+        cider_error: the standard error of CIDEr-D, which is a mean over pictures.
+        distinct: different captions, as a share. words: mean words of a caption. repeats: captions that say a pair of
+        words twice, as a share. breaks: those that end with a word that ends none of people's ("a dog in a"), or have
+        no word.
+        """
         places = sorted(said)
         candidates = self._tokenize(said[place] for place in places)
         references = [self._references[place] for place in places]
         cider, bleu, diversity = CiderD(self._frequencies), Bleu(), Diversity()
         for metric in (cider, bleu, diversity):
             metric.update(candidates, references)
-        variety = diversity.compute()
+        variety, consensus = diversity.compute(), cider.compute().per_image[:, 0]  # [N,1] -> [N]
         return {
-            "cider": cider.compute().values["CIDEr-D"],
+            "cider": float(consensus.mean()),
+            "cider_error": float(consensus.std() / math.sqrt(len(places))),
             "bleu4": bleu.compute().values["BLEU-4"],
             "distinct": variety.distinct,
             "words": variety.words,
+            "repeats": _share(len(set(pairs := list(pairwise(words)))) < len(pairs) for words in candidates),
+            "breaks": _share(not words or words[-1] in self._inside for words in candidates),
         }
+
+
+def _never_last(references: Sequence[Sequence[str]]) -> set[str]:
+    said = Counter(word for words in references for word in words)
+    last = Counter(words[-1] for words in references if words)
+    return {word for word, times in said.items() if times >= _OFTEN and last[word] <= _ENDS * times}
+
+
+def _share(true: Iterable[bool]) -> float:
+    found = list(true)
+    return sum(found) / len(found) if found else 0.0
 
 
 @dataclass(frozen=True)

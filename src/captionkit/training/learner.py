@@ -1,4 +1,4 @@
-"""One optimizer step: cross-entropy with teacher forcing, over parts and processes, and the weights' moving average."""
+"""One optimizer step, over parts and processes: cross-entropy or self-critical; and the weights' moving average."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from captionkit.errors import TrainingError
 from captionkit.models.captioning import CaptioningModel
 from captionkit.models.decoder import Packed
 from captionkit.training.batches import Batch, Plan
 from captionkit.training.ema import averaged
+from captionkit.training.learnt import Learnt
 from captionkit.training.losses import losses
 from captionkit.training.optimizer import adamw, set_rates
 from captionkit.training.recipe import Recipe
+from captionkit.training.self_critical import Critic
 from captionkit.training.teaching import Teaching
 
 #: so many pictures in a row that cannot be read are no accident
@@ -34,11 +36,19 @@ class Learner:
     """
 
     def __init__(
-        self, model: CaptioningModel, teaching: Teaching, plan: Plan, recipe: Recipe, accelerator: Accelerator
+        self,
+        model: CaptioningModel,
+        teaching: Teaching,
+        plan: Plan,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        critic: Critic | None = None,
     ) -> None:
+        """With a `critic` the model learns from what it says by itself."""
         # Convolutions are up to twice as fast with channels last.
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
+        self.critic = critic
         self.average = averaged(self.model, recipe.optimizer.ema)
         self.optimizer = adamw(self.model, recipe.optimizer)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
@@ -55,24 +65,27 @@ class Learner:
         """What a checkpoint holds besides the optimizer."""
         return {"model": self.model, "average": self.average}
 
-    def step(self, number: int, batches: Iterator[Batch]) -> tuple[float, int] | None:
-        """Make step `number` (from 0); returns this process' sum of nats and its words.
+    def step(self, number: int, batches: Iterator[Batch]) -> Learnt | None:
+        """Make step `number` (from 0); returns what this process learnt.
 
         Returns None, having changed no weight, where the loss or its gradient is not finite in any process.
         """
         recipe, accelerator = self.recipe.optimizer, self.accelerator
-        totals = self.teaching.totals(*self.plan.pictures_of(number))
+        epoch, pictures = self.plan.pictures_of(number)
+        totals = self.teaching.totals(epoch, pictures)
+        if self.critic is not None:
+            totals = (0, self.critic.captions(len(pictures)))
         set_rates(self.optimizer, number, self.plan.steps, recipe)
-        nats, words, finite = 0.0, 0, True
+        learnt, finite = Learnt(), True
         self._earned.zero_()
         for part in range(self.plan.parts):
             batch = self._checked(next(batches))
             torch.manual_seed(_seed(self.recipe.run.seed, number, part, accelerator.process_index))
-            objective, lost = self._backward(batch, totals, last=part == self.plan.parts - 1)
+            objective, more = self._backward(batch, epoch, totals, last=part == self.plan.parts - 1)
             finite = finite and math.isfinite(objective)
-            nats, words = nats + lost, words + len(batch.targets)
-        if not words and accelerator.num_processes == 1:
-            return 0.0, 0
+            learnt += more
+        if not learnt.words and accelerator.num_processes == 1:
+            return learnt
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), recipe.clip)
         if accelerator.scaler is None:  # which skips a step of gradients that are too large for 16 bits
             finite = finite and math.isfinite(norm)
@@ -82,7 +95,7 @@ class Learner:
         self._wrapped_optimizer.zero_grad(set_to_none=True)
         self._move_baseline()
         self.average.update_parameters(self.model)
-        return nats, words
+        return learnt
 
     def _checked(self, batch: Batch) -> Batch:
         """Note the unreadable. Raises TrainingError where nothing but unreadable pictures comes."""
@@ -94,27 +107,43 @@ class Learner:
             )
         return batch.to(self.accelerator.device)
 
-    def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, float]:
-        """Add a part's gradient; processes share theirs after the last. Returns the objective and the sum of nats."""
-        recipe, accelerator = self.recipe.optimizer, self.accelerator
+    def _backward(self, batch: Batch, epoch: int, totals: tuple[int, int], *, last: bool) -> tuple[float, Learnt]:
+        """Add a part's gradient; processes share theirs after the last. Returns the objective and what was learnt."""
+        accelerator = self.accelerator
         empty = not batch.captions.sizes
         if empty and accelerator.num_processes == 1:
-            return 0.0, 0.0
+            return 0.0, Learnt()
         self._wrapped.train(not empty)
         with nullcontext() if last else accelerator.no_sync(self._wrapped):
             taught = self._stand_in() if empty else batch
-            with accelerator.autocast():
-                decoded = self._wrapped(taught.images, taught.features, taught.captions, self._grid)
-            found = losses(decoded, taught.targets, recipe.label_smoothing)
-            words, captions = totals
-            objective = found.objective / words + recipe.coverage * found.coverage / captions
-            if found.reward is not None:
-                looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy
-                objective = objective + looked / words
-                self._earned += found.reward.earned
-            # Processes average their gradients, while the totals above are already those of all processes.
+            teach = self._cross_entropy if self.critic is None or empty else self._self_critical
+            objective, learnt = teach(taught, epoch, totals)
+            # Processes average their gradients, while the totals are already those of all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
-        return (0.0, 0.0) if empty else (objective.item(), found.nats.item())
+        return (0.0, Learnt()) if empty else (objective.item(), learnt)
+
+    def _cross_entropy(self, batch: Batch, epoch: int, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
+        recipe, (words, captions) = self.recipe.optimizer, totals
+        with self.accelerator.autocast():
+            decoded = self._wrapped(batch.images, batch.features, batch.captions, self._grid)
+        found = losses(decoded, batch.targets, recipe.label_smoothing)
+        objective = found.objective / max(words, 1) + recipe.coverage * found.coverage / captions
+        if found.reward is not None:
+            looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy
+            objective = objective + looked / words
+            self._earned += found.reward.earned
+        return objective, Learnt(found.nats.item(), len(batch.targets))
+
+    def _self_critical(self, batch: Batch, epoch: int, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
+        with self.accelerator.autocast():
+            self.model.eval()
+            with torch.no_grad():
+                memory = self.model.seen(batch.images, batch.features, self._grid)
+                said = self.critic.listen(self.model, memory, epoch, batch.indices)
+            self.model.train()
+            decoded = self._wrapped(batch.images, batch.features, said.captions, self._grid)
+        objective, learnt = self.critic.objective(decoded, said)
+        return objective / totals[1], learnt
 
     def _move_baseline(self) -> None:
         """Move hard attention's baseline by what all processes earned in this step, so that it is the same in all."""

@@ -20,6 +20,7 @@ from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.evaluation import Judge, validate
 from captionkit.training.features import cached_features
+from captionkit.training.guard import harm
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
@@ -28,6 +29,7 @@ from captionkit.training.processes import make_accelerator, note_scale, restore_
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
 from captionkit.training.run import BEST, LAST, RunFolder
+from captionkit.training.self_critical import Critic
 from captionkit.training.setup import Setup, prepare
 from captionkit.training.teaching import Teaching
 
@@ -74,15 +76,19 @@ class _Run:
         train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
-        self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator)
+        critic = None
+        if recipe.optimizer.objective == "self-critical":
+            critic = Critic(train_set, self.setup.text, recipe)
+        self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
         self.judge = Judge(self.setup.val)
         self.progress = Progress()
         self.fingerprint = _fingerprint(recipe, self.setup)
-        if resume and (folder.path / LAST).exists():
+        begun = resume and (folder.path / LAST).exists()
+        if begun:
             parts, optimizer = self.learner.parts, self.learner.optimizer
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
-        folder.rewind(self.progress.step)
+        folder.rewind(self.progress.step if begun else -1)
 
     def _teaching(self, part: str) -> Teaching:
         recipe, setup, training = self.recipe, self.setup, part == "train"
@@ -122,7 +128,10 @@ class _Run:
     def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
         evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
-        saved = started
+        if self.recipe.run.init and not progress.start:
+            self._evaluate()
+            self._save()
+        saved = time.monotonic()
         for step in steps:
             if self._finished():
                 break
@@ -142,7 +151,7 @@ class _Run:
                 raise KeyboardInterrupt
 
     def _finished(self) -> bool:
-        return 0 < self.recipe.run.patience <= self.progress.stale
+        return bool(self.progress.harm) or 0 < self.recipe.run.patience <= self.progress.stale
 
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
@@ -151,7 +160,7 @@ class _Run:
         learnt = self.learner.step(step, pictures)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
-        self.report.learnt(*learnt)
+        self.report.learnt(learnt)
 
     def _not_finite(self, what: str) -> TrainingError:
         last, best = self.folder.path / LAST, self.folder.path / BEST
@@ -168,7 +177,10 @@ class _Run:
         if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
         cider = found.scores["cider"]
-        better = (cider, -found.loss) > (progress.best_cider, -progress.best_loss)
+        progress.start = progress.start or found.scores
+        if self.learner.critic is not None:
+            progress.harm = harm(progress.start, found.scores, self.judge.words)
+        better = not progress.harm and (cider, -found.loss) > (progress.best_cider, -progress.best_loss)
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
@@ -200,7 +212,7 @@ class _Run:
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say
-        why = "no better for a while" if self._finished() else "all epochs done"
+        why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         say(f"{why}: best on validation at step {progress.best_step}, {scores}")
         for reason in sorted(set().union(*gather_object([self.learner.broken]))):

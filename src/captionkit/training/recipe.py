@@ -124,6 +124,11 @@ class DecoderRecipe:
 class OptimizerRecipe:
     """AdamW with a rate for the decoder and one for the encoder, warm-up and cosine decay."""
 
+    objective: Literal["cross-entropy", "self-critical"] = _field(
+        "cross-entropy",
+        "what is learnt: the captions that people wrote, or, from a model that knows them already (--init), to say "
+        "captions of a high CIDEr-D",
+    )
     epochs: Count = _field(20, "passes over the training pictures")
     batch_size: Count = _field(32, "pictures a step, over all processes and accumulated parts together")
     accumulate: Count = _field(
@@ -137,13 +142,27 @@ class OptimizerRecipe:
     clip: Positive = _field(1.0, "largest norm of the gradient")
     label_smoothing: Share = _field(0.1, "label smoothing of the cross-entropy")
     coverage: Annotated[float, Ge(0)] = _field(
-        1.0, "weight of the doubly stochastic attention penalty (mean over cells)", _ATTENTIVE
+        1.0, "weight of the doubly stochastic attention penalty (mean over cells), beside the cross-entropy", _ATTENTIVE
     )
     hard_reward: Annotated[float, Ge(0)] = _field(
         0.1, "weight of the reward that teaches where to look; 1 is the exact gradient", ("hard",)
     )
     hard_entropy: Annotated[float, Ge(0)] = _field(0.002, "weight of the attention's entropy", ("hard",))
     ema: Share = _field(0.999, "decay of the moving average of the weights that is evaluated and kept; 0 for none")
+
+
+@dataclass(frozen=True)
+class SelfCriticalRecipe:
+    """How captions that the model says by itself are rewarded, where optimizer.objective is "self-critical"."""
+
+    samples: Annotated[int, Ge(2)] = _field(5, "captions drawn of each picture, in each epoch")
+    baseline: Literal["others", "greedy"] = _field(
+        "others", "what a reward is compared with: the mean of the picture's other samples, or its likeliest caption's"
+    )
+    temperature: Annotated[float, Gt(0), Le(1)] = _field(
+        0.5, "divides the log-probabilities of what is drawn; below 1, captions come closer to those that are told"
+    )
+    bleu4: Annotated[float, Ge(0)] = _field(0.0, "weight of BLEU-4 in the reward, beside CIDEr-D")
 
 
 @dataclass(frozen=True)
@@ -172,6 +191,7 @@ class Recipe:
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    self_critical: SelfCriticalRecipe = field(default_factory=SelfCriticalRecipe)
     run: RunRecipe = field(default_factory=RunRecipe)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -200,7 +220,16 @@ class Recipe:
         return flags
 
 
-for _table in (DataRecipe, ImageRecipe, EncoderRecipe, DecoderRecipe, OptimizerRecipe, RunRecipe, Recipe):
+for _table in (
+    DataRecipe,
+    ImageRecipe,
+    EncoderRecipe,
+    DecoderRecipe,
+    OptimizerRecipe,
+    SelfCriticalRecipe,
+    RunRecipe,
+    Recipe,
+):
     _table.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
 _ADAPTER = TypeAdapter(Recipe)
 

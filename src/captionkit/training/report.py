@@ -16,9 +16,13 @@ from captionkit.progress import say, track
 from captionkit.training.batches import Plan
 from captionkit.training.checkpoints import Progress
 from captionkit.training.evaluation import Validation, sample_cards, samples_page
+from captionkit.training.learnt import Learnt
 from captionkit.training.recipe import Recipe
 from captionkit.training.run import SAMPLES, RunFolder
 from captionkit.training.setup import Setup
+
+#: what a line says of training, and the name in metrics.jsonl
+_FIGURES = (("train", "loss"), ("reward", "reward"))
 
 
 class Report:
@@ -27,7 +31,7 @@ class Report:
     def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, data: Path, accelerator: Accelerator) -> None:
         self.folder, self.setup, self.recipe, self.data = folder, setup, recipe, data
         self.accelerator, self.main = accelerator, accelerator.is_main_process
-        self._nats, self._words = 0.0, 0
+        self._learnt = Learnt()
         self._since = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -66,19 +70,16 @@ class Report:
             self.say(f"resumed after step {progress.step} of {plan.steps}")
         self._since = time.monotonic()
 
-    def learnt(self, nats: float, words: int) -> None:
-        """Count a step towards the next row of training loss."""
-        self._nats, self._words = self._nats + nats, self._words + words
+    def learnt(self, step: Learnt) -> None:
+        """Count a step towards the next row of training."""
+        self._learnt += step
 
     def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
-        """Record loss and speed since the last such row, over all processes."""
-        parts = gather_object([(self._nats, self._words)])
-        nats, words = (sum(values) for values in zip(*parts, strict=True))
-        speed = words / (time.monotonic() - self._since)
-        self.folder.record(
-            {"kind": "train", **where, "loss": nats / max(words, 1), **rates, "tokens_per_second": speed}
-        )
-        self._nats, self._words, self._since = 0.0, 0, time.monotonic()
+        """Record what was learnt, and how fast, since the last such row, over all processes."""
+        learnt = sum(gather_object([self._learnt]), Learnt())
+        speed = learnt.words / (time.monotonic() - self._since)
+        self.folder.record({"kind": "train", **where, **learnt.row(), **rates, "tokens_per_second": speed})
+        self._learnt, self._since = Learnt(), time.monotonic()
 
     def evaluated(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
         """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""
@@ -95,9 +96,14 @@ class Report:
         files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
-        rows = [row["loss"] for row in folder.rows if row["kind"] == "train"]
-        trained = self._nats / self._words if self._words else next(reversed(rows), float("nan"))
         say(
-            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  train {trained:.3f}  "
+            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  {self._trained()}  "
             f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
         )
+
+    def _trained(self) -> str:
+        """The newest training figure: the loss, or the reward of self-critical training."""
+        rows = (row for row in reversed(self.folder.rows) if row["kind"] == "train")
+        now = self._learnt.row() if self._learnt.words else next(rows, {})
+        figure = next((f"{name} {now[key]:.3f}" for name, key in _FIGURES if key in now), "")
+        return figure or "as it began"

@@ -39,6 +39,10 @@ class Setup:
 
 def prepare(recipe: Recipe, data: Path) -> Setup:
     """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes."""
+    if recipe.optimizer.objective == "self-critical" and not recipe.run.init:
+        raise RecipeError(
+            "optimizer.objective = 'self-critical': needs a model that knows captions already; name it by --init"
+        )
     torch.manual_seed(recipe.run.seed)
     dataset = open_dataset(data)
     train, val = _splits(dataset, recipe)

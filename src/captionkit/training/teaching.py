@@ -19,7 +19,7 @@ from captionkit.text import Text
 from captionkit.training.recipe import ImageRecipe, Recipe
 
 #: separate streams of random numbers from one seed
-ORDER, CHOICE = 1, 2
+ORDER, CHOICE, SAMPLES = 1, 2, 3
 
 
 class Sample(NamedTuple):
