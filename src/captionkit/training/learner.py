@@ -138,6 +138,8 @@ class Learner:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
+                if self.model.encoder.frozen and batch.features is None:  # it sees the pictures once, not twice
+                    batch = batch._replace(images=None, features=self.model.features(batch.images))
                 memory = self.model.seen(batch.images, batch.features, self._grid)
                 said = self.critic.listen(self.model, memory, epoch, batch.indices)
             self.model.train()
