@@ -51,6 +51,32 @@ def make_shapes(root: Path, *, train: int = 12, val: int = 3, each: int = 2) -> 
     return root
 
 
+def make_halves(root: Path) -> Path:
+    """Six pictures to learn, without a validation split, of two colours side by side and told of by their sides."""
+    root.mkdir(parents=True)
+    images, annotations = [], []
+    for number, (left, right) in enumerate([(a, b) for a in COLOURS[:3] for b in COLOURS[:3] if a != b]):
+        image = Image.new("RGB", (48, 40), left)
+        image.paste(right, (24, 0, 48, 40))
+        image.save(root / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+        told = [f"{left} paper on the left", f"{right} paper on the right", f"{right} paper right of {left} paper"]
+        annotations += [{"image_id": number, "caption": caption} for caption in told]
+    content = {"images": images, "annotations": annotations}
+    (root / "captions_train.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+#: all that varies what is taught, but for what keeps a frozen encoder from looking once
+VARIED = {
+    "data.captions_per_image": 1,
+    "data.token_dropout": 0.2,
+    "image.flip": "true",
+    "image.flip_swap": "true",
+    "optimizer.scheduled_sampling": 0.5,
+}
+
+
 def make_backbone(root: Path) -> Path:
     """A residual network of 10 thousand parameters: a picture of 32 x 32 becomes a grid of 4 x 4 x 16."""
     import torch

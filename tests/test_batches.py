@@ -20,7 +20,8 @@ from captionkit.datasets import CaptionSet, Example, open_dataset
 from captionkit.images import Preprocessing, load_image
 from captionkit.text import Text
 from captionkit.training.batches import Plan, batches, collate, whole
-from captionkit.training.teaching import Sample, Teaching, may_flip, random_crop
+from captionkit.training.mirroring import may_flip
+from captionkit.training.teaching import Sample, Teaching, random_crop
 from shapes import draw, make_recipe, make_shapes
 
 SEEN = Preprocessing(height=16, width=16)
@@ -217,7 +218,7 @@ def test_long_captions_are_cut_and_do_not_end(text: Text, tmp_path: Path) -> Non
     for most, expected in ((9, full), (8, full), (7, full[:8]), (1, full[:2])):
         teaching = Teaching(pictures, text, recipe_of(data__max_length=most), SEEN, augment=True)
         assert teaching.tokens == [[expected]]
-        assert teaching.totals(0, [0]) == (len(expected) - 1, 1)
+        assert teaching.totals([0], [0]) == (len(expected) - 1, 1)
 
 
 def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path: Path) -> None:
@@ -228,12 +229,12 @@ def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path:
     encoded = text.encode_batch(many)
     counts: Counter = Counter()
     for epoch in range(100):
-        chosen, _ = teaching.choice(epoch, 0)
+        chosen = teaching.lesson(epoch, 0).captions
         assert len(chosen) == 5 == len({tuple(c) for c in chosen}) and all(c in encoded for c in chosen)
         assert teaching[epoch, 0].captions == chosen  # the picture is missing, but its captions are still these
-        few = teaching.choice(epoch, 1)[0]
+        few = teaching.lesson(epoch, 1).captions
         assert few == encoded[:2]
-        assert teaching.totals(epoch, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
+        assert teaching.totals([epoch] * 2, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
         counts.update(map(tuple, chosen))
     assert len(counts) == 20 and max(counts.values()) < 3 * min(counts.values())
     looked_at = Teaching(pictures, text, recipe, SEEN, augment=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageEnhance, ImageFile, features
 
 from captionkit import images
 from captionkit.errors import ImageError, ModelError
@@ -357,9 +358,10 @@ def test_no_box_is_ever_enlarged_from_a_reduced_jpeg(
             left, top = rng.uniform(0, 0.7), rng.uniform(0, 0.7)
             box = (left, top, rng.uniform(left + 0.05, 1), rng.uniform(top + 0.05, 1))
             load_image(data, settings, box=box)
-            region = settings.region(*seen[-1])
-            across = (region[2] - region[0]) * (box[2] - box[0]) / width
-            down = (region[3] - region[1]) * (box[3] - box[1]) / height
+            # source pixels for an output pixel; the part is fitted as a picture of its own
+            cut = (seen[-1][0] * (box[2] - box[0]), seen[-1][1] * (box[3] - box[1]))
+            region = settings.region(*cut)
+            across, down = (region[2] - region[0]) / width, (region[3] - region[1]) / height
             assert seen[-1] == whole or min(across, down) >= 1 - 1e-9
         load_image(data, settings)
     assert len(set(seen)) > 1  # something was reduced
@@ -412,14 +414,20 @@ def test_each_output_pixel_shows_its_place(fit: Any, box: images.Box | None, fli
     image = ramp(40, 60)
     settings = Preprocessing(24, 24, fit, "bilinear")
     result = preprocess(image, settings, box=box, flip=flip)
-    left, top, right, bottom = settings.region(60, 40)
-    l, t, r, b = box or (0, 0, 1, 1)  # noqa: E741
-    middles = (np.arange(24) + 0.5) / 24
-    x = left + (right - left) * (l + (r - l) * (middles[::-1] if flip else middles))
-    y = top + (bottom - top) * (t + (b - t) * middles)
+    l, t, r, b = np.multiply(box or (0, 0, 1, 1), (60, 40, 60, 40))  # noqa: E741
+    width, height = r - l, b - t
+    if fit == "crop":  # the part that is cut out is fitted: its middle square, or a square around it
+        width = height = min(width, height)
+    elif fit == "pad":
+        width = height = max(width, height)
+    middles = (np.arange(24) + 0.5) / 24 - 0.5
+    x = (l + r) / 2 + width * (middles[::-1] if flip else middles)
+    y = (t + b) / 2 + height * middles
     shown_x, shown_y = places(result)
-    inner_x, inner_y = (x > 3) & (x < 57), (y > 3) & (y < 37)  # the edge's filter has no outer half
-    slack = 0.2 if fit != "pad" else 0.2 + (bottom - top) * (b - t) / 24 / 2  # padding ends on a whole pixel
+    slack = 0.2 if fit != "pad" else 0.2 + height / 24 / 2  # padding ends on a whole pixel
+    # the edge's filter has no outer half, and beyond the part that is cut out is padding
+    inner_x = (x > max(3, l + slack)) & (x < min(57, r - slack))
+    inner_y = (y > max(3, t + slack)) & (y < min(37, b - slack))
     assert inner_x.any() and inner_y.any()
     np.testing.assert_allclose(
         shown_x[inner_y][:, inner_x], np.broadcast_to(x[inner_x], (inner_y.sum(), inner_x.sum())), atol=slack
@@ -454,7 +462,8 @@ def test_padding_is_the_mean_colour() -> None:
     assert np.flatnonzero(np.abs(uneven).sum((0, 2))).tolist() == list(range(14, 26))
     sliver = preprocess(Image.new("RGB", (9000, 2), (255, 255, 255)), settings)
     assert (np.abs(sliver).sum((0, 2)) > 0).sum() == 1  # too thin for a row, and still there
-    assert not preprocess(Image.new("RGB", (80, 40), (255,) * 3), settings, box=(0, 0, 1, 0.2)).any()
+    wide = preprocess(Image.new("RGB", (400, 100), (255, 255, 255)), settings, box=(0.1, 0.2, 0.6, 0.7))
+    assert (np.abs(wide).sum((0, 2)) > 0).sum() == 10  # 200 x 50 pixels: a part keeps its shape, whatever is around it
 
 
 def test_flip_mirrors_what_the_box_shows() -> None:
@@ -466,6 +475,59 @@ def test_flip_mirrors_what_the_box_shows() -> None:
             straight, mirrored = (preprocess(image, settings, box=box, flip=flip) for flip in (False, True))
             np.testing.assert_array_equal(mirrored, straight[:, :, ::-1])
             assert mirrored.flags.c_contiguous
+
+
+def test_no_part_of_a_picture_is_shown_as_nothing_but_padding() -> None:
+    banner = Image.new("RGB", (600, 60), (255, 255, 255))
+    for box in ((0, 0, 1, 0.3), (0, 0, 0.3, 1), (0.2, 0.6, 0.5, 0.8)):
+        seen = preprocess(banner, Preprocessing(24, 24, "pad"), box=box)
+        wide, high = 600 * (box[2] - box[0]), 60 * (box[3] - box[1])
+        share = min(wide, high) / max(wide, high)
+        assert (seen == 1).mean() == pytest.approx(share, abs=1 / 24)
+
+
+def test_a_cropped_picture_may_show_what_the_middle_leaves_out() -> None:
+    image = Image.new("RGB", (90, 30), (0, 0, 0))
+    image.paste((255, 255, 255), (66, 0, 90, 30))
+    assert (preprocess(image, Preprocessing(16, 16, "crop")) == -1).all()
+    assert (preprocess(image, Preprocessing(16, 16, "crop"), box=(0.76, 0.1, 1, 1)) == 1).all()
+
+
+def test_colours_change_as_pillow_changes_them() -> None:
+    image = Image.fromarray(noise(24, 24) // 2 + np.uint8(64))  # in which nothing meets black or white
+    settings = Preprocessing(24, 24)
+    for colour in (images.Colour(1.1, 0.8, 1.2), images.Colour(0.9, 1.2, 0.7), images.Colour(1.2, 1.1, 0.0)):
+        expected = image
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for enhance, factor in zip(enhancers, colour, strict=True):
+            expected = enhance(expected).enhance(factor)
+        changed = preprocess(image, settings, colour=colour)
+        away = np.abs(changed - preprocess(expected, settings)) * 127.5
+        assert away.max() <= 3.001 and away.mean() < 1.5  # which drops fractions three times, and its mean grey's too
+    np.testing.assert_array_equal(preprocess(image, settings, colour=images.Colour()), preprocess(image, settings))
+
+
+def test_colours_keep_their_hue_and_padding_its_own() -> None:
+    names = {"red": (200, 40, 40), "orange": (210, 130, 30), "green": (40, 150, 60), "violet": (120, 50, 160)}
+    image = Image.new("RGB", (40, 20))
+    for place, colour in enumerate(names.values()):
+        image.paste(colour, (10 * place, 0, 10 * place + 10, 20))
+    settings = Preprocessing(40, 40, "pad")
+    for change in (images.Colour(0.8, 1.1, 0.8), images.Colour(1.1, 0.8, 1.1), images.Colour(0.8, 0.8, 0.8)):
+        changed = preprocess(image, settings, colour=change)
+        assert (changed[:, :10] == 0).all() and (changed[:, 30:] == 0).all()
+        shown = (changed * 0.5 + 0.5).transpose(1, 2, 0)
+        assert np.abs(shown - (preprocess(image, settings) * 0.5 + 0.5).transpose(1, 2, 0)).max() > 0.05
+        for place, colour in enumerate(names.values()):
+            hue = colorsys.rgb_to_hsv(*np.divide(colour, 255))[0]
+            assert colorsys.rgb_to_hsv(*shown[20, 10 * place + 5].tolist())[0] == pytest.approx(hue, abs=0.01)
+
+
+def test_a_grey_picture_stays_grey() -> None:
+    grey = Image.fromarray(noise(20, 20)[:, :, 0]).convert("RGB")
+    changed = preprocess(grey, Preprocessing(20, 20), colour=images.Colour(1.2, 1.2, 1.9))
+    np.testing.assert_allclose(changed[0], changed[1], atol=1e-6)
+    np.testing.assert_allclose(changed[0], changed[2], atol=1e-6)
 
 
 def test_the_whole_box_is_no_box() -> None:

@@ -79,6 +79,13 @@ def test_all_mistakes_are_named_at_once(toml) -> None:
         ("optimizer.lr_decoder", "fast", "optimizer.lr_decoder = 'fast': .*number"),
         ("optimizer.lr_decoder", "inf", "optimizer.lr_decoder = 'inf': .*finite"),
         ("image.crop", "0", "image.crop = '0': .*greater than 0"),
+        ("data.weights", "1,0", "data.weights.1 = '0': .*greater than 0"),
+        ("data.weights", "1,-2", "data.weights.1 = '-2': .*greater than 0"),
+        ("data.weights", "1,twice", "data.weights.1 = 'twice': .*number"),
+        ("data.weights", "1,nan", "data.weights.1 = 'nan': "),
+        ("data.token_dropout", "1", "data.token_dropout = '1': .*less than 1"),
+        ("image.colour", "-0.1", "image.colour = '-0.1': .*greater than or equal to 0"),
+        ("optimizer.scheduled_sampling", "1.1", "optimizer.scheduled_sampling = '1.1': .*less than or equal to 1"),
         ("optimizer.epochs", "2.5", "optimizer.epochs"),
     ],
 )
@@ -124,14 +131,15 @@ def test_every_field_is_a_flag_with_help() -> None:
 def _changed(leaf: dataclasses.Field) -> str:
     """Another value than the default, as one would type it."""
     choices = {"tokenizer": "bpe", "fit": "crop", "train": "stages", "precision": "bf16", "flip_unless": "links,rechts"}
-    choices |= {"kind": "hard", "size": "tiny", "objective": "self-critical", "baseline": "greedy"}
+    choices |= {"kind": "hard", "size": "tiny", "weights": "2.0,0.5"}
+    choices |= {"objective": "self-critical", "baseline": "greedy"}
     if leaf.name in choices:
         return choices[leaf.name]
     if isinstance(leaf.default, bool):
         return str(not leaf.default).lower()
     if isinstance(leaf.default, int):
         return str(leaf.default + 1)
-    return str(leaf.default / 3 or 0.5) if isinstance(leaf.default, float) else f"{leaf.default} other"
+    return str(leaf.default / 3 or 0.25) if isinstance(leaf.default, float) else f"{leaf.default} other"
 
 
 def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:

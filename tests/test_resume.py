@@ -23,7 +23,7 @@ from captionkit.training import loop
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.run import BEST, LAST, METRICS, RunFolder
-from shapes import make_recipe
+from shapes import VARIED, make_halves, make_recipe
 from sittings import start
 
 STEPS = 48
@@ -66,8 +66,9 @@ def evaluations(run: Path) -> list[dict]:
     return [row for row in found if row["kind"] == "eval"]
 
 
-FROZEN = {"image.flip": "true"}
-TRAINED = {"encoder.train": "all", "image.crop": 0.6, "image.flip": "true", "run.workers": 2, "optimizer.accumulate": 2}
+FROZEN = {**VARIED, "data.weights": "0.5,1"}
+TRAINED = {**FROZEN, "encoder.train": "all", "image.crop": 0.6, "image.colour": 0.3, "run.workers": 2,
+           "optimizer.accumulate": 2}  # fmt: skip
 
 
 CRITICAL = {"run.init": "a model", "optimizer.objective": "self-critical", "image.flip": "true"}
@@ -88,13 +89,14 @@ def test_three_kills_change_no_bit(
         changes = {**changes, "run.init": tmp_path / "before" / BEST}
     flags = make_recipe(backbone, {**changes, **more}).to_flags()
     alone, killed, log = tmp_path / "alone", tmp_path / "killed", tmp_path / "log"
-    start(["train", data, "--output", alone, *flags], log).join(300)
+    datasets = [data, make_halves(tmp_path / "halves")]
+    start(["train", *datasets, "--output", alone, *flags], log).join(300)
     assert step_of(alone) == STEPS, log.read_text()
 
     generator = random.Random(seed)
     signals = [signal.SIGKILL] * 3 + [signal.SIGINT] * interrupted
     for number, step in enumerate(sorted(generator.sample(range(1, STEPS - 8), len(signals)))):
-        process = start(["train", data, "--output", killed, *(["--resume"] if number else flags)], log)
+        process = start(["train", *datasets, "--output", killed, *(["--resume"] if number else flags)], log)
         wait_for(killed, step, process)
         time.sleep(generator.uniform(0, 0.1))
         os.killpg(process.pid, signals[number])
@@ -103,9 +105,10 @@ def test_three_kills_change_no_bit(
         assert step <= step_of(killed) < STEPS, said
         assert process.exitcode == (130 if signals[number] == signal.SIGINT else -signal.SIGKILL)
     if interrupted:
-        assert f"stopped after step {step_of(killed)}; to go on: captionkit train {data} --output {killed}" in said
+        again = f"to go on: captionkit train {data} {tmp_path / 'halves'} --output {killed}"
+        assert f"stopped after step {step_of(killed)}; {again}" in said
         assert said.endswith("captionkit: interrupted\n") and "Traceback" not in said
-    start(["train", data, "--output", killed, "--resume"], log).join(300)
+    start(["train", *datasets, "--output", killed, "--resume"], log).join(300)
     said = log.read_text()
     assert "resumed after step" in said and "all epochs done" in said
 

@@ -214,8 +214,8 @@ def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, m
     recipe = load_recipe(None, {"run.init": "some", "optimizer.objective": "self-critical", **values})
     critic = Critic(Pictures(written), text, recipe)
     found = []
-    for epoch in range(3):
-        said = critic.listen(model, memory, epoch, (0,))
+    for turn in range(3):
+        said = critic.listen(model, memory, (turn,), (0,))
         objective, learnt = critic.objective(model.decode(memory, said.captions), said)
         found.append(torch.autograd.grad(objective / 3000, list(model.decoder.parameters()), allow_unused=True))
         assert learnt.captions == 3000 and learnt.distinct <= len(every)
@@ -327,6 +327,12 @@ def test_it_needs_a_model_to_start_from(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"optimizer.objective = 'self-critical': needs a model .*--init"):
         train(data, tmp_path / "run", load_recipe("self-critical"))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_means_nothing_to_it_is_refused(data: Path, critical, tmp_path: Path) -> None:
+    for name, value in (("data.token_dropout", 0.1), ("optimizer.scheduled_sampling", 0.1)):
+        with pytest.raises(RecipeError, match=f"{name} = 0.1: is for learning people's captions; leave it out"):
+            train(data, tmp_path / "run", critical({name: value}))
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ from captionkit.training.optimizer import adamw, rate_factor
 from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from captionkit.training.teaching import Teaching
-from shapes import PICTURES, captions, draw, make_recipe, make_shapes
+from shapes import PICTURES, VARIED, captions, draw, make_halves, make_recipe, make_shapes
 from sittings import start
 
 
@@ -770,15 +770,21 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
 # --- several processes ---
 
 
+TRAINED = {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2}
+MIXED = {**VARIED, "data.weights": "1,0.5"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2},
-        {"run.init": "a model", "optimizer.objective": "self-critical", "run.patience": 0},
+        TRAINED,
+        MIXED,
+        {**TRAINED, **MIXED, "image.colour": 0.3},
+        {"run.init": "a model", "optimizer.objective": "self-critical", "run.patience": 0, "data.weights": "1,0.5"},
     ],
-    ids=["frozen", "trained", "self-critical"],
+    ids=["frozen", "trained", "mixed", "all", "self-critical"],
 )
 def test_two_processes_teach_what_one_does(
     damaged: Path, transformer: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
@@ -789,14 +795,15 @@ def test_two_processes_teach_what_one_does(
         changes = {**changes, "run.init": tmp_path / "before/best"}
         capsys.readouterr()
     recipe = make_recipe(transformer, {**plain, "optimizer.epochs": 3, **changes})
-    alone = train(damaged, tmp_path / "one", recipe)
+    datasets = [damaged, make_halves(tmp_path / "halves")] if recipe.data.weights else [damaged]
+    alone = train(datasets, tmp_path / "one", recipe)
     said = capsys.readouterr().err
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
-    arguments = ["train", damaged, "--output", tmp_path / "two", *recipe.to_flags()]
+    arguments = ["train", *datasets, "--output", tmp_path / "two", *recipe.to_flags()]
     processes_ = [
         start(arguments, tmp_path / f"log{rank}", {**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)

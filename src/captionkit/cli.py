@@ -257,7 +257,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--output", metavar="FILE", type=Path, help="also write a file: .json (COCO results), .jsonl or .csv")
 
     add = _add(commands, train, extra="train")
-    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add(
+        "data",
+        type=Path,
+        nargs="+",
+        metavar="DATA",
+        help="captioned pictures, in any layout that `captionkit inspect` knows; of several, the first's validation "
+        "split decides what is kept, and --data.weights says how often each is shown",
+    )
     add("--output", type=Path, required=True, metavar="RUN", help="folder for everything the run makes")
     add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file")
     add("--resume", action="store_true", help="go on with the run in --output")
@@ -367,10 +374,12 @@ def _add_recipe_fields(add: Callable[..., Any]) -> None:
         return  # without the extra the command itself says what to install
     for name, leaf in recipe_fields():
         if name != "run.init":
-            default = str(leaf.default).replace("%", "%%")
+            default = (
+                leaf.default if not isinstance(leaf.default, tuple) else ",".join(map(str, leaf.default)) or "none"
+            )
             add(
                 flag_of(name),
                 dest=f"recipe:{name}",
                 metavar=name.rpartition(".")[2].upper(),
-                help=f"{leaf.metadata['help']} (default: {default})",
+                help=f"{leaf.metadata['help']} (default: {default})".replace("%", "%%"),
             )

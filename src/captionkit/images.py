@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,22 @@ Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Fit = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+
+#: a colour's share in its brightness (ITU-R BT.601, as in Pillow's conversion to grey)
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+class Colour(NamedTuple):
+    """Factors by which a picture's colours are changed; 1 leaves them.
+
+    `brightness` scales a picture, `contrast` its distance from its mean grey, `saturation` each pixel's distance from
+    its own grey. Hue is the same after it, save where a channel meets black or white.
+    """
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+
 
 # The kinds of file that are opened, by Pillow's name and first bytes. Pillow's other plugins never see a file: some
 # start programs (EPS), many are seldom attacked and seldom mended. Image.open is passed by because it warns of a large
@@ -118,7 +134,7 @@ class Preprocessing:
         check_fields(cls, values, "preprocessing")
         return cls(**values)
 
-    def region(self, width: int, height: int) -> Box:
+    def region(self, width: float, height: float) -> Box:
         """The part that the model sees of a picture of `width` x `height` pixels, in its pixels ("pad" exceeds it)."""
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)
@@ -160,22 +176,25 @@ def open_image(source: Source, *, target: tuple[int, int] | None = None, max_pix
 
 
 def preprocess(
-    image: Image.Image, preprocessing: Preprocessing, *, box: Box | None = None, flip: bool = False
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    *,
+    box: Box | None = None,
+    flip: bool = False,
+    colour: Colour | None = None,
 ) -> np.ndarray:
     """What the model is given of an RGB `image`: float32 [3, height, width], C-contiguous.
 
-    For training, `box` cuts out a part of what the model would see, in fractions of its width and height, and `flip`
-    mirrors the result. Padding is 0, the mean colour.
+    For training, `box` cuts a part out of the picture, in fractions of its width and height, which is then fitted as a
+    picture of its own; `flip` mirrors the result, and `colour` changes its colours. Padding is 0, the mean colour.
     """
     size = preprocessing.width, preprocessing.height
-    (x0, y0, x1, y1), seen = _placement(preprocessing.region(*image.size), _checked(box), image.size, size)
+    (x0, y0, x1, y1), seen = _placement(preprocessing, _cut(_checked(box), image.size))
     out = np.zeros((3, size[1], size[0]), np.float32)
-    if x0 == x1:  # nothing but padding
-        return out
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     # Above a six-fold reduction the gap saves most of the work; it moves a photo's values by at most about 1 of 255.
     patch = image.resize((x1 - x0, y1 - y0), resample, seen, reducing_gap=3.0)
-    pixels = np.asarray(patch).transpose(2, 0, 1)
+    pixels = np.asarray(patch if colour is None else _recoloured(patch, colour)).transpose(2, 0, 1)
     view = out[:, y0:y1, size[0] - x1 : size[0] - x0][:, :, ::-1] if flip else out[:, y0:y1, x0:x1]
     mean, std = (np.array(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     np.multiply(pixels, (1 / (255 * std)).astype(np.float32), out=view)
@@ -184,13 +203,27 @@ def preprocess(
 
 
 def load_image(
-    source: Source, preprocessing: Preprocessing, *, box: Box | None = None, flip: bool = False
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    box: Box | None = None,
+    flip: bool = False,
+    colour: Colour | None = None,
 ) -> np.ndarray:
     """`open_image` and `preprocess` in one, decoding no more of a JPEG than is needed: float32 [3, height, width]."""
     left, top, right, bottom = _checked(box)
-    zoom = min(right - left, bottom - top)  # for the narrower side, since "crop" and "pad" scale both sides alike
-    target = math.ceil(preprocessing.height / zoom), math.ceil(preprocessing.width / zoom)
-    return preprocess(open_image(source, target=target), preprocessing, box=box, flip=flip)
+    target = math.ceil(preprocessing.height / (bottom - top)), math.ceil(preprocessing.width / (right - left))
+    return preprocess(open_image(source, target=target), preprocessing, box=box, flip=flip, colour=colour)
+
+
+def _recoloured(image: Image.Image, colour: Colour) -> Image.Image:
+    """`image` with its brightness, its contrast and its saturation changed, in this order and rounded once."""
+    brightness, contrast, saturation = colour
+    grey = _LUMA @ np.asarray(image).mean((0, 1))  # [H,W,3] -> [3] -> []
+    # All three are linear, so one matrix is all of them, and Pillow applies it to the bytes.
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * _LUMA)  # [3,3] + [3] -> [3,3]
+    offset = (1 - contrast) * brightness * grey
+    return image.convert("RGB", tuple(value for row in matrix.tolist() for value in (*row, offset)))
 
 
 def _open(source: Source, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
@@ -306,18 +339,21 @@ def _checked(box: Box | None) -> Box:
     return left, top, right, bottom
 
 
-def _placement(
-    region: Box, box: Box, picture: tuple[int, int], size: tuple[int, int]
-) -> tuple[tuple[int, int, int, int], Box]:
-    """Where in an output of `size` (width, height) the picture goes, and which part of the picture goes there.
+def _cut(box: Box, picture: tuple[int, int]) -> Box:
+    """The fractions `box` of a `picture` (width, height), in its pixels."""
+    (left, top, right, bottom), (width, height) = box, picture
+    return left * width, top * height, right * width, bottom * height
 
-    The output shows the fractions `box` of `region`, which may reach beyond the picture or (both then 0) miss it.
+
+def _placement(preprocessing: Preprocessing, cut: Box) -> tuple[tuple[int, int, int, int], Box]:
+    """Where in the output the part `cut` of a picture goes, and which part of the picture goes there.
+
+    The region that the model sees of the cut may reach beyond it; what is there is padding, whatever the picture shows.
     """
-    start, extent = np.array(region[:2]), np.subtract(region[2:], region[:2])
-    origin, step = start + extent * box[:2], extent * np.subtract(box[2:], box[:2]) / size
-    low, high = np.maximum(origin, 0), np.minimum(origin + step * size, picture)
-    if (low >= high).any():
-        return (0, 0, 0, 0), (0.0, 0.0, 0.0, 0.0)
+    size, corner, opposite = (preprocessing.width, preprocessing.height), np.array(cut[:2]), np.array(cut[2:])
+    region = np.array(preprocessing.region(*(opposite - corner).tolist())) + np.tile(corner, 2)
+    origin, step = region[:2], (region[2:] - region[:2]) / size
+    low, high = np.maximum(origin, corner), np.minimum(region[2:], opposite)
     first = np.minimum(np.rint((low - origin) / step), np.subtract(size, 1)).astype(int)
     last = np.maximum(np.rint((high - origin) / step).astype(int), first + 1)  # a sliver still shows
     return (*first.tolist(), *last.tolist()), (*low.tolist(), *high.tolist())

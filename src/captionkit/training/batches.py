@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from captionkit.models.decoder import Packed
 from captionkit.training.recipe import Recipe
-from captionkit.training.teaching import ORDER, Sample, Teaching
+from captionkit.training.teaching import MIX, ORDER, Sample, Teaching
+from captionkit.training.turns import in_turn
 
-#: (epoch, index) of each picture of a batch
+#: (turn, index) of each picture of a batch
 Keys = list[tuple[int, int]]
 #: batches that each thread prepares ahead
 _AHEAD = 4
@@ -31,6 +33,8 @@ class Batch(NamedTuple):
     targets: Tensor  # [P]: the word after each of captions.tokens
     broken: list[str]  # pictures that could not be read, with the reason
     indices: tuple[int, ...] = ()  # the place in the split of each picture, [B]
+    turns: tuple[int, ...] = ()  # how often each of them was shown before, [B]
+    chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), where used
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
@@ -43,6 +47,8 @@ class Batch(NamedTuple):
             self.targets.to(device),
             self.broken,
             self.indices,
+            self.turns,
+            None if self.chances is None else self.chances.to(device),
         )
 
 
@@ -53,7 +59,8 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
     """
     good = [sample for sample in samples if sample.picture is not None]
     captions = [(caption, row) for row, sample in enumerate(good) for caption in sample.captions]
-    captions.sort(key=lambda pair: -len(pair[0]))
+    order = sorted(range(len(captions)), key=lambda place: -len(captions[place][0]))
+    captions = [captions[place] for place in order]
     packed, targets = pack(captions)
     stacked = torch.from_numpy(np.stack([s.picture for s in good])).float() if good else None
     return Batch(
@@ -62,6 +69,7 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
         packed,
         targets,
         [sample.broken for sample in samples if sample.picture is None],
+        chances=_packed_chances(good, order, len(packed.sizes)),
     )
 
 
@@ -74,32 +82,58 @@ def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[Packed, Tensor]:
     return Packed(flat[:, 0].contiguous(), [len(c) for c in columns], image_of), flat[:, 1].contiguous()
 
 
+def _packed_chances(samples: Sequence[Sample], order: Sequence[int], steps: int) -> Tensor | None:
+    """The random numbers of the words in the order of the packed captions, [P,3]; None where none were drawn."""
+    flat = [chances for sample in samples for chances in sample.chances]
+    if not flat:
+        return None
+    return torch.tensor([flat[place][t] for t in range(steps) for place in order if len(flat[place]) > t])
+
+
 class Plan:
-    """The order of a run: step number -> epoch and pictures, cut into parts for accumulation and processes.
+    """The order of a run: step number -> pictures and their turns, cut into parts for accumulation and processes.
 
     Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of its
-    parts are empty.
+    parts are empty. `pictures` is the number of pictures, or of those of each dataset, which then has its weight in
+    `data.weights`.
     """
 
-    def __init__(self, pictures: int, recipe: Recipe, *, processes: int = 1, rank: int = 0) -> None:
-        self.pictures, self.recipe, self.rank, self.processes = pictures, recipe, rank, processes
+    def __init__(self, pictures: int | Sequence[int], recipe: Recipe, *, processes: int = 1, rank: int = 0) -> None:
+        self.recipe, self.rank, self.processes = recipe, rank, processes
+        self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
+        weights = recipe.data.weights or (1.0,) * len(self.datasets)
+        #: pictures of each dataset in an epoch, with their repetitions
+        self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
         self.parts = recipe.optimizer.accumulate
-        self.steps_per_epoch = -(-pictures // recipe.optimizer.batch_size)
+        self.steps_per_epoch = -(-sum(self.shown) // recipe.optimizer.batch_size)
         self.steps = recipe.optimizer.epochs * self.steps_per_epoch
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)  # the one that is learnt, and the one prepared ahead
 
-    def pictures_of(self, step: int) -> tuple[int, np.ndarray]:
-        """The epoch of a step and the indices of all its pictures."""
+    def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of all pictures of a step, how often each was shown before, and their indices."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.recipe.run.seed, ORDER, epoch)).permutation(self.pictures)
         size = self.recipe.optimizer.batch_size
-        return epoch, order[place * size : (place + 1) * size]
+        turns, indices = self._epoch(epoch)
+        return turns[place * size : (place + 1) * size], indices[place * size : (place + 1) * size]
+
+    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The turns and indices of all pictures of an epoch, in its order."""
+        seed, start, turns, indices = self.recipe.run.seed, 0, [], []
+        for number, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
+            taken, before = in_turn((seed, MIX, number), many, some, epoch)
+            order = np.lexsort((taken, before))
+            turns.append(before[order])
+            indices.append(start + taken[order])
+            start += many
+        order = np.random.default_rng((seed, ORDER, epoch)).permutation(sum(self.shown))
+        return np.concatenate(turns)[order], np.concatenate(indices)[order]
 
     def keys(self, start: int) -> Iterator[Keys]:
         """This process' share of every part of every step from `start` on."""
         for step in range(start, self.steps):
-            epoch, indices = self.pictures_of(step)
-            for part in np.array_split(indices, self.parts * self.processes)[self.rank :: self.processes]:
-                yield [(epoch, int(index)) for index in part]
+            shown = list(zip(*(values.tolist() for values in self.pictures_of(step)), strict=True))
+            for part in np.array_split(range(len(shown)), self.parts * self.processes)[self.rank :: self.processes]:
+                yield [shown[place] for place in part]
 
 
 def batches(teaching: Teaching, plan: Plan, start: int, workers: int) -> Generator[Batch, None, None]:
@@ -133,5 +167,6 @@ def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int) -> Generat
 
 def _prepare(teaching: Teaching, part: Keys) -> Batch:
     samples = [teaching[key] for key in part]
-    read = tuple(index for (_, index), sample in zip(part, samples, strict=True) if sample.picture is not None)
-    return collate(samples, features=teaching.features is not None)._replace(indices=read)
+    read = [key for key, sample in zip(part, samples, strict=True) if sample.picture is not None]
+    turns, indices = zip(*read, strict=True) if read else ((), ())
+    return collate(samples, features=teaching.features is not None)._replace(indices=indices, turns=turns)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +27,21 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: passes items on while showing how far they are: (items, how many, what they are)
 Shown = Callable[[Iterable, int, str], Iterable]
+
+
+class JoinedFeatures:
+    """The features of several datasets one after the other, [N,views,G,D] in all, each mapped from its own file."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, place: tuple[int, int]) -> np.ndarray:
+        """The features [G,D] of a picture, by its index, in a view."""
+        index, view = place
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[part][index - self._starts[part], view]
 
 
 def cached_features(

@@ -16,6 +16,7 @@ from captionkit.models.captioning import CaptioningModel
 from captionkit.models.decoder import Packed
 from captionkit.training.batches import Batch, Plan
 from captionkit.training.ema import averaged
+from captionkit.training.feeding import Feeding
 from captionkit.training.learnt import Learnt
 from captionkit.training.losses import losses
 from captionkit.training.optimizer import adamw, set_rates
@@ -54,6 +55,7 @@ class Learner:
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
+        self._feeding = Feeding(self.model, teaching, self._grid, accelerator)
         #: of hard attention: what the step's sampled words earned, and how many there are
         self._earned = torch.zeros(2, device=accelerator.device)
         #: pictures that could not be read, with the reason
@@ -71,17 +73,18 @@ class Learner:
         Returns None, having changed no weight, where the loss or its gradient is not finite in any process.
         """
         recipe, accelerator = self.recipe.optimizer, self.accelerator
-        epoch, pictures = self.plan.pictures_of(number)
-        totals = self.teaching.totals(epoch, pictures)
-        if self.critic is not None:
+        turns, pictures = self.plan.pictures_of(number)
+        if self.critic is None:
+            totals = self.teaching.totals(turns, pictures)
+        else:
             totals = (0, self.critic.captions(len(pictures)))
         set_rates(self.optimizer, number, self.plan.steps, recipe)
         learnt, finite = Learnt(), True
         self._earned.zero_()
         for part in range(self.plan.parts):
-            batch = self._checked(next(batches))
+            batch = self._feeding.fed(self._checked(next(batches)), self._feeding.share(number, self.plan.steps))
             torch.manual_seed(_seed(self.recipe.run.seed, number, part, accelerator.process_index))
-            objective, more = self._backward(batch, epoch, totals, last=part == self.plan.parts - 1)
+            objective, more = self._backward(batch, totals, last=part == self.plan.parts - 1)
             finite = finite and math.isfinite(objective)
             learnt += more
         if not learnt.words and accelerator.num_processes == 1:
@@ -107,7 +110,7 @@ class Learner:
             )
         return batch.to(self.accelerator.device)
 
-    def _backward(self, batch: Batch, epoch: int, totals: tuple[int, int], *, last: bool) -> tuple[float, Learnt]:
+    def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, Learnt]:
         """Add a part's gradient; processes share theirs after the last. Returns the objective and what was learnt."""
         accelerator = self.accelerator
         empty = not batch.captions.sizes
@@ -117,12 +120,12 @@ class Learner:
         with nullcontext() if last else accelerator.no_sync(self._wrapped):
             taught = self._stand_in() if empty else batch
             teach = self._cross_entropy if self.critic is None or empty else self._self_critical
-            objective, learnt = teach(taught, epoch, totals)
+            objective, learnt = teach(taught, totals)
             # Processes average their gradients, while the totals are already those of all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
         return (0.0, Learnt()) if empty else (objective.item(), learnt)
 
-    def _cross_entropy(self, batch: Batch, epoch: int, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
+    def _cross_entropy(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
         recipe, (words, captions) = self.recipe.optimizer, totals
         with self.accelerator.autocast():
             decoded = self._wrapped(batch.images, batch.features, batch.captions, self._grid)
@@ -134,14 +137,14 @@ class Learner:
             self._earned += found.reward.earned
         return objective, Learnt(found.nats.item(), len(batch.targets))
 
-    def _self_critical(self, batch: Batch, epoch: int, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
+    def _self_critical(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
                 if self.model.encoder.frozen and batch.features is None:  # it sees the pictures once, not twice
                     batch = batch._replace(images=None, features=self.model.features(batch.images))
                 memory = self.model.seen(batch.images, batch.features, self._grid)
-                said = self.critic.listen(self.model, memory, epoch, batch.indices)
+                said = self.critic.listen(self.model, memory, batch.turns, batch.indices)
             self.model.train()
             decoded = self._wrapped(batch.images, batch.features, said.captions, self._grid)
         objective, learnt = self.critic.objective(decoded, said)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from captionkit.datasets import CaptionSet
 from captionkit.errors import TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.evaluation import Judge, validate
-from captionkit.training.features import cached_features
+from captionkit.training.features import JoinedFeatures, cached_features
 from captionkit.training.guard import harm
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
@@ -47,35 +48,46 @@ class Result:
     steps: int
 
 
-def train(data: str | Path, output: str | Path, recipe: Recipe | None = None, *, resume: bool = False) -> Result:
-    """Train a captioner on the dataset at `data` and keep everything in the folder `output`.
+def train(
+    data: str | Path | Sequence[str | Path],
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    resume: bool = False,
+) -> Result:
+    """Train a captioner on the dataset at `data`, or on several, and keep everything in the folder `output`.
 
-    `resume` takes up the run in `output` with the recipe stored there. Raises TrainingError, DatasetError, ModelError
-    or RecipeError with what to do about it. An interrupt (Ctrl-C) saves the run before KeyboardInterrupt is raised.
+    Of several datasets, the first is the one that validates; `data.weights` says how often each is shown. `resume`
+    takes up the run in `output` with the recipe stored there. Raises TrainingError, DatasetError, ModelError or
+    RecipeError with what to do about it. An interrupt (Ctrl-C) saves the run before KeyboardInterrupt is raised.
     """
     with closing(RunFolder(Path(output))) as folder:
         if resume:
             recipe = folder.recipe()
         else:
             folder.check_new()
-        return _Run(recipe or Recipe(), Path(data), folder, resume).go()
+        paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
+        if not paths:
+            raise TrainingError("no dataset to train on; name at least one")
+        return _Run(recipe or Recipe(), paths, folder, resume).go()
 
 
 class _Run:
     """One sitting of a run."""
 
-    def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, resume: bool) -> None:
+    def __init__(self, recipe: Recipe, data: Sequence[Path], folder: RunFolder, resume: bool) -> None:
         self.recipe, self.folder = recipe, folder
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
-        self.report = Report(folder, self.setup, recipe, data, self.accelerator)
+        self.report = Report(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
         if self.accelerator.is_main_process:
             folder.open(recipe)
         self.setup.model.to(self.accelerator.device)
-        train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
+        sets = [source.train for source in self.setup.sources]
+        train_set, self.val_set = self._teaching(self.setup.train, sets), self._teaching(self.setup.val, None)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
+        self.plan = Plan([len(captions) for captions in sets], recipe, processes=processes, rank=rank)
         critic = None
         if recipe.optimizer.objective == "self-critical":
             critic = Critic(train_set, self.setup.text, recipe)
@@ -90,24 +102,37 @@ class _Run:
             restore_scale(self.accelerator, self.progress)
         folder.rewind(self.progress.step if begun else -1)
 
-    def _teaching(self, part: str) -> Teaching:
-        recipe, setup, training = self.recipe, self.setup, part == "train"
-        captions = setup.train if training else setup.val
-        cached, broken = None, {}
-        if setup.model.encoder.frozen and (recipe.image.crop >= 1 or not training):
+    def _teaching(self, captions: CaptionSet, sets: Sequence[CaptionSet] | None) -> Teaching:
+        """The teaching of `captions`, which for training are those of `sets` together."""
+        recipe, setup, training = self.recipe, self.setup, sets is not None
+        features, broken = None, {}
+        anew = training and (recipe.image.crop < 1 or recipe.image.colour > 0)  # each time another picture
+        if setup.model.encoder.frozen and not anew:
+            features, broken = self._features(
+                [captions] if sets is None else sets, flips=training and recipe.image.flip
+            )
+        return Teaching(
+            captions, setup.text, recipe, setup.preprocessing, augment=training, features=features, broken=broken
+        )
+
+    def _features(self, sets: Sequence[CaptionSet], *, flips: bool) -> tuple[JoinedFeatures, dict[int, str]]:
+        """What the frozen encoder makes of the pictures: a file for each dataset, which serves any mix of it."""
+        parts, broken, start = [], {}, 0
+        for captions in sets:
             # One process computes; the others then find the file.
             with self.accelerator.main_process_first():
-                cached, broken = cached_features(
-                    setup.model.encoder.eval(),
+                features, unread = cached_features(
+                    self.setup.model.encoder.eval(),
                     captions,
-                    setup.preprocessing,
-                    flips=training and recipe.image.flip,
-                    precision=recipe.run.precision,
+                    self.setup.preprocessing,
+                    flips=flips,
+                    precision=self.recipe.run.precision,
                     shown=self.report.bar,
                 )
-        return Teaching(
-            captions, setup.text, recipe, setup.preprocessing, augment=training, features=cached, broken=broken
-        )
+            parts.append(features)
+            broken |= {start + index: reason for index, reason in unread.items()}
+            start += len(captions)
+        return JoinedFeatures(parts), broken
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
@@ -192,7 +217,7 @@ class _Run:
         train, val, progress = self.setup.train, self.setup.val, self.progress
         return {
             "command": self.report.command(),
-            "data": {"name": train.name, "fingerprint": train.fingerprint()},
+            "data": self._data(),
             "pictures": {"train": len(train), "val": len(val)},
             "val_loss": progress.best_loss,
             "val_cider": progress.best_cider,
@@ -201,6 +226,15 @@ class _Run:
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
         }
+
+    def _data(self) -> dict[str, Any]:
+        train, sources, shown = self.setup.train, self.setup.sources, self.plan.shown
+        mixed = [
+            {"name": s.train.name, "fingerprint": s.train.fingerprint(), "pictures": len(s.train), "an_epoch": count}
+            for s, count in zip(sources, shown, strict=True)
+        ]
+        data = {"name": train.name, "fingerprint": train.fingerprint()}
+        return {**data, "mixed": mixed} if len(sources) > 1 else data
 
     def _save(self) -> None:
         # Only the main process writes, and none waits for it: clocks differ, so each may think that it is time.
@@ -227,5 +261,6 @@ def _fingerprint(recipe: Recipe, setup: Setup) -> str:
     values = asdict(recipe)
     for name in ("workers", "checkpoint_every", "samples", "half_weights"):
         del values["run"][name]
-    facts = [values, setup.train.fingerprint(), setup.val.fingerprint(), setup.text.to_json()]
+    sources = [source.train.fingerprint() for source in setup.sources]
+    facts = [values, sources, setup.val.fingerprint(), setup.text.to_json()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -29,6 +29,7 @@ else:
 Share = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
+Weight = Annotated[float, Gt(0), Le(100)]
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -53,12 +54,20 @@ class DataRecipe:
         0.05, "share of the training pictures held out where the dataset has no validation split"
     )
     captions_per_image: Count = _field(
-        5, "captions of a picture taught at a time; a picture with more gets a fresh choice each epoch"
+        5, "captions of a picture taught at a time; of more, others in turn each time, all of them equally often"
     )
     max_length: Count = _field(40, "tokens of a caption that are taught; longer ones are cut")
     tokenizer: Literal["word", "bpe"] = _field("word", "what a token is: a word, or a byte-pair piece of one")
     min_frequency: Count = _field(5, "how often a token must occur to enter the vocabulary")
     vocab_size: Annotated[int, Ge(300)] = _field(8000, "size of a byte-pair vocabulary")
+    weights: tuple[Weight, ...] = _field(
+        (),
+        "how often an epoch shows the pictures of each DATA, in their order, with commas: 2 twice, 0.5 half of them in "
+        "turn; empty: all once. The first DATA validates; the vocabulary is that of all, whatever their weights",
+    )
+    token_dropout: Share = _field(
+        0.0, "share of the words fed to the decoder while training that are hidden as <unk>; those to predict stay"
+    )
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,22 @@ class ImageRecipe:
     width: Annotated[int, Ge(0)] = _field(0, "columns of the pictures, in pixels; 0 keeps what the encoder expects")
     fit: Literal["squash", "crop", "pad"] = _field("squash", "how a picture is brought to that size")
     crop: Annotated[float, Gt(0), Le(1)] = _field(
-        1.0, "smallest share of a picture's area that a random crop keeps; 1 never crops"
+        1.0, "smallest share of a picture's area that a random crop keeps, before it is made to fit; 1 never crops"
+    )
+    colour: Share = _field(
+        0.0,
+        "largest random change of brightness, contrast and saturation while training, each by a factor from 1 - this "
+        "to 1 + this; 0 is off, 0.2 is mild. Hue stays, because captions name colours",
     )
     flip: bool = _field(False, "mirror half of the pictures")
-    flip_unless: tuple[str, ...] = _field(("left", "right"), "words in a picture's captions that forbid mirroring it")
+    flip_unless: tuple[str, ...] = _field(
+        ("left", "right"), "words in a picture's captions that forbid mirroring it, with commas; see flip_swap"
+    )
+    flip_swap: bool = _field(
+        False,
+        "mirror such pictures too, and swap the words of flip_unless in pairs (first with second, third with fourth, "
+        "...) in their captions; for data in which these words are directions, as 'left' in 'a man left' is not",
+    )
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,11 @@ class OptimizerRecipe:
         0.1, "weight of the reward that teaches where to look; 1 is the exact gradient", ("hard",)
     )
     hard_entropy: Annotated[float, Ge(0)] = _field(0.002, "weight of the attention's entropy", ("hard",))
+    scheduled_sampling: Annotated[float, Ge(0), Le(1)] = _field(
+        0.0,
+        "share of the words fed to the decoder that are the model's own at the end of the run, rising evenly from 0; "
+        "costs a second forward pass",
+    )
     ema: Share = _field(0.999, "decay of the moving average of the weights that is evaluated and kept; 0 for none")
 
 
@@ -215,7 +241,7 @@ class Recipe:
         for name, leaf in recipe_fields():
             value = self.value(name)
             if value != leaf.default:
-                spelt = ",".join(value) if isinstance(value, tuple) else str(value)
+                spelt = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 flags += [flag_of(name), spelt.lower() if isinstance(value, bool) else spelt]
         return flags
 
@@ -252,10 +278,10 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
     Raises RecipeError, which names the field that is unknown or out of bounds.
     """
     values = _from_toml(*_read(source)).to_dict() if source is not None else {}
+    listed = {name for name, leaf in recipe_fields() if isinstance(leaf.default, tuple)}
     for name, value in (overrides or {}).items():
         table, _, leaf = name.partition(".")
-        listed = name == "image.flip_unless"
-        values.setdefault(table, {})[leaf] = [word for word in value.split(",") if word] if listed else value
+        values.setdefault(table, {})[leaf] = [one for one in value.split(",") if one] if name in listed else value
     try:
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Generator, Iterable
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -28,8 +27,8 @@ _FIGURES = (("train", "loss"), ("reward", "reward"))
 class Report:
     """Speaks for the main process of a run; the others are silent."""
 
-    def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, data: Path, accelerator: Accelerator) -> None:
-        self.folder, self.setup, self.recipe, self.data = folder, setup, recipe, data
+    def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, accelerator: Accelerator) -> None:
+        self.folder, self.setup, self.recipe = folder, setup, recipe
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         self._learnt = Learnt()
         self._since = time.monotonic()
@@ -46,7 +45,8 @@ class Report:
     def command(self, *, resume: bool = False) -> str:
         """What to type for this run; every choice is spelt out, wherever it was made."""
         flags = ["--resume"] if resume else self.recipe.to_flags()
-        return shlex.join(["captionkit", "train", str(self.data), "--output", str(self.folder.path), *flags])
+        data = [str(source.path) for source in self.setup.sources]
+        return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
     def begin(self, plan: Plan, progress: Progress) -> None:
         """Say what is about to be learnt, and from what."""
@@ -60,12 +60,15 @@ class Report:
             f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch, "
             f"on {self.accelerator.device}"
         )
-        if setup.problems:
-            first = setup.problems[0]
-            self.say(
-                f"problems in the data: {len(setup.problems)}, the first {first.kind}, {first.where} ({first.detail}); "
-                f"`{shlex.join(['captionkit', 'inspect', str(self.data)])}` names them all"
-            )
+        for source, shown in zip(setup.sources, plan.shown, strict=True):
+            if len(setup.sources) > 1:
+                self.say(f"{source.path}: {len(source.train)} training pictures, {shown} of them in each epoch")
+            if source.problems:
+                first = source.problems[0]
+                self.say(
+                    f"problems in the data: {len(source.problems)}, the first {first.kind}, {first.where} "
+                    f"({first.detail}); `{shlex.join(['captionkit', 'inspect', str(source.path)])}` names them all"
+                )
         if progress.step:
             self.say(f"resumed after step {progress.step} of {plan.steps}")
         self._since = time.monotonic()

@@ -54,11 +54,11 @@ class Critic:
         """How many samples are drawn of so many pictures."""
         return pictures * self._recipe.samples
 
-    def listen(self, model: CaptioningModel, memory: Tensor, epoch: int, places: Sequence[int]) -> Said:
-        """What `model` says of the pictures at `places` in the split, `memory` [B,G,D]."""
+    def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Said:
+        """What `model` says of the pictures at `places` in the split, in their `turns`, `memory` [B,G,D]."""
         greedy = self._recipe.baseline == "greedy"
         spoken = speak(
-            model, memory, self._chances(epoch, places, greedy), self._text, self._recipe.temperature, greedy=greedy
+            model, memory, self._chances(turns, places, greedy), self._text, self._recipe.temperature, greedy=greedy
         )
         judged = self._pool.submit(self._judge, places, spoken)
         samples = [captions[greedy:] for captions in spoken]
@@ -84,10 +84,11 @@ class Critic:
         )
         return -(words * chosen).sum(), learnt
 
-    def _chances(self, epoch: int, places: Sequence[int], greedy: bool) -> np.ndarray:
-        """Random numbers in [0, 1) for each picture, sample and word, float32 [B,K,L], from seed, epoch and picture."""
+    def _chances(self, turns: Sequence[int], places: Sequence[int], greedy: bool) -> np.ndarray:
+        """Random numbers in [0, 1) for each picture, sample and word, float32 [B,K,L], from seed, turn and picture."""
         size = (self._recipe.samples + greedy, DECODING.max_length + 1)  # the end token besides
-        generators = (np.random.default_rng((self._seed, SAMPLES, epoch, place)) for place in places)
+        keys = ((self._seed, SAMPLES, *key) for key in zip(turns, places, strict=True))
+        generators = map(np.random.default_rng, keys)
         return np.stack([generator.random(size, np.float32) for generator in generators])
 
     def _judge(self, places: Sequence[int], spoken: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -21,31 +21,43 @@ from captionkit.models.mobilenets import MobileNet
 from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.text import Text
+from captionkit.training.mirroring import check_mirroring
 from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the datasets that a run learns from."""
+
+    path: Path
+    train: CaptionSet
+    #: what of the dataset could not be used
+    problems: Sequence[Problem]
 
 
 @dataclass(frozen=True)
 class Setup:
     """What a run works with."""
 
+    #: the training pictures of all datasets, one after the other
     train: CaptionSet
     val: CaptionSet
     text: Text
     model: CaptioningModel
     preprocessing: Preprocessing
-    #: what of the dataset could not be used
-    problems: Sequence[Problem]
+    sources: Sequence[Source]
 
 
-def prepare(recipe: Recipe, data: Path) -> Setup:
-    """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes."""
-    if recipe.optimizer.objective == "self-critical" and not recipe.run.init:
-        raise RecipeError(
-            "optimizer.objective = 'self-critical': needs a model that knows captions already; name it by --init"
-        )
+def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
+    """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes.
+
+    The first dataset of several is validated on.
+    """
+    _check_objective(recipe)
     torch.manual_seed(recipe.run.seed)
-    dataset = open_dataset(data)
-    train, val = _splits(dataset, recipe)
+    check_mirroring(recipe.image)
+    sources, val = _sources([data] if isinstance(data, Path) else data, recipe)
+    train = _joined([source.train for source in sources])
     if recipe.run.init:
         folder = open_model(recipe.run.init)
         text, expected = folder.text, folder.preprocessing
@@ -62,15 +74,58 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
-    train, val = _with_words(train, text), _with_words(val, text)
-    return Setup(train, val, text, model, preprocessing, dataset.problems)
+    sources = [replace(source, train=_with_words(source.train, text)) for source in sources]
+    train, val = _joined([source.train for source in sources]), _with_words(val, text)
+    return Setup(train, val, text, model, preprocessing, sources)
+
+
+def _sources(paths: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
+    """The datasets, and the validation split of the first; of the others, no picture is held out."""
+    weights = recipe.data.weights
+    if weights and len(weights) != len(paths):
+        listed = ",".join(map(str, weights))
+        raise RecipeError(f"data.weights = {listed!r}: {len(paths)} DATA want as many weights; give one for each")
+    places = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if places[number] in places[:number]:
+            raise TrainingError(f"{path}: named twice; name it once, with a larger weight in data.weights")
+    first = open_dataset(paths[0])
+    train, val = _splits(first, recipe)
+    others = [(path, open_dataset(path)) for path in paths[1:]]
+    sources = [Source(paths[0], train, first.problems)]
+    sources += [Source(path, _training_split(dataset, recipe), dataset.problems) for path, dataset in others]
+    return sources, val
+
+
+def _joined(sets: Sequence[CaptionSet]) -> CaptionSet:
+    name = " + ".join(captions.name for captions in sets)
+    return CaptionSet(name, sets[0].split, tuple(example for captions in sets for example in captions))
+
+
+def _training_split(dataset: Dataset, recipe: Recipe) -> CaptionSet:
+    """The split to learn; the usual name may be absent where nobody chose it, as there are datasets in one piece."""
+    wanted, usual = recipe.data, DataRecipe()
+    whole = wanted.train_split == usual.train_split and "train" not in dataset and WHOLE in dataset
+    return _captioned(dataset.split(WHOLE if whole else wanted.train_split))
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """Raises RecipeError where self-critical training lacks a model to start from, or is given what it cannot use."""
+    if recipe.optimizer.objective != "self-critical":
+        return
+    if not recipe.run.init:
+        raise RecipeError(
+            "optimizer.objective = 'self-critical': needs a model that knows captions already; name it by --init"
+        )
+    for name in ("data.token_dropout", "optimizer.scheduled_sampling", "image.flip_swap"):
+        if recipe.value(name):
+            raise RecipeError(f"{name} = {recipe.value(name)!r}: is for learning people's captions; leave it out")
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
-    """The two splits; the names that nobody chose may be absent, as there are datasets in one piece."""
+    """The two splits; the names that nobody chose may be absent."""
     wanted, usual = recipe.data, DataRecipe()
-    whole = wanted.train_split == usual.train_split and "train" not in dataset and WHOLE in dataset
-    train = _captioned(dataset.split(WHOLE if whole else wanted.train_split))
+    train = _training_split(dataset, recipe)
     if wanted.val_split != usual.val_split or "val" in dataset:
         return train, _captioned(dataset.split(wanted.val_split))
     if len(train) < 2:

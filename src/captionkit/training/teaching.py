@@ -6,7 +6,6 @@ captions, crops and mirrorings as one uninterrupted process.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,12 +13,15 @@ import numpy as np
 
 from captionkit.datasets import CaptionSet
 from captionkit.errors import ImageError
-from captionkit.images import Preprocessing, load_image
+from captionkit.images import Box, Colour, Preprocessing, load_image
 from captionkit.text import Text
-from captionkit.training.recipe import ImageRecipe, Recipe
+from captionkit.training.features import JoinedFeatures
+from captionkit.training.mirroring import may_flip, swapped_captions
+from captionkit.training.recipe import Recipe
+from captionkit.training.turns import in_turn
 
 #: separate streams of random numbers from one seed
-ORDER, CHOICE, SAMPLES = 1, 2, 3
+ORDER, CHOICE, CAPTIONS, MIX, SAMPLES = 1, 2, 3, 4, 5
 
 
 class Sample(NamedTuple):
@@ -28,13 +30,25 @@ class Sample(NamedTuple):
     picture: np.ndarray | None  # pixels [3,H,W] or features [G,D]; None if it could not be read
     captions: list[list[int]]
     broken: str = ""
+    #: of each caption, for each word that is fed (see `Feeding`), three numbers from 0 to 1 [L,3]; none if none is used
+    chances: Sequence[list[list[float]]] = ()
+
+
+class Lesson(NamedTuple):
+    """What is taught of a picture in one of its turns, before anything of it is read."""
+
+    captions: list[list[int]]
+    flip: bool
+    #: decides the rest about it
+    generator: np.random.Generator
 
 
 class Teaching:
-    """Pictures and encoded captions of a split; an item is asked for by (epoch, index). Each picture has captions.
+    """Pictures and encoded captions of a split. Each picture has captions.
 
-    `features` [N,views,G,D] replaces the pictures where a frozen encoder has seen them already; `broken` says of which
-    pictures it could not, and why.
+    An item is asked for by (turn, index); a picture's turn says how often it was shown before, which is the number of
+    the epoch unless datasets are mixed (see `Plan`). `features` [N,views,G,D] replaces the pictures where a frozen
+    encoder has seen them already; `broken` says of which pictures it could not, and why.
     """
 
     def __init__(
@@ -45,48 +59,80 @@ class Teaching:
         preprocessing: Preprocessing,
         *,
         augment: bool,
-        features: np.ndarray | None = None,
+        features: np.ndarray | JoinedFeatures | None = None,
         broken: Mapping[int, str] | None = None,
     ) -> None:
         self.examples = list(captions)
-        flat = [caption for example in self.examples for caption in example.captions]
-        encoded = iter(text.encode_batch(flat))
-        most = recipe.data.max_length
-        self.tokens = [[_cut(next(encoded), most) for _ in example.captions] for example in self.examples]
         self.recipe, self.preprocessing, self.features, self.augment = recipe, preprocessing, features, augment
+        self.text = text
+        self.tokens = self._encoded([example.captions for example in self.examples])
         self.broken = broken or {}
         self.flippable = [recipe.image.flip and may_flip(e.captions, recipe.image) for e in self.examples]
+        #: of pictures whose captions change when they are mirrored, what is taught then
+        self.mirrored: dict[int, list[list[int]]] = {}
+        if augment and recipe.image.flip and recipe.image.flip_swap:
+            self._allow_swaps()
+        self._chancy = augment and bool(recipe.data.token_dropout or recipe.optimizer.scheduled_sampling)
+
+    def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        encoded = iter(self.text.encode_batch([caption for some in captions for caption in some]))
+        return [[_cut(next(encoded), self.recipe.data.max_length) for _ in some] for some in captions]
+
+    def _allow_swaps(self) -> None:
+        swaps = {
+            index: swapped_captions(example.captions, self.text, self.recipe.image)
+            for index, example in enumerate(self.examples)
+            if not self.flippable[index]
+        }
+        known = {index: captions for index, captions in swaps.items() if captions is not None}
+        self.mirrored = dict(zip(known, self._encoded(list(known.values())), strict=True))
+        for index in known:
+            self.flippable[index] = True
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def choice(self, epoch: int, index: int) -> tuple[list[list[int]], np.random.Generator]:
-        """The captions taught of a picture in an epoch, and the generator that decides the rest about it."""
-        generator = np.random.default_rng((self.recipe.run.seed, CHOICE, epoch, index))
-        captions, most = self.tokens[index], self.recipe.data.captions_per_image
+    def lesson(self, turn: int, index: int) -> Lesson:
+        """The captions taught of a picture in a turn, whether it is mirrored, and what decides the rest."""
+        seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
+        generator = np.random.default_rng((seed, CHOICE, turn, index))
+        flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)
+        captions = self.mirrored.get(index, self.tokens[index]) if flip else self.tokens[index]
         if self.augment and len(captions) > most:
-            chosen = generator.choice(len(captions), most, replace=False)
+            chosen, _ = in_turn((seed, CAPTIONS, index), len(captions), most, turn)
             captions = [captions[i] for i in sorted(chosen)]
-        return captions, generator
+        return Lesson(captions, flip, generator)
 
-    def totals(self, epoch: int, indices: Sequence[int]) -> tuple[int, int]:
+    def totals(self, turns: Sequence[int], indices: Sequence[int]) -> tuple[int, int]:
         """Words to predict and captions in a step, over all processes and parts: what its loss is divided by."""
-        lengths = [len(caption) - 1 for index in indices for caption in self.choice(epoch, index)[0]]
+        taught = (self.lesson(turn, index) for turn, index in zip(turns, indices, strict=True))
+        lengths = [len(caption) - 1 for lesson in taught for caption in lesson.captions]
         return sum(lengths), len(lengths)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        captions, generator = self.choice(epoch, index)
+        turn, index = key
+        lesson = self.lesson(turn, index)
         if index in self.broken:
-            return Sample(None, captions, self.broken[index])
-        flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)
-        if self.features is not None:
-            return Sample(self.features[index, int(flip)], captions)
-        box = random_crop(generator, self.recipe.image.crop) if self.augment else None
+            return Sample(None, lesson.captions, self.broken[index])
         try:
-            return Sample(load_image(self.examples[index].image, self.preprocessing, box=box, flip=flip), captions)
+            picture = self._seen(index, lesson)
         except ImageError as error:
-            return Sample(None, captions, str(error))
+            return Sample(None, lesson.captions, str(error))
+        return Sample(picture, lesson.captions, chances=self._chances(lesson) if self._chancy else ())
+
+    def _seen(self, index: int, lesson: Lesson) -> np.ndarray:
+        if self.features is not None:
+            return self.features[index, int(lesson.flip)]
+        image = self.recipe.image
+        box = random_crop(lesson.generator, image.crop) if self.augment else None
+        colour = random_colour(lesson.generator, image.colour) if self.augment else None
+        source = self.examples[index].image
+        return load_image(source, self.preprocessing, box=box, flip=lesson.flip, colour=colour)
+
+    @staticmethod
+    def _chances(lesson: Lesson) -> list[list[list[float]]]:
+        draw = lesson.generator.random
+        return [draw((len(caption) - 1, 3), dtype=np.float32).tolist() for caption in lesson.captions]
 
 
 def _cut(ids: list[int], most: int) -> list[int]:
@@ -94,16 +140,13 @@ def _cut(ids: list[int], most: int) -> list[int]:
     return ids if len(ids) <= most + 2 else ids[: most + 1]
 
 
-def may_flip(captions: Sequence[str], recipe: ImageRecipe) -> bool:
-    """Whether a picture can be mirrored without making one of its captions wrong."""
-    if not recipe.flip_unless:
-        return True
-    forbidden = re.compile(rf"\b(?:{'|'.join(map(re.escape, recipe.flip_unless))})\b", re.IGNORECASE)
-    return not any(forbidden.search(caption) for caption in captions)
+def random_crop(generator: np.random.Generator, smallest: float) -> Box | None:
+    """A box, as shares of a picture's sides, of at least `smallest` of its area; None for all of it.
 
-
-def random_crop(generator: np.random.Generator, smallest: float) -> tuple[float, float, float, float] | None:
-    """A box, as shares of the sides, of at least `smallest` of the area and 3:4 to 4:3 in shape; None for all of it."""
+    As for Inception (Szegedy et al. 2015, arXiv 1409.4842, section 6): the area is uniform, and the shape, relative to
+    the picture's own, log-uniform from 3:4 to 4:3. Relative, since a picture that is squashed is squashed when it is
+    captioned too.
+    """
     if smallest >= 1:
         return None
     area, shape = generator.uniform(smallest, 1), np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -112,3 +155,10 @@ def random_crop(generator: np.random.Generator, smallest: float) -> tuple[float,
     width = area / height  # a side that would be longer than the picture's gives what is over to the other
     left, top = generator.uniform(0, 1 - width), generator.uniform(0, 1 - height)
     return left, top, left + width, top + height
+
+
+def random_colour(generator: np.random.Generator, strength: float) -> Colour | None:
+    """Factors from 1 - `strength` to 1 + `strength`, uniform and each by itself; None where there is no change."""
+    if not strength:
+        return None
+    return Colour(*generator.uniform(1 - strength, 1 + strength, 3).tolist())

@@ -1,0 +1,243 @@
+"""Word dropout and scheduled sampling: which words a decoder is fed while it is taught."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from captionkit.models.decoder import Decoded
+from captionkit.training import processes, setup
+from captionkit.training.batches import Batch, Plan, batches, collate
+from captionkit.training.feeding import Feeding
+from captionkit.training.learner import Learner
+from captionkit.training.loop import train
+from captionkit.training.run import LAST, RunFolder
+from captionkit.training.teaching import Teaching
+from shapes import make_recipe
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+
+
+class Known(nn.Module):
+    """Stands for a model: what it expects after a word depends on that word alone; [V,V] log-probabilities."""
+
+    def __init__(self, expected: Tensor, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.expected, self.encoder = expected, nn.Identity()
+        self.encoder.frozen = frozen
+        self.calls: list[bool] = []
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(2).transpose(1, 2)
+
+    def forward(self, images: None, features: Tensor, captions, grid) -> Decoded:
+        assert images is None and features.shape[0] == int(captions.image_of.max()) + 1
+        self.calls.append(self.training or torch.is_grad_enabled())
+        return Decoded(self.expected[captions.tokens], None)
+
+
+@pytest.fixture(scope="module")
+def taught(data: Path, backbone: Path) -> setup.Setup:
+    return setup.prepare(make_recipe(backbone), data)
+
+
+def batch_of(taught: setup.Setup, turns: int = 1, **changes: object) -> tuple[Batch, Teaching]:
+    recipe = make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
+    features = np.zeros((len(taught.train), 1, 2, 3), np.float16)
+    teaching = Teaching(taught.train, taught.text, recipe, taught.preprocessing, augment=True, features=features)
+    keys = [(turn, index) for turn in range(turns) for index in range(len(teaching))]
+    return collate([teaching[key] for key in keys], features=True), teaching
+
+
+def feeding_of(teaching: Teaching, model: nn.Module) -> Feeding:
+    return Feeding(model, teaching, (1, 2), processes.make_accelerator("no", SimpleEncoder()))
+
+
+class SimpleEncoder(nn.Module):
+    """As much of a model as tells Accelerate what to expect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = type("C", (), {"encoder": type("E", (), {"backbone": ""})()})()
+
+
+def rows(batch: Batch) -> list[list[tuple[int, int]]]:
+    """(fed word, word to predict) of each caption, read off the packing's definition."""
+    pairs = iter(zip(batch.captions.tokens.tolist(), batch.targets.tolist(), strict=True))
+    captions: list[list[tuple[int, int]]] = [[] for _ in range(batch.captions.sizes[0])]
+    for size in batch.captions.sizes:
+        for caption in captions[:size]:
+            caption.append(next(pairs))
+    return captions
+
+
+def test_no_random_number_is_drawn_where_none_is_used(taught: setup.Setup) -> None:
+    batch, teaching = batch_of(taught)
+    assert batch.chances is None
+    assert feeding_of(teaching, Known(torch.zeros(1, 1))).fed(batch, 0.0) is batch
+    plain = Teaching(
+        taught.train, taught.text, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}), taught.preprocessing,
+        augment=False,
+    )  # fmt: skip
+    assert collate([plain[0, 0]], features=False).chances is None  # what is validated on is fed as it is
+
+
+def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: setup.Setup) -> None:
+    batch, teaching = batch_of(taught, turns=40, data__token_dropout=0.3)
+    fed = feeding_of(teaching, Known(torch.zeros(1, 1))).fed(batch, 0.0)
+    assert torch.equal(fed.targets, batch.targets) and fed.captions.sizes == batch.captions.sizes
+    hidden = 0
+    for true, given in zip(rows(batch), rows(fed), strict=True):
+        assert given[0][0] == true[0][0] == taught.text.bos_id
+        for (was, _), (now, _) in zip(true[1:], given[1:], strict=True):
+            assert now in (was, taught.text.unk_id)
+            hidden += now != was
+    words = len(batch.targets) - len(rows(batch))
+    assert hidden / words == pytest.approx(0.3, abs=4 * (0.21 / words) ** 0.5)
+    same = [tuple(word for word, _ in row) for row in rows(fed)][: 40 * 5]
+    assert len(set(same)) > 40  # in another turn, another word of the same caption
+
+
+def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: setup.Setup) -> None:
+    _, teaching = batch_of(taught, data__token_dropout=0.4, optimizer__scheduled_sampling=0.5)
+    size = len(taught.text)
+    model = Known(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
+    feeding = feeding_of(teaching, model)
+
+    def fed(keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]]:
+        batch = feeding.fed(collate([teaching[key] for key in keys], features=True), 0.5)
+        found: dict[tuple[int, int], list] = {}
+        for picture, row in zip(batch.captions.image_of.tolist(), rows(batch), strict=True):
+            found.setdefault(keys[picture], []).append(tuple(row))
+        return {key: sorted(captions) for key, captions in found.items()}
+
+    together = fed([(turn, index) for turn in (0, 3) for index in range(12)])
+    for keys in ([(3, 5)], [(0, 11), (3, 2), (0, 0)]):
+        assert fed(keys) == {key: together[key] for key in keys}
+
+
+def test_the_models_words_come_as_often_as_it_expects_them(taught: setup.Setup) -> None:
+    text = taught.text
+    batch, teaching = batch_of(taught, turns=60, optimizer__scheduled_sampling=0.5)
+    red, blue = (text.encode(word)[1] for word in ("red", "blue"))
+    expected = torch.full((len(text), len(text)), -40.0)
+    expected[:, red], expected[:, blue] = float(np.log(3.0)), 0.0  # three times as likely
+    expected[:, [text.eos_id, *text.never_generated]] = 7.0  # likelier still, and never to be fed
+    model = Known(expected)
+    fed = feeding_of(teaching, model).fed(batch, 0.4)
+    assert model.calls == [False] and torch.equal(fed.targets, batch.targets)
+    own, others = {red: 0, blue: 0}, 0
+    for true, given in zip(rows(batch), rows(fed), strict=True):
+        assert given[0] == true[0]
+        for (was, _), (now, _) in zip(true[1:], given[1:], strict=True):
+            if was not in own:  # or it could not be told whose word it is
+                others += 1
+                if now != was:
+                    own[now] += 1
+    changed = sum(own.values())
+    assert changed / others == pytest.approx(0.4, abs=4 * (0.24 / others) ** 0.5)
+    assert own[red] / changed == pytest.approx(0.75, abs=4 * (0.1875 / changed) ** 0.5)
+
+
+def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: setup.Setup) -> None:
+    text = taught.text
+    batch, teaching = batch_of(taught, optimizer__scheduled_sampling=1.0)
+    successor = torch.roll(torch.arange(len(text)), 1)  # a word for each, as sure as can be
+    successor = torch.where(successor < 4, torch.tensor(5), successor)
+    expected = nn.functional.one_hot(successor, len(text)).float() * 100
+    fed = feeding_of(teaching, Known(expected)).fed(batch, 1.0)
+    for true, given in zip(rows(batch), rows(fed), strict=True):
+        for (before, _), (_, _), (now, _) in zip(true, true[1:], given[1:], strict=False):
+            assert now == successor[before]
+
+
+def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: setup.Setup) -> None:
+    _, teaching = batch_of(taught, optimizer__scheduled_sampling=0.25)
+    feeding = feeding_of(teaching, Known(torch.zeros(1, 1)))
+    assert [feeding.share(step, 11) for step in range(11)] == pytest.approx([0.025 * step for step in range(11)])
+    assert feeding.share(0, 1) == 0
+
+
+def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[Learner, Teaching, Plan]:
+    recipe = make_recipe(backbone, changes)
+    made = setup.prepare(recipe, data)
+    teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
+    plan = Plan(len(teaching), recipe)
+    return Learner(made.model, teaching, plan, recipe, processes.make_accelerator("no", made.model)), teaching, plan
+
+
+DECODERS = {
+    "soft": {},
+    "hard": {"decoder.kind": "hard", "optimizer.coverage": 0},
+    "show-tell": {"decoder.name": "show-tell", "decoder.attention": 256},
+    "transformer": {
+        "decoder.name": "transformer", "decoder.embedding": 512, "decoder.hidden": 512, "decoder.attention": 256,
+        "decoder.size": "tiny",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder"), [("soft", "frozen"), ("hard", "all"), ("show-tell", "all"), ("transformer", "frozen")]
+)
+def test_at_a_share_of_nothing_it_is_plain_teaching_bit_for_bit(
+    data: Path, backbone: Path, decoder: str, encoder: str
+) -> None:
+    """And above, it is not: norms of a trained encoder move once all the same."""
+    common = {**DECODERS[decoder], "encoder.train": encoder, "image.crop": 0.7, "optimizer.epochs": 1}
+    found = {}
+    for share in (None, 1e-9, 1.0):
+        changes = common if share is None else {**common, "optimizer.scheduled_sampling": share}
+        learner, teaching, plan = learner_of(data, backbone, changes)
+        stream = batches(teaching, plan, 0, 0)
+        lost = [learner.step(step, stream) for step in range(plan.steps)]
+        assert all(loss is not None for loss in lost)
+        found[share] = learner.model.state_dict()
+        assert learner.model.training or encoder == "frozen"
+    assert all(torch.equal(found[None][name], found[1e-9][name]) for name in found[None])
+    assert not all(torch.equal(found[None][name], found[1.0][name]) for name in found[None])
+    counted = [name for name in found[None] if name.endswith("num_batches_tracked")]
+    assert counted and all(torch.equal(found[None][name], found[1.0][name]) for name in counted)
+
+
+def test_a_frozen_encoder_looks_once_at_a_picture_that_is_taught_in_two_passes(
+    data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"image.crop": 0.7, "optimizer.scheduled_sampling": 1.0, "optimizer.epochs": 1}
+    learner, teaching, plan = learner_of(data, backbone, changes)
+    looks: list[int] = []
+    learner.model.encoder.register_forward_hook(lambda *_: looks.append(1))
+    stream = batches(teaching, plan, 0, 0)
+    for step in range(plan.steps):
+        learner.step(step, stream)
+    assert len(looks) == plan.steps == 3
+
+
+@pytest.mark.parametrize("encoder", ["frozen", "all"])
+def test_both_passes_in_sixteen_bits_teach_every_weight(
+    data: Path, backbone: Path, tmp_path: Path, encoder: str
+) -> None:
+    changes = {"optimizer.scheduled_sampling": 1.0, "data.token_dropout": 0.2, "encoder.train": encoder,
+               "optimizer.ema": 0}  # fmt: skip
+    recipe = make_recipe(backbone, {**changes, "run.precision": "bf16", "optimizer.weight_decay": 0})
+    before = {name: tensor.clone() for name, tensor in setup.prepare(recipe, data).model.state_dict().items()}
+    train(data, tmp_path / "run", recipe)
+    after = load_file(tmp_path / "run" / LAST)
+    parts = ("decoder.", "neck.") if encoder == "frozen" else ("decoder.", "neck.", "encoder.")
+    taught = [name for name in before if name.startswith(parts) and before[name].is_floating_point()]
+    assert not [name for name in taught if torch.equal(before[name], after[f"model/{name}"])]
