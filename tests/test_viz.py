@@ -27,7 +27,8 @@ from captionkit.viz import (
     sample_photos,
     write_page,
 )
-from captionkit.viz.curves import _smooth
+from captionkit.viz.curves import curve_drawings
+from captionkit.viz.panels import smooth as smooth_
 
 RED = (255, 0, 0)
 
@@ -288,16 +289,16 @@ def has_colour(png: Image.Image, colour: str) -> bool:
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.filterwarnings("error")
 def test_curves_of_any_run_are_drawn(tmp_path, name):
-    curves = pytest.importorskip("captionkit.viz.curves")
+    panels = pytest.importorskip("captionkit.viz.panels")
     pytest.importorskip("matplotlib")
     draw_curves(RUNS[name], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as png:
         assert png.format == "PNG"
         assert png.width >= 900
-        assert has_colour(png, curves.TRAIN) == (name not in ("empty", "no training"))
-        assert has_colour(png, curves.VALIDATION) == (name in ("no training", "nothing finite", "whole"))
-        assert has_colour(png, curves.SCORE) == (name in ("no training", "whole"))
-        assert has_colour(png, curves.ENCODER) == (name in ("one row", "no evaluation", "null for NaN", "whole"))
+        assert has_colour(png, panels.TRAIN) == (name not in ("empty", "no training"))
+        assert has_colour(png, panels.VALIDATION) == (name in ("no training", "nothing finite", "whole"))
+        assert has_colour(png, panels.SCORE) == (name in ("no training", "whole"))
+        assert has_colour(png, panels.ENCODER) == (name in ("one row", "no evaluation", "null for NaN", "whole"))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -325,10 +326,10 @@ def test_smoothing_averages_without_lag_or_filling_gaps():
     ramp = np.linspace(9, 2, 1000)
     noisy = ramp + np.random.default_rng(0).normal(0, 0.3, 1000)
     noisy[500:503] = np.nan
-    smooth = _smooth(noisy)
+    smooth = smooth_(noisy)
     assert np.isnan(smooth[500:503]).all() and np.isfinite(np.delete(smooth, [500, 501, 502])).all()
     assert np.nanmax(np.abs(smooth - ramp)[40:-40]) < 0.25
-    assert _smooth(np.array([5.0])) == [5.0]
+    assert smooth_(np.array([5.0])) == [5.0]
 
 
 def test_curves_without_matplotlib_name_the_extra(monkeypatch, tmp_path):

@@ -94,7 +94,7 @@ def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
         path=str(folder.path),
         encoder=str(architecture["encoder"]["name"]),
         decoder=str(architecture["decoder"]["name"]),
-        parameters=_parameters(folder.path / bundle.WEIGHTS),
+        parameters=parameters_of(folder.path / bundle.WEIGHTS),
         vocabulary=len(folder.text),
         picture=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
         grid=folder.grid,
@@ -105,7 +105,7 @@ def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
     )
 
 
-def _parameters(path: Path) -> int:
+def parameters_of(path: Path) -> int:
     """Numbers in a safetensors file, from its header alone; 0 where there is none."""
     try:
         with path.open("rb") as file:

@@ -30,6 +30,7 @@ from captionkit.training.report import Report
 from captionkit.training.run import BEST, LAST, RunFolder
 from captionkit.training.setup import Setup, prepare
 from captionkit.training.teaching import Teaching
+from captionkit.training.trackers import check_trackers
 
 _LOG_EVERY = 20  # steps between two rows of training loss
 
@@ -56,7 +57,11 @@ def train(data: str | Path, output: str | Path, recipe: Recipe | None = None, *,
             recipe = folder.recipe()
         else:
             folder.check_new()
-        return _Run(recipe or Recipe(), Path(data), folder, resume).go()
+        recipe = recipe or Recipe()
+        check_trackers(recipe.run.trackers)
+        run = _Run(recipe, Path(data), folder, resume)
+        with run.report.sitting(run.progress):
+            return run.go()
 
 
 class _Run:
@@ -71,7 +76,8 @@ class _Run:
         if self.accelerator.is_main_process:
             folder.open(recipe)
         self.setup.model.to(self.accelerator.device)
-        train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
+        with self.report.diary.clock.on("features"):
+            train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
         self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator)
@@ -113,7 +119,7 @@ class _Run:
                 closing(self.report.bar(range(first, last), last, "training", first)) as steps,
                 closing(batches(self.learner.teaching, self.plan, first, self.recipe.run.workers)) as pictures,
             ):
-                self._go_on(steps, pictures, interrupted)
+                self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
         except torch.OutOfMemoryError:
             remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
             raise TrainingError(f"out of memory after step {self.progress.step}; {remedy}") from None
@@ -133,7 +139,8 @@ class _Run:
                 self.report.trained(self._where(), rates(self.learner.optimizer))
             due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
-                self._evaluate()
+                with self.report.diary.clock.on("evaluation"):
+                    self._evaluate()
             if due or interrupted() or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
@@ -148,7 +155,8 @@ class _Run:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
     def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
-        learnt = self.learner.step(step, pictures)
+        with self.report.diary.clock.on("steps"):
+            learnt = self.learner.step(step, pictures)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
         self.report.learnt(*learnt)
@@ -174,7 +182,7 @@ class _Run:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
                 keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
-        self.report.evaluated(self._where(), found, better, progress.seconds)
+        self.report.evaluated(self._where(), found, better, progress)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -196,24 +204,29 @@ class _Run:
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
             path, parts = self.folder.path / LAST, self.learner.parts
-            save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
+            with self.report.diary.clock.on("checkpoints"):
+                save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
+            self.report.diary.save(self.progress)
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say
         why = "no better for a while" if self._finished() else "all epochs done"
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         say(f"{why}: best on validation at step {progress.best_step}, {scores}")
-        for reason in sorted(set().union(*gather_object([self.learner.broken]))):
+        left_out = sorted(set().union(*gather_object([self.learner.broken])))
+        for reason in left_out:
             say(f"left out: {reason}")
         if self.accelerator.is_main_process:
-            say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
+            with self.report.diary.clock.on("export"):
+                say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
+            self.report.end(progress, patience=self._finished(), broken=left_out)
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:
     """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
     values = asdict(recipe)
-    for name in ("workers", "checkpoint_every", "samples", "half_weights"):
+    for name in ("workers", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]
     facts = [values, setup.train.fingerprint(), setup.val.fingerprint(), setup.text.to_json()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

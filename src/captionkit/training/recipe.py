@@ -161,6 +161,9 @@ class RunRecipe:
     checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between two checkpoints")
     samples: Annotated[int, Ge(0)] = _field(8, "validation pictures captioned at each evaluation")
     half_weights: bool = _field(False, "whether the kept model's weights are stored in half precision")
+    trackers: tuple[str, ...] = _field(
+        ("tensorboard",), "what is told of losses and scores: tensorboard, wandb, mlflow, ...; empty for none"
+    )
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,9 @@ def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield f"{table.name}.{leaf.name}", leaf
 
 
+_DEFAULTS = {name: leaf.default for name, leaf in recipe_fields()}
+
+
 def flag_of(name: str) -> str:
     """The command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
     return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
@@ -225,8 +231,8 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
     values = _from_toml(*_read(source)).to_dict() if source is not None else {}
     for name, value in (overrides or {}).items():
         table, _, leaf = name.partition(".")
-        listed = name == "image.flip_unless"
-        values.setdefault(table, {})[leaf] = [word for word in value.split(",") if word] if listed else value
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        values.setdefault(table, {})[leaf] = words if isinstance(_DEFAULTS.get(name), tuple) else value
     try:
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from captionkit import files
 from captionkit.progress import say, track
 from captionkit.training.batches import Plan
 from captionkit.training.checkpoints import Progress
+from captionkit.training.diary import Diary
 from captionkit.training.evaluation import Validation, sample_cards, samples_page
 from captionkit.training.recipe import Recipe
+from captionkit.training.reporting import Material, write_captions, write_report
 from captionkit.training.run import SAMPLES, RunFolder
 from captionkit.training.setup import Setup
+from captionkit.training.sittings import DONE
+from captionkit.viz.page import Card
 
 
 class Report:
@@ -29,6 +34,8 @@ class Report:
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         self._nats, self._words = 0.0, 0
         self._since = time.monotonic()
+        self.diary = Diary(folder.path, setup)
+        self._cards: Sequence[Card] = ()
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -64,7 +71,60 @@ class Report:
             )
         if progress.step:
             self.say(f"resumed after step {progress.step} of {plan.steps}")
+        if self.main:
+            diary, patience = self.diary, self.recipe.run.patience
+            diary.open(steps_per_epoch=plan.steps_per_epoch)
+            if progress.step < plan.steps and not 0 < patience <= progress.stale:
+                command = self.command(resume=bool(diary.sittings or progress.step))
+                trackers = self.folder.track(self.recipe, diary.known)
+                diary.begin(command, self.data, progress, self.accelerator, trackers)
         self._since = time.monotonic()
+
+    @contextmanager
+    def sitting(self, progress: Progress) -> Iterator[None]:
+        """While the block runs, an end that is none of a run's own is noted, with a report of what there is."""
+        try:
+            yield
+        except BaseException as error:
+            if self.main and self.diary.works:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                stopped = isinstance(error, KeyboardInterrupt)
+                self.diary.end("interrupted" if stopped else f"failed: {reason}", progress)
+                self._write(whole=False)
+            raise
+
+    def end(self, progress: Progress, *, patience: bool, broken: Iterable[str]) -> None:
+        """Note that the run is done, and write its report."""
+        diary = self.diary
+        if not diary.sittings or (not diary.works and diary.sittings[-1].end in DONE):
+            return  # of a run that is done already nothing changes
+        diary.save(progress, broken)
+        how = "patience" if patience else "finished"
+        diary.sittings[-1].end = how
+        self._write(whole=True)
+        diary.end(how, progress)  # after it, so that a run that is killed before makes up for it when it is resumed
+
+    def _write(self, *, whole: bool) -> None:
+        """Write report.html and report.md of what there is; a failure is a line, and no run is lost to it."""
+        folder, diary = self.folder, self.diary
+        material = Material(
+            folder.path,
+            self.recipe,
+            folder.rows,
+            diary.sittings,
+            val=self.setup.val,
+            shown=self._cards,
+            whole=whole and any(row["kind"] == "eval" for row in folder.rows),
+            live=not diary.sittings[-1].end,
+        )
+        try:
+            page = write_report(material)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.say(f"no report ({reason}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again")
+            return
+        if whole:
+            self.say(f"report: {page}")
 
     def learnt(self, nats: float, words: int) -> None:
         """Count a step towards the next row of training loss."""
@@ -80,12 +140,18 @@ class Report:
         )
         self._nats, self._words, self._since = 0.0, 0, time.monotonic()
 
-    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
+    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
         """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""
         paused = time.monotonic()
+        if better and self.main:
+            examples = self.setup.val
+            write_captions(self.folder.path, {examples[place].id: said for place, said in sorted(found.said.items())})
         self.folder.record({"kind": "eval", **where, "val_loss": found.loss, **found.scores, "best": better})
         if self.main:
-            self._show(where, found, better, seconds)
+            with self.diary.clock.on("report"):
+                self._show(where, found, better, progress.seconds)
+                self.diary.save(progress, found.broken)
+                self._write(whole=False)
         self._since += time.monotonic() - paused
 
     def _show(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
@@ -93,6 +159,7 @@ class Report:
         shown = setup.val.subset(range(min(self.recipe.run.samples, len(setup.val))))
         cards = sample_cards(shown, found.said)
         files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
+        self._cards = cards
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
         rows = [row["loss"] for row in folder.rows if row["kind"] == "train"]

@@ -62,6 +62,12 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
     return Setup(train, val, text, model, preprocessing, dataset.problems)
 
 
+def splits_of(recipe: Recipe, data: Path, text: Text) -> tuple[CaptionSet, CaptionSet]:
+    """What a run learns from and what it is evaluated on, as `prepare` gives them; `text` is its vocabulary."""
+    train, val = _splits(open_dataset(data), recipe)
+    return _with_words(train, text), _with_words(val, text)
+
+
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
     """The two splits; the names that nobody chose may be absent, as there are datasets in one piece."""
     wanted, usual = recipe.data, DataRecipe()
