@@ -137,6 +137,7 @@ class RunReport:
     evaluations: int
     resumable: bool
     model: bool
+    report: bool
 
     @property
     def sound(self) -> bool:
@@ -159,6 +160,7 @@ class RunReport:
                 f"best        {best}",
                 f"model       {'best/' if self.model else 'none yet'}",
                 f"resumable   {'yes, with --resume' if self.resumable else 'no checkpoint yet'}",
+                f"report      {'report.html' if self.report else f'none yet; `captionkit report {self.path}` writes it'}",
             ]
         )
 
@@ -181,6 +183,7 @@ def inspect_run(path: Path) -> RunReport:
         evaluations=len(evaluations),
         resumable=(path / "last.safetensors").is_file(),
         model=(path / "best" / bundle.CONFIG).is_file(),
+        report=(path / "report.html").is_file(),
     )
 
 

@@ -67,10 +67,14 @@ def _gallery(gallery: Gallery) -> str:
 def _fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text.strip()}\n{fence}"
+    return f"{fence}\n{_known(text).strip()}\n{fence}"
 
 
 def _text(text: str) -> str:
     """One line that shows as it is, whatever it holds."""
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(clean.split()), quote=False))
+    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(_known(text).split()), quote=False))
+
+
+def _known(text: str) -> str:
+    """Without the lone surrogates that stand for undecodable bytes in a file name."""
+    return text.encode("utf-8", "replace").decode("utf-8")
