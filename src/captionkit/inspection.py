@@ -153,6 +153,7 @@ class RunReport:
         if self.best_loss is not None:
             cider = "" if self.best_cider is None else f"CIDEr-D {self.best_cider:.4f}, "
             best = f"{cider}{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
+        remedy = f"none yet; `captionkit report {self.path}` writes it"
         return "\n".join(
             [
                 f"run         {self.path}",
@@ -160,7 +161,7 @@ class RunReport:
                 f"best        {best}",
                 f"model       {'best/' if self.model else 'none yet'}",
                 f"resumable   {'yes, with --resume' if self.resumable else 'no checkpoint yet'}",
-                f"report      {'report.html' if self.report else f'none yet; `captionkit report {self.path}` writes it'}",
+                f"report      {'report.html' if self.report else remedy}",
             ]
         )
 

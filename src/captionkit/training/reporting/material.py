@@ -15,7 +15,9 @@ from captionkit.captioner import Captioner, load
 from captionkit.datasets import CaptionSet
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.metrics import Scores, evaluate
+from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.scoring import USUAL
+from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.training.recipe import Recipe
 from captionkit.training.run import BEST, CAPTIONS
 from captionkit.training.sittings import Sitting
@@ -131,13 +133,22 @@ class Material:
         try:
             if self.val is None:
                 return CaptionkitError(self.missing)
-            return evaluate(self.said, self.val)
+            return evaluate(self.said, self.val, frequencies=self._frequencies)
         except CaptionkitError as error:  # METEOR's data may be damaged, or its index find no place
             return self._scored_without_meteor(error)
 
+    @property
+    def _frequencies(self) -> DocumentFrequencies:
+        """CIDEr's frequencies as the evaluations of the run count them: over pictures that cannot be read, too."""
+        references = [example.captions for example in self.val or ()]
+        split_up = TOKENIZERS[tokenizer_of(references)]
+        flat = iter(split_up(caption for some in references for caption in some))
+        return DocumentFrequencies.of([[next(flat) for _ in some] for some in references])
+
     def _scored_without_meteor(self, reason: CaptionkitError) -> Scores | CaptionkitError:
         try:
-            scores = evaluate(self.said, self.val, [name for name in USUAL if name != "meteor"])
+            wanted = [name for name in USUAL if name != "meteor"]
+            scores = evaluate(self.said, self.val, wanted, frequencies=self._frequencies)
         except CaptionkitError as error:
             return error
         scores.notes.append(f"METEOR is left out: {reason}")
