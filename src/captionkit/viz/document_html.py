@@ -205,6 +205,7 @@ figure img { display: block; width: 100%; height: auto; }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft);
   font-size: .85rem; }
 @media (prefers-color-scheme: dark) { .strip img { filter: brightness(.92); } .strip { background: #e6e6e6; } }
+@media (max-width: 40rem) { thead th:first-child { width: 50%; } }
 @media print {
   body { max-width: none; padding: 0; background: #fff; font-size: 10pt; }
   nav { display: none; }

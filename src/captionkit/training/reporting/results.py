@@ -11,7 +11,7 @@ from captionkit.bundle import WEIGHTS
 from captionkit.errors import CaptionkitError
 from captionkit.inspection import parameters_of
 from captionkit.training.reporting.material import Material
-from captionkit.training.reporting.words import device_of, minutes_of, number
+from captionkit.training.reporting.words import brief, device_of, minutes_of, number
 from captionkit.training.run import BEST
 from captionkit.viz.document import Block, Code, Paragraph, Row, Table
 
@@ -45,7 +45,7 @@ def key_figures(material: Material) -> list[tuple[str, str, str]]:
         figures.append(("Validation loss", f"{best['val_loss']:.3f}", "nats per word, less is better"))
     if material.kept:
         millions = parameters_of(material.kept.path / WEIGHTS) / 1e6
-        figures.append(("Parameters", f"{millions:.1f} M", "numbers that the model consists of"))
+        figures.append(("Parameters", f"{brief(millions)} M", "numbers that the model consists of"))
     spent = minutes_of(material)
     if spent is not None:
         figures.append(("Time", f"{spent:.3g} min", f"on {device_of(material)}"))
