@@ -297,7 +297,7 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
     monkeypatch.setattr(reporting, "document_html", full)
     monkeypatch.setattr(course, "curve_drawings", lambda _: [])
     result = train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1}))
-    assert result.steps == 3 and read_sittings(tmp_path / "run")[-1].end == "finished"
+    assert result.steps == 3 and read_sittings(tmp_path / "run")[-1].done
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("no report (")]
     assert lines and "No space left on device" in lines[-1] and f"captionkit report {tmp_path / 'run'}" in lines[-1]
 

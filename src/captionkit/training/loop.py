@@ -111,7 +111,7 @@ class _Run:
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
-        self.report.begin(self.plan, self.progress)
+        self.report.begin(self.plan, self.progress, done=self._finished())
         first, last = self.progress.step, self.plan.steps
         try:
             with (
@@ -139,8 +139,7 @@ class _Run:
                 self.report.trained(self._where(), rates(self.learner.optimizer))
             due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
-                with self.report.diary.clock.on("evaluation"):
-                    self._evaluate()
+                self._evaluate()
             if due or interrupted() or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
@@ -171,7 +170,8 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
-        found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
+        with self.report.diary.clock.on("evaluation"):
+            found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
         self.learner.broken |= found.broken
         if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
@@ -219,7 +219,7 @@ class _Run:
         if self.accelerator.is_main_process:
             with self.report.diary.clock.on("export"):
                 say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
-            self.report.end(progress, patience=self._finished(), broken=left_out)
+            self.report.end(progress, why, left_out)
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 

@@ -51,8 +51,8 @@ class Report:
         flags = ["--resume"] if resume else self.recipe.to_flags()
         return shlex.join(["captionkit", "train", str(self.data), "--output", str(self.folder.path), *flags])
 
-    def begin(self, plan: Plan, progress: Progress) -> None:
-        """Say what is about to be learnt, and from what."""
+    def begin(self, plan: Plan, progress: Progress, *, done: bool) -> None:
+        """Say what is about to be learnt, and from what, unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
         for parameter in setup.model.parameters():
@@ -72,9 +72,9 @@ class Report:
         if progress.step:
             self.say(f"resumed after step {progress.step} of {plan.steps}")
         if self.main:
-            diary, patience = self.diary, self.recipe.run.patience
+            diary = self.diary
             diary.open(steps_per_epoch=plan.steps_per_epoch)
-            if progress.step < plan.steps and not 0 < patience <= progress.stale:
+            if progress.step < plan.steps and not done:
                 command = self.command(resume=bool(diary.sittings or progress.step))
                 trackers = self.folder.track(self.recipe, diary.known)
                 diary.begin(command, self.data, progress, self.accelerator, trackers)
@@ -93,16 +93,15 @@ class Report:
                 self._write(whole=False)
             raise
 
-    def end(self, progress: Progress, *, patience: bool, broken: Iterable[str]) -> None:
-        """Note that the run is done, and write its report."""
+    def end(self, progress: Progress, why: str, broken: Iterable[str]) -> None:
+        """Note that the run is done, and why, and write its report."""
         diary = self.diary
-        if not diary.sittings or (not diary.works and diary.sittings[-1].end in DONE):
+        if not diary.sittings or (not diary.works and diary.sittings[-1].done):
             return  # of a run that is done already nothing changes
         diary.save(progress, broken)
-        how = "patience" if patience else "finished"
-        diary.sittings[-1].end = how
+        diary.sittings[-1].end = end = f"{DONE}{why}"
         self._write(whole=True)
-        diary.end(how, progress)  # after it, so that a run that is killed before makes up for it when it is resumed
+        diary.end(end, progress)  # after it, so that a run that is killed before makes up for it when it is resumed
 
     def _write(self, *, whole: bool) -> None:
         """Write report.html and report.md of what there is; a failure is a line, and no run is lost to it."""

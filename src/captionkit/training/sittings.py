@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from captionkit import files
 from captionkit.datasets import CaptionSet
 
 SITTINGS = "sittings.jsonl"
-#: how a sitting ends after which nothing is left to do
-DONE = ("finished", "patience")
+#: how the end begins of a sitting after which nothing is left to do
+DONE = "done: "
 #: reasons that are kept of what was left out; beyond them, how many there are
 _KEPT = 200
 
@@ -33,7 +33,7 @@ class Sitting:
     started: str = ""
     #: when it was last known to be alive
     seen: str = ""
-    #: how it ended: "finished", "patience", "interrupted", or "failed: " and why
+    #: how it ended: "done: " and why, "interrupted", or "failed: " and why
     end: str = ""
     first_step: int = 0
     step: int = 0
@@ -51,6 +51,11 @@ class Sitting:
     left_out: dict[str, Any] = field(default_factory=dict)
     #: the ids by which trackers know the run
     trackers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing was left to do after it."""
+        return self.end.startswith(DONE)
 
 
 def now() -> str:
@@ -90,12 +95,13 @@ def read_sittings(run: Path) -> list[Sitting]:
     except (OSError, UnicodeDecodeError):
         return []
     found = []
-    known = {field.name for field in fields(Sitting)}
+    kinds = {name: type(value) for name, value in asdict(Sitting("")).items()}
     for line in lines:
         try:
             values = json.loads(line)
         except ValueError:
             continue
         if isinstance(values, dict) and isinstance(values.get("command"), str):
-            found.append(Sitting(**{name: value for name, value in values.items() if name in known}))
+            known = {name: value for name, value in values.items() if isinstance(value, kinds.get(name, ()))}
+            found.append(Sitting(**known))
     return found

@@ -206,7 +206,10 @@ footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line
   font-size: .85rem; }
 @media (prefers-color-scheme: dark) { .strip img { filter: brightness(.92); } .strip { background: #e6e6e6; } }
 @media (max-width: 40rem) { thead th:first-child { width: 50%; } }
+@page { margin: 14mm; }
 @media print {
+  .said { padding: .5rem .6rem; }
+  .references { font-size: .78rem; }
   body { max-width: none; padding: 0; background: #fff; font-size: 10pt; }
   nav { display: none; }
   section { margin-top: 1.6rem; }

@@ -10,7 +10,6 @@ from captionkit.errors import CaptionkitError
 from captionkit.training.reporting import course, examples, making, results
 from captionkit.training.reporting.material import Material, write_captions
 from captionkit.training.run import REPORT, REPORT_TEXT
-from captionkit.training.sittings import DONE
 from captionkit.viz.document import Block, Document, Paragraph, Section
 from captionkit.viz.document_html import document_html
 from captionkit.viz.document_markdown import document_markdown
@@ -74,7 +73,6 @@ def _lead(material: Material) -> str:
     data = f" on {material.data['name']}" if material.data.get("name") else ""
     if material.live:
         return f"{name}{data}, under way: {epochs} of {material.recipe.optimizer.epochs} epochs so far."
-    end = material.sittings[-1].end if material.sittings else ""
     kept = f"; the model kept is that of epoch {best['epoch']:.4g}" if best else "; no model is kept yet"
-    done = "stopped after" if material.sittings and end not in DONE else "after"
+    done = "stopped after" if material.sittings and not material.sittings[-1].done else "after"
     return f"{name}{data}, {done} {epochs} of at most {material.recipe.optimizer.epochs} epochs{kept}."

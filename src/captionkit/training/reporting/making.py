@@ -8,16 +8,10 @@ from typing import Any
 from captionkit.training.recipe import recipe_fields
 from captionkit.training.reporting.material import Material
 from captionkit.training.reporting.words import minutes, moment, same_or_each
-from captionkit.training.sittings import Sitting
+from captionkit.training.sittings import DONE, Sitting
 from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Row, Table
 
 _NAMED = 20  # so many things that were left out are named
-_ENDS = {
-    "finished": "all epochs done",
-    "patience": "no better for a while",
-    "interrupted": "interrupted",
-    "": "killed, as it said nothing",
-}
 
 
 def data(material: Material) -> list[Block]:
@@ -66,7 +60,7 @@ def sittings(material: Material) -> list[Block]:
     rows, last = [], len(material.sittings)
     for place, sitting in enumerate(material.sittings, 1):
         going = material.live and place == last and not sitting.end
-        end = "under way" if going else _ENDS.get(sitting.end, sitting.end)
+        end = "under way" if going else sitting.end.removeprefix(DONE) or "killed, as it said nothing"
         steps = f"{sitting.first_step:,} to {sitting.step:,}"
         spent = minutes(sum(sitting.seconds.values()))
         rows.append(Row(f"{place}", [steps, spent, end], f"{moment(sitting.started)} to {moment(sitting.seen)}"))
