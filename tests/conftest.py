@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _unreported(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No reports of runs, which take longer than the training, but for tests that are marked `reported`."""
+    report = sys.modules.get("captionkit.training.report")
+    with pytest.MonkeyPatch.context() as patched:
+        if report and not request.node.get_closest_marker("reported"):
+            patched.setattr(report.Report, "_write", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="session")

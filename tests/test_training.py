@@ -654,14 +654,10 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
 def test_a_disk_that_fills_while_metrics_are_written(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full:
-        def add_scalar(self, *_: object) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        def flush(self) -> None:
-            pass
-
-    monkeypatch.setattr(RunFolder, "_writer", lambda *_: Full())
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     with pytest.raises(TrainingError, match=r"No space left on device.*--resume"):
         train(data, tmp_path / "run", make_recipe(backbone))
 

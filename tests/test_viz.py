@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from captionkit.viz import (
     sample_photos,
     write_page,
 )
-from captionkit.viz.curves import _smooth
+from captionkit.viz.curves import curve_drawings
+from captionkit.viz.panels import smooth as smooth_
 
 RED = (255, 0, 0)
 
@@ -288,16 +290,16 @@ def has_colour(png: Image.Image, colour: str) -> bool:
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.filterwarnings("error")
 def test_curves_of_any_run_are_drawn(tmp_path, name):
-    curves = pytest.importorskip("captionkit.viz.curves")
+    panels = pytest.importorskip("captionkit.viz.panels")
     pytest.importorskip("matplotlib")
     draw_curves(RUNS[name], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as png:
         assert png.format == "PNG"
         assert png.width >= 900
-        assert has_colour(png, curves.TRAIN) == (name not in ("empty", "no training"))
-        assert has_colour(png, curves.VALIDATION) == (name in ("no training", "nothing finite", "whole"))
-        assert has_colour(png, curves.SCORE) == (name in ("no training", "whole"))
-        assert has_colour(png, curves.ENCODER) == (name in ("one row", "no evaluation", "null for NaN", "whole"))
+        assert has_colour(png, panels.TRAIN) == (name not in ("empty", "no training"))
+        assert has_colour(png, panels.VALIDATION) == (name in ("no training", "nothing finite", "whole"))
+        assert has_colour(png, panels.SCORE) == (name in ("no training", "whole"))
+        assert has_colour(png, panels.ENCODER) == (name in ("one row", "no evaluation", "null for NaN", "whole"))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -325,10 +327,40 @@ def test_smoothing_averages_without_lag_or_filling_gaps():
     ramp = np.linspace(9, 2, 1000)
     noisy = ramp + np.random.default_rng(0).normal(0, 0.3, 1000)
     noisy[500:503] = np.nan
-    smooth = _smooth(noisy)
+    smooth = smooth_(noisy)
     assert np.isnan(smooth[500:503]).all() and np.isfinite(np.delete(smooth, [500, 501, 502])).all()
     assert np.nanmax(np.abs(smooth - ramp)[40:-40]) < 0.25
-    assert _smooth(np.array([5.0])) == [5.0]
+    assert smooth_(np.array([5.0])) == [5.0]
+
+
+REWARDED = [{**row, "reward": 0.5 + row["step"] / 100, "words": 9.0, "distinct": 0.7} for row in training(60)]
+
+
+def test_rewards_lengths_and_variety_are_drawn_where_they_are_recorded(tmp_path):
+    panels = pytest.importorskip("captionkit.viz.panels")
+    pytest.importorskip("matplotlib")
+    usual = ["Loss", "CIDEr-D of the validation captions", "Learning rate"]
+    assert [panel.title for panel in panels.panels_of(training(9), [])] == usual
+    found = [panel.title for panel in panels.panels_of(REWARDED, [])]
+    assert found == [*usual[:2], "Reward of sampled captions", "Length of the captions", "Different captions", usual[2]]
+    draw_curves(REWARDED, tmp_path / "rewarded.png")
+    draw_curves(training(60), tmp_path / "plain.png")
+    with Image.open(tmp_path / "rewarded.png") as rewarded, Image.open(tmp_path / "plain.png") as plain:
+        assert rewarded.height > plain.height * 1.5
+
+
+def test_drawings_of_curves_say_what_they_show_and_need_nothing_else():
+    pytest.importorskip("matplotlib")
+    rows = [*REWARDED, evaluation(30, 3.1, True), evaluation(60, math.nan, False)]
+    drawings = {title: (alt, svg.decode()) for title, alt, svg in curve_drawings(rows)}
+    assert list(drawings) == [title for title, _, _ in curve_drawings(rows)] and "Learning rate" in drawings
+    alt, svg = drawings["Reward of sampled captions"]
+    assert "0.51 at step 1, 1.1 at step 60" in alt
+    assert "val_loss: 3.1 at step 30, 3.1 at step 30" in drawings["Loss"][0]  # what is not finite is no end
+    assert "currentColor" in svg and "prefers-color-scheme: dark" in svg and "#010203" not in svg
+    assert not re.search(r"(href|src)=.https?:", svg)
+    assert [svg for _, _, svg in curve_drawings(rows)] == [svg for _, _, svg in curve_drawings(rows)]
+    assert curve_drawings([]) == []
 
 
 def test_curves_without_matplotlib_name_the_extra(monkeypatch, tmp_path):

@@ -203,6 +203,14 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Write the report of a run: report.html and report.md in its folder."""
+    from captionkit.training.reporting.again import report_run
+
+    print(report_run(options.run, options.data))
+    return 0
+
+
 def demo(options: argparse.Namespace) -> int:
     """Caption sample photographs and write a page with captions and attention maps."""
     from captionkit.batch import caption_samples
@@ -312,6 +320,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("runs", nargs="+", metavar="RUN", help="folders that `captionkit train` made")
     add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture (default: %(default)s)")
 
+    add = _add(commands, report, extra="train")
+    add("run", type=Path, metavar="RUN", help="folder that `captionkit train` made")
+    add("--data", type=Path, nargs="+", metavar="DATA", help="where its pictures lie now (default: where they lay)")
+
     add = _add(commands, demo, extra="demo")
     add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
     add(
@@ -374,9 +386,9 @@ def _add_recipe_fields(add: Callable[..., Any]) -> None:
         return  # without the extra the command itself says what to install
     for name, leaf in recipe_fields():
         if name != "run.init":
-            default = (
-                leaf.default if not isinstance(leaf.default, tuple) else ",".join(map(str, leaf.default)) or "none"
-            )
+            default = leaf.default
+            if isinstance(default, tuple):
+                default = ",".join(map(str, default)) or "none"
             add(
                 flag_of(name),
                 dest=f"recipe:{name}",

@@ -94,7 +94,7 @@ def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
         path=str(folder.path),
         encoder=str(architecture["encoder"]["name"]),
         decoder=str(architecture["decoder"]["name"]),
-        parameters=_parameters(folder.path / bundle.WEIGHTS),
+        parameters=parameters_of(folder.path / bundle.WEIGHTS),
         vocabulary=len(folder.text),
         picture=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
         grid=folder.grid,
@@ -105,7 +105,7 @@ def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
     )
 
 
-def _parameters(path: Path) -> int:
+def parameters_of(path: Path) -> int:
     """Numbers in a safetensors file, from its header alone; 0 where there is none."""
     try:
         with path.open("rb") as file:
@@ -137,6 +137,7 @@ class RunReport:
     evaluations: int
     resumable: bool
     model: bool
+    report: bool
 
     @property
     def sound(self) -> bool:
@@ -152,6 +153,7 @@ class RunReport:
         if self.best_loss is not None:
             cider = "" if self.best_cider is None else f"CIDEr-D {self.best_cider:.4f}, "
             best = f"{cider}{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
+        remedy = f"none yet; `captionkit report {self.path}` writes it"
         return "\n".join(
             [
                 f"run         {self.path}",
@@ -159,6 +161,7 @@ class RunReport:
                 f"best        {best}",
                 f"model       {'best/' if self.model else 'none yet'}",
                 f"resumable   {'yes, with --resume' if self.resumable else 'no checkpoint yet'}",
+                f"report      {'report.html' if self.report else remedy}",
             ]
         )
 
@@ -181,6 +184,7 @@ def inspect_run(path: Path) -> RunReport:
         evaluations=len(evaluations),
         resumable=(path / "last.safetensors").is_file(),
         model=(path / "best" / bundle.CONFIG).is_file(),
+        report=(path / "report.html").is_file(),
     )
 
 

@@ -33,6 +33,7 @@ from captionkit.training.run import BEST, LAST, RunFolder
 from captionkit.training.self_critical import Critic
 from captionkit.training.setup import Setup, prepare
 from captionkit.training.teaching import Teaching
+from captionkit.training.trackers import check_trackers
 
 _LOG_EVERY = 20  # steps between two rows of training loss
 
@@ -69,7 +70,11 @@ def train(
         paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
         if not paths:
             raise TrainingError("no dataset to train on; name at least one")
-        return _Run(recipe or Recipe(), paths, folder, resume).go()
+        recipe = recipe or Recipe()
+        check_trackers(recipe.run.trackers)
+        run = _Run(recipe, paths, folder, resume)
+        with run.report.sitting(run.progress):
+            return run.go()
 
 
 class _Run:
@@ -85,7 +90,8 @@ class _Run:
             folder.open(recipe)
         self.setup.model.to(self.accelerator.device)
         sets = [source.train for source in self.setup.sources]
-        train_set, self.val_set = self._teaching(self.setup.train, sets), self._teaching(self.setup.val, None)
+        with self.report.diary.clock.on("features"):
+            train_set, self.val_set = self._teaching(self.setup.train, sets), self._teaching(self.setup.val, None)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.plan = Plan([len(captions) for captions in sets], recipe, processes=processes, rank=rank)
         critic = None
@@ -136,7 +142,7 @@ class _Run:
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
-        self.report.begin(self.plan, self.progress)
+        self.report.begin(self.plan, self.progress, done=self._finished())
         first, last = self.progress.step, self.plan.steps
         try:
             with (
@@ -144,7 +150,7 @@ class _Run:
                 closing(self.report.bar(range(first, last), last, "training", first)) as steps,
                 closing(batches(self.learner.teaching, self.plan, first, self.recipe.run.workers)) as pictures,
             ):
-                self._go_on(steps, pictures, interrupted)
+                self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
         except torch.OutOfMemoryError:
             remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
             raise TrainingError(f"out of memory after step {self.progress.step}; {remedy}") from None
@@ -182,7 +188,8 @@ class _Run:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
     def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
-        learnt = self.learner.step(step, pictures)
+        with self.report.diary.clock.on("steps"):
+            learnt = self.learner.step(step, pictures)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
         self.report.learnt(learnt)
@@ -197,7 +204,8 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
-        found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
+        with self.report.diary.clock.on("evaluation"):
+            found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
         self.learner.broken |= found.broken
         if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
@@ -211,7 +219,7 @@ class _Run:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
                 keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
-        self.report.evaluated(self._where(), found, better, progress.seconds)
+        self.report.evaluated(self._where(), found, better, progress)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -242,24 +250,29 @@ class _Run:
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
             path, parts = self.folder.path / LAST, self.learner.parts
-            save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
+            with self.report.diary.clock.on("checkpoints"):
+                save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
+            self.report.diary.save(self.progress)
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say
         why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         say(f"{why}: best on validation at step {progress.best_step}, {scores}")
-        for reason in sorted(set().union(*gather_object([self.learner.broken]))):
+        left_out = sorted(set().union(*gather_object([self.learner.broken])))
+        for reason in left_out:
             say(f"left out: {reason}")
         if self.accelerator.is_main_process:
-            say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
+            with self.report.diary.clock.on("export"):
+                say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
+            self.report.end(progress, why, left_out)
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:
     """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
     values = asdict(recipe)
-    for name in ("workers", "checkpoint_every", "samples", "half_weights"):
+    for name in ("workers", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]
     sources = [source.train.fingerprint() for source in setup.sources]
     facts = [values, sources, setup.val.fingerprint(), setup.text.to_json()]

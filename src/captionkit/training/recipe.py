@@ -206,6 +206,9 @@ class RunRecipe:
     checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between two checkpoints")
     samples: Annotated[int, Ge(0)] = _field(8, "validation pictures captioned at each evaluation")
     half_weights: bool = _field(False, "whether the kept model's weights are stored in half precision")
+    trackers: tuple[str, ...] = _field(
+        ("tensorboard",), "what is told of losses and scores: tensorboard, wandb, mlflow, ...; empty for none"
+    )
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,9 @@ def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield f"{table.name}.{leaf.name}", leaf
 
 
+_DEFAULTS = {name: leaf.default for name, leaf in recipe_fields()}
+
+
 def flag_of(name: str) -> str:
     """The command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
     return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
@@ -278,10 +284,10 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
     Raises RecipeError, which names the field that is unknown or out of bounds.
     """
     values = _from_toml(*_read(source)).to_dict() if source is not None else {}
-    listed = {name for name, leaf in recipe_fields() if isinstance(leaf.default, tuple)}
     for name, value in (overrides or {}).items():
         table, _, leaf = name.partition(".")
-        values.setdefault(table, {})[leaf] = [one for one in value.split(",") if one] if name in listed else value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        values.setdefault(table, {})[leaf] = parts if isinstance(_DEFAULTS.get(name), tuple) else value
     try:
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:

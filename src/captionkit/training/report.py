@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,11 +15,15 @@ from captionkit import files
 from captionkit.progress import say, track
 from captionkit.training.batches import Plan
 from captionkit.training.checkpoints import Progress
+from captionkit.training.diary import Diary
 from captionkit.training.evaluation import Validation, sample_cards, samples_page
 from captionkit.training.learnt import Learnt
 from captionkit.training.recipe import Recipe
+from captionkit.training.reporting import Material, write_captions, write_report
 from captionkit.training.run import SAMPLES, RunFolder
 from captionkit.training.setup import Setup
+from captionkit.training.sittings import DONE
+from captionkit.viz.page import Card
 
 #: what a line says of training, and the name in metrics.jsonl
 _FIGURES = (("train", "loss"), ("reward", "reward"))
@@ -32,6 +37,8 @@ class Report:
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         self._learnt = Learnt()
         self._since = time.monotonic()
+        self.diary = Diary(folder.path, setup)
+        self._cards: Sequence[Card] = ()
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -48,8 +55,8 @@ class Report:
         data = [str(source.path) for source in self.setup.sources]
         return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
-    def begin(self, plan: Plan, progress: Progress) -> None:
-        """Say what is about to be learnt, and from what."""
+    def begin(self, plan: Plan, progress: Progress, *, done: bool) -> None:
+        """Say what is about to be learnt, and from what, unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
         for parameter in setup.model.parameters():
@@ -71,11 +78,63 @@ class Report:
                 )
         if progress.step:
             self.say(f"resumed after step {progress.step} of {plan.steps}")
+        if self.main:
+            diary = self.diary
+            diary.open(steps_per_epoch=plan.steps_per_epoch)
+            if progress.step < plan.steps and not done:
+                command = self.command(resume=bool(diary.sittings or progress.step))
+                trackers = self.folder.track(self.recipe, diary.known)
+                diary.begin(command, progress, self.accelerator, trackers)
         self._since = time.monotonic()
 
     def learnt(self, step: Learnt) -> None:
         """Count a step towards the next row of training."""
         self._learnt += step
+
+    @contextmanager
+    def sitting(self, progress: Progress) -> Iterator[None]:
+        """While the block runs, an end that is none of a run's own is noted, with a report of what there is."""
+        try:
+            yield
+        except BaseException as error:
+            if self.main and self.diary.works:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                stopped = isinstance(error, KeyboardInterrupt)
+                self.diary.end("interrupted" if stopped else f"failed: {reason}", progress)
+                self._write(whole=False)
+            raise
+
+    def end(self, progress: Progress, why: str, broken: Iterable[str]) -> None:
+        """Note that the run is done, and why, and write its report."""
+        diary = self.diary
+        if not diary.sittings or (not diary.works and diary.sittings[-1].done):
+            return  # of a run that is done already nothing changes
+        diary.save(progress, broken)
+        diary.sittings[-1].end = end = f"{DONE}{why}"
+        self._write(whole=True)
+        diary.end(end, progress)  # after it, so that a run that is killed before makes up for it when it is resumed
+
+    def _write(self, *, whole: bool) -> None:
+        """Write report.html and report.md of what there is; a failure is a line, and no run is lost to it."""
+        folder, diary = self.folder, self.diary
+        material = Material(
+            folder.path,
+            self.recipe,
+            folder.rows,
+            diary.sittings,
+            val=self.setup.val,
+            shown=self._cards,
+            whole=whole and any(row["kind"] == "eval" for row in folder.rows),
+            live=not diary.sittings[-1].end,
+        )
+        try:
+            page = write_report(material)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.say(f"no report ({reason}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again")
+            return
+        if whole:
+            self.say(f"report: {page}")
 
     def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
         """Record what was learnt, and how fast, since the last such row, over all processes."""
@@ -84,12 +143,18 @@ class Report:
         self.folder.record({"kind": "train", **where, **learnt.row(), **rates, "tokens_per_second": speed})
         self._learnt, self._since = Learnt(), time.monotonic()
 
-    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
+    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
         """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""
         paused = time.monotonic()
+        if better and self.main:
+            examples = self.setup.val
+            write_captions(self.folder.path, {examples[place].id: said for place, said in sorted(found.said.items())})
         self.folder.record({"kind": "eval", **where, "val_loss": found.loss, **found.scores, "best": better})
         if self.main:
-            self._show(where, found, better, seconds)
+            with self.diary.clock.on("report"):
+                self._show(where, found, better, progress.seconds)
+                self.diary.save(progress, found.broken)
+                self._write(whole=False)
         self._since += time.monotonic() - paused
 
     def _show(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
@@ -97,6 +162,7 @@ class Report:
         shown = setup.val.subset(range(min(self.recipe.run.samples, len(setup.val))))
         cards = sample_cards(shown, found.said)
         files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
+        self._cards = cards
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
         say(

@@ -1,9 +1,12 @@
-"""The run folder: recipe.toml, metrics.jsonl, tensorboard/, curves.png, samples.html, last.safetensors, best/."""
+"""The run folder: recipe.toml, metrics.jsonl, sittings.jsonl, tensorboard/, curves.png, samples.html, captions.json,
+report.html, report.md, last.safetensors, best/.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from filelock import FileLock, Timeout
 
 from captionkit import files
 from captionkit.errors import TrainingError
-from captionkit.training.recipe import Recipe, load_recipe
+from captionkit.training.recipe import Recipe, load_recipe, recipe_fields
+from captionkit.training.trackers import Trackers
 from captionkit.viz.curves import draw_curves
 
 RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
@@ -22,6 +26,8 @@ RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
     "last.safetensors",
     "best",
 )
+#: the kept model's captions of the validation split, as COCO results; the report, without and with pictures
+CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
 
 
 class RunFolder:
@@ -31,7 +37,7 @@ class RunFolder:
         self.path = path
         self.writes = False
         self.rows: list[dict[str, Any]] = []
-        self._events: Any = None
+        self._trackers = Trackers((), path)
         self._lock = FileLock(path / ".lock", blocking=False)
 
     def check_new(self) -> None:
@@ -58,7 +64,16 @@ class RunFolder:
             raise self._unwritable(error) from None
         if not (self.path / RECIPE).exists():
             files.write_text(self.path / RECIPE, recipe.to_toml())
+        self._trackers = Trackers(recipe.run.trackers, self.path)
         self.writes = True
+
+    def track(self, recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
+        """Start the trackers; `known` are the ids that they gave the run before. Returns those of now."""
+        values = {name: recipe.value(name) for name, _ in recipe_fields()}
+        config = {
+            name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()
+        }
+        return self._trackers.start(config, known) if self.writes else {}
 
     def rewind(self, step: int) -> None:
         """Forget what was recorded after `step`, where the run is taken up again."""
@@ -69,25 +84,17 @@ class RunFolder:
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def record(self, row: dict[str, Any]) -> None:
-        """Add a row to metrics.jsonl and to the TensorBoard events."""
+        """Add a row to metrics.jsonl, and tell the trackers."""
         self.rows.append(row)
         if not self.writes:
             return
         try:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            for name, value in row.items():
-                if isinstance(value, float) and name != "epoch":
-                    self._writer(row["step"]).add_scalar(f"{row['kind']}/{name}", value, row["step"])
+            values = {name: value for name, value in row.items() if isinstance(value, float) and name != "epoch"}
+            self._trackers.record(row["step"], {f"{row['kind']}/{name}": value for name, value in values.items()})
         except OSError as error:
             raise self._unwritable(error) from None
-
-    def _writer(self, step: int) -> Any:
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
-        return self._events
 
     def draw(self) -> None:
         """Bring curves.png up to date."""
@@ -97,15 +104,16 @@ class RunFolder:
     def flush(self) -> None:
         """Bring the events to disk."""
         try:
-            if self._events is not None:
-                self._events.flush()
+            self._trackers.flush()
         except OSError as error:
             raise self._unwritable(error) from None
 
     def close(self) -> None:
-        """Bring the events to disk and give the folder back."""
+        """Let the trackers end, which brings the events to disk, and give the folder back."""
         try:
-            self.flush()
+            self._trackers.finish()
+        except OSError as error:
+            raise self._unwritable(error) from None
         finally:
             self._lock.release()
 

@@ -122,6 +122,12 @@ def _check_objective(recipe: Recipe) -> None:
             raise RecipeError(f"{name} = {recipe.value(name)!r}: is for learning people's captions; leave it out")
 
 
+def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:
+    """What a run learns from and what it is evaluated on, as `prepare` gives them; `text` is its vocabulary."""
+    sources, val = _sources(data, recipe)
+    return _joined([_with_words(source.train, text) for source in sources]), _with_words(val, text)
+
+
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
     """The two splits; the names that nobody chose may be absent."""
     wanted, usual = recipe.data, DataRecipe()

@@ -11,35 +11,58 @@ import numpy as np
 
 from captionkit.errors import CaptionkitError
 from captionkit.files import write_bytes
+from captionkit.viz.panels import column, panels_of, rows_of, smooth
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAIN, VALIDATION, ENCODER, SCORE = "#4c78a8", "#e45756", "#54a24b", "#b279a2"
+#: what stands for the colour of text until the drawing is SVG, where it becomes that of the page
+_INK = "#010203"
+_INKS = """<style>
+:root { color: #1f2328; }
+@media (prefers-color-scheme: dark) { :root { color: #e8eaed; } }
+text { font-family: system-ui, sans-serif !important; }
+</style>"""
 
 
 def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str]) -> None:
-    """Write a PNG of the losses and learning rates of a run, atomically.
+    """Write a PNG of a run's losses, scores and learning rates, and of what else it recorded, atomically.
 
     Args:
-        metrics: rows of kind "train" (step, epoch, loss in nats per word, lr_decoder, lr_encoder) and "eval" (step,
-            val_loss in nats per word, cider, best). Where a resumed run logged a step twice, the later row counts.
-            Losses that are not finite leave a gap.
+        metrics: rows of kind "train" (step, epoch, loss in nats per word, lr_decoder, lr_encoder; reward, words and
+            distinct of sampled captions) and "eval" (step, val_loss in nats per word, cider, words, distinct, best).
+            Where a resumed run logged a step twice, the later row counts. What is not finite leaves a gap.
         out: the file to write.
 
     Raises:
         CaptionkitError: matplotlib is not installed, or the file cannot be written.
     """
-    train, evaluations = _rows(metrics, "train"), _rows(metrics, "eval")
-    figure = _figure(8.5)
-    loss, scores, rates = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
-    _draw_losses(loss, train, evaluations)
-    _draw_scores(scores, evaluations)
-    _draw_rates(rates, train)
-    epochs = np.nanmax(_column(train + evaluations, "epoch"), initial=0)
-    rates.set_xlabel(f"step ({epochs:.4g} epochs)")
+    train, evaluations = rows_of(metrics, "train"), rows_of(metrics, "eval")
+    panels = panels_of(train, evaluations)
+    figure = _figure(9, 1.3 * sum(panel.height for panel in panels) + 0.7)
+    axes = figure.subplots(len(panels), sharex=True, height_ratios=[panel.height for panel in panels])
+    for panel, own in zip(panels, axes, strict=True):
+        panel.draw(own, train, evaluations)
+    epochs = np.nanmax(column(train + evaluations, "epoch"), initial=0)
+    axes[-1].set_xlabel(f"step ({epochs:.4g} epochs)")
     _write(figure, out)
+
+
+def curve_drawings(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bytes]]:
+    """What `draw_curves` draws, a panel at a time and where there is something in it: title, what it shows, SVG.
+
+    The drawings take the colour of text from the reader's light or dark scheme. `metrics` as for `draw_curves`.
+    """
+    train, evaluations = rows_of(metrics, "train"), rows_of(metrics, "eval")
+    drawings = []
+    for panel in panels_of(train, evaluations):
+        if panel.recorded(train, evaluations):
+            figure = _figure(5.2, 3.1)
+            axes = figure.subplots()
+            panel.draw(axes, train, evaluations)
+            axes.set_xlabel("step")
+            drawings.append((panel.title, panel.in_words(train, evaluations), _svg(figure)))
+    return drawings
 
 
 def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | os.PathLike[str]) -> None:
@@ -52,106 +75,62 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | o
     Raises:
         CaptionkitError: matplotlib is not installed, or the file cannot be written.
     """
-    figure = _figure(9.5)
+    figure = _figure(9, 9.5)
     panels = figure.subplots(3, sharex=True)
     kinds = (("train", "loss", "training loss"), ("eval", "val_loss", "validation loss"), ("eval", "cider", "CIDEr-D"))
     for axes, (kind, key, label) in zip(panels, kinds, strict=True):
         axes.set_ylabel(label if key == "cider" else f"{label}, nats per word")
         for number, (name, metrics) in enumerate(runs.items()):
-            rows = _rows(metrics, kind)
-            values = _column(rows, key)
+            rows = rows_of(metrics, kind)
+            values = column(rows, key)
             if np.isfinite(values).any():
-                shown = _smooth(values) if kind == "train" else values
+                shown = smooth(values) if kind == "train" else values
                 marker = "." if kind == "eval" or len(rows) == 1 else ""
-                axes.plot(_column(rows, "epoch"), shown, color=f"C{number}", marker=marker, label=name)
+                axes.plot(column(rows, "epoch"), shown, color=f"C{number}", marker=marker, label=name)
     panels[-1].set_xlabel("epoch")
     _write(figure, out)
 
 
-def _figure(height: float) -> Figure:
+def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise CaptionkitError("curves are drawn by matplotlib; `pip install captionkit[train]` brings it") from None
-    figure = Figure(figsize=(9, height), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _write(figure: Figure, out: str | os.PathLike[str]) -> None:
+def _finish(figure: Figure) -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.has_data():
             axes.legend(frameon=False)
+
+
+def _write(figure: Figure, out: str | os.PathLike[str]) -> None:
+    _finish(figure)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     write_bytes(out, png.getvalue())
 
 
-def _draw_losses(axes: Axes, train: list[Mapping[str, Any]], evaluations: list[Mapping[str, Any]]) -> None:
-    axes.set_ylabel("loss, nats per word")
-    if train:
-        losses = _column(train, "loss")
-        _line(axes, train, losses, color=TRAIN, alpha=0.25, linewidth=0.8)
-        _line(axes, train, _smooth(losses), color=TRAIN, label="training, smoothed")
-    if evaluations:
-        _line(axes, evaluations, _column(evaluations, "val_loss"), color=VALIDATION, marker=".", label="validation")
-        _mark_best(axes, evaluations, "val_loss", VALIDATION)
+def _svg(figure: Figure) -> bytes:
+    """The drawing with text as text, on no ground, and without a date, so that the same rows make the same bytes."""
+    import matplotlib
 
-
-def _draw_scores(axes: Axes, evaluations: list[Mapping[str, Any]]) -> None:
-    axes.set_ylabel("CIDEr-D")
-    if np.isfinite(_column(evaluations, "cider")).any():  # runs of version 0.1.0 have none
-        _line(axes, evaluations, _column(evaluations, "cider"), color=SCORE, marker=".", label="validation, generated")
-        _mark_best(axes, evaluations, "cider", SCORE)
-
-
-def _mark_best(axes: Axes, evaluations: list[Mapping[str, Any]], key: str, colour: str) -> None:
-    best = [row for row in evaluations if row["best"] and row.get(key) is not None]
-    if best:
-        step, value = best[-1]["step"], best[-1][key]
-        label = f"kept: {value:.3f} at step {step:,}"
-        axes.plot([step], [value], color=colour, marker="*", markersize=15, linestyle="", label=label)
-
-
-def _draw_rates(axes: Axes, train: list[Mapping[str, Any]]) -> None:
-    axes.set_ylabel("learning rate")
-    peaks = []
-    for key, name, colour in (("lr_decoder", "decoder", TRAIN), ("lr_encoder", "encoder", ENCODER)):
-        rates = _column(train, key)
-        peak = np.nanmax(rates, initial=0)
-        if peak > 0:  # a frozen encoder's is zero throughout
-            _line(axes, train, rates, color=colour, label=name)
-            peaks.append(peak)
-    if peaks:
-        axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(bottom=min(peaks) / 100)  # a cosine ends at zero, which would stretch the axis without end
-
-
-def _line(axes: Axes, rows: list[Mapping[str, Any]], values: np.ndarray, **style: Any) -> None:
-    """`values` against the rows' steps; a single value, of which a line shows nothing, as a dot."""
-    axes.plot(_column(rows, "step"), values, **{"marker": "." if len(rows) == 1 else "", **style})
-
-
-def _rows(metrics: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    latest = {row["step"]: row for row in metrics if row["kind"] == kind}
-    return [latest[step] for step in sorted(latest)]
-
-
-def _column(rows: list[Mapping[str, Any]], key: str) -> np.ndarray:
-    """One value a row; NaN where it is absent, null (as JSON writes NaN) or infinite."""
-    values = np.array([row.get(key) for row in rows], dtype=float)
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Gaussian average, centred so that it does not lag behind a falling loss, that leaves gaps as they are."""
-    sigma = len(values) / 100
-    reach = int(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        smooth = np.convolve(np.where(known, values, 0), kernel, "same") / np.convolve(known, kernel, "same")
-    return np.where(known, smooth, np.nan)
+    _finish(figure)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+        axes.tick_params(which="both", colors=_INK)
+        axes.spines[:].set_color(_INK)
+        legend = axes.get_legend()
+        for text in (axes.xaxis.label, axes.yaxis.label, *(legend.get_texts() if legend else ())):
+            text.set_color(_INK)
+    svg = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "captionkit"}):
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = svg.getvalue().decode("utf-8").replace(_INK, "currentColor")
+    return drawing.replace("<defs>", f"{_INKS}<defs>", 1).encode("utf-8")

@@ -62,6 +62,21 @@ def sectioned_page(
     count = f"{len(cards)} photo{'' if len(cards) == 1 else 's'}"
     if failed:
         count += f", {failed} without a caption"
+    body = [
+        f'<header><h1 dir="auto">{escaped(title)}</h1>',
+        f'<p class="note" dir="auto">{escaped(note)}</p>' if note else "",
+        f'<p class="count">{count}</p>',
+        _figures(figures),
+        "</header>",
+        "<main>",
+        *(_section(heading, some) for heading, some in sections),
+        "</main>",
+    ]
+    return page_html(title, STYLE, body)
+
+
+def page_html(title: str, style: str, body: Sequence[str]) -> str:
+    """A page that fetches nothing and runs no script; the lines of its `body` are HTML already."""
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -71,18 +86,11 @@ def sectioned_page(
         '<meta name="color-scheme" content="light dark">',
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">",
-        f"<title>{_text(title)}</title>",
-        f"<style>{STYLE}</style>",
+        f"<title>{escaped(title)}</title>",
+        f"<style>{style}</style>",
         "</head>",
         "<body>",
-        f'<header><h1 dir="auto">{_text(title)}</h1>',
-        f'<p class="note" dir="auto">{_text(note)}</p>' if note else "",
-        f'<p class="count">{count}</p>',
-        _figures(figures),
-        "</header>",
-        "<main>",
-        *(_section(heading, some) for heading, some in sections),
-        "</main>",
+        *body,
         "</body>",
         "</html>",
     ]
@@ -95,12 +103,12 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
 
 
 def _section(heading: str, cards: Sequence[Card]) -> str:
-    top = f'<h2 class="section" dir="auto">{_text(heading)}</h2>' if heading else ""
+    top = f'<h2 class="section" dir="auto">{escaped(heading)}</h2>' if heading else ""
     return "\n".join([f'<section>{top}<ul class="cards">', *map(_card, cards), "</ul></section>"])
 
 
 def _figures(figures: Sequence[tuple[str, str]]) -> str:
-    items = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in figures)
+    items = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in figures)
     return f'<dl class="figures">{items}</dl>' if items else ""
 
 
@@ -108,24 +116,24 @@ def _card(card: Card) -> str:
     kind = "card error" if card.error else "card wide" if card.attention else "card"
     parts = [f'<li class="{kind}">']
     if card.photo:
-        parts.append(f'<div class="photo">{_image(card.photo, card.label or "photo", PHOTO_SIDE)}</div>')
+        parts.append(f'<div class="photo">{image_html(card.photo, card.label or "photo", PHOTO_SIDE)}</div>')
     parts.append('<div class="text">')
     if card.error:
-        parts.append(f'<h2>No caption</h2><p class="reason" dir="auto">{_text(card.error)}</p>')
+        parts.append(f'<h2>No caption</h2><p class="reason" dir="auto">{escaped(card.error)}</p>')
     else:
-        parts.append(f'<h2 dir="auto">{_text(card.caption)}</h2>')
+        parts.append(f'<h2 dir="auto">{escaped(card.caption)}</h2>')
     if card.confidence is not None:
         parts.append(_confidence(card.confidence))
     parts.append(_figures([(name, f"{value:.3f}") for name, value in card.scores.items()]))
     parts.append(_captions("Other captions", "ol", card.alternatives))
     parts.append(_captions("Written by people", "ul", card.references))
     if card.label:
-        parts.append(f'<p class="label" dir="auto">{_text(card.label)}</p>')
+        parts.append(f'<p class="label" dir="auto">{escaped(card.label)}</p>')
     parts.append("</div>")
     if card.attention:
         # Wider than a phone, so it scrolls by itself; the tab stop lets a keyboard scroll it too.
         parts.append('<div class="attention" tabindex="0" role="group" aria-label="Where the model looked">')
-        parts.append(_image(card.attention, "For each word, the photo lit where the model looked", FIGURE_SIDE))
+        parts.append(image_html(card.attention, "For each word, the photo lit where the model looked", FIGURE_SIDE))
         parts.append("</div>")
     parts.append("</li>")
     return "".join(parts)
@@ -140,33 +148,39 @@ def _confidence(confidence: float) -> str:
 def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
     if not captions:
         return ""
-    items = "".join(f'<li dir="auto">{_text(caption)}</li>' for caption in captions)
+    items = "".join(f'<li dir="auto">{escaped(caption)}</li>' for caption in captions)
     return f"<h3>{heading}</h3><{kind}>{items}</{kind}>"
 
 
-def _image(picture: Image.Image, alt: str, longest: int) -> str:
+def image_html(picture: Image.Image, alt: str, longest: int) -> str:
+    """A picture inside the page, its longer side at most `longest` pixels."""
     small = picture.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
     small.save(jpeg, "JPEG", quality=85, optimize=True)
     data = base64.b64encode(jpeg.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{data}" width="{small.width}" height="{small.height}" alt="{_text(alt)}">'
+    size = f'width="{small.width}" height="{small.height}"'
+    return f'<img src="data:image/jpeg;base64,{data}" {size} alt="{escaped(alt)}">'
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """Escaped, and without the lone surrogates that stand for undecodable bytes in a file name."""
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
 
 
-STYLE = """
+#: colours, light and dark
+THEME = """
 :root { color-scheme: light dark; --page: #f4f4f1; --card: #fff; --ink: #1f2328; --soft: #5a636d; --line: #dcdcd6;
   --frame: #e9e9e4; --accent: #0b6e67; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #14171a; --card: #1e2226; --ink: #e8eaed; --soft: #a0a8b1; --line: #33393f;
     --frame: #0f1113; --accent: #5cc8be; --bad: #ff8f85; }
-  .attention img { filter: brightness(.88); }
 }
 * { box-sizing: border-box; }
+"""
+STYLE = (
+    THEME
+    + """
 body { margin: 0 auto; max-width: 86rem; padding: clamp(1rem, 3vw, 2.5rem); background: var(--page); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; }
 h1 { margin: 0; font-size: clamp(1.5rem, 4vw, 2.2rem); line-height: 1.2; }
@@ -203,4 +217,6 @@ header .figures dd { font-size: 1.15rem; }
   .wide { grid-column: 1 / -1; display: grid; grid-template: auto 1fr / minmax(18rem, 1fr) 2.6fr; }
   .wide .attention { grid-area: 1 / 2 / 3 / 3; }
 }
+@media (prefers-color-scheme: dark) { .attention img { filter: brightness(.88); } }
 """
+)

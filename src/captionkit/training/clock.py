@@ -1,0 +1,51 @@
+"""Where the time of a sitting goes: each second counts for one thing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Clock:
+    """Seconds by what they were spent on, in the main process. What is done within something else counts for itself."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._now, self._since = "other", time.monotonic()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far; "other" are those of nothing in particular."""
+        self._turn(self._now)
+        return dict(self._seconds)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the time of the block for `what`."""
+        outer = self._now
+        self._turn(what)
+        try:
+            yield
+        finally:
+            self._turn(outer)
+
+    def waiting(self, items: Iterable[T], what: str) -> Generator[T, None, None]:
+        """Pass `items` on, counting the time in which they are waited for."""
+        waited = iter(items)
+        while True:
+            with self.on(what):
+                try:
+                    item = next(waited)
+                except StopIteration:
+                    return
+            yield item
+
+    def _turn(self, to: str) -> None:
+        now = time.monotonic()
+        self._seconds[self._now] += now - self._since
+        self._now, self._since = to, now
