@@ -19,6 +19,7 @@ from torch import nn
 from captionkit import __version__, files
 from captionkit.datasets import CaptionSet, Example
 from captionkit.errors import ImageError, TrainingError
+from captionkit.files import Member
 from captionkit.images import Preprocessing, load_image
 from captionkit.models.encoder import Encoder
 
@@ -138,11 +139,12 @@ def _key(encoder: nn.Module, captions: CaptionSet, preprocessing: Preprocessing,
     return digest.hexdigest()[:32]
 
 
-def _version(image: Path | bytes) -> object:
+def _version(image: Path | Member | bytes) -> object:
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
+    path, place = (image.archive, (image.offset, image.size)) if isinstance(image, Member) else (image, ())
     try:
-        status = image.stat()
+        status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, *place

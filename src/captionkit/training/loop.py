@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 
 from captionkit.errors import TrainingError
-from captionkit.training.batches import Batch, Plan, batches
+from captionkit.training.batches import Batch, Plan, batches, shards_of
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.evaluation import Judge, validate
 from captionkit.training.features import cached_features
@@ -73,7 +73,8 @@ class _Run:
         self.setup.model.to(self.accelerator.device)
         train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
+        shards = shards_of(train_set.examples)
+        self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank, shards=shards)
         self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator)
         self.judge = Judge(self.setup.val)
         self.progress = Progress()
@@ -107,11 +108,12 @@ class _Run:
         """Train to the end, to patience's end or to a failure."""
         self.report.begin(self.plan, self.progress)
         first, last = self.progress.step, self.plan.steps
+        workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
         try:
             with (
                 deferred_interrupts() as interrupted,
                 closing(self.report.bar(range(first, last), last, "training", first)) as steps,
-                closing(batches(self.learner.teaching, self.plan, first, self.recipe.run.workers)) as pictures,
+                closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
             ):
                 self._go_on(steps, pictures, interrupted)
         except torch.OutOfMemoryError:

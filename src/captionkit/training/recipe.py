@@ -153,7 +153,9 @@ class RunRecipe:
     seed: Annotated[int, Ge(0)] = _field(0, "number that decides every random choice")
     init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts anew")
     precision: Literal["no", "bf16", "fp16"] = _field("no", "arithmetic of the forward pass")
-    workers: Annotated[int, Ge(0)] = _field(0, "threads that prepare pictures ahead; 0 does it between the steps")
+    workers: Annotated[int, Ge(-1)] = _field(
+        -1, "threads that prepare pictures ahead; -1 is one a core, at most 16; 0 does it between the steps"
+    )
     eval_every: Positive = _field(1.0, "epochs between two evaluations")
     patience: Annotated[int, Ge(0)] = _field(
         5, "evaluations without a better CIDEr-D after which the run stops; 0 never does"
