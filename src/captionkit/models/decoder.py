@@ -66,6 +66,11 @@ class Decoder(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """`tokens`, `parents` [B,K] -> logits [B,K,V], attention [B,K,G], the next "state.*" [B,K,...]."""
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The parts that teaching passes one after the other, if there are any; it may do each by itself."""
+        return []
+
     def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """`memory` [B,G,D] of a `grid` of rows and columns, with what tells its cells apart by place; here nothing."""
         return memory

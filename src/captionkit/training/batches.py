@@ -120,11 +120,16 @@ class Plan:
             return generator.permutation(self.pictures)
         return _nearly_in_order(self._shards, generator)
 
+    def parts_of(self, step: int) -> tuple[int, list[np.ndarray]]:
+        """The epoch of a step and the indices of the pictures of each of its parts, over all processes."""
+        epoch, indices = self.pictures_of(step)
+        return epoch, np.array_split(indices, self.parts * self.processes)
+
     def keys(self, start: int) -> Iterator[Keys]:
         """This process' share of every part of every step from `start` on."""
         for step in range(start, self.steps):
-            epoch, indices = self.pictures_of(step)
-            for part in np.array_split(indices, self.parts * self.processes)[self.rank :: self.processes]:
+            epoch, parts = self.parts_of(step)
+            for part in parts[self.rank :: self.processes]:
                 yield [(epoch, int(index)) for index in part]
 
 
@@ -196,7 +201,7 @@ def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int, pin: bool)
     try:
         while True:
             # What is ahead is bounded in pictures, whatever a batch is: enough for all threads, and a batch.
-            while not waiting or sum(pictures for pictures, _ in waiting) < threads * _AHEAD * _PORTION:
+            while not waiting or sum(pictures for pictures, _ in waiting) < _ahead(threads):
                 part = next(keys, None)
                 if part is None:
                     break
@@ -207,6 +212,15 @@ def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int, pin: bool)
     finally:
         for executor in (pool, joiner):
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def pictures_ahead(workers: int, batch: int) -> int:
+    """The most pictures that `batches` holds in memory before they are wanted, of batches of so many pictures."""
+    return _ahead(_threads(workers)) + batch if workers else 0
+
+
+def _ahead(threads: int) -> int:
+    return threads * _AHEAD * _PORTION
 
 
 def _threads(workers: int) -> int:

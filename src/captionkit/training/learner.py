@@ -19,6 +19,7 @@ from captionkit.training.ema import averaged
 from captionkit.training.losses import losses
 from captionkit.training.optimizer import adamw, set_rates
 from captionkit.training.recipe import Recipe
+from captionkit.training.recompute import recompute
 from captionkit.training.teaching import Teaching
 
 #: so many pictures in a row that cannot be read are no accident
@@ -40,6 +41,8 @@ class Learner:
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
         self.average = averaged(self.model, recipe.optimizer.ema)
+        if recipe.run.recompute:
+            recompute(self.model)
         self.optimizer = adamw(self.model, recipe.optimizer)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 
 from captionkit.errors import TrainingError
@@ -23,10 +22,12 @@ from captionkit.training.features import cached_features
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
+from captionkit.training.memory import check_memory
 from captionkit.training.optimizer import rates
 from captionkit.training.processes import make_accelerator, note_scale, restore_scale
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
+from captionkit.training.room import memory_errors
 from captionkit.training.run import BEST, LAST, RunFolder
 from captionkit.training.setup import Setup, prepare
 from captionkit.training.teaching import Teaching
@@ -84,6 +85,11 @@ class _Run:
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
         folder.rewind(self.progress.step)
+        try:
+            check_memory(self.learner, self.val_set)
+        except TrainingError:
+            folder.forget(new=not resume)
+            raise
 
     def _teaching(self, part: str) -> Teaching:
         recipe, setup, training = self.recipe, self.setup, part == "train"
@@ -109,16 +115,13 @@ class _Run:
         self.report.begin(self.plan, self.progress)
         first, last = self.progress.step, self.plan.steps
         workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
-        try:
-            with (
-                deferred_interrupts() as interrupted,
-                closing(self.report.bar(range(first, last), last, "training", first)) as steps,
-                closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
-            ):
-                self._go_on(steps, pictures, interrupted)
-        except torch.OutOfMemoryError:
-            remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
-            raise TrainingError(f"out of memory after step {self.progress.step}; {remedy}") from None
+        with (
+            memory_errors(self.progress),
+            deferred_interrupts() as interrupted,
+            closing(self.report.bar(range(first, last), last, "training", first)) as steps,
+            closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
+        ):
+            self._go_on(steps, pictures, interrupted)
         return self._end()
 
     def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
@@ -215,7 +218,7 @@ class _Run:
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:
     """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
     values = asdict(recipe)
-    for name in ("workers", "checkpoint_every", "samples", "half_weights"):
+    for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights"):
         del values["run"][name]
     facts = [values, setup.train.fingerprint(), setup.val.fingerprint(), setup.text.to_json()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
