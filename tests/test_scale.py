@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,9 +16,10 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 import psutil
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.exc import TorchDynamoException
 
-from captionkit.errors import TrainingError
-from captionkit.training import features, learner, loop, memory, room, setup
+from captionkit.errors import RecipeError, TrainingError
+from captionkit.training import compiling, features, learner, loop, memory, room, setup
 from captionkit.training.batches import Plan, batches
 from captionkit.training.features import cached_features
 from captionkit.training.learner import Learner
@@ -113,10 +115,10 @@ def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
         one = given * 2  # 4,000
         view = one.view(10, 100)[3:]  # nothing more
         two = view.exp().sum()  # 2,800, kept by exp for its gradient, and 4
+        assert live.course[-1] == 4000 + 2800 + 4
         del one, view
         two.backward()
         del two
-    assert max(live.course[:5]) == 4000 + 2800 + 4
     assert live.course[-1] >= 4000  # the gradient
     given.grad = None
     assert live._live == 0
@@ -204,6 +206,61 @@ def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert room.free_memory(torch.device("cpu")) < 0.5 * alone
     assert room.free_memory(torch.device("meta")) is None
+
+
+# --- compiling ---
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+def test_a_compiled_run_learns_the_same_under_the_same_names(data: Path, backbone: Path, tmp_path: Path) -> None:
+    changes = {**TRANSFORMER, "decoder.layers": 1, "decoder.dropout": 0, "decoder.feature_dropout": 0}
+    train(data, tmp_path / "plain", recipe_of(backbone, changes))
+    train(data, tmp_path / "compiled", recipe_of(backbone, {**changes, "run.compile": "true"}))
+    one, other = (load_file(tmp_path / run / LAST) for run in ("plain", "compiled"))
+    assert one.keys() == other.keys()
+    assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) < 1e-4
+
+
+def test_compiling_calls_the_compiler_for_the_encoder_and_the_blocks_alone(
+    data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, _ = learner_of(recipe_of(backbone, TRANSFORMER), data)
+    model, names = taught.model, list(taught.model.state_dict())
+    compiled: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    compiling.compile_parts(model)
+    assert compiled == [model.encoder, *model.decoder.layers] and list(model.state_dict()) == names
+    model.encoder.train_from(None)
+    compiled.clear()
+    compiling.compile_parts(model)
+    assert compiled == [*model.decoder.layers]  # what a frozen encoder makes is computed once
+
+
+def test_what_cannot_be_compiled_is_said_before_anything_is_done(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe_of(backbone, {**SOFT, "run.compile": "true"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"no C\+\+ compiler \(g\+\+, .*\); install g\+\+, or leave it out"):
+        train(data, tmp_path / "run", wanted)
+    monkeypatch.setenv("CXX", "nowhere-g++")
+    with pytest.raises(RecipeError, match=r"\$CXX = nowhere-g\+\+"):
+        train(data, tmp_path / "run", wanted)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=r"run\.compile and run\.recompute exclude each other"):
+        train(data, tmp_path / "run", recipe_of(backbone, {"run.compile": "true", "run.recompute": "true"}))
+    monkeypatch.setattr(compiling, "_COMPILERS", (sys.executable,))
+    monkeypatch.delenv("CXX")
+
+    def fails(*_: object) -> None:
+        raise TorchDynamoException("backend='inductor' raised:\nCppCompileError: a long story")
+
+    monkeypatch.setattr(learner, "losses", fails)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
+    with pytest.raises(TrainingError, match=r"torch\.compile failed \(backend='inductor' raised:\)") as caught:
+        train(data, tmp_path / "run", wanted)
+    assert "\n" not in str(caught.value)
 
 
 # --- where memory runs out all the same ---

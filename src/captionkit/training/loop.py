@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from captionkit.errors import TrainingError
 from captionkit.training.batches import Batch, Plan, batches, shards_of
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
 from captionkit.training.evaluation import Judge, validate
 from captionkit.training.features import cached_features
 from captionkit.training.interrupt import deferred_interrupts
@@ -67,6 +68,7 @@ class _Run:
         self.recipe, self.folder = recipe, folder
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
+        check_compiler(recipe.run, self.accelerator.device)
         self.report = Report(folder, self.setup, recipe, data, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
         if self.accelerator.is_main_process:
@@ -90,6 +92,8 @@ class _Run:
         except TrainingError:
             folder.forget(new=not resume)
             raise
+        if recipe.run.compile:
+            compile_parts(self.setup.model)
 
     def _teaching(self, part: str) -> Teaching:
         recipe, setup, training = self.recipe, self.setup, part == "train"
@@ -117,6 +121,7 @@ class _Run:
         workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
         with (
             memory_errors(self.progress),
+            compiler_errors(),
             deferred_interrupts() as interrupted,
             closing(self.report.bar(range(first, last), last, "training", first)) as steps,
             closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
