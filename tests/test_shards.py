@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -347,6 +348,37 @@ def test_twenty_thousand_pictures_are_indexed_and_read_in_little_memory(tmp_path
         assert tracemalloc.get_traced_memory()[1] < held + 2e6
     finally:
         tracemalloc.stop()
+
+
+# --- the guide ---
+
+
+def test_the_commands_of_the_guide_make_shards_of_a_coco_dataset(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    shell = next(block for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "tar -cf" in block)
+    (python,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "pictures").mkdir()
+    for path in data.iterdir():
+        place = tmp_path if path.suffix == ".json" else tmp_path / "pictures"
+        image = Image.open(path).convert("RGB") if path.suffix == ".png" else None
+        if image:
+            image.save(place / f"{path.stem}.jpg", quality=95)
+        else:
+            (place / path.name).write_text(path.read_text().replace(".png", ".jpg"))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python, "scale.md", "exec"), {})
+    for path in (tmp_path / "pictures").glob("*.jpg"):
+        if not path.with_suffix(".txt").exists():  # a validation picture
+            path.unlink()
+    assert "split -l 2000" in shell
+    subprocess.run(["bash", "-e", "-c", shell.replace("split -l 2000", "split -l 5")], check=True)
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == [f"train-00000{n}.tar" for n in range(3)]
+    made, wanted = open_dataset(tmp_path, layout="shards"), open_dataset(data)["train"]
+    assert not made.problems
+    captions = {example.id: example.captions for example in made["train"]}
+    assert captions == {Path(example.name).stem: example.captions for example in wanted}
 
 
 # --- the order of training ---
