@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from captionkit.datasets import CaptionSet, Example, open_dataset
 from captionkit.images import Preprocessing, load_image
 from captionkit.text import Text
-from captionkit.training.batches import Plan, batches, collate, whole
+from captionkit.training.batches import Plan, batches, collate, pictures_ahead, whole
 from captionkit.training.mirroring import may_flip
 from captionkit.training.teaching import Sample, Teaching, random_crop
 from shapes import draw, make_recipe, make_shapes
@@ -157,6 +157,64 @@ def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(pi
     teaching.flippable = teaching.flippable[:3]
     with pytest.raises(IndexError):
         list(batches(teaching, plan, 0, 2))
+
+
+class Counting(Teaching):
+    """Counts the pictures that are prepared, and may have them wait."""
+
+    prepared = 0
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        sample = super().__getitem__(key)
+        self.prepared += 1
+        return sample
+
+
+@pytest.mark.parametrize(("size", "workers"), [(2, 1), (14, 1), (4, 3)])
+def test_what_is_prepared_ahead_is_bounded_in_pictures(
+    pictures: CaptionSet, text: Text, size: int, workers: int
+) -> None:
+    recipe = recipe_of(optimizer__batch_size=size, optimizer__epochs=100)
+    teaching = Counting(pictures, text, recipe, SEEN, augment=True)
+    plan = Plan(len(pictures), recipe)
+    prepared = batches(teaching, plan, 0, workers)
+    taken = 0
+    most = pictures_ahead(workers, size)
+    assert most == 16 * workers + size
+    for _ in range(30):
+        taken += len(next(prepared).images)
+        time.sleep(0.005)  # whoever could run ahead has the time
+        assert taken <= teaching.prepared < taken + most
+    prepared.close()
+
+
+def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Text) -> None:
+    """All pictures of a single batch wait for one another: threads that took whole batches would never meet."""
+    meeting = threading.Barrier(3)
+
+    class Meeting(Teaching):
+        def __getitem__(self, key: tuple[int, int]) -> Sample:
+            if key[1] % 4 == 0:
+                meeting.wait(30)
+            return super().__getitem__(key)
+
+    recipe = recipe_of(optimizer__batch_size=12, optimizer__epochs=1)
+    teaching = Meeting(pictures.subset(range(12)), text, recipe, SEEN, augment=False)
+    (batch,) = whole(teaching, 12, 0, 1, workers=3)
+    assert batch.indices == tuple(range(12))
+
+
+def test_threads_are_one_a_core_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert pictures_ahead(-1, 5) == 12 * 16 + 5 and pictures_ahead(3, 5) == 3 * 16 + 5 and pictures_ahead(0, 5) == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert pictures_ahead(-1, 5) == 3 * 16 + 5
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "40")
+    assert pictures_ahead(-1, 5) == 16 + 5
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(400)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert pictures_ahead(-1, 5) == 16 * 16 + 5
 
 
 def test_crops_keep_enough_of_the_picture() -> None:

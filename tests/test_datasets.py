@@ -198,7 +198,7 @@ def test_a_plain_folder_at_any_depth_in_the_order_of_names(tmp_path: Path) -> No
 
 
 def test_every_layout_is_covered_here() -> None:
-    assert {layout for layout, _, _ in CASES.values()} | {"folder"} == set(LAYOUTS)
+    assert {layout for layout, _, _ in CASES.values()} | {"folder", "shards"} == set(LAYOUTS)  # test_shards has these
 
 
 # --- one caption file, its images beside it ---------------------------------------------------------------------------

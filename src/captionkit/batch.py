@@ -111,7 +111,7 @@ def _outcomes(
     """Outcomes in the order of the inputs, those that name no picture included."""
     waiting: list[Input] = []
 
-    def sources() -> Iterator[str | bytes]:
+    def sources() -> Iterator[str | bytes | files.Member]:
         for given in inputs:
             waiting.append(given)
             if not given.error:

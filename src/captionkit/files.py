@@ -1,4 +1,4 @@
-"""Writing that is never half done: a file or folder appears whole or not at all."""
+"""Writing that is never half done: a file or folder appears whole or not at all; and files inside an archive."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,28 @@ from captionkit.errors import CaptionkitError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file inside an archive that holds it as it is: `size` bytes from byte `offset` of `archive` on."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.name}"
+
+    def read(self) -> bytes:
+        """Its content, at one read. Raises OSError, or ValueError where the archive has become shorter."""
+        with self.archive.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise ValueError(f"{self.archive.name} ends before it; it has changed since it was opened")
+        return content
 
 
 def cache_folder() -> Path:

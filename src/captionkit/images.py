@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image
 
 from captionkit.errors import ImageError, ModelError
+from captionkit.files import Member
 from captionkit.tables import check_fields
 
 MAX_PIXELS = 2**27  # 134 megapixels, above any common camera; 512 MiB once decoded
 MAX_BYTES = 2**28  # 256 MiB of file
 MAX_SIDE = 4096  # of a model's input
 
-Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+Source = str | os.PathLike[str] | bytes | Member | Image.Image | np.ndarray
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Fit = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
@@ -150,6 +151,8 @@ def describe(source: Source) -> str:
         return "array"
     if isinstance(source, Image.Image):
         source = getattr(source, "filename", "") or "image"
+    elif isinstance(source, Member):
+        source = str(source)
     elif not isinstance(source, (str, os.PathLike)):
         return type(source).__name__
     name = os.fsdecode(source)
@@ -159,10 +162,11 @@ def describe(source: Source) -> str:
 def open_image(source: Source, *, target: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in RGB, upright by its EXIF orientation, transparency laid on white, the first frame of an animation.
 
-    `source` is a path, the bytes of a file, a Pillow image (returned as it is where nothing has to change), or an array
-    of H x W, H x W x 1, 3 or 4 (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`, (height, width), is what
-    the caller will shrink the upright picture to: a JPEG is then decoded at a half, quarter or eighth of its size where
-    that leaves no side smaller. Safe to call from many threads. Whatever is wrong with the picture is an ImageError.
+    `source` is a path, the bytes of a file, a member of an archive, a Pillow image (returned as it is where nothing has
+    to change), or an array of H x W, H x W x 1, 3 or 4 (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`,
+    (height, width), is what the caller will shrink the upright picture to: a JPEG is then decoded at a half, quarter or
+    eighth of its size where that leaves no side smaller. Safe to call from many threads. Whatever is wrong with the
+    picture is an ImageError.
     """
     try:
         return _open(source, target, max_pixels)
@@ -257,10 +261,13 @@ def _ignore_metadata_warnings() -> None:
         warnings.filterwarnings("ignore", category=UserWarning, module=_METADATA_WARNINGS)
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
-    if not isinstance(path, (str, os.PathLike)):
+def _read(path: str | os.PathLike[str] | Member) -> bytes:
+    if not isinstance(path, (str, os.PathLike, Member)):
         raise ImageError("not a path, bytes, Pillow image or numpy array; give one of these")
     try:
+        if isinstance(path, Member):
+            _check_bytes(path.size)
+            return path.read()
         status = Path(path).stat()  # asked before opening, which would wait for ever on a named pipe
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("a folder or device, not a file; name a picture file")

@@ -1,4 +1,4 @@
-"""What the command line names, as pictures: files, folders, patterns, and standard input."""
+"""What the command line names, as pictures: files, folders, tar shards, patterns, and standard input."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from captionkit.datasets import Problem, shards
+from captionkit.datasets.core import IMAGE_SUFFIXES
+from captionkit.files import Member
 from captionkit.images import MAX_BYTES, SUFFIXES
 
 _SNIFF = 1024
@@ -19,7 +22,7 @@ class Input:
     """A picture to caption, or the reason why there is none."""
 
     name: str
-    source: str | bytes = ""
+    source: str | bytes | Member = ""
     error: str = ""
 
 
@@ -43,8 +46,25 @@ def _from_name(name: str) -> Iterator[Input]:
         found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
         matches = [Input(match, match) for match in found if Path(match).is_file()]
         yield from matches or [Input(name, error=f"{name}: no file matches this pattern; check it")]
+    elif path.suffix.lower() == ".tar" and path.is_file():
+        yield from _from_shard(name)
     else:
         yield Input(name, name)
+
+
+def _from_shard(name: str) -> Iterator[Input]:
+    try:
+        found = list(shards.pictures(Path(name)))
+    except OSError as error:
+        yield Input(name, error=f"{name}: cannot be read ({error.strerror}); check its permissions")
+        return
+    for picture in found:
+        if isinstance(picture, Problem):
+            yield Input(name, error=f"{name}: {picture.where}: {picture.detail}")
+        else:
+            yield Input(str(picture), picture)
+    if not found:
+        yield Input(name, error=f"{name}: no pictures in this archive; looked for {', '.join(IMAGE_SUFFIXES)}")
 
 
 def _from_stdin(stream: BinaryIO) -> Iterator[Input]:

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from captionkit.datasets import coco, flickr, folder, imagefolder, kaggle, karpathy, seed, table
+from captionkit.datasets import coco, flickr, folder, imagefolder, kaggle, karpathy, seed, shards, table
 from captionkit.datasets.assemble import Entry, Place, assemble
 from captionkit.datasets.core import CaptionSet, Dataset, Example, Problem
 from captionkit.datasets.inspect import DatasetReport, inspect_dataset
@@ -59,6 +59,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "kaggle": kaggle,
     "coco": coco,
     "csv": table,
+    "shards": shards,
     "folder": folder,
 }
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from captionkit.datasets.core import IMAGE_SUFFIXES, Dataset, Example, Problem, normalise_split, split_of_folder
 from captionkit.datasets.finder import ImageFinder
 from captionkit.errors import DatasetError
+from captionkit.files import Member
 
 # Folders that hold the caption files of the dataset one level up.
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
@@ -70,6 +71,7 @@ class Entry:
     """One image as a caption file states it, nothing checked yet.
 
     source: the file that states it, for messages. folder: where the image must lie, if the layout fixes that.
+    member: the image itself, where a layout keeps it in an archive.
     """
 
     id: int | str
@@ -78,6 +80,7 @@ class Entry:
     split: str
     source: str
     folder: Path | None = None
+    member: Member | None = None
 
 
 class Row(NamedTuple):
@@ -115,7 +118,7 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
             detail = f"{entry.source}: id {entry.id} is {first.name} already; this entry is left out"
             problems.append(Problem("duplicate id", entry.file_name, detail))
             continue
-        image = finder.find(entry.file_name, split=split, folder=entry.folder, source=entry.source)
+        image = entry.member or finder.find(entry.file_name, split=split, folder=entry.folder, source=entry.source)
         if isinstance(image, Problem):
             left_out = f" (captions left out: {len(entry.captions)})" if entry.captions else ""
             problems.append(Problem(image.kind, image.where, image.detail + left_out))

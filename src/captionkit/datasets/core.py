@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import overload
 
 from captionkit.errors import DatasetError
+from captionkit.files import Member
 
 # Karpathy's "restval" is the part of COCO's validation images that everyone trains on.
 _SPLIT_NAMES = {
@@ -28,16 +29,16 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".t
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image, by path or as the bytes of its file, and its reference captions (none to many)."""
+    """An image, by path, in an archive, or as the bytes of its file, and its reference captions (none to many)."""
 
     id: int | str
-    image: Path | bytes
+    image: Path | Member | bytes
     captions: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """The image's file name, or its id where it has no file of its own."""
-        return self.image.name if isinstance(self.image, Path) else str(self.id)
+        return str(self.id) if isinstance(self.image, bytes) else self.image.name
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from captionkit.datasets.core import CaptionSet, Dataset, Example, Problem
 from captionkit.errors import ImageError, TextError
+from captionkit.files import Member
 
 _NAMES_SHOWN = 5
 _BINS_SHOWN = 9
@@ -146,7 +147,8 @@ def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
             # train/1.jpg and val/1.jpg are mostly two pictures; an equal id or size tells that they are one.
             splits_of: dict[tuple[str, object], set[str]] = defaultdict(set)
             for split, example in places:
-                splits_of["id", example.id].add(split)
+                if not isinstance(example.image, Member):  # shards number their samples, each from 0 on
+                    splits_of["id", example.id].add(split)
                 splits_of["size", _size(example.image)].add(split)
             splits = set().union(*(found for found in splits_of.values() if len(found) > 1))
             if splits:
@@ -154,7 +156,9 @@ def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
     return shared
 
 
-def _size(image: Path | bytes) -> int:
+def _size(image: Path | Member | bytes) -> int:
+    if isinstance(image, Member):
+        return image.size
     return image.stat().st_size if isinstance(image, Path) else len(image)
 
 

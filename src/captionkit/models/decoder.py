@@ -24,7 +24,8 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> Packed:
         """The captions on `device`."""
-        return Packed(self.tokens.to(device), self.sizes, self.image_of.to(device))
+        tokens, image_of = (part.to(device, non_blocking=True) for part in (self.tokens, self.image_of))
+        return Packed(tokens, self.sizes, image_of)
 
 
 class Glimpses(NamedTuple):
@@ -69,6 +70,11 @@ class Decoder(nn.Module, ABC):
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """`tokens`, `parents` [B,K] -> logits [B,K,V], attention [B,K,G], the next "state.*" [B,K,...]."""
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The parts that teaching passes one after the other, if there are any; it may do each by itself."""
+        return []
 
     def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """`memory` [B,G,D] of a `grid` of rows and columns, with what tells its cells apart by place; here nothing."""

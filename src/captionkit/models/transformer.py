@@ -91,6 +91,26 @@ class Layer(nn.Module):
         self.contract = nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(config.dropout)
 
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, image_of: Tensor, padding: Padding, *, weighed: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Teaching: the words `x` [P,W] -> [P,W] and, if `weighed`, how they attend to the grid, [N,L,G].
+
+        `keys` and `values` [B,h,G,W/h] are of the grids, `image_of` [N] tells each caption's.
+        """
+        x = x + self.dropout(self.words.output(self._listen(x, padding)))
+        keys, values = (y.index_select(0, image_of) for y in (keys, values))  # [B,h,G,W/h] -> [N,h,G,W/h]
+        seen, weights = self.look(padding.pad(x), keys, values, weighed=weighed)  # [P,W] -> [N,L,W], [N,L,G]
+        return self.see(x, padding.pack(seen)), weights  # [N,L,W] -> [P,W]
+
+    def _listen(self, x: Tensor, padding: Padding) -> Tensor:
+        """What words see of those before them, `x` [P,W] -> [P,W]; the padding stands behind all that look."""
+        attention, normed = self.words, self.norm_words(x)
+        parts = (attention.query(normed), attention.key(normed), attention.value(normed))
+        queries, keys, values = (attention.split(padding.pad(part)) for part in parts)  # [P,W] -> [N,h,L,W/h]
+        heard = scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return padding.pack(attention.join(heard))  # [N,h,L,W/h] -> [N,L,W] -> [P,W]
+
     def look(self, x: Tensor, keys: Tensor, values: Tensor, *, weighed: bool) -> tuple[Tensor, Tensor | None]:
         """What `x` [B,L,W] sees of the grid, [B,L,W], and, if `weighed`, how it is attended to, [B,L,G].
 
@@ -129,6 +149,10 @@ class Transformer(Decoder):
         for table in (self.row_embedding, self.column_embedding):
             nn.init.normal_(table.weight, std=0.02)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
+
     def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """`memory` [B,G,D] plus the embeddings of row and column; a `grid` of None is the one trained on."""
         rows, columns = grid or (self.config.rows, self.config.columns)
@@ -157,20 +181,8 @@ class Transformer(Decoder):
         x = self._embed(captions.tokens, padding.word)  # [P] -> [P,W]
         weights = None
         for layer, (keys, values) in zip(self.layers, self._grids(memory), strict=True):
-            x = x + layer.dropout(layer.words.output(self._listen(layer, x, padding)))
-            keys, values = (y.index_select(0, captions.image_of) for y in (keys, values))  # [B,h,G,W/h] -> [N,...]
-            last = layer is self.layers[-1]
-            seen, weights = layer.look(padding.pad(x), keys, values, weighed=last)  # [P,W] -> [N,L,W], [N,L,G]
-            x = layer.see(x, padding.pack(seen))  # [N,L,W] -> [P,W]
+            x, weights = layer(x, keys, values, captions.image_of, padding, weighed=layer is self.layers[-1])
         return Decoded(self._logits(x), padding.sum(padding.pack(weights).float()))  # [P,V], [P,G] -> [N,G]
-
-    def _listen(self, layer: Layer, x: Tensor, padding: Padding) -> Tensor:
-        """What words see of those before them, `x` [P,W] -> [P,W]; the padding stands behind all that look."""
-        attention, normed = layer.words, layer.norm_words(x)
-        parts = (attention.query(normed), attention.key(normed), attention.value(normed))
-        queries, keys, values = (attention.split(padding.pad(part)) for part in parts)  # [P,W] -> [N,h,L,W/h]
-        heard = scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        return padding.pack(attention.join(heard))  # [N,h,L,W/h] -> [N,L,W] -> [P,W]
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
         """As `Decoder.begin`: the grid's keys and values of each layer, and caches of words that are empty still."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +15,16 @@ from torch import Tensor
 
 from captionkit.models.decoder import Packed
 from captionkit.training.recipe import Recipe
+from captionkit.training.shuffling import nearly_in_order, numbered
 from captionkit.training.teaching import MIX, ORDER, Sample, Teaching
 from captionkit.training.turns import in_turn
 
 #: (turn, index) of each picture of a batch
 Keys = list[tuple[int, int]]
-#: batches that each thread prepares ahead
-_AHEAD = 4
+#: pictures that a thread prepares at a time, and such portions a thread that are prepared ahead
+_PORTION, _AHEAD = 4, 4
+#: the most threads that "one a core" means: what a process gets out of more, its interpreter's lock eats
+_MOST = 16
 
 
 class Batch(NamedTuple):
@@ -44,12 +47,21 @@ class Batch(NamedTuple):
             else self.images.to(device, non_blocking=True, memory_format=torch.channels_last),
             None if self.features is None else self.features.to(device, non_blocking=True),
             self.captions.to(device),
-            self.targets.to(device),
+            self.targets.to(device, non_blocking=True),
             self.broken,
             self.indices,
             self.turns,
-            None if self.chances is None else self.chances.to(device),
+            None if self.chances is None else self.chances.to(device, non_blocking=True),
         )
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a GPU copies from while both go on."""
+        names = ("images", "features", "targets", "chances")
+        parts = {name: getattr(self, name) for name in names}
+        tokens, sizes, image_of = self.captions
+        captions = Packed(tokens.pin_memory(), sizes, image_of.pin_memory())
+        pinned = {name: part.pin_memory() for name, part in parts.items() if part is not None}
+        return self._replace(captions=captions, **pinned)
 
 
 def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
@@ -95,15 +107,25 @@ class Plan:
 
     Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of its
     parts are empty. `pictures` is the number of pictures, or of those of each dataset, which then has its weight in
-    `data.weights`.
+    `data.weights`. `shards` names the shard of each picture, where the pictures lie in shards: then they are shuffled
+    so that those are read nearly from end to end.
     """
 
-    def __init__(self, pictures: int | Sequence[int], recipe: Recipe, *, processes: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        pictures: int | Sequence[int],
+        recipe: Recipe,
+        *,
+        processes: int = 1,
+        rank: int = 0,
+        shards: Sequence[Hashable] | None = None,
+    ) -> None:
         self.recipe, self.rank, self.processes = recipe, rank, processes
         self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
         weights = recipe.data.weights or (1.0,) * len(self.datasets)
         #: pictures of each dataset in an epoch, with their repetitions
         self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
+        self._shards = numbered(shards) if shards else None
         self.parts = recipe.optimizer.accumulate
         self.steps_per_epoch = -(-sum(self.shown) // recipe.optimizer.batch_size)
         self.steps = recipe.optimizer.epochs * self.steps_per_epoch
@@ -125,48 +147,100 @@ class Plan:
             turns.append(before[order])
             indices.append(start + taken[order])
             start += many
-        order = np.random.default_rng((seed, ORDER, epoch)).permutation(sum(self.shown))
-        return np.concatenate(turns)[order], np.concatenate(indices)[order]
+        generator, shown = np.random.default_rng((seed, ORDER, epoch)), np.concatenate(indices)
+        if self._shards is None:
+            order = generator.permutation(len(shown))
+        else:
+            order = nearly_in_order(self._shards[shown], generator)
+        return np.concatenate(turns)[order], shown[order]
+
+    def parts_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The turns and indices of the pictures of each part of a step, over all processes."""
+        cut = (np.array_split(values, self.parts * self.processes) for values in self.pictures_of(step))
+        return list(zip(*cut, strict=True))
 
     def keys(self, start: int) -> Iterator[Keys]:
         """This process' share of every part of every step from `start` on."""
         for step in range(start, self.steps):
-            shown = list(zip(*(values.tolist() for values in self.pictures_of(step)), strict=True))
-            for part in np.array_split(range(len(shown)), self.parts * self.processes)[self.rank :: self.processes]:
-                yield [shown[place] for place in part]
+            for turns, indices in self.parts_of(step)[self.rank :: self.processes]:
+                yield list(zip(turns.tolist(), indices.tolist(), strict=True))
 
 
-def batches(teaching: Teaching, plan: Plan, start: int, workers: int) -> Generator[Batch, None, None]:
-    """Batches of this process from step `start` to the end of the run, prepared ahead by `workers` threads."""
-    return _prepared(teaching, plan.keys(start), workers)
+def batches(
+    teaching: Teaching, plan: Plan, start: int, workers: int, *, pin: bool = False
+) -> Generator[Batch, None, None]:
+    """Batches of this process from step `start` to the end of the run, prepared ahead by `workers` threads.
+
+    `workers` of -1 is a thread a core; see `_threads`. `pin` puts them where a GPU copies them from by itself.
+    """
+    return _prepared(teaching, plan.keys(start), workers, pin)
 
 
-def whole(teaching: Teaching, size: int, rank: int, processes: int, workers: int) -> Generator[Batch, None, None]:
+def whole(
+    teaching: Teaching, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
+) -> Generator[Batch, None, None]:
     """Every picture of a split once, without augmentation: this process' share, `size` pictures at a time."""
     mine = range(rank, len(teaching), processes)
     starts = range(0, len(mine), size)
-    return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers)
+    return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers, pin)
 
 
-def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int) -> Generator[Batch, None, None]:
+def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int, pin: bool) -> Generator[Batch, None, None]:
     """The batches that `keys` name, in their order. Closing it drops what is prepared ahead."""
     if not workers:
-        yield from (_prepare(teaching, part) for part in keys)
+        yield from (_joined([_samples(teaching, part)], part, teaching, pin) for part in keys)
         return
+    threads = _threads(workers)
     # Threads, since Pillow and numpy let go of the interpreter: a picture takes little of it, and nothing is copied.
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="captionkit-pictures")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="captionkit-pictures")
+    joiner = ThreadPoolExecutor(1, thread_name_prefix="captionkit-pictures-joined")
+
+    def begin(part: Keys) -> Future[Batch]:
+        portions = [part[start : start + _PORTION] for start in range(0, len(part), _PORTION)]
+        begun = [pool.submit(_samples, teaching, portion) for portion in portions]
+        return joiner.submit(lambda: _joined([future.result() for future in begun], part, teaching, pin))
+
+    waiting: deque[tuple[int, Future[Batch]]] = deque()
     try:
-        waiting = deque(pool.submit(_prepare, teaching, part) for part in islice(keys, _AHEAD * workers))
-        while waiting:
-            batch = waiting.popleft().result()
-            waiting.extend(pool.submit(_prepare, teaching, part) for part in islice(keys, 1))
-            yield batch
+        while True:
+            # What is ahead is bounded in pictures, whatever a batch is: enough for all threads, and a batch.
+            while not waiting or sum(pictures for pictures, _ in waiting) < _ahead(threads):
+                part = next(keys, None)
+                if part is None:
+                    break
+                waiting.append((max(1, len(part)), begin(part)))
+            if not waiting:
+                return
+            yield waiting.popleft()[1].result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for executor in (pool, joiner):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare(teaching: Teaching, part: Keys) -> Batch:
-    samples = [teaching[key] for key in part]
+def pictures_ahead(workers: int, batch: int) -> int:
+    """The most pictures that `batches` holds in memory before they are wanted, of batches of so many pictures."""
+    return _ahead(_threads(workers)) + batch if workers else 0
+
+
+def _ahead(threads: int) -> int:
+    return threads * _AHEAD * _PORTION
+
+
+def _threads(workers: int) -> int:
+    """The number itself; for -1, one a core that this process may use, the machine's processes sharing them."""
+    if workers >= 0:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _samples(teaching: Teaching, part: Keys) -> list[Sample]:
+    return [teaching[key] for key in part]
+
+
+def _joined(portions: list[list[Sample]], part: Keys, teaching: Teaching, pin: bool) -> Batch:
+    samples = [sample for portion in portions for sample in portion]
     read = [key for key, sample in zip(part, samples, strict=True) if sample.picture is not None]
     turns, indices = zip(*read, strict=True) if read else ((), ())
-    return collate(samples, features=teaching.features is not None)._replace(indices=indices, turns=turns)
+    batch = collate(samples, features=teaching.features is not None)._replace(indices=indices, turns=turns)
+    return batch.pinned() if pin else batch

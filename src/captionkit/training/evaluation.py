@@ -121,7 +121,9 @@ def validate(
     nats, words, broken, said, chances = 0.0, 0, set(), {}, []
     recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
     grid = model.encoder.grid(teaching.preprocessing.height, teaching.preprocessing.width)
-    for batch in whole(teaching, recipe.optimizer.batch_size, rank, processes, recipe.run.workers):
+    size = -(-recipe.optimizer.batch_size // recipe.optimizer.accumulate)  # what fits in training fits here
+    pin = accelerator.device.type == "cuda"
+    for batch in whole(teaching, size, rank, processes, recipe.run.workers, pin=pin):
         broken.update(batch.broken)
         if not batch.captions.sizes:
             continue

@@ -19,8 +19,10 @@ from torch import nn
 from captionkit import __version__, files
 from captionkit.datasets import CaptionSet, Example
 from captionkit.errors import ImageError, TrainingError
+from captionkit.files import Member
 from captionkit.images import Preprocessing, load_image
 from captionkit.models.encoder import Encoder
+from captionkit.training.room import is_memory_error
 
 _CHUNK = 32
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -110,12 +112,26 @@ def _compute(
             views = []
             for flip in range(shape[1]):
                 read = list(pool.map(lambda example, flip=flip: _read(example, preprocessing, bool(flip)), examples))
-                views.append(_encode(encoder, np.stack([image for image, _ in read]), precision))
+                views.append(_encode_what_fits(encoder, np.stack([image for image, _ in read]), precision))
             broken |= {start + place: reason for place, (_, reason) in enumerate(read) if reason}
             file.write(np.stack(views, axis=1).tobytes())  # [B,views,G,D]
         file.flush()
         os.fsync(file.fileno())
     return broken
+
+
+def _encode_what_fits(encoder: Encoder, images: np.ndarray, precision: str) -> np.ndarray:
+    """As `_encode`, in halves where the whole does not fit into memory."""
+    try:
+        return _encode(encoder, images, precision)
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        if len(images) == 1:
+            remedy = "lower image.height and image.width, or take a smaller encoder.name"
+            raise TrainingError(f"out of memory while one picture went through the encoder; {remedy}") from None
+    half = len(images) // 2
+    return np.concatenate([_encode_what_fits(encoder, part, precision) for part in (images[:half], images[half:])])
 
 
 def _encode(encoder: Encoder, images: np.ndarray, precision: str) -> np.ndarray:
@@ -153,11 +169,12 @@ def _key(encoder: nn.Module, captions: CaptionSet, preprocessing: Preprocessing,
     return digest.hexdigest()[:32]
 
 
-def _version(image: Path | bytes) -> object:
+def _version(image: Path | Member | bytes) -> object:
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
+    path, place = (image.archive, (image.offset, image.size)) if isinstance(image, Member) else (image, ())
     try:
-        status = image.stat()
+        status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, *place

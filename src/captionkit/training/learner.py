@@ -21,6 +21,7 @@ from captionkit.training.learnt import Learnt
 from captionkit.training.losses import losses
 from captionkit.training.optimizer import adamw, set_rates
 from captionkit.training.recipe import Recipe
+from captionkit.training.recompute import recompute
 from captionkit.training.self_critical import Critic
 from captionkit.training.teaching import Teaching
 
@@ -51,6 +52,8 @@ class Learner:
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
         self.critic = critic
         self.average = averaged(self.model, recipe.optimizer.ema)
+        if recipe.run.recompute:
+            recompute(self.model)
         self.optimizer = adamw(self.model, recipe.optimizer)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width

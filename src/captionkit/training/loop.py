@@ -12,26 +12,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 
 from captionkit.datasets import CaptionSet
 from captionkit.errors import TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
 from captionkit.training.evaluation import Judge, validate
 from captionkit.training.features import JoinedFeatures, cached_features
 from captionkit.training.guard import harm
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
+from captionkit.training.memory import check_memory
 from captionkit.training.optimizer import rates
 from captionkit.training.processes import make_accelerator, note_scale, restore_scale
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
+from captionkit.training.room import memory_errors
 from captionkit.training.run import BEST, LAST, RunFolder
 from captionkit.training.self_critical import Critic
 from captionkit.training.setup import Setup, prepare
+from captionkit.training.shuffling import shards_of
 from captionkit.training.teaching import Teaching
 from captionkit.training.trackers import check_trackers
 
@@ -84,6 +87,7 @@ class _Run:
         self.recipe, self.folder = recipe, folder
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
+        check_compiler(recipe.run, self.accelerator.device)
         self.report = Report(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
         if self.accelerator.is_main_process:
@@ -93,7 +97,9 @@ class _Run:
         with self.report.diary.clock.on("features"):
             train_set, self.val_set = self._teaching(self.setup.train, sets), self._teaching(self.setup.val, None)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.plan = Plan([len(captions) for captions in sets], recipe, processes=processes, rank=rank)
+        shards = shards_of(train_set.examples)
+        counts = [len(captions) for captions in sets]
+        self.plan = Plan(counts, recipe, processes=processes, rank=rank, shards=shards)
         critic = None
         if recipe.optimizer.objective == "self-critical":
             critic = Critic(train_set, self.setup.text, recipe)
@@ -107,6 +113,13 @@ class _Run:
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
         folder.rewind(self.progress.step if begun else -1)
+        try:
+            check_memory(self.learner, self.val_set)
+        except TrainingError:
+            folder.forget(new=not resume)
+            raise
+        if recipe.run.compile:
+            compile_parts(self.setup.model)
 
     def _teaching(self, captions: CaptionSet, sets: Sequence[CaptionSet] | None) -> Teaching:
         """The teaching of `captions`, which for training are those of `sets` together."""
@@ -144,16 +157,15 @@ class _Run:
         """Train to the end, to patience's end or to a failure."""
         self.report.begin(self.plan, self.progress, done=self._finished())
         first, last = self.progress.step, self.plan.steps
-        try:
-            with (
-                deferred_interrupts() as interrupted,
-                closing(self.report.bar(range(first, last), last, "training", first)) as steps,
-                closing(batches(self.learner.teaching, self.plan, first, self.recipe.run.workers)) as pictures,
-            ):
-                self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
-        except torch.OutOfMemoryError:
-            remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
-            raise TrainingError(f"out of memory after step {self.progress.step}; {remedy}") from None
+        workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
+        with (
+            memory_errors(self.progress),
+            compiler_errors(),
+            deferred_interrupts() as interrupted,
+            closing(self.report.bar(range(first, last), last, "training", first)) as steps,
+            closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
+        ):
+            self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
         return self._end()
 
     def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
@@ -272,7 +284,7 @@ class _Run:
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:
     """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
     values = asdict(recipe)
-    for name in ("workers", "checkpoint_every", "samples", "half_weights", "trackers"):
+    for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]
     sources = [source.train.fingerprint() for source in setup.sources]
     facts = [values, sources, setup.val.fingerprint(), setup.text.to_json()]

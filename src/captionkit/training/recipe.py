@@ -198,7 +198,17 @@ class RunRecipe:
     seed: Annotated[int, Ge(0)] = _field(0, "number that decides every random choice")
     init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts anew")
     precision: Literal["no", "bf16", "fp16"] = _field("no", "arithmetic of the forward pass")
-    workers: Annotated[int, Ge(0)] = _field(0, "threads that prepare pictures ahead; 0 does it between the steps")
+    workers: Annotated[int, Ge(-1)] = _field(
+        -1, "threads that prepare pictures ahead; -1 is one a core, at most 16; 0 does it between the steps"
+    )
+    recompute: bool = _field(
+        False,
+        "compute the trained stages of the encoder and the layers of a transformer again in the backward pass instead "
+        "of keeping what they made: less memory, more time, the same weights",
+    )
+    compile: bool = _field(
+        False, "compile the network by torch.compile: minutes at the start, then faster steps on a GPU"
+    )
     eval_every: Positive = _field(1.0, "epochs between two evaluations")
     patience: Annotated[int, Ge(0)] = _field(
         5, "evaluations without a better CIDEr-D after which the run stops; 0 never does"

@@ -75,6 +75,12 @@ class RunFolder:
         }
         return self._trackers.start(config, known) if self.writes else {}
 
+    def forget(self, *, new: bool) -> None:
+        """Leave no trace of a run that is `new` and cannot begin, so that another may take the folder."""
+        if self.writes and new:
+            for name in (RECIPE, METRICS):
+                (self.path / name).unlink(missing_ok=True)
+
     def rewind(self, step: int) -> None:
         """Forget what was recorded after `step`, where the run is taken up again."""
         path = self.path / METRICS

@@ -1,0 +1,323 @@
+"""Memory and speed of training: what is foretold, recomputed and compiled, and what is said where memory runs out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+
+import psutil
+import torch
+from safetensors.torch import load_file
+from torch._dynamo.exc import TorchDynamoException
+
+from captionkit.errors import RecipeError, TrainingError
+from captionkit.training import compiling, features, learner, loop, memory, room, setup
+from captionkit.training.batches import Plan, batches
+from captionkit.training.features import cached_features
+from captionkit.training.learner import Learner
+from captionkit.training.loop import train
+from captionkit.training.memory import Forecast
+from captionkit.training.processes import make_accelerator
+from captionkit.training.recipe import Recipe, load_recipe
+from captionkit.training.run import BEST, LAST, RunFolder
+from captionkit.training.teaching import Teaching
+
+SOFT = {"decoder.embedding": 16, "decoder.hidden": 24, "decoder.attention": 8}
+HARD = {**SOFT, "decoder.kind": "hard"}
+TRANSFORMER = {"decoder.name": "transformer", "decoder.width": 16, "decoder.layers": 2, "decoder.heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+
+
+def recipe_of(backbone: Path, changes: dict[str, object]) -> Recipe:
+    """A recipe that trains all of a tiny model, with dropout, for three steps of four pictures."""
+    values = {
+        "data.min_frequency": 1,
+        "image.height": 32,
+        "image.width": 32,
+        "encoder.name": backbone,
+        "encoder.train": "all",
+        "decoder.memory": 16,
+        "optimizer.epochs": 1,
+        "optimizer.batch_size": 4,
+        "optimizer.warmup": 2,
+        "optimizer.lr_encoder": 1e-3,
+        "run.samples": 1,
+        **changes,
+    }
+    return load_recipe(None, {name: str(value) for name, value in values.items()})
+
+
+def same_run(one: Path, other: Path) -> bool:
+    left, right = load_file(one / LAST), load_file(other / LAST)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def learner_of(recipe: Recipe, data: Path) -> tuple[Learner, Teaching]:
+    made = setup.prepare(recipe, data)
+    accelerator = make_accelerator("no", made.model)
+    teach, val = (
+        Teaching(part, made.text, recipe, made.preprocessing, augment=part is made.train)
+        for part in (made.train, made.val)
+    )
+    return Learner(made.model, teach, Plan(len(teach), recipe), recipe, accelerator), val
+
+
+# --- recomputing ---
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**TRANSFORMER, "optimizer.accumulate": 2},
+        {**SOFT, "encoder.train": "stages"},
+    ],
+    ids=["transformer", "stages"],
+)
+def test_recomputing_changes_no_bit(data: Path, backbone: Path, tmp_path: Path, changes: dict) -> None:
+    """Not a weight, nor a norm statistic, nor a dropout mask."""
+    train(data, tmp_path / "plain", recipe_of(backbone, changes))
+    train(data, tmp_path / "again", recipe_of(backbone, {**changes, "run.recompute": "true"}))
+    assert same_run(tmp_path / "plain", tmp_path / "again")
+    counted = [t for name, t in load_file(tmp_path / "again" / LAST).items() if name.endswith("num_batches_tracked")]
+    assert any(counted)  # there are norms that learn
+
+
+def test_recomputing_keeps_less(data: Path, backbone: Path) -> None:
+    """Eight pictures' activations shrink to the stages' inputs; and what is frozen or evaluated is not recomputed."""
+    needs = {}
+    for name in ("false", "true"):
+        changes = {**TRANSFORMER, "run.recompute": name, "image.height": 96, "image.width": 96}
+        taught, val = learner_of(recipe_of(backbone, changes), data)
+        needs[name] = Forecast(taught, val).training.of(32)
+    assert needs["true"] < 0.75 * needs["false"]
+
+
+# --- the forecast ---
+
+
+def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
+    given = torch.zeros(1000, requires_grad=True)  # 4,000 bytes
+    with memory._Live(iter([given])) as live:
+        one = given * 2  # 4,000
+        view = one.view(10, 100)[3:]  # nothing more
+        two = view.exp().sum()  # 2,800, kept by exp for its gradient, and 4
+        assert live.course[-1] == 4000 + 2800 + 4
+        del one, view
+        two.backward()
+        del two
+    assert live.course[-1] >= 4000  # the gradient
+    given.grad = None
+    assert live._live == 0
+
+
+@pytest.mark.parametrize("changes", [SOFT, HARD, TRANSFORMER], ids=["soft", "hard", "transformer"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, changes: dict, frozen: bool) -> None:
+    """From two and four pictures to twelve: within a tenth, with captions that differ in length."""
+    taught, val = learner_of(recipe_of(backbone, {**changes, "optimizer.batch_size": 12}), data)
+    if frozen:
+        taught.model.encoder.train_from(None)
+    forecast = Forecast(taught, val)
+    (batch,) = batches(taught.teaching, taught.plan, 0, 0)
+    measured = max(forecast._course(batch, memory._teach))
+    assert forecast.training.of(12) == pytest.approx(measured, rel=0.1)
+    looked = max(forecast._course(batch, memory._look))
+    assert looked < measured
+    assert forecast.of(1) > forecast.of(2) > forecast.of(12) > 0
+    trained = sum(p.numel() * 4 for p in taught.model.parameters() if p.requires_grad)
+    assert forecast.of(12) >= 4 * trained  # gradients, what an update takes, and two moments
+
+
+def test_the_check_changes_no_bit_of_the_run(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(backbone, HARD)
+    train(data, tmp_path / "checked", recipe)
+    monkeypatch.setattr(loop, "check_memory", lambda *_: None)
+    train(data, tmp_path / "plain", recipe)
+    assert same_run(tmp_path / "checked", tmp_path / "plain")
+
+
+def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**SOFT, "optimizer.batch_size": 12, "optimizer.ema": 0.9}
+    taught, val = learner_of(recipe_of(backbone, changes), data)
+    forecast = Forecast(taught, val)
+    between = int((forecast.of(1) + forecast.of(3)) / 2 / memory._FILLED)
+    assert forecast.of(3) < between < forecast.of(1)
+    monkeypatch.setattr(memory, "free_memory", lambda _: between)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        train(data, run, recipe_of(backbone, changes))
+    said = re.fullmatch(
+        r"memory: 12 pictures at once need about [\d.]+ [MG]B more, and [\d.]+ [MG]B are free; set "
+        r"optimizer\.accumulate to (\d+), which gives the same result, or optimizer\.batch_size to (\d+)",
+        str(caught.value),
+    )
+    assert said and 1 < int(said[1]) <= 3 and int(said[2]) == -(-12 // int(said[1]))
+    assert not (run / LAST).exists()
+    train(data, run, recipe_of(backbone, {**changes, "optimizer.accumulate": said[1]}))  # in the same folder
+    assert (run / BEST).is_dir()
+    monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
+    with pytest.raises(TrainingError, match="too little for one picture; take a smaller image or model"):
+        train(data, tmp_path / "none", recipe_of(backbone, changes))
+    monkeypatch.setattr(memory, "free_memory", lambda _: None)
+    assert train(data, tmp_path / "unknown", recipe_of(backbone, changes)).steps == 1
+
+
+def test_what_control_groups_leave(tmp_path: Path) -> None:
+    def group(folder: Path, **files: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (folder / f"memory.{name}").write_text(f"{value}\n")
+
+    group(tmp_path / "user", max=1000, current=700, stat="anon 1\ninactive_file 200")
+    group(tmp_path / "user" / "job", max="max", current=600, stat="inactive_file 0")
+    assert room.group_rooms("0::/user/job\n", tmp_path) == [500]
+    group(tmp_path / "user" / "job", max=700, current=800, stat="inactive_file 50")
+    assert sorted(room.group_rooms("0::/user/job\n", tmp_path)) == [0, 500]
+    old = tmp_path / "memory" / "docker"
+    group(old, limit_in_bytes=900, usage_in_bytes=300, stat="total_inactive_file 100")
+    assert room.group_rooms("4:cpu,cpuacct:/docker\n9:memory:/docker\n", tmp_path) == [700]
+    group(tmp_path, max=400, current=100, stat="inactive_file 0")  # as seen from inside a container
+    assert room.group_rooms("0::/../../elsewhere\n", tmp_path) == [300]
+    assert room.group_rooms("", tmp_path) == []
+
+
+def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone = room.free_memory(torch.device("cpu"))
+    assert 0 < alone <= psutil.virtual_memory().total
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert room.free_memory(torch.device("cpu")) < 0.5 * alone
+    assert room.free_memory(torch.device("meta")) is None
+
+
+# --- compiling ---
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+def test_a_compiled_run_learns_the_same_under_the_same_names(data: Path, backbone: Path, tmp_path: Path) -> None:
+    changes = {**TRANSFORMER, "decoder.layers": 1, "decoder.dropout": 0, "decoder.feature_dropout": 0}
+    train(data, tmp_path / "plain", recipe_of(backbone, changes))
+    train(data, tmp_path / "compiled", recipe_of(backbone, {**changes, "run.compile": "true"}))
+    one, other = (load_file(tmp_path / run / LAST) for run in ("plain", "compiled"))
+    assert one.keys() == other.keys()
+    assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) < 1e-4
+
+
+def test_compiling_calls_the_compiler_for_the_encoder_and_the_blocks_alone(
+    data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, _ = learner_of(recipe_of(backbone, TRANSFORMER), data)
+    model, names = taught.model, list(taught.model.state_dict())
+    compiled: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    compiling.compile_parts(model)
+    assert compiled == [model.encoder, *model.decoder.layers] and list(model.state_dict()) == names
+    model.encoder.train_from(None)
+    compiled.clear()
+    compiling.compile_parts(model)
+    assert compiled == [*model.decoder.layers]  # what a frozen encoder makes is computed once
+
+
+def test_what_cannot_be_compiled_is_said_before_anything_is_done(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe_of(backbone, {**SOFT, "run.compile": "true"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"no C\+\+ compiler \(g\+\+, .*\); install g\+\+, or leave it out"):
+        train(data, tmp_path / "run", wanted)
+    monkeypatch.setenv("CXX", "nowhere-g++")
+    with pytest.raises(RecipeError, match=r"\$CXX = nowhere-g\+\+"):
+        train(data, tmp_path / "run", wanted)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=r"run\.compile and run\.recompute exclude each other"):
+        train(data, tmp_path / "run", recipe_of(backbone, {"run.compile": "true", "run.recompute": "true"}))
+    monkeypatch.setattr(compiling, "_COMPILERS", (sys.executable,))
+    monkeypatch.delenv("CXX")
+
+    def fails(*_: object) -> None:
+        raise TorchDynamoException("backend='inductor' raised:\nCppCompileError: a long story")
+
+    monkeypatch.setattr(learner, "losses", fails)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
+    with pytest.raises(TrainingError, match=r"torch\.compile failed \(backend='inductor' raised:\)") as caught:
+        train(data, tmp_path / "run", wanted)
+    assert "\n" not in str(caught.value)
+
+
+# --- where memory runs out all the same ---
+
+
+def much(kind: str) -> None:
+    """Really allocate too much, or fail as a GPU does."""
+    if kind == "gpu":
+        raise torch.OutOfMemoryError("CUDA out of memory.\nAnd more.")
+    np.empty(1 << 60, np.uint8) if kind == "numpy" else torch.empty(1 << 60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "numpy", "gpu"])
+@pytest.mark.parametrize("where", ["step", "evaluation"])
+def test_out_of_memory_says_what_to_lower(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
+) -> None:
+    module = learner if where == "step" else sys.modules["captionkit.training.evaluation"]
+    monkeypatch.setattr(module, "losses", lambda *_: much(kind))
+    step = 0 if where == "step" else 3
+    with pytest.raises(TrainingError, match=rf"out of memory after step {step}; .*optimizer\.accumulate") as caught:
+        train(data, tmp_path / "run", recipe_of(backbone, SOFT))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("of another kind")
+
+    monkeypatch.setattr(learner, "losses", fails)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        train(data, tmp_path / "run", recipe_of(backbone, SOFT))
+
+
+def test_features_are_computed_of_as_many_pictures_as_fit(
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = setup.prepare(recipe_of(backbone, {**SOFT, "encoder.train": "frozen"}), data)
+    how = {"flips": False, "precision": "no", "shown": lambda items, *_: items}
+    wanted, _ = cached_features(made.model.encoder.eval(), made.train, made.preprocessing, **how)
+    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "another"))
+    encode, met = features._encode, []
+
+    def tight(encoder, images, precision):
+        met.append(len(images))
+        if len(images) > most:
+            much("cpu")
+        return encode(encoder, images, precision)
+
+    monkeypatch.setattr(features, "_encode", tight)
+    most = 3
+    found, broken = cached_features(made.model.encoder, made.train, made.preprocessing, **how)
+    assert met == [12, 6, 3, 3, 6, 3, 3] and not broken
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-3)
+    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "third"))
+    most = 0
+    with pytest.raises(TrainingError, match=r"one picture .*lower image\.height and image\.width"):
+        cached_features(made.model.encoder, made.train, made.preprocessing, **how)
