@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from captionkit.errors import TrainingError
+from captionkit.bundle import CONFIG
+from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.evaluation import Judge, validate
+from captionkit.training.failures import explain
 from captionkit.training.features import cached_features
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
@@ -69,7 +71,7 @@ class _Run:
         self.report = Report(folder, self.setup, recipe, data, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
         if self.accelerator.is_main_process:
-            folder.open(recipe)
+            folder.open(recipe, resume=resume)
         self.setup.model.to(self.accelerator.device)
         train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -82,6 +84,8 @@ class _Run:
             parts, optimizer = self.learner.parts, self.learner.optimizer
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
+            self._check_best()
+        self.kept = self.progress.step
         folder.rewind(self.progress.step)
 
     def _teaching(self, part: str) -> Teaching:
@@ -103,6 +107,16 @@ class _Run:
             captions, setup.text, recipe, setup.preprocessing, augment=training, features=cached, broken=broken
         )
 
+    def _check_best(self) -> None:
+        """Where the best model so far has been taken away, the next one is kept, however good it is."""
+        progress, best = self.progress, self.folder.path / BEST
+        if progress.best_step and not (best / CONFIG).exists():
+            if progress.step == self.plan.steps:
+                raise TrainingError(f"{best}: missing, and no step is left to make it again; put it back")
+            self.report.say(f"{best}: missing; the next evaluation makes it anew")
+            progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
+            progress.stale = 0
+
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
         self.report.begin(self.plan, self.progress)
@@ -117,7 +131,19 @@ class _Run:
         except torch.OutOfMemoryError:
             remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
             raise TrainingError(f"out of memory after step {self.progress.step}; {remedy}") from None
+        except RuntimeError as error:
+            # Nothing is saved: what a broken device still answers cannot be trusted.
+            if what := explain(error):
+                raise TrainingError(f"{what} after step {self.progress.step}; {self._way_on()}") from error
+            raise
+        except CaptionkitError as error:
+            if isinstance(error, TrainingError):
+                raise
+            raise TrainingError(f"{error}; {self._way_on()}") from None  # a file that cannot be written
         return self._end()
+
+    def _way_on(self) -> str:
+        return f"to go on after step {self.kept}: {self.report.command(resume=True)}"
 
     def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
@@ -134,12 +160,19 @@ class _Run:
             due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
                 self._evaluate()
-            if due or interrupted() or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
+            stop = self._anywhere(interrupted())
+            if due or stop or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
-            if interrupted():
+            if stop:
                 self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
                 raise KeyboardInterrupt
+
+    def _anywhere(self, so: bool) -> bool:
+        """Whether it is so in any process: they must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return so
+        return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
 
     def _finished(self) -> bool:
         return 0 < self.recipe.run.patience <= self.progress.stale
@@ -148,7 +181,8 @@ class _Run:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
     def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
-        learnt = self.learner.step(step, pictures)
+        with self._pictures_told():
+            learnt = self.learner.step(step, pictures)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
         self.report.learnt(*learnt)
@@ -163,8 +197,10 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
-        found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
+        with self._pictures_told():
+            found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
         self.learner.broken |= found.broken
+        self._check_pictures(found.broken)
         if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
         cider = found.scores["cider"]
@@ -190,13 +226,29 @@ class _Run:
             "device": str(self.accelerator.device),
         }
 
+    @contextmanager
+    def _pictures_told(self) -> Iterator[None]:
+        """A failure for want of pictures is told as that of the disk, where it is."""
+        try:
+            yield
+        except TrainingError as error:
+            self._check_pictures([str(error)])
+            raise
+
+    def _check_pictures(self, broken: Collection[str] = ()) -> bool:
+        """Whether what was learnt so far was learnt from all pictures that are there; `broken` are newly found so."""
+        if reason := self.learner.vanished(broken):
+            raise TrainingError(f"pictures that were read before cannot be read any more ({reason}); {self._way_on()}")
+        return not self.learner.blind
+
     def _save(self) -> None:
         # Only the main process writes, and none waits for it: clocks differ, so each may think that it is time.
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self._check_pictures():
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
             path, parts = self.folder.path / LAST, self.learner.parts
             save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
+        self.kept = self.progress.step
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say

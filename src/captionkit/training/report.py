@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ class Report:
         self._since = time.monotonic()
 
     def say(self, line: str) -> None:
-        """Print a line."""
+        """Print a line, if anybody is left to read it: a run outlives its terminal."""
         if self.main:
-            say(line)
+            with suppress(OSError):
+                say(line)
 
     def bar(self, items: Iterable, total: int, what: str, done: int = 0) -> Generator:
         """Pass `items` on behind a progress bar."""
@@ -97,7 +99,7 @@ class Report:
         said = next((card.caption for card in cards if card.caption), "")
         rows = [row["loss"] for row in folder.rows if row["kind"] == "train"]
         trained = self._nats / self._words if self._words else next(reversed(rows), float("nan"))
-        say(
+        self.say(
             f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  train {trained:.3f}  "
             f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
         )
