@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from captionkit.training.loop import train
 from captionkit.training.recipe import Recipe
 from captionkit.training.run import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
 from shapes import make_recipe
-from sittings import start
+from sittings import launch, start
 
 #: the encoder is trained, so pictures are read in every epoch
 WHOLE = {"encoder.train": "all", "optimizer.epochs": 4, "run.patience": 0}
@@ -110,7 +111,7 @@ def test_a_run_that_began_and_ended_between_look_and_lock_is_seen(backbone: Path
 
 @pytest.mark.slow
 def test_of_two_runs_started_together_one_trains(data: Path, backbone: Path, tmp_path: Path) -> None:
-    flags = make_recipe(backbone, {"optimizer.epochs": 20}).to_flags()
+    flags = make_recipe(backbone, {"optimizer.epochs": 10, "run.patience": 0}).to_flags()
     logs = [tmp_path / "log0", tmp_path / "log1"]
     both = [start(["train", data, "--output", tmp_path / "run", *flags], log) for log in logs]
     for process in both:
@@ -119,7 +120,7 @@ def test_of_two_runs_started_together_one_trains(data: Path, backbone: Path, tmp
     assert sorted(process.exitcode for process in both) == [0, 1], said
     (refused,) = (text for text, process in zip(said, both, strict=True) if process.exitcode)
     assert "another process is training here" in refused or "holds a run already" in refused
-    assert "Traceback" not in refused and step_of(tmp_path / "run") == 60
+    assert "Traceback" not in refused and step_of(tmp_path / "run") == 30
 
 
 def test_nothing_of_the_users_is_written_over_or_removed(data: Path, backbone: Path, tmp_path: Path) -> None:
@@ -491,3 +492,67 @@ def test_a_folder_with_blanks_and_letters_of_the_world(
     said = broken_off(data, run, make_recipe(backbone), 5, RuntimeError(ASSERT), "the device failed")
     command = shlex.split(said.partition("to go on after step 3: ")[2])
     assert cli.main(command[1:]) == 0 and step_of(run) == 6
+
+
+# --- several processes ---
+
+#: nothing that is random, so that any number of processes teaches the same
+PLAIN = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "optimizer.batch_size": 5, "run.patience": 0}
+
+
+def wait_for(run: Path, step: int) -> None:
+    end = time.monotonic() + 240
+    while time.monotonic() < end and not ((run / LAST).exists() and step_of(run) >= step):
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
+def test_two_processes_that_are_stopped_go_on_in_any_number(
+    data: Path, backbone: Path, tmp_path: Path, processes: int
+) -> None:
+    recipe = make_recipe(backbone, {**PLAIN, "optimizer.epochs": 30, "run.checkpoint_every": 0, "run.eval_every": 10})
+    train(data, tmp_path / "whole", recipe)
+    arguments = ["train", data, "--output", tmp_path / "run"]
+    both = launch(2, [*arguments, *recipe.to_flags()], tmp_path / "logs")
+    wait_for(tmp_path / "run", 20)
+    for number in (signal.SIGINT, signal.SIGTERM):  # from the terminal, then from the launcher
+        for process in both:
+            os.kill(process.pid, number)
+    for process in both:
+        process.join(120)
+    heard, silent = ((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
+    step = step_of(tmp_path / "run")
+    assert [process.exitcode for process in both] == [130, 130] and 20 <= step < 90, heard + silent
+    assert f"stopped after step {step}; to go on: " in heard and "Traceback" not in heard + silent
+    assert silent.splitlines() == ["captionkit: interrupted"]
+    others = launch(processes, [*arguments, "--resume"], tmp_path / "logs")
+    for process in others:
+        process.join(240)
+    assert [process.exitcode for process in others] == [0] * processes, (tmp_path / "logs" / "log0").read_text()
+    ours, theirs = (load_file(tmp_path / run / LAST) for run in ("whole", "run"))
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) < 1e-4
+    ours, theirs = (evaluations(tmp_path / run) for run in ("whole", "run"))
+    for name in ("step", "val_loss", "cider"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_at_once(data: Path, backbone: Path, tmp_path: Path, killed: int) -> None:
+    recipe = make_recipe(backbone, {**PLAIN, "optimizer.epochs": 1000, "run.checkpoint_every": 0})
+    arguments = ["train", data, "--output", tmp_path / "run"]
+    both = launch(2, [*arguments, *recipe.to_flags(), "--run.eval-every", "500"], tmp_path / "logs")
+    wait_for(tmp_path / "run", 5)
+    both[killed].kill()
+    both[1 - killed].join(60)
+    said = (tmp_path / "logs" / f"log{1 - killed}").read_text()
+    assert both[1 - killed].exitcode == 1, said
+    assert said.splitlines()[-1].startswith("captionkit: another process of this run is gone or out of reach (")
+    assert "Traceback" not in said and "--resume" in said
+    step = step_of(tmp_path / "run")
+    again = launch(2, [*arguments, "--resume"], tmp_path / "logs")
+    wait_for(tmp_path / "run", step + 3)
+    for process in again:
+        process.kill()
+    assert f"resumed after step {step} of" in (tmp_path / "logs" / "log0").read_text()

@@ -17,8 +17,9 @@ def explain(error: RuntimeError) -> str | None:
 
     A device that has failed once in a process cannot be used in it again, so nothing is to be read from it then.
     """
-    # Errors of CUDA begin with what is known and go on with advice for programmers.
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # After a place in torch's sources, perhaps, comes what is known, and then advice for programmers.
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
     if isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE.search(str(error)):
         return f"the device failed ({reason})"
     distributed = getattr(torch.distributed, "DistError", ())
