@@ -815,3 +815,23 @@ def test_two_processes_teach_what_one_does(
     assert len(left_out) == 2 and all(heard.count(line) == 1 for line in left_out)  # met by either, told by one
     assert heard.count("all epochs done") == 1
     assert not [line for line in silent.splitlines() if line and "captionkit" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "decoder", [{"decoder.name": "show-tell", "decoder.attention": 256}, {"decoder.kind": "hard"}], ids=["tell", "hard"]
+)
+def test_two_processes_with_norms_and_chance_are_one_run_and_keep_what_they_score(
+    data: Path, backbone: Path, tmp_path: Path, decoder: dict
+) -> None:
+    # The encoder has norms over batches, each process' own; dropout and sampled cells differ in each, too.
+    recipe = make_recipe(backbone, {"encoder.train": "all", "run.checkpoint_every": 0, **decoder})
+    for run in ("once", "twice"):
+        both = launch(2, ["train", data, "--output", tmp_path / run, *recipe.to_flags()], tmp_path / "logs")
+        for process in both:
+            process.join(240)
+        heard = "".join((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
+        assert [process.exitcode for process in both] == [0, 0], heard
+    assert same_tensors(tmp_path / "once" / LAST, tmp_path / "twice" / LAST)
+    kept = next(row for row in reversed(rows(tmp_path / "once", "eval")) if row["best"])
+    assert word_by_word(tmp_path / "once", data) == pytest.approx(kept["val_loss"], rel=1e-5)

@@ -26,7 +26,7 @@ from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
 from captionkit.training.optimizer import rates
-from captionkit.training.processes import make_accelerator, note_scale, restore_scale
+from captionkit.training.processes import make_accelerator, note_scale, restore_scale, share_buffers
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
 from captionkit.training.run import BEST, LAST, RunFolder
@@ -197,6 +197,7 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
+        share_buffers(self.accelerator, model)
         with self._pictures_told():
             found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
         self.learner.broken |= found.broken
