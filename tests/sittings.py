@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,23 @@ def start(
     process = _SERVER.Process(target=_run, args=([str(argument) for argument in arguments], log, values), daemon=True)
     process.start()
     return process
+
+
+def launch(processes: int, arguments: Sequence[object], logs: Path) -> list[multiprocessing.process.BaseProcess]:
+    """The command line in several processes that work together, as `torchrun` starts them; they say log0, log1, ..."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    logs.mkdir(exist_ok=True)
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "CUDA_VISIBLE_DEVICES": ""}
+    return [
+        start(
+            arguments,
+            logs / f"log{rank}",
+            {name: str(value) for name, value in {**world, "RANK": rank, "LOCAL_RANK": rank}.items()},
+        )
+        for rank in range(processes)
+    ]
 
 
 def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:

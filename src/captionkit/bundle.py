@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 from captionkit import files
 from captionkit.calibration import Calibration
-from captionkit.errors import ModelError
+from captionkit.errors import CaptionkitError, ModelError
 from captionkit.images import Preprocessing
 from captionkit.search import Decoding
 from captionkit.text import Text
@@ -165,7 +166,10 @@ def _check(config: Any, path: Path) -> None:
 
 
 def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], contents: Mapping[str, bytes]) -> ModelFolder:
-    """Write a model folder whole, replacing what was at `path`. `contents` maps file names to bytes."""
+    """Write a model folder whole, replacing the model at `path`. `contents` maps file names to bytes.
+
+    Files and folders there that are no part of that model, such as somebody's notes, stay.
+    """
     described = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in sorted(contents.items())
@@ -176,7 +180,31 @@ def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], content
         for name, content in contents.items():
             files.write_bytes(folder / name, content)
         files.write_text(folder / CONFIG, json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+        for entry in _others(path):
+            if not (folder / entry.name).exists():
+                _copy(entry, folder / entry.name)
     return ModelFolder(path, full)
+
+
+def _others(path: Path) -> list[Path]:
+    """What lies in a model folder without being a part of the model."""
+    try:
+        listed = open_model(path).config["files"]
+    except ModelError:
+        return []
+    own = {CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *listed}
+    return [entry for entry in path.iterdir() if entry.name not in own and entry.suffix != ".partial"]
+
+
+def _copy(entry: Path, to: Path) -> None:
+    try:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, to, symlinks=True)
+        else:
+            shutil.copy2(entry, to, follow_symlinks=False)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CaptionkitError(f"{entry}: cannot be kept with the new model ({reason}); free space or move it") from None
 
 
 def update_model(

@@ -88,9 +88,14 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, replacing what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    except OSError as error:
+        raise CaptionkitError(
+            f"{path}: cannot be written ({error.strerror}); free space or name another place"
+        ) from None
     old = _set_aside(path)
     try:
         temporary.chmod(0o777 & ~_umask())

@@ -75,10 +75,14 @@ def load_checkpoint(
         raise TrainingError(
             f"{path}: made with another recipe, dataset or captionkit; resume with the same, or give a new --output"
         )
-    for prefix, model in models.items():
-        model.load_state_dict(_under(tensors, prefix))
-    _restore_optimizer(optimizer, _under(tensors, "optimizer"))
-    return Progress(**json.loads(metadata["progress"]))
+    try:
+        for prefix, model in models.items():
+            model.load_state_dict(_under(tensors, prefix))
+        _restore_optimizer(optimizer, _under(tensors, "optimizer"))
+        return Progress(**json.loads(metadata["progress"]))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise TrainingError(f"{path}: made with another captionkit ({reason}); resume with the same") from None
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

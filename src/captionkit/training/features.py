@@ -68,19 +68,30 @@ def cached_features(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if not (path.exists() and notes.exists()):
+            if not _whole(path, notes, shape):
                 _check_space(path.parent, shape)
-                broken = _compute(encoder, captions, preprocessing, shape, partial, precision, shown)
-                files.write_text(notes, json.dumps(broken))
-                partial.replace(path)
+                try:
+                    broken = _compute(encoder, captions, preprocessing, shape, partial, precision, shown)
+                    files.write_text(notes, json.dumps(broken))
+                    partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)  # which may be large, where space is what lacks
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror}); free {_bytes(shape) / 1e9:.1f} GB or set "
             "CAPTIONKIT_CACHE to another disk"
         ) from None
     broken = json.loads(notes.read_text(encoding="utf-8"))
     return np.load(path, mmap_mode="r"), {int(index): reason for index, reason in broken.items()}
+
+
+def _whole(path: Path, notes: Path, shape: tuple[int, ...]) -> bool:
+    """Whether what is kept is there, and undamaged as far as a look at both ends of it tells."""
+    try:
+        json.loads(notes.read_text(encoding="utf-8"))
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _bytes(shape: tuple[int, ...]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -27,6 +28,8 @@ from captionkit.training.teaching import Teaching
 
 #: so many pictures in a row that cannot be read are no accident
 _UNREADABLE = 256
+#: so many pictures are read again to tell a picture that is gone from a disk that is
+_REREAD = 8
 #: share of hard attention's baseline that a step leaves: b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k, a)
 _BASELINE = 0.9
 
@@ -64,6 +67,9 @@ class Learner:
         #: pictures that could not be read, with the reason
         self.broken: set[str] = set()
         self._unread = 0
+        #: the latest that could be read, and whether others since then could not
+        self._read: deque[int] = deque(maxlen=_REREAD)
+        self._doubt = False
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -90,12 +96,13 @@ class Learner:
             objective, more = self._backward(batch, totals, last=part == self.plan.parts - 1)
             finite = finite and math.isfinite(objective)
             learnt += more
-        if not learnt.words and accelerator.num_processes == 1:
+        if not self._sum(learnt.words):
+            self._wrapped_optimizer.zero_grad(set_to_none=True)
             return learnt
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), recipe.clip)
         if accelerator.scaler is None:  # which skips a step of gradients that are too large for 16 bits
             finite = finite and math.isfinite(norm)
-        if not self._everywhere(finite):
+        if self._sum(not finite):
             return None
         self._wrapped_optimizer.step()
         self._wrapped_optimizer.zero_grad(set_to_none=True)
@@ -106,12 +113,35 @@ class Learner:
     def _checked(self, batch: Batch) -> Batch:
         """Note the unreadable. Raises TrainingError where nothing but unreadable pictures comes."""
         self.broken.update(batch.broken)
+        self._read.extend(batch.indices[-_REREAD:])
+        self._doubt |= bool(batch.broken)
         self._unread = self._unread + len(batch.broken) if not batch.captions.sizes else 0
         if self._unread >= min(_UNREADABLE, len(self.teaching)):
             raise TrainingError(
                 f"none of the last {self._unread} pictures can be read ({batch.broken[0]}); mend or replace them"
             )
         return batch.to(self.accelerator.device)
+
+    @property
+    def blind(self) -> bool:
+        """Whether no picture has been read yet, though some have been tried."""
+        return self._doubt and not self._read
+
+    def vanished(self, broken: Collection[str] = ()) -> str:
+        """Why pictures that were read before cannot be read any more; empty if one can, or if none failed.
+
+        To be asked before anything is kept: a disk that went away spoils the steps after that, though each of them
+        looks like one that met a few damaged pictures. `broken` are failures seen elsewhere.
+        """
+        if not (self._doubt or broken) or not self._read:
+            return ""
+        reason = ""
+        for index in reversed(self._read):
+            reason = self.teaching[0, index].broken
+            if not reason:
+                self._doubt = False
+                return ""
+        return reason
 
     def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, Learnt]:
         """Add a part's gradient; processes share theirs after the last. Returns the objective and what was learnt."""
@@ -175,9 +205,11 @@ class Learner:
             [],
         )
 
-    def _everywhere(self, good: bool) -> bool:
-        bad = torch.tensor(float(not good), device=self.accelerator.device)
-        return self.accelerator.reduce(bad).item() == 0
+    def _sum(self, value: float) -> float:
+        """Over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device)).item()
 
 
 def _seed(*numbers: int) -> int:

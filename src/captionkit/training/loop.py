@@ -6,20 +6,23 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 
+from captionkit.bundle import CONFIG
 from captionkit.datasets import CaptionSet
-from captionkit.errors import TrainingError
+from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
 from captionkit.training.evaluation import Judge, validate
+from captionkit.training.failures import explain
 from captionkit.training.features import JoinedFeatures, cached_features
 from captionkit.training.guard import harm
 from captionkit.training.interrupt import deferred_interrupts
@@ -27,7 +30,7 @@ from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
 from captionkit.training.memory import check_memory
 from captionkit.training.optimizer import rates
-from captionkit.training.processes import make_accelerator, note_scale, restore_scale
+from captionkit.training.processes import make_accelerator, note_scale, restore_scale, share_buffers
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
 from captionkit.training.room import memory_errors
@@ -91,7 +94,7 @@ class _Run:
         self.report = Report(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
         if self.accelerator.is_main_process:
-            folder.open(recipe)
+            folder.open(recipe, resume=resume)
         self.setup.model.to(self.accelerator.device)
         sets = [source.train for source in self.setup.sources]
         with self.report.diary.clock.on("features"):
@@ -112,6 +115,9 @@ class _Run:
             parts, optimizer = self.learner.parts, self.learner.optimizer
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
+            self._check_best()
+        #: the step of the last checkpoint
+        self.kept = self.progress.step
         folder.rewind(self.progress.step if begun else -1)
         try:
             check_memory(self.learner, self.val_set)
@@ -153,10 +159,34 @@ class _Run:
             start += len(captions)
         return JoinedFeatures(parts), broken
 
+    def _check_best(self) -> None:
+        """Where the best model so far has been taken away, the next one is kept, however good it is."""
+        progress, best = self.progress, self.folder.path / BEST
+        if math.isfinite(progress.best_cider) and not (best / CONFIG).exists():
+            if progress.step == self.plan.steps:
+                raise TrainingError(f"{best}: missing, and no step is left to make it again; put it back")
+            self.report.say(f"{best}: missing; the next evaluation makes it anew")
+            progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
+            progress.stale = 0
+
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
         self.report.begin(self.plan, self.progress, done=self._finished())
         first, last = self.progress.step, self.plan.steps
+        try:
+            self._train(first, last)
+        except RuntimeError as error:
+            # Nothing is saved: what a broken device still answers cannot be trusted.
+            if what := explain(error):
+                raise TrainingError(f"{what} after step {self.progress.step}; {self._way_on()}") from error
+            raise
+        except CaptionkitError as error:
+            if isinstance(error, TrainingError):
+                raise
+            raise TrainingError(f"{error}; {self._way_on()}") from None  # a file that cannot be written
+        return self._end()
+
+    def _train(self, first: int, last: int) -> None:
         workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
         with (
             memory_errors(self.progress),
@@ -166,7 +196,9 @@ class _Run:
             closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
         ):
             self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
-        return self._end()
+
+    def _way_on(self) -> str:
+        return f"to go on after step {self.kept}: {self.report.command(resume=True)}"
 
     def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
@@ -186,12 +218,19 @@ class _Run:
             due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
                 self._evaluate()
-            if due or interrupted() or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
+            stop = self._anywhere(interrupted())
+            if due or stop or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
-            if interrupted():
+            if stop:
                 self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
                 raise KeyboardInterrupt
+
+    def _anywhere(self, so: bool) -> bool:
+        """Whether it is so in any process: they must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return so
+        return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
 
     def _finished(self) -> bool:
         return bool(self.progress.harm) or 0 < self.recipe.run.patience <= self.progress.stale
@@ -200,7 +239,7 @@ class _Run:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
     def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
-        with self.report.diary.clock.on("steps"):
+        with self.report.diary.clock.on("steps"), self._pictures_told():
             learnt = self.learner.step(step, pictures)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
@@ -216,9 +255,11 @@ class _Run:
 
     def _evaluate(self) -> None:
         progress, model = self.progress, self.learner.average.module
-        with self.report.diary.clock.on("evaluation"):
+        share_buffers(self.accelerator, model)
+        with self.report.diary.clock.on("evaluation"), self._pictures_told():
             found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
         self.learner.broken |= found.broken
+        self._check_pictures(found.broken)
         if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
         cider = found.scores["cider"]
@@ -256,15 +297,31 @@ class _Run:
         data = {"name": train.name, "fingerprint": train.fingerprint()}
         return {**data, "mixed": mixed} if len(sources) > 1 else data
 
+    @contextmanager
+    def _pictures_told(self) -> Iterator[None]:
+        """A failure for want of pictures is told as that of the disk, where it is."""
+        try:
+            yield
+        except TrainingError as error:
+            self._check_pictures([str(error)])
+            raise
+
+    def _check_pictures(self, broken: Collection[str] = ()) -> bool:
+        """Whether what was learnt so far was learnt from all pictures that are there; `broken` are newly found so."""
+        if reason := self.learner.vanished(broken):
+            raise TrainingError(f"pictures that were read before cannot be read any more ({reason}); {self._way_on()}")
+        return not self.learner.blind
+
     def _save(self) -> None:
         # Only the main process writes, and none waits for it: clocks differ, so each may think that it is time.
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self._check_pictures():
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
             path, parts = self.folder.path / LAST, self.learner.parts
             with self.report.diary.clock.on("checkpoints"):
                 save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
             self.report.diary.save(self.progress)
+        self.kept = self.progress.step
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say

@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from captionkit.errors import RecipeError
 from captionkit.models.captioning import CaptioningModel
@@ -43,6 +44,13 @@ def make_accelerator(precision: str, model: CaptioningModel) -> Accelerator:
 
 def _lacking(precision: str, reason: str) -> RecipeError:
     return RecipeError(f"run.precision = {precision!r}: not on this machine ({reason}); use 'bf16' or 'no'")
+
+
+def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give all processes the norm statistics of the main one, whose model is kept."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def note_scale(accelerator: Accelerator, progress: Progress) -> None:

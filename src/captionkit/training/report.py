@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from accelerate import Accelerator
@@ -41,9 +41,10 @@ class Report:
         self._cards: Sequence[Card] = ()
 
     def say(self, line: str) -> None:
-        """Print a line."""
+        """Print a line, if anybody is left to read it: a run outlives its terminal."""
         if self.main:
-            say(line)
+            with suppress(OSError):
+                say(line)
 
     def bar(self, items: Iterable, total: int, what: str, done: int = 0) -> Generator:
         """Pass `items` on behind a progress bar."""
@@ -165,7 +166,7 @@ class Report:
         self._cards = cards
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
-        say(
+        self.say(
             f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  {self._trained()}  "
             f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
         )

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from filelock import FileLock, Timeout
 from captionkit import files
 from captionkit.errors import TrainingError
 from captionkit.training.recipe import Recipe, load_recipe, recipe_fields
-from captionkit.training.trackers import Trackers
+from captionkit.training.sittings import SITTINGS
+from captionkit.training.trackers import TENSORBOARD, Trackers
 from captionkit.viz.curves import draw_curves
 
 RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
@@ -28,6 +31,8 @@ RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
 )
 #: the kept model's captions of the validation split, as COCO results; the report, without and with pictures
 CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
+#: what a run writes, and so what a new one would write over
+_OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SITTINGS, TENSORBOARD)
 
 
 class RunFolder:
@@ -38,12 +43,16 @@ class RunFolder:
         self.writes = False
         self.rows: list[dict[str, Any]] = []
         self._trackers = Trackers((), path)
+        self._usual_hook = threading.excepthook
         self._lock = FileLock(path / ".lock", blocking=False)
 
     def check_new(self) -> None:
-        """Raises TrainingError if the folder holds a run already."""
+        """Raises TrainingError if the folder holds a run already, or what a run would write over."""
         if (self.path / RECIPE).exists():
             raise TrainingError(f"{self.path}: holds a run already; continue it with --resume or give another --output")
+        for name in _OURS:
+            if (self.path / name).exists():
+                raise TrainingError(f"{self.path}: holds {name}, which a new run would replace; give another --output")
 
     def recipe(self) -> Recipe:
         """The recipe of the run that is here. Raises TrainingError if there is none."""
@@ -51,20 +60,31 @@ class RunFolder:
             raise TrainingError(f"{self.path}: holds no run to resume ({RECIPE} not found); leave out --resume")
         return load_recipe(str(self.path / RECIPE))
 
-    def open(self, recipe: Recipe) -> None:
-        """Take the folder for this process to write in, and clear away what a killed one left half written."""
+    def open(self, recipe: Recipe, *, resume: bool) -> None:
+        """Take the folder for this process to write in, and mend what a killed one left half written.
+
+        The lock belongs to a process and ends with it, however that ends. On a disk that knows no locks, filelock makes
+        do with the file, which other hosts see too and which must be removed by hand after a kill.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            for left in self.path.glob(".*.partial"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if not resume:
+                self.check_new()  # again, as another run may have begun and ended here since it was asked for
+            for name in _OURS:
+                for left in self.path.glob(f".{name}.*.partial"):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            files.recover_folder(self.path / BEST)
         except Timeout:
             raise TrainingError(f"{self.path}: another process is training here; wait for it, or stop it") from None
+        except NotImplementedError as error:  # of filelock before 3.21, on such a disk
+            raise TrainingError(f"{self.path}: cannot be locked ({error}); give an --output on another disk") from None
         except OSError as error:
             raise self._unwritable(error) from None
-        if not (self.path / RECIPE).exists():
+        if not resume:
             files.write_text(self.path / RECIPE, recipe.to_toml())
         self._trackers = Trackers(recipe.run.trackers, self.path)
+        threading.excepthook = self._hook
         self.writes = True
 
     def track(self, recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
@@ -84,7 +104,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget what was recorded after `step`, where the run is taken up again."""
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row and row["step"] <= step]
         if self.writes:
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
@@ -102,6 +122,11 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def _hook(self, failure: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread dies of a full disk with a traceback; its writer raises the same again where we see it.
+        if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard")):
+            self._usual_hook(failure)
+
     def draw(self) -> None:
         """Bring curves.png up to date."""
         if self.writes:
@@ -115,12 +140,16 @@ class RunFolder:
             raise self._unwritable(error) from None
 
     def close(self) -> None:
-        """Let the trackers end, which brings the events to disk, and give the folder back."""
+        """Let the trackers end and give the folder back.
+
+        Each checkpoint has seen the events written; that they cannot be now is not worth a word.
+        """
         try:
-            self._trackers.finish()
-        except OSError as error:
-            raise self._unwritable(error) from None
+            with suppress(OSError):
+                self._trackers.finish()
         finally:
+            if threading.excepthook == self._hook:
+                threading.excepthook = self._usual_hook
             self._lock.release()
 
     def _unwritable(self, error: OSError) -> TrainingError:
@@ -130,6 +159,7 @@ class RunFolder:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return None  # the last line of a killed run may be cut
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row else None

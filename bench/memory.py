@@ -1,0 +1,95 @@
+"""What a training step takes of memory and time, beside what was foretold: by recipe, and by ways to save either.
+
+    python bench/memory.py DATA [--steps N] [--ways WAY,WAY] [--optimizer.batch-size N and other flags of train]
+
+Each row is a process of its own, with one thread. Memory is the growth of the process from before the first step to its
+peak; the time of a step is processor time, the median after the first two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import statistics
+import threading
+import time
+from pathlib import Path
+
+WAYS: dict[str, dict[str, str]] = {
+    "plain": {},
+    "accumulate 4": {"optimizer.accumulate": "4"},
+    "recompute": {"run.recompute": "true"},
+    "bf16": {"run.precision": "bf16"},
+    "compile": {"run.compile": "true"},
+}
+
+
+def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, float, float]:
+    """Bytes foretold, bytes measured, seconds a step."""
+    import psutil
+    import torch
+
+    from captionkit.training import compiling, setup
+    from captionkit.training.batches import Plan, batches
+    from captionkit.training.learner import Learner
+    from captionkit.training.memory import Forecast
+    from captionkit.training.processes import make_accelerator
+    from captionkit.training.recipe import load_recipe
+    from captionkit.training.teaching import Teaching
+
+    torch.set_num_threads(1)
+    recipe = load_recipe(None, fields)
+    made = setup.prepare(recipe, data)
+    accelerator = make_accelerator(recipe.run.precision, made.model)
+    taught, val = (
+        Teaching(part, made.text, recipe, made.preprocessing, augment=part is made.train)
+        for part in (made.train, made.val)
+    )
+    learner = Learner(made.model, taught, Plan(len(taught), recipe), recipe, accelerator)
+    foretold = Forecast(learner, val).of(recipe.optimizer.accumulate)
+    if recipe.run.compile:
+        compiling.compile_parts(made.model)
+    gc.collect()
+    process, ended, peak = psutil.Process(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.002):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    times, pictures = [], batches(taught, learner.plan, 0, recipe.run.workers)
+    for step in range(steps):
+        started = time.process_time()
+        learner.step(step, pictures)
+        times.append(time.process_time() - started)
+    pictures.close()
+    ended.set()
+    watcher.join()
+    return foretold, peak[0] - before, statistics.median(times[2:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--ways", default=",".join(WAYS), help="some of: %(default)s")
+    options, rest = parser.parse_known_args()
+    fields = {
+        flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(rest[::2], rest[1::2], strict=True)
+    }
+    context = multiprocessing.get_context("spawn")
+    for way in options.ways.split(","):
+        with context.Pool(1) as pool:
+            foretold, measured, seconds = pool.apply(measure, (options.data, {**fields, **WAYS[way]}, options.steps))
+        print(
+            f"{way:14} foretold {foretold / 1e6:6.0f} MB, measured {measured / 1e6:6.0f} MB "
+            f"({foretold / measured:.2f}), {seconds:6.2f} s a step",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
