@@ -16,7 +16,7 @@ from captionkit.models.decoder import Packed
 from captionkit.training.recipe import Recipe
 from captionkit.training.teaching import ORDER, Sample, Teaching
 
-#: (epoch, index) of each picture of a batch
+#: (pass, index) of each picture of a batch
 Keys = list[tuple[int, int]]
 #: batches that each thread prepares ahead
 _AHEAD = 4
@@ -69,8 +69,9 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
 
 
 class Plan:
-    """The order of a run: step number -> epoch and pictures, cut into parts for accumulation and processes.
+    """The order of a run: step number -> pass and pictures, cut into parts for accumulation and processes.
 
+    A pass goes over all pictures once; an epoch is one pass, or as many as its fewest steps take.
     Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of its
     parts are empty.
     """
@@ -78,22 +79,24 @@ class Plan:
     def __init__(self, pictures: int, recipe: Recipe, *, processes: int = 1, rank: int = 0) -> None:
         self.pictures, self.recipe, self.rank, self.processes = pictures, recipe, rank, processes
         self.parts = recipe.optimizer.accumulate
-        self.steps_per_epoch = -(-pictures // recipe.optimizer.batch_size)
+        self.steps_per_pass = -(-pictures // recipe.optimizer.batch_size)
+        self.passes = -(-recipe.optimizer.epoch_steps // self.steps_per_pass)
+        self.steps_per_epoch = self.passes * self.steps_per_pass
         self.steps = recipe.optimizer.epochs * self.steps_per_epoch
 
     def pictures_of(self, step: int) -> tuple[int, np.ndarray]:
-        """The epoch of a step and the indices of all its pictures."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.recipe.run.seed, ORDER, epoch)).permutation(self.pictures)
+        """The pass of a step, counted from the start of the run, and the indices of all its pictures."""
+        number, place = divmod(step, self.steps_per_pass)
+        order = np.random.default_rng((self.recipe.run.seed, ORDER, number)).permutation(self.pictures)
         size = self.recipe.optimizer.batch_size
-        return epoch, order[place * size : (place + 1) * size]
+        return number, order[place * size : (place + 1) * size]
 
     def keys(self, start: int) -> Iterator[Keys]:
         """This process' share of every part of every step from `start` on."""
         for step in range(start, self.steps):
-            epoch, indices = self.pictures_of(step)
+            number, indices = self.pictures_of(step)
             for part in np.array_split(indices, self.parts * self.processes)[self.rank :: self.processes]:
-                yield [(epoch, int(index)) for index in part]
+                yield [(number, int(index)) for index in part]
 
 
 def batches(teaching: Teaching, plan: Plan, start: int, workers: int) -> Generator[Batch, None, None]:

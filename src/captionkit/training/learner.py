@@ -20,6 +20,7 @@ from captionkit.training.losses import losses
 from captionkit.training.optimizer import adamw, set_rates
 from captionkit.training.recipe import Recipe
 from captionkit.training.teaching import Teaching
+from captionkit.training.thawing import Thawing
 
 #: so many pictures in a row that cannot be read are no accident
 _UNREADABLE = 256
@@ -40,7 +41,8 @@ class Learner:
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
         self.average = averaged(self.model, recipe.optimizer.ema)
-        self.optimizer = adamw(self.model, recipe.optimizer)
+        self.optimizer = adamw(self.model, recipe.optimizer, recipe.encoder.stage_decay)
+        self.thawing = Thawing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
@@ -63,6 +65,7 @@ class Learner:
         recipe, accelerator = self.recipe.optimizer, self.accelerator
         totals = self.teaching.totals(*self.plan.pictures_of(number))
         set_rates(self.optimizer, number, self.plan.steps, recipe)
+        self.thawing.apply(number)
         nats, words, finite = 0.0, 0, True
         self._earned.zero_()
         for part in range(self.plan.parts):

@@ -65,7 +65,7 @@ class _Run:
     def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, resume: bool) -> None:
         self.recipe, self.folder = recipe, folder
         self.setup = prepare(recipe, data)
-        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
+        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
         self.report = Report(folder, self.setup, recipe, data, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
         if self.accelerator.is_main_process:
@@ -78,11 +78,12 @@ class _Run:
         self.judge = Judge(self.setup.val)
         self.progress = Progress()
         self.fingerprint = _fingerprint(recipe, self.setup)
-        if resume and (folder.path / LAST).exists():
+        kept = resume and (folder.path / LAST).exists()
+        if kept:
             parts, optimizer = self.learner.parts, self.learner.optimizer
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
-        folder.rewind(self.progress.step)
+        folder.rewind(self.progress.step if kept else -1)  # the start's evaluation is of step 0
 
     def _teaching(self, part: str) -> Teaching:
         recipe, setup, training = self.recipe, self.setup, part == "train"
@@ -105,7 +106,7 @@ class _Run:
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
-        self.report.begin(self.plan, self.progress)
+        self.report.begin(self.plan, self.progress, self.learner.thawing.told(self.plan.steps))
         first, last = self.progress.step, self.plan.steps
         try:
             with (
@@ -123,6 +124,8 @@ class _Run:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
         evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
         saved = started
+        if self.recipe.run.init and progress.step == 0:
+            self._evaluate()  # so that what is kept is never worse than what was there
         for step in steps:
             if self._finished():
                 break

@@ -44,7 +44,7 @@ class Report:
         flags = ["--resume"] if resume else self.recipe.to_flags()
         return shlex.join(["captionkit", "train", str(self.data), "--output", str(self.folder.path), *flags])
 
-    def begin(self, plan: Plan, progress: Progress) -> None:
+    def begin(self, plan: Plan, progress: Progress, thawing: str) -> None:
         """Say what is about to be learnt, and from what."""
         setup = self.setup
         total, trained = 0, 0
@@ -53,9 +53,13 @@ class Report:
             trained += parameter.numel() * parameter.requires_grad
         self.say(
             f"{len(setup.train)} training and {len(setup.val)} validation pictures, {len(setup.text)} tokens, "
-            f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch, "
-            f"on {self.accelerator.device}"
+            f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
+            f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
         )
+        for note in setup.notes:
+            self.say(note)
+        if thawing:
+            self.say(thawing)
         if setup.problems:
             first = setup.problems[0]
             self.say(
@@ -96,8 +100,9 @@ class Report:
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
         rows = [row["loss"] for row in folder.rows if row["kind"] == "train"]
-        trained = self._nats / self._words if self._words else next(reversed(rows), float("nan"))
+        trained = self._nats / self._words if self._words else next(reversed(rows), None)
         say(
-            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  train {trained:.3f}  "
+            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  "
+            f"train {'    -' if trained is None else f'{trained:.3f}'}  "
             f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
         )

@@ -17,11 +17,15 @@ from captionkit.models.adapters import is_adapted, load_adapted
 from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning import DECODERS, CaptioningModel, ModelConfig, decoder_config
 from captionkit.models.encoder import Encoder, EncoderConfig, build_encoder
+from captionkit.models.growth import grow
 from captionkit.models.mobilenets import MobileNet
 from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.text import Text
 from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
+
+#: training captions on which a model that is given words is heard, to tell how likely its own are
+_LISTENED = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Setup:
     preprocessing: Preprocessing
     #: what of the dataset could not be used
     problems: Sequence[Problem]
+    #: lines about the start that the run says
+    notes: Sequence[str] = ()
 
 
 def prepare(recipe: Recipe, data: Path) -> Setup:
@@ -42,11 +48,14 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
     torch.manual_seed(recipe.run.seed)
     dataset = open_dataset(data)
     train, val = _splits(dataset, recipe)
+    notes: list[str] = []
     if recipe.run.init:
         folder = open_model(recipe.run.init)
-        text, expected = folder.text, folder.preprocessing
-        model = _with_dropout(load_model(folder), recipe)
+        expected = folder.preprocessing
+        model = load_model(folder)
         _check_kept(recipe, model)
+        text = _grown(model, folder.text, train, recipe, notes)
+        model = _with_dropout(model, recipe)
     else:
         text = _vocabulary(train, recipe)
         encoder, config = _encoder(recipe)
@@ -59,7 +68,7 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
     train, val = _with_words(train, text), _with_words(val, text)
-    return Setup(train, val, text, model, preprocessing, dataset.problems)
+    return Setup(train, val, text, model, preprocessing, dataset.problems, notes)
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
@@ -95,6 +104,20 @@ def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
     captions = [caption for example in train for caption in example.captions]
     data = recipe.data
     return Text.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
+
+
+def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe, notes: list[str]) -> Text:
+    """The vocabulary of the model to start from with the words of the training captions, which the model is given."""
+    captions = [caption for example in train for caption in example.captions]
+    grown = text.grown(captions, recipe.data.min_frequency)
+    new = grown.tokens[len(text) :]
+    if new:
+        counts = text.counted(captions)
+        told = sum(counts.values()) + len(captions)  # each caption's end is told too
+        grow(model, text.encode_batch(captions[:_LISTENED]), [counts[word] / told for word in new], recipe.run.seed)
+        shown = ", ".join(new[:8])
+        notes.append(f"{len(new)} words of the captions are new to {recipe.run.init} and added to its: {shown}, ...")
+    return grown
 
 
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
