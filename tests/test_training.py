@@ -771,7 +771,14 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2},
+        {"encoder.train": "all", "encoder.thaw": 1, "encoder.stage_decay": 0.5, "optimizer.accumulate": 2},
+    ],
+)
 def test_two_processes_teach_what_one_does(
     damaged: Path, transformer: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:

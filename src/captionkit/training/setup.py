@@ -26,6 +26,8 @@ from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_
 
 #: training captions on which a model that is given words is heard, to tell how likely its own are
 _LISTENED = 64
+#: new words that are named
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe
         counts = text.counted(captions)
         told = sum(counts.values()) + len(captions)  # each caption's end is told too
         grow(model, text.encode_batch(captions[:_LISTENED]), [counts[word] / told for word in new], recipe.run.seed)
-        shown = ", ".join(new[:8])
-        notes.append(f"{len(new)} words of the captions are new to {recipe.run.init} and added to its: {shown}, ...")
+        shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
+        notes.append(f"words of the captions new to {recipe.run.init}, added to its own: {len(new)} ({shown})")
     return grown
 
 
