@@ -214,7 +214,10 @@ def test_the_start_is_evaluated_and_kept_where_nothing_gets_better(
     for name, tensor in start.state_dict().items():
         assert torch.equal(tensor, kept.state_dict()[name][: len(tensor)] if tensor.ndim else kept.state_dict()[name])
     said = capsys.readouterr().err
-    assert f"new to {knows_red}, added to its own: 3 (blue, gold, green)" in said and "step      0  train     -  val" in said
+    assert (
+        f"new to {knows_red}, added to its own: 3 (blue, gold, green)" in said
+        and "step      0  train     -  val" in said
+    )
 
 
 def test_a_run_that_dies_before_its_first_checkpoint_evaluates_the_start_once(

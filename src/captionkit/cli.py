@@ -264,7 +264,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, train, extra="train")
     add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
     add("--output", type=Path, required=True, metavar="RUN", help="folder for everything the run makes")
-    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file")
+    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file (default with --init: fine-tune)")
     add("--resume", action="store_true", help="go on with the run in --output")
     add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
     if arguments[:1] == ["train"]:
