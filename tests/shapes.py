@@ -103,6 +103,7 @@ def make_recipe(backbone: Path | str, changes: Mapping[str, object] | None = Non
         "optimizer.epochs": 2,
         "optimizer.batch_size": 4,
         "optimizer.warmup": 2,
+        "optimizer.epoch_steps": 1,
         "optimizer.lr_decoder": 3e-3,
         "optimizer.lr_encoder": 1e-3,
         "optimizer.ema": 0.9,

@@ -220,3 +220,26 @@ def test_shipped_recipes_load_and_are_found_by_nearest_name() -> None:
         load_recipe("flikr8k")
     with pytest.raises(RecipeError, match=r"none\.toml: cannot be read"):
         load_recipe("none.toml")
+
+
+def test_a_run_that_starts_from_a_model_and_names_no_recipe_takes_the_one_for_it(toml) -> None:
+    taken = load_recipe(None, {"run.init": "bundled", "optimizer.epochs": "3"})
+    named = load_recipe("fine-tune")
+    assert taken.data == named.data and taken.decoder == named.decoder and taken.image == named.image
+    assert (taken.run.init, taken.optimizer.epochs) == ("bundled", 3)  # flags win
+    assert taken.to_flags() == ["--optimizer.epochs", "3", "--init", "bundled"]
+    assert load_recipe(None, {"run.init": ""}) == Recipe()
+    # A recipe that is named is taken as it is, and its run's command spells out all that differs.
+    plain = load_recipe(toml("[optimizer]\nepochs = 20\n"), {"run.init": "bundled"})
+    assert dataclasses.replace(plain, run=Recipe().run) == Recipe()
+    parsed = cli._parser(["train"]).parse_args(["train", "data", "--output", "run", *plain.to_flags()])
+    flags = {name.removeprefix("recipe:"): value for name, value in vars(parsed).items() if name.startswith("recipe:")}
+    assert load_recipe(None, {name: value for name, value in flags.items() if value is not None}) == plain
+
+
+def test_the_recipe_to_start_from_a_model_fits_any_decoder_and_encoder() -> None:
+    """Sizes are the model's own, and a field of one decoder would be refused by another's."""
+    recipe, sizes = load_recipe("fine-tune"), {"decoder.dropout", "decoder.feature_dropout"}
+    for name, leaf in recipe_fields():
+        if leaf.metadata["of"] or (name.startswith("decoder.") and name not in sizes) or name == "encoder.first_stage":
+            assert recipe.value(name) == leaf.default, name

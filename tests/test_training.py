@@ -781,12 +781,13 @@ TRANSFORMER |= {"decoder.embedding": 512, "decoder.hidden": 512, "decoder.attent
         TRAINED,
         MIXED,
         {**TRAINED, **MIXED, "image.colour": 0.3},
+        {"encoder.train": "all", "encoder.thaw": 1, "encoder.stage_decay": 0.5, "optimizer.accumulate": 2},
         # One picture a step: a process has none in every step, and both have none where it cannot be read.
         {"encoder.train": "all", "optimizer.batch_size": 1},
         {**TRANSFORMER, "image.flip": "true", "optimizer.batch_size": 2},
         {"run.init": "a model", "optimizer.objective": "self-critical", "data.weights": "1,0.5"},
     ],
-    ids=["features", "parts", "mixed", "all", "one picture", "transformer", "self-critical"],
+    ids=["features", "parts", "mixed", "all", "thawing", "one picture", "transformer", "self-critical"],
 )
 def test_two_processes_teach_what_one_does(
     damaged: Path, transformer: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -76,13 +77,17 @@ def caption(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train a captioner on captioned pictures."""
-    from captionkit.training.recipe import load_recipe
+    from captionkit.progress import say
+    from captionkit.training.recipe import load_recipe, usual_recipe
 
     given = {name.removeprefix("recipe:"): value for name, value in vars(options).items() if name.startswith("recipe:")}
     overrides = {name: value for name, value in given.items() if value is not None}
     if options.resume and (options.recipe or overrides):
         raise CaptionkitError("--resume goes on with the recipe stored in the run; leave out --recipe and its fields")
     recipe = load_recipe(options.recipe, overrides)
+    usual = usual_recipe(recipe.run.init)
+    if usual and not options.recipe and os.environ.get("RANK", "0") == "0":
+        say(f"recipe {usual}, as with --init none is named; --recipe names another, and flags change its fields")
     from captionkit.training.loop import train as run
 
     run(options.data, options.output, recipe, resume=options.resume)
@@ -274,7 +279,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "split decides what is kept, and --data.weights says how often each is shown",
     )
     add("--output", type=Path, required=True, metavar="RUN", help="folder for everything the run makes")
-    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file")
+    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file (default with --init: fine-tune)")
     add("--resume", action="store_true", help="go on with the run in --output")
     add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
     if arguments[:1] == ["train"]:

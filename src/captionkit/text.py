@@ -11,7 +11,8 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -114,6 +115,34 @@ class Text:
         except BaseException as error:  # for malformed files the library raises bare Exception, or panics
             reason = textwrap.shorten(str(error), 200)
             raise TextError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
+
+    def grown(self, captions: Iterable[str], min_frequency: int) -> Text:
+        """This vocabulary with the words seen at least `min_frequency` times in `captions` added at its end.
+
+        Old words keep their ids, and new ones come the commonest first. A byte-level vocabulary can spell every word
+        already, so it is returned as it is; and so is one that lacks none.
+        """
+        if self._byte_level:
+            return self
+        counts = self.counted(captions)
+        known = self.tokenizer.get_vocab()
+        new = sorted(word for word, count in counts.items() if count >= min_frequency and word not in known)
+        new.sort(key=lambda word: -counts[word])
+        if not new:
+            return self
+        content = json.loads(self.tokenizer.to_str())
+        content["model"]["vocab"] |= {word: place for place, word in enumerate(new, start=len(self))}
+        return Text(Tokenizer.from_str(json.dumps(content)))
+
+    def counted(self, captions: Iterable[str]) -> Mapping[str, int]:
+        """How often each word stands in `captions`, split by this word-level vocabulary's rules, known or not."""
+        normal, split = self.tokenizer.normalizer.normalize_str, self.tokenizer.pre_tokenizer.pre_tokenize_str
+        return Counter(token for caption in captions for token, _ in split(normal(caption)))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every token, in the order of the ids."""
+        return tuple(self._tokens)
 
     def to_json(self) -> str:
         """What goes into `tokenizer.json`."""

@@ -105,8 +105,9 @@ def _packed_chances(samples: Sequence[Sample], order: Sequence[int], steps: int)
 class Plan:
     """The order of a run: step number -> pictures and their turns, cut into parts for accumulation and processes.
 
-    Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of its
-    parts are empty. `pictures` is the number of pictures, or of those of each dataset, which then has its weight in
+    A pass shows each picture once, or as often as its weight says; an epoch is one pass, or as many as its fewest steps
+    take. Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of
+    its parts are empty. `pictures` is the number of pictures, or of those of each dataset, which then has its weight in
     `data.weights`. `shards` names the shard of each picture, where the pictures lie in shards: then they are shuffled
     so that those are read nearly from end to end.
     """
@@ -123,31 +124,33 @@ class Plan:
         self.recipe, self.rank, self.processes = recipe, rank, processes
         self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
         weights = recipe.data.weights or (1.0,) * len(self.datasets)
-        #: pictures of each dataset in an epoch, with their repetitions
+        #: pictures of each dataset in a pass, with their repetitions
         self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
         self._shards = numbered(shards) if shards else None
         self.parts = recipe.optimizer.accumulate
-        self.steps_per_epoch = -(-sum(self.shown) // recipe.optimizer.batch_size)
+        self.steps_per_pass = -(-sum(self.shown) // recipe.optimizer.batch_size)
+        self.passes = -(-recipe.optimizer.epoch_steps // self.steps_per_pass)
+        self.steps_per_epoch = self.passes * self.steps_per_pass
         self.steps = recipe.optimizer.epochs * self.steps_per_epoch
-        self._epoch = lru_cache(maxsize=2)(self._shuffled)  # the one that is learnt, and the one prepared ahead
+        self._pass = lru_cache(maxsize=2)(self._shuffled)  # the one that is learnt, and the one prepared ahead
 
     def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Of all pictures of a step, how often each was shown before, and their indices."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        number, place = divmod(step, self.steps_per_pass)
         size = self.recipe.optimizer.batch_size
-        turns, indices = self._epoch(epoch)
+        turns, indices = self._pass(number)
         return turns[place * size : (place + 1) * size], indices[place * size : (place + 1) * size]
 
-    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The turns and indices of all pictures of an epoch, in its order."""
+    def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The turns and indices of all pictures of a pass, in its order."""
         seed, start, turns, indices = self.recipe.run.seed, 0, [], []
-        for number, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
-            taken, before = in_turn((seed, MIX, number), many, some, epoch)
+        for dataset, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
+            taken, before = in_turn((seed, MIX, dataset), many, some, number)
             order = np.lexsort((taken, before))
             turns.append(before[order])
             indices.append(start + taken[order])
             start += many
-        generator, shown = np.random.default_rng((seed, ORDER, epoch)), np.concatenate(indices)
+        generator, shown = np.random.default_rng((seed, ORDER, number)), np.concatenate(indices)
         if self._shards is None:
             order = generator.permutation(len(shown))
         else:

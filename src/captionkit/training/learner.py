@@ -25,6 +25,7 @@ from captionkit.training.recipe import Recipe
 from captionkit.training.recompute import recompute
 from captionkit.training.self_critical import Critic
 from captionkit.training.teaching import Teaching
+from captionkit.training.thawing import Thawing
 
 #: so many pictures in a row that cannot be read are no accident
 _UNREADABLE = 256
@@ -57,7 +58,8 @@ class Learner:
         self.average = averaged(self.model, recipe.optimizer.ema)
         if recipe.run.recompute:
             recompute(self.model)
-        self.optimizer = adamw(self.model, recipe.optimizer)
+        self.optimizer = adamw(self.model, recipe.optimizer, recipe.encoder.stage_decay)
+        self.thawing = Thawing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
@@ -88,6 +90,7 @@ class Learner:
         else:
             totals = (0, self.critic.captions(len(pictures)))
         set_rates(self.optimizer, number, self.plan.steps, recipe)
+        self.thawing.apply(number)
         learnt, finite = Learnt(), True
         self._earned.zero_()
         for part in range(self.plan.parts):

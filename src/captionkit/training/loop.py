@@ -89,7 +89,7 @@ class _Run:
     def __init__(self, recipe: Recipe, data: Sequence[Path], folder: RunFolder, resume: bool) -> None:
         self.recipe, self.folder = recipe, folder
         self.setup = prepare(recipe, data)
-        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
+        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
         check_compiler(recipe.run, self.accelerator.device)
         self.report = Report(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
@@ -171,7 +171,8 @@ class _Run:
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
-        self.report.begin(self.plan, self.progress, done=self._finished())
+        thawing = self.learner.thawing.told(self.plan.steps)
+        self.report.begin(self.plan, self.progress, thawing, done=self._finished())
         first, last = self.progress.step, self.plan.steps
         try:
             self._train(first, last)
@@ -204,7 +205,7 @@ class _Run:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
         evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
         if self.recipe.run.init and not progress.start:
-            self._evaluate()
+            self._evaluate()  # so that what is kept is never worse than what was there
             self._save()
         saved = time.monotonic()
         for step in steps:

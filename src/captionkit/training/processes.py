@@ -18,10 +18,14 @@ from captionkit.training.checkpoints import Progress
 _PATIENCE = timedelta(hours=12)
 
 
-def make_accelerator(precision: str, model: CaptioningModel) -> Accelerator:
-    """Accelerate, set up for `model`. Raises RecipeError for a precision that the device lacks."""
-    # Transformers backbones have parts, such as poolers, that the grid does not need and that get no gradient.
-    unused = bool(model.config.encoder.backbone) and not model.encoder.frozen
+def make_accelerator(precision: str, model: CaptioningModel, *, thawing: bool = False) -> Accelerator:
+    """Accelerate, set up for `model`, of which parts wait to be thawed if it is `thawing`.
+
+    Raises RecipeError for a precision that the device lacks.
+    """
+    # Transformers backbones have parts, such as poolers, that the grid does not need and that get no gradient; and so
+    # has an encoder that is frozen yet, whose parameters the processes must agree on from the start.
+    unused = (bool(model.config.encoder.backbone) or thawing) and not model.encoder.frozen
     # Unless told, processes that were launched together on a machine without a GPU would not know of one another.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     cpu = several and not getattr(torch, "accelerator", torch.cuda).is_available()

@@ -33,6 +33,8 @@ Weight = Annotated[float, Gt(0), Le(100)]
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+#: the shipped recipe for a run that starts from a model and names none
+FINE_TUNE = "fine-tune"
 
 #: what a field may belong to: decoders by name, and "hard" for the hard attention of show-attend-tell
 _RECURRENT = ("show-tell", "show-attend-tell")
@@ -58,7 +60,11 @@ class DataRecipe:
     )
     max_length: Count = _field(40, "tokens of a caption that are taught; longer ones are cut")
     tokenizer: Literal["word", "bpe"] = _field("word", "what a token is: a word, or a byte-pair piece of one")
-    min_frequency: Count = _field(5, "how often a token must occur to enter the vocabulary")
+    min_frequency: Count = _field(
+        5,
+        "how often a token must occur in the training captions to enter the vocabulary, or that of the model to start "
+        "from, which keeps all its own",
+    )
     vocab_size: Annotated[int, Ge(300)] = _field(8000, "size of a byte-pair vocabulary")
     weights: tuple[Weight, ...] = _field(
         (),
@@ -115,6 +121,14 @@ class EncoderRecipe:
         "frozen", "whether the encoder is trained: not at all, from stage `first_stage` on, or whole"
     )
     first_stage: int = _field(-1, "the first stage that is trained; negative numbers count from the last")
+    thaw: Annotated[float, Ge(0)] = _field(
+        0.0,
+        "epochs until the last stage of a trained encoder thaws, and from each stage to the next earlier one; 0: all "
+        "are trained from the start",
+    )
+    stage_decay: Annotated[float, Gt(0), Le(1)] = _field(
+        1.0, "learning rate of a stage of the encoder as a share of the next later one's"
+    )
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,9 @@ class OptimizerRecipe:
         "captions of a high CIDEr-D",
     )
     epochs: Count = _field(20, "passes over the training pictures")
+    epoch_steps: Count = _field(
+        1, "fewest steps of an epoch; one over fewer pictures goes over them as many times as that takes"
+    )
     batch_size: Count = _field(32, "pictures a step, over all processes and accumulated parts together")
     accumulate: Count = _field(
         1, "parts into which a step is cut to save memory; the result is that of the whole batch"
@@ -158,7 +175,7 @@ class OptimizerRecipe:
     lr_decoder: Positive = _field(1e-3, "peak learning rate of the decoder")
     lr_encoder: Positive = _field(2e-5, "peak learning rate of the encoder")
     weight_decay: Annotated[float, Ge(0)] = _field(0.01, "AdamW's weight decay (matrices only)")
-    warmup: Annotated[int, Ge(0)] = _field(200, "steps over which the rates rise from zero")
+    warmup: Annotated[int, Ge(0)] = _field(200, "steps over which the rates rise from zero; at most a fifth of the run")
     floor: Annotated[float, Ge(0), Le(1)] = _field(0.01, "the rates' share that is left at the end of the cosine")
     clip: Positive = _field(1.0, "largest norm of the gradient")
     label_smoothing: Share = _field(0.1, "label smoothing of the cross-entropy")
@@ -249,11 +266,12 @@ class Recipe:
         return tomli_w.dumps(self.to_dict())
 
     def to_flags(self) -> list[str]:
-        """The command-line flags that make this recipe: one for each field that differs from its default."""
+        """The command-line flags that make this recipe: one for each field that differs from what is usual."""
+        usual = load_recipe(usual_recipe(self.run.init))
         flags = []
-        for name, leaf in recipe_fields():
+        for name, _ in recipe_fields():
             value = self.value(name)
-            if value != leaf.default:
+            if value != usual.value(name):
                 spelt = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 flags += [flag_of(name), spelt.lower() if isinstance(value, bool) else spelt]
         return flags
@@ -288,11 +306,17 @@ def flag_of(name: str) -> str:
     return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
 
 
+def usual_recipe(init: str) -> str | None:
+    """Name of the shipped recipe that a run takes if none is named: the one to start from a model, if it does."""
+    return FINE_TUNE if init else None
+
+
 def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """A shipped recipe by name, a TOML file by path, or the defaults; `overrides` are flags by dotted name.
+    """A shipped recipe by name, a TOML file by path, or what is usual; `overrides` are flags by dotted name.
 
     Raises RecipeError, which names the field that is unknown or out of bounds.
     """
+    source = source or usual_recipe((overrides or {}).get("run.init", ""))
     values = _from_toml(*_read(source)).to_dict() if source is not None else {}
     for name, value in (overrides or {}).items():
         table, _, leaf = name.partition(".")

@@ -56,7 +56,7 @@ class Report:
         data = [str(source.path) for source in self.setup.sources]
         return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
-    def begin(self, plan: Plan, progress: Progress, *, done: bool) -> None:
+    def begin(self, plan: Plan, progress: Progress, thawing: str, *, done: bool) -> None:
         """Say what is about to be learnt, and from what, unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
@@ -65,9 +65,12 @@ class Report:
             trained += parameter.numel() * parameter.requires_grad
         self.say(
             f"{len(setup.train)} training and {len(setup.val)} validation pictures, {len(setup.text)} tokens, "
-            f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch, "
-            f"on {self.accelerator.device}"
+            f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
+            f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
         )
+        for note in (*setup.notes, thawing):
+            if note:
+                self.say(note)
         for source, shown in zip(setup.sources, plan.shown, strict=True):
             if len(setup.sources) > 1:
                 self.say(f"{source.path}: {len(source.train)} training pictures, {shown} of them in each epoch")

@@ -17,12 +17,18 @@ from captionkit.models.adapters import is_adapted, load_adapted
 from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning import DECODERS, CaptioningModel, ModelConfig, decoder_config
 from captionkit.models.encoder import Encoder, EncoderConfig, build_encoder
+from captionkit.models.growth import grow
 from captionkit.models.mobilenets import MobileNet
 from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.text import Text
 from captionkit.training.mirroring import check_mirroring
 from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
+
+#: training captions on which a model that is given words is heard, to tell how likely its own are
+_LISTENED = 64
+#: new words that are named
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Setup:
     model: CaptioningModel
     preprocessing: Preprocessing
     sources: Sequence[Source]
+    #: lines about the start that the run says
+    notes: Sequence[str] = ()
 
 
 def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
@@ -58,11 +66,14 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     check_mirroring(recipe.image)
     sources, val = _sources([data] if isinstance(data, Path) else data, recipe)
     train = _joined([source.train for source in sources])
+    notes: list[str] = []
     if recipe.run.init:
         folder = open_model(recipe.run.init)
-        text, expected = folder.text, folder.preprocessing
-        model = _with_dropout(load_model(folder), recipe)
+        expected = folder.preprocessing
+        model = load_model(folder)
         _check_kept(recipe, model)
+        text = _grown(model, folder.text, train, recipe, notes)
+        model = _with_dropout(model, recipe)
     else:
         text = _vocabulary(train, recipe)
         encoder, config = _encoder(recipe)
@@ -76,7 +87,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
     sources = [replace(source, train=_with_words(source.train, text)) for source in sources]
     train, val = _joined([source.train for source in sources]), _with_words(val, text)
-    return Setup(train, val, text, model, preprocessing, sources)
+    return Setup(train, val, text, model, preprocessing, sources, notes)
 
 
 def _sources(paths: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
@@ -160,6 +171,23 @@ def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
     captions = [caption for example in train for caption in example.captions]
     data = recipe.data
     return Text.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
+
+
+def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe, notes: list[str]) -> Text:
+    """The vocabulary of the model to start from with the words of the training captions, which the model is given."""
+    if recipe.optimizer.objective == "self-critical":
+        return text  # a word that the model was never taught is never said, and so never rewarded
+    captions = [caption for example in train for caption in example.captions]
+    grown = text.grown(captions, recipe.data.min_frequency)
+    new = grown.tokens[len(text) :]
+    if new:
+        counts = text.counted(captions)
+        told = sum(counts.values()) + len(captions)  # each caption's end is told too
+        heard = [ids[: recipe.data.max_length] for ids in text.encode_batch(captions[:_LISTENED])]
+        grow(model, heard, [counts[word] / told for word in new], recipe.run.seed)
+        shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
+        notes.append(f"words of the captions new to {recipe.run.init}, added to its own: {len(new)} ({shown})")
+    return grown
 
 
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
