@@ -2,7 +2,7 @@
 
     python bench/memory.py DATA [--steps N] [--ways WAY,WAY] [--optimizer.batch-size N and other flags of train]
 
-Each row is a process of its own, with one thread. Memory is the growth of the process from before the first step to its
+Each row is a process of its own, with one thread. Memory is the growth of the process from before the forecast to its
 peak; the time of a step is processor time, the median after the first two.
 """
 
@@ -47,17 +47,17 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
         for part in (made.train, made.val)
     )
     learner = Learner(made.model, taught, Plan(len(taught), recipe), recipe, accelerator)
+    gc.collect()
+    process, ended, peak = psutil.Process(), threading.Event(), [0]
+    before = process.memory_info().rss
     foretold = Forecast(learner, val).of(recipe.optimizer.accumulate)
     if recipe.run.compile:
         compiling.compile_parts(made.model)
-    gc.collect()
-    process, ended, peak = psutil.Process(), threading.Event(), [0]
 
     def watch() -> None:
         while not ended.wait(0.002):
             peak[0] = max(peak[0], process.memory_info().rss)
 
-    before = process.memory_info().rss
     watcher = threading.Thread(target=watch)
     watcher.start()
     times, pictures = [], batches(taught, learner.plan, 0, recipe.run.workers)

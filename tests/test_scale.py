@@ -139,7 +139,7 @@ def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, ch
     assert looked < measured
     assert forecast.of(1) > forecast.of(2) > forecast.of(12) > 0
     trained = sum(p.numel() * 4 for p in taught.model.parameters() if p.requires_grad)
-    assert forecast.of(12) >= 4 * trained  # gradients, what an update takes, and two moments
+    assert forecast.of(12) >= 4 * trained + memory._LIBRARIES  # gradients, what an update takes, and two moments
 
 
 def test_the_check_changes_no_bit_of_the_run(
@@ -155,6 +155,7 @@ def test_the_check_changes_no_bit_of_the_run(
 def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memory, "_LIBRARIES", 0)  # beside which a tiny model is nothing
     changes = {**SOFT, "optimizer.batch_size": 12, "optimizer.ema": 0.9}
     taught, val = learner_of(recipe_of(backbone, changes), data)
     forecast = Forecast(taught, val)

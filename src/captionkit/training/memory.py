@@ -23,6 +23,8 @@ from captionkit.training.teaching import Sample, Teaching
 
 #: share of the free memory that a suggestion fills; the rest is for what no tensor shows
 _FILLED = 0.9
+#: what torch's libraries take of a processor's memory for themselves while they learn, as measured
+_LIBRARIES = 120_000_000
 
 
 class _Live(TorchDispatchMode):
@@ -86,6 +88,7 @@ class Forecast:
         fullest = max(parts, key=lambda part: words[part].sum())
         longest = np.argsort([-sum(_lengths(val, index)) for index in range(len(val))])[: self._at_once(plan.parts)[1]]
         few = 2 if len(fullest) > 2 else 1
+        self._on_processor = learner.accelerator.device.type == "cpu"
         self.training = self._need(few, teaching, fullest, _teach)
         self.evaluation = self._need(few, val, longest, _look)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -98,7 +101,8 @@ class Forecast:
         """Bytes, if a step is cut into that many parts."""
         taught, evaluated = self._at_once(parts)
         passes = max(self.training.of(taught), self.evaluation.of(evaluated), self._updates)
-        return self._moments + passes + self._pictures(taught)
+        libraries = _LIBRARIES if self._on_processor else 0
+        return self._moments + passes + self._pictures(taught) + libraries
 
     def fitting(self, room: int) -> tuple[int, int] | None:
         """Parts of a step, and the pictures of one, with which all fits into `room` bytes; None if nothing does."""
@@ -114,8 +118,7 @@ class Forecast:
     def _pictures(self, taught: int) -> int:
         """Bytes of the pictures themselves: on a processor also of those prepared ahead, and being put together."""
         ahead = pictures_ahead(self.learner.recipe.run.workers, taught) + taught
-        on_processor = self.learner.accelerator.device.type == "cpu"
-        return (taught + (ahead if on_processor else 0)) * _blank(self.learner.teaching).nbytes
+        return (taught + (ahead if self._on_processor else 0)) * _blank(self.learner.teaching).nbytes
 
     def _need(self, few: int, teaching: Teaching, indices: np.ndarray, run: Callable) -> Need:
         courses = [self._course(_stand_in(teaching, indices, count), run) for count in (few, 2 * few)]

@@ -224,7 +224,8 @@ class RunRecipe:
         "of keeping what they made: less memory, more time, the same weights",
     )
     compile: bool = _field(
-        False, "compile the network by torch.compile: minutes at the start, then faster steps on a GPU"
+        False,
+        "compile the network by torch.compile: minutes at the start, for long runs on a GPU; needs a C++ compiler",
     )
     eval_every: Positive = _field(1.0, "epochs between two evaluations")
     patience: Annotated[int, Ge(0)] = _field(
