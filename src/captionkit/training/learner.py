@@ -17,7 +17,8 @@ from captionkit.models.decoder import Packed
 from captionkit.training.batches import Batch, Plan
 from captionkit.training.ema import averaged
 from captionkit.training.losses import losses
-from captionkit.training.optimizer import adamw, set_rates
+from captionkit.training.optimizer import set_rates
+from captionkit.training.optimizers import make_optimizer
 from captionkit.training.recipe import Recipe
 from captionkit.training.teaching import Teaching
 
@@ -40,7 +41,7 @@ class Learner:
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
         self.average = averaged(self.model, recipe.optimizer.ema)
-        self.optimizer = adamw(self.model, recipe.optimizer)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)

@@ -1,17 +1,18 @@
-"""The optimizer and its learning rates."""
+"""The groups of parameters that an optimizer trains, and their learning rates."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from captionkit.training.recipe import OptimizerRecipe
 
 
-def adamw(model: nn.Module, recipe: OptimizerRecipe) -> AdamW:
-    """AdamW: a rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings."""
+def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str, Any]]:
+    """A rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -19,7 +20,7 @@ def adamw(model: nn.Module, recipe: OptimizerRecipe) -> AdamW:
             decayed = parameter.ndim > 1 and "embedding" not in name
             groups.setdefault((part, decayed), []).append(parameter)
     peaks = {"encoder": recipe.lr_encoder, "decoder": recipe.lr_decoder}
-    tables = [
+    return [
         {
             "params": parameters,
             "name": part,
@@ -29,12 +30,11 @@ def adamw(model: nn.Module, recipe: OptimizerRecipe) -> AdamW:
         }
         for (part, decayed), parameters in groups.items()
     ]
-    return AdamW(tables, betas=(0.9, 0.98))
 
 
 def set_rates(optimizer: Optimizer, step: int, steps: int, recipe: OptimizerRecipe) -> None:
     """Give every group its learning rate of `step` (from 0)."""
-    factor = rate_factor(step, steps, recipe.warmup, recipe.floor)
+    factor = rate_factor(step, steps, recipe.warmup, recipe.floor, recipe.schedule)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
 
@@ -44,9 +44,10 @@ def rates(optimizer: Optimizer) -> dict[str, float]:
     return {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
 
 
-def rate_factor(step: int, steps: int, warmup: int, floor: float) -> float:
-    """The learning rate's share at a step (from 0): linear warm-up, then cosine down to `floor`."""
+def rate_factor(step: int, steps: int, warmup: int, floor: float, schedule: str = "cosine") -> float:
+    """The learning rate's share at a step (from 0): linear warm-up, then a cosine or a line to `floor`, or constant."""
     if step < warmup:
         return (step + 1) / warmup
     through = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * through))
+    left = {"cosine": 0.5 * (1 + math.cos(math.pi * through)), "linear": 1 - through, "constant": 1.0}[schedule]
+    return floor + (1 - floor) * left

@@ -52,6 +52,9 @@ class DataRecipe:
     holdout: Annotated[float, Gt(0), Lt(1)] = _field(
         0.05, "share of the training pictures held out where the dataset has no validation split"
     )
+    val_pictures: Annotated[int, Ge(0)] = _field(
+        0, "pictures of the validation split that are evaluated, drawn by run.seed; 0: all"
+    )
     captions_per_image: Count = _field(
         5, "captions of a picture taught at a time; a picture with more gets a fresh choice each epoch"
     )
@@ -122,18 +125,30 @@ class DecoderRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with a rate for the decoder and one for the encoder, warm-up and cosine decay."""
+    """An optimizer with a rate for the decoder and one for the encoder, and how the rates change in a run."""
 
+    name: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = _field(
+        "adamw", "the optimizer: adamw, adam, sgd (with Nesterov momentum), adafactor, lion or muon"
+    )
     epochs: Count = _field(20, "passes over the training pictures")
     batch_size: Count = _field(32, "pictures a step, over all processes and accumulated parts together")
     accumulate: Count = _field(
         1, "parts into which a step is cut to save memory; the result is that of the whole batch"
     )
-    lr_decoder: Positive = _field(1e-3, "peak learning rate of the decoder")
+    lr_decoder: Positive = _field(
+        1e-3, "peak learning rate of the decoder; each optimizer wants its own, lion's the lowest and sgd's the highest"
+    )
     lr_encoder: Positive = _field(2e-5, "peak learning rate of the encoder")
-    weight_decay: Annotated[float, Ge(0)] = _field(0.01, "AdamW's weight decay (matrices only)")
+    weight_decay: Annotated[float, Ge(0)] = _field(
+        0.01, "weight decay (matrices only); in the gradient with adam and sgd, beside it with the others"
+    )
     warmup: Annotated[int, Ge(0)] = _field(200, "steps over which the rates rise from zero")
-    floor: Annotated[float, Ge(0), Le(1)] = _field(0.01, "the rates' share that is left at the end of the cosine")
+    schedule: Literal["cosine", "linear", "constant"] = _field(
+        "cosine", "how the rates go on after the warm-up: down a cosine, down a line, or constant"
+    )
+    floor: Annotated[float, Ge(0), Le(1)] = _field(
+        0.01, "the rates' share that is left at the end of the cosine or line"
+    )
     clip: Positive = _field(1.0, "largest norm of the gradient")
     label_smoothing: Share = _field(0.1, "label smoothing of the cross-entropy")
     coverage: Annotated[float, Ge(0)] = _field(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from captionkit.bundle import open_model
@@ -21,6 +22,7 @@ from captionkit.models.mobilenets import MobileNet
 from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.text import Text
+from captionkit.training.optimizers import check_optimizer
 from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
 
 
@@ -39,6 +41,7 @@ class Setup:
 
 def prepare(recipe: Recipe, data: Path) -> Setup:
     """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes."""
+    check_optimizer(recipe.optimizer.name)
     torch.manual_seed(recipe.run.seed)
     dataset = open_dataset(data)
     train, val = _splits(dataset, recipe)
@@ -58,7 +61,7 @@ def prepare(recipe: Recipe, data: Path) -> Setup:
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
-    train, val = _with_words(train, text), _with_words(val, text)
+    train, val = _with_words(train, text), _some(_with_words(val, text), recipe)
     return Setup(train, val, text, model, preprocessing, dataset.problems)
 
 
@@ -89,6 +92,14 @@ def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
         return captions
     kept = (replace(e, captions=tuple(c for c in e.captions if c not in empty)) for e in captions)
     return _captioned(replace(captions, examples=tuple(kept)))
+
+
+def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
+    """As much of the validation split as the recipe evaluates, drawn at random since splits may be sorted."""
+    most = recipe.data.val_pictures
+    if not 0 < most < len(val):
+        return val
+    return val.subset(sorted(np.random.default_rng(recipe.run.seed).permutation(len(val))[:most].tolist()))
 
 
 def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
