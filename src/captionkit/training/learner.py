@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 
 from captionkit.errors import TrainingError
 from captionkit.models.captioning import CaptioningModel
@@ -28,20 +29,32 @@ _UNREADABLE = 256
 _BASELINE = 0.9
 
 
+#: gives an optimizer the learning rates of a step (from 0)
+Schedule = Callable[[Optimizer, int], None]
+
+
 class Learner:
     """A model with its optimizer and its average; `step` teaches one step.
 
-    A step draws its random numbers from its own seed, so that nothing need be remembered about them.
+    A step draws its random numbers from its own seed, so that nothing need be remembered about them. `schedule` sets
+    the learning rates of a step in place of the recipe.
     """
 
     def __init__(
-        self, model: CaptioningModel, teaching: Teaching, plan: Plan, recipe: Recipe, accelerator: Accelerator
+        self,
+        model: CaptioningModel,
+        teaching: Teaching,
+        plan: Plan,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        schedule: Schedule | None = None,
     ) -> None:
         # Convolutions are up to twice as fast with channels last.
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
         self.average = averaged(self.model, recipe.optimizer.ema)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self._schedule = schedule or (lambda optimizer, step: set_rates(optimizer, step, plan.steps, recipe.optimizer))
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
@@ -63,7 +76,7 @@ class Learner:
         """
         recipe, accelerator = self.recipe.optimizer, self.accelerator
         totals = self.teaching.totals(*self.plan.pictures_of(number))
-        set_rates(self.optimizer, number, self.plan.steps, recipe)
+        self._schedule(self.optimizer, number)
         nats, words, finite = 0.0, 0, True
         self._earned.zero_()
         for part in range(self.plan.parts):

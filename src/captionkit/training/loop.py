@@ -6,20 +6,21 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from captionkit.errors import TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.evaluation import Judge, validate
-from captionkit.training.features import cached_features
+from captionkit.training.features import Shown, cached_features
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
@@ -45,25 +46,40 @@ class Result:
     steps: int
 
 
-def train(data: str | Path, output: str | Path, recipe: Recipe | None = None, *, resume: bool = False) -> Result:
+#: is told the row of each evaluation (step, epoch, val_loss, cider, ...); may raise, to end the run there
+Watcher = Callable[[Mapping[str, Any]], None]
+
+
+def train(
+    data: str | Path,
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+    export: bool = True,
+) -> Result:
     """Train a captioner on the dataset at `data` and keep everything in the folder `output`.
 
     `resume` takes up the run in `output` with the recipe stored there. Raises TrainingError, DatasetError, ModelError
     or RecipeError with what to do about it. An interrupt (Ctrl-C) saves the run before KeyboardInterrupt is raised.
+    `export` adds the ONNX graphs to the kept model at the end.
     """
     with closing(RunFolder(Path(output))) as folder:
         if resume:
             recipe = folder.recipe()
         else:
             folder.check_new()
-        return _Run(recipe or Recipe(), Path(data), folder, resume).go()
+        return _Run(recipe or Recipe(), Path(data), folder, resume, watcher, export).go()
 
 
 class _Run:
     """One sitting of a run."""
 
-    def __init__(self, recipe: Recipe, data: Path, folder: RunFolder, resume: bool) -> None:
-        self.recipe, self.folder = recipe, folder
+    def __init__(
+        self, recipe: Recipe, data: Path, folder: RunFolder, resume: bool, watcher: Watcher | None, export: bool
+    ) -> None:
+        self.recipe, self.folder, self.watcher, self.export = recipe, folder, watcher, export
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model)
         self.report = Report(folder, self.setup, recipe, data, self.accelerator)
@@ -71,7 +87,9 @@ class _Run:
         if self.accelerator.is_main_process:
             folder.open(recipe)
         self.setup.model.to(self.accelerator.device)
-        train_set, self.val_set = (self._teaching(part) for part in ("train", "val"))
+        train_set, self.val_set = (
+            teaching_of(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
+        )
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.plan = Plan(len(train_set), recipe, processes=processes, rank=rank)
         self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator)
@@ -83,25 +101,6 @@ class _Run:
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
         folder.rewind(self.progress.step)
-
-    def _teaching(self, part: str) -> Teaching:
-        recipe, setup, training = self.recipe, self.setup, part == "train"
-        captions = setup.train if training else setup.val
-        cached, broken = None, {}
-        if setup.model.encoder.frozen and (recipe.image.crop >= 1 or not training):
-            # One process computes; the others then find the file.
-            with self.accelerator.main_process_first():
-                cached, broken = cached_features(
-                    setup.model.encoder.eval(),
-                    captions,
-                    setup.preprocessing,
-                    flips=training and recipe.image.flip,
-                    precision=recipe.run.precision,
-                    shown=self.report.bar,
-                )
-        return Teaching(
-            captions, setup.text, recipe, setup.preprocessing, augment=training, features=cached, broken=broken
-        )
 
     def go(self) -> Result:
         """Train to the end, to patience's end or to a failure."""
@@ -175,6 +174,8 @@ class _Run:
             if self.accelerator.is_main_process:
                 keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
         self.report.evaluated(self._where(), found, better, progress.seconds)
+        if self.watcher is not None:
+            self.watcher(self.folder.rows[-1])
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -206,8 +207,29 @@ class _Run:
         for reason in sorted(set().union(*gather_object([self.learner.broken]))):
             say(f"left out: {reason}")
         if self.accelerator.is_main_process:
-            say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
+            half = self.recipe.run.half_weights
+            more = f"; {export_kept(best, self.setup.val, half=half)}" if self.export else ""
+            say(f"model in {best}{more}")
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
+
+
+def teaching_of(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> Teaching:
+    """What is taught ("train") or evaluated ("val"): features, computed once, where a frozen encoder allows it."""
+    training = part == "train"
+    captions = setup.train if training else setup.val
+    cached, broken = None, {}
+    if setup.model.encoder.frozen and (recipe.image.crop >= 1 or not training):
+        # One process computes; the others then find the file.
+        with accelerator.main_process_first():
+            cached, broken = cached_features(
+                setup.model.encoder.eval(),
+                captions,
+                setup.preprocessing,
+                flips=training and recipe.image.flip,
+                precision=recipe.run.precision,
+                shown=shown,
+            )
+    return Teaching(captions, setup.text, recipe, setup.preprocessing, augment=training, features=cached, broken=broken)
 
 
 def _fingerprint(recipe: Recipe, setup: Setup) -> str:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from captionkit.errors import RecipeError
+from captionkit.errors import RecipeError, TrainingError
 from captionkit.models.captioning import CaptioningModel
 from captionkit.training.checkpoints import Progress
 
@@ -39,6 +39,12 @@ def make_accelerator(precision: str, model: CaptioningModel) -> Accelerator:
     if precision != "no" and not accelerator.native_amp:  # Accelerate leaves fp16 out on a processor without a word
         raise _lacking(precision, f"the device is {accelerator.device}")
     return accelerator
+
+
+def refuse_several(command: str) -> None:
+    """Raise TrainingError for a command that runs in one process, but was launched in several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError(f"captionkit {command} runs in one process; start it without accelerate launch or torchrun")
 
 
 def _lacking(precision: str, reason: str) -> RecipeError:

@@ -106,6 +106,8 @@ class RunFolder:
         """Bring the events to disk and give the folder back."""
         try:
             self.flush()
+            if self._events is not None:
+                self._events.close()
         finally:
             self._lock.release()
 

@@ -32,14 +32,14 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str
         CaptionkitError: matplotlib is not installed, or the file cannot be written.
     """
     train, evaluations = _rows(metrics, "train"), _rows(metrics, "eval")
-    figure = _figure(8.5)
+    figure = new_figure(8.5)
     loss, scores, rates = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
     _draw_losses(loss, train, evaluations)
     _draw_scores(scores, evaluations)
     _draw_rates(rates, train)
     epochs = np.nanmax(_column(train + evaluations, "epoch"), initial=0)
     rates.set_xlabel(f"step ({epochs:.4g} epochs)")
-    _write(figure, out)
+    write_figure(figure, out)
 
 
 def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | os.PathLike[str]) -> None:
@@ -52,7 +52,7 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | o
     Raises:
         CaptionkitError: matplotlib is not installed, or the file cannot be written.
     """
-    figure = _figure(9.5)
+    figure = new_figure(9.5)
     panels = figure.subplots(3, sharex=True)
     kinds = (("train", "loss", "training loss"), ("eval", "val_loss", "validation loss"), ("eval", "cider", "CIDEr-D"))
     for axes, (kind, key, label) in zip(panels, kinds, strict=True):
@@ -65,10 +65,11 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | o
                 marker = "." if kind == "eval" or len(rows) == 1 else ""
                 axes.plot(_column(rows, "epoch"), shown, color=f"C{number}", marker=marker, label=name)
     panels[-1].set_xlabel("epoch")
-    _write(figure, out)
+    write_figure(figure, out)
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """An empty figure of 9 inches by `height`. Raises CaptionkitError where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -79,7 +80,8 @@ def _figure(height: float) -> Figure:
     return figure
 
 
-def _write(figure: Figure, out: str | os.PathLike[str]) -> None:
+def write_figure(figure: Figure, out: str | os.PathLike[str]) -> None:
+    """Write a figure as a PNG, atomically, in the look that all curves share. Raises CaptionkitError."""
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -62,6 +62,20 @@ def sectioned_page(
     count = f"{len(cards)} photo{'' if len(cards) == 1 else 's'}"
     if failed:
         count += f", {failed} without a caption"
+    top = [f'<p class="count">{count}</p>', _figures(figures)]
+    return html_page(title, [_section(heading, some) for heading, some in sections], note=note, top=top)
+
+
+def report_page(
+    title: str, sections: Sequence[tuple[str, str]], *, note: str = "", figures: Sequence[tuple[str, str]] = ()
+) -> str:
+    """A page of headings with what stands below each, as HTML (see `html_table`, `html_figure`, `html_code`)."""
+    main = [f'<section><h2 class="section">{_text(heading)}</h2>{content}</section>' for heading, content in sections]
+    return html_page(title, main, note=note, top=[_figures(figures)])
+
+
+def html_page(title: str, main: Sequence[str], *, note: str, top: Sequence[str]) -> str:
+    """A whole page around `main`, with `top` (HTML too) below its title and note."""
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -77,16 +91,34 @@ def sectioned_page(
         "<body>",
         f'<header><h1 dir="auto">{_text(title)}</h1>',
         f'<p class="note" dir="auto">{_text(note)}</p>' if note else "",
-        f'<p class="count">{count}</p>',
-        _figures(figures),
+        *top,
         "</header>",
         "<main>",
-        *(_section(heading, some) for heading, some in sections),
+        *main,
         "</main>",
         "</body>",
         "</html>",
     ]
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, which scrolls by itself where it is wider than the page."""
+    top = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="table" tabindex="0" role="group">{table}</div>'
+
+
+def html_figure(png: bytes, alt: str) -> str:
+    """A drawing, as wide as the page at most."""
+    data = base64.b64encode(png).decode("ascii")
+    return f'<img class="drawing" src="data:image/png;base64,{data}" alt="{_text(alt)}">'
+
+
+def html_code(text: str) -> str:
+    """Lines to type or to put into a file."""
+    return f'<pre tabindex="0"><code>{_text(text)}</code></pre>'
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:
@@ -199,6 +231,12 @@ header .figures dd { font-size: 1.15rem; }
 .reason { margin: 0; }
 .attention { overflow-x: auto; padding: .75rem; }
 .attention img { display: block; max-width: max(100%, 42rem); height: auto; border-radius: .4rem; }
+.table, pre { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: start; vertical-align: top; }
+th { color: var(--soft); font-weight: 600; }
+pre { padding: .75rem 1rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--card); }
+.drawing { display: block; max-width: 100%; height: auto; border-radius: .4rem; }
 @media (min-width: 60rem) {
   .wide { grid-column: 1 / -1; display: grid; grid-template: auto 1fr / minmax(18rem, 1fr) 2.6fr; }
   .wide .attention { grid-area: 1 / 2 / 3 / 3; }

@@ -1,0 +1,149 @@
+"""What a sweep tells of its trials: report.html, report.md, trials.png and best.toml, written anew after each."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from captionkit import files
+from captionkit.training.recipe import Recipe, change_recipe
+from captionkit.training.space import NAME
+from captionkit.training.study import FIRST, TRIALS, Study
+from captionkit.viz.page import html_code, html_figure, html_table, report_page, write_page
+from captionkit.viz.rates import draw_trials
+
+PAGE, TEXT, PICTURE, RECIPE = "report.html", "report.md", "trials.png", "best.toml"
+#: states as the report calls them, in its order
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "ended early",
+    TrialState.RUNNING: "running",
+    TrialState.FAIL: "failed",
+}
+_ALT = "CIDEr-D of each trial against the decoder's peak learning rate, by optimizer"
+
+#: a heading and what stands below it: lines of code, the picture, or the head and rows of a table
+Section = tuple[str, str | tuple[list[str], list[list[str]]] | None]
+
+
+def write_report(study: Study, data: Path) -> None:
+    """Bring the report of a sweep up to date, and best.toml once a trial is complete."""
+    trials, best, folder = _ranked(study), study.best(), study.folder
+    sections: list[Section] = []
+    if best is not None:
+        recipe = _recipe_of(study, best)
+        files.write_text(folder / RECIPE, recipe.to_toml())
+        command = shlex.join(["captionkit", "train", str(data), "--recipe", str(folder / RECIPE), "--output", "RUN"])
+        sections.append(("Train with the best", command))
+    if any("best" in trial.user_attrs for trial in trials):
+        draw_trials([_point(study, trial) for trial in trials], study.importance(), folder / PICTURE)
+        sections.append(("What they reached", None))
+    sections.append(("Trials", _table(study, trials)))
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    if failed:
+        sections.append(("Failures", "\n".join(f"{trial.number:04d}: {trial.user_attrs['why']}" for trial in failed)))
+    if best is not None:
+        sections.append((f"Recipe of trial {best.number:04d} ({RECIPE})", recipe.to_toml().rstrip()))
+    title, note = f"Sweep over {data.resolve().name}", _note(study, trials)
+    picture = folder / PICTURE
+    parts = [(heading, _html(content, picture)) for heading, content in sections]
+    write_page(folder / PAGE, report_page(title, parts, note=note, figures=_figures(trials, best)))
+    files.write_text(folder / TEXT, _markdown(title, note, sections))
+
+
+def _ranked(study: Study) -> list[FrozenTrial]:
+    """The trials that were begun: complete ones, the best first; then those ended early, running and failed."""
+    order = list(_STATES)
+    begun = [trial for trial in study.trials(*order) if "fields" in trial.user_attrs]
+    return sorted(begun, key=lambda trial: (order.index(trial.state), -_best(trial, "cider"), _best(trial, "val_loss")))
+
+
+def _best(trial: FrozenTrial, name: str) -> float:
+    return trial.user_attrs["best"][name] if "best" in trial.user_attrs else 0.0
+
+
+def _recipe_of(study: Study, trial: FrozenTrial) -> Recipe:
+    return change_recipe(study.recipe, trial.user_attrs["fields"], f"trial {trial.number}")
+
+
+def _point(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    fields = trial.user_attrs["fields"]
+    return {
+        "optimizer": fields.get(NAME, study.recipe.optimizer.name),
+        "lr_decoder": fields.get("optimizer.lr_decoder", study.recipe.optimizer.lr_decoder),
+        "cider": _best(trial, "cider") if "best" in trial.user_attrs else None,
+        "pruned": trial.state == TrialState.PRUNED,
+    }
+
+
+def _table(study: Study, trials: Sequence[FrozenTrial]) -> tuple[list[str], list[list[str]]]:
+    head = ["rank", "trial", "state", "CIDEr-D", "loss", "at epoch", "minutes"]
+    head += [name.partition(".")[2] for name in study.space]
+    rows = []
+    for rank, trial in enumerate(trials, 1):
+        seen = "best" in trial.user_attrs
+        scores = [
+            f"{_best(trial, name):{form}}" for name, form in (("cider", ".3f"), ("val_loss", ".3f"), ("epoch", ".4g"))
+        ]
+        fields = [_spelt(trial.user_attrs["fields"].get(name)) for name in study.space]
+        complete = trial.state == TrialState.COMPLETE
+        rows.append(
+            [
+                str(rank) if complete else "",
+                f"{trial.number:04d}",
+                _STATES[trial.state],
+                *(scores if seen else ["", "", ""]),
+                f"{trial.user_attrs.get('minutes', 0):.1f}" if seen else "",
+                *fields,
+            ]
+        )
+    return head, rows
+
+
+def _spelt(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _figures(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[tuple[str, str]]:
+    counts = Counter(_STATES[trial.state] for trial in trials)
+    figures = [(name, str(counts[name])) for name in _STATES.values() if counts[name]]
+    return [*figures, ("best CIDEr-D", f"{best.value:.3f}")] if best is not None else figures
+
+
+def _note(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    recipe = study.recipe
+    looked = f"{recipe.data.val_pictures} pictures" if recipe.data.val_pictures else "all pictures"
+    return (
+        f"{len(trials)} trials, each a run in {TRIALS}/, evaluated every {recipe.run.eval_every:g} epochs on {looked} "
+        "of the validation split by the CIDEr-D of its own captions (beam 3); the best evaluation of each counts. Loss "
+        f"in nats per word. Once {FIRST} are complete, a trial whose best is below the median of the complete ones at "
+        "the same evaluation is ended early. All models but the best trial's are removed; recipes and curves are kept "
+        "(`captionkit plot` compares them). One seed each: small differences mean nothing, and the importance of "
+        "fields from a few trials is a hint."
+    )
+
+
+def _html(content: Any, picture: Path) -> str:
+    if content is None:
+        return html_figure(picture.read_bytes(), _ALT)
+    return html_code(content) if isinstance(content, str) else html_table(*content)
+
+
+def _markdown(title: str, note: str, sections: Sequence[Section]) -> str:
+    parts = [f"# {title}", note]
+    for heading, content in sections:
+        parts.append(f"## {heading}")
+        if content is None:
+            parts.append(f"![{_ALT}]({PICTURE})")
+        elif isinstance(content, str):
+            parts.append(f"```\n{content}\n```")
+        else:
+            head, rows = content
+            lines = [head, ["---"] * len(head), *rows]
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
