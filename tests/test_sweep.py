@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
 
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from captionkit import cli
@@ -25,7 +27,7 @@ from captionkit.training.learner import Learner
 from captionkit.training.recipe import Recipe, load_recipe
 from captionkit.training.run import RunFolder
 from captionkit.training.space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
-from captionkit.training.study import JOURNAL, Study
+from captionkit.training.study import JOURNAL, Study, TrialInHand
 from captionkit.training.sweep import sweep
 from shapes import make_recipe
 
@@ -194,6 +196,34 @@ def test_a_journal_that_a_full_disk_cut_is_mended_and_a_damaged_one_refused(
     (folder / JOURNAL).write_bytes(b"no journal\n" + whole)
     with pytest.raises(TrainingError, match=r"journal\.jsonl: damaged \(.*\); move .*sweep away"):
         Study(folder, recipe, {})
+
+
+def test_a_full_disk_is_one_line_and_the_trial_is_not_lost(
+    data: Path, backbone: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder, recipe = tmp_path / "sweep", make_recipe(backbone)
+    with monkeypatch.context() as patched:
+        patched.setattr(JournalFileBackend, "append_logs", full)
+        with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\)"):
+            sweep(data, folder, recipe, space=space, trials=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrialInHand, "end", full)
+        with pytest.raises(TrainingError, match=r"No space left on device\); free space, and the same command goes on"):
+            sweep(data, folder, recipe, space=space, trials=1)
+    assert states(folder)[0] == "RUNNING"
+    sweep(data, folder, recipe, space=space, trials=1)
+    assert states(folder)[0] == "COMPLETE"
+
+
+def test_after_the_timeout_no_trial_is_begun(data: Path, backbone: Path, space: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    with pytest.raises(TrainingError, match="no trial was completed"):
+        sweep(data, folder, make_recipe(backbone), space=space, trials=3, minutes=0)
+    assert not (folder / "trials").exists() and "Trials: 0." in (folder / "report.md").read_text()
+    assert (folder / "space.toml").read_text() == to_toml(read_space(space, make_recipe(backbone), ()))
 
 
 def test_folders_of_other_things_are_left_alone(data: Path, backbone: Path, tmp_path: Path) -> None:

@@ -126,8 +126,16 @@ class _Ended(Exception):  # noqa: N818  (no error: the trial ends early)
 
 
 def _work(work: Sweep, tell: Callable[[str], object] = say) -> None:
-    """Make trials until there are enough; `tell` what became of each."""
+    """Make trials until there are enough; `tell` what became of each. Raises TrainingError where the disk is full."""
     study = _study(work)
+    try:
+        _make_trials(work, study, tell)
+    except OSError as error:
+        remedy = "free space, and the same command goes on"
+        raise TrainingError(f"{work.folder}: cannot be written ({error.strerror}); {remedy}") from None
+
+
+def _make_trials(work: Sweep, study: Study, tell: Callable[[str], object]) -> None:
     while not _alone() and time.time() < work.deadline and (trial := study.take(work.trials)) is not None:
         try:
             outcome = _try(work, trial)

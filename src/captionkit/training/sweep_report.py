@@ -118,10 +118,11 @@ def _figures(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[tu
 def _note(study: Study, trials: Sequence[FrozenTrial]) -> str:
     recipe = study.recipe
     looked = f"{recipe.data.val_pictures} pictures" if recipe.data.val_pictures else "all pictures"
+    every = "each epoch" if recipe.run.eval_every == 1 else f"every {recipe.run.eval_every:g} epochs"
     return (
-        f"{len(trials)} trials, each a run in {TRIALS}/, evaluated every {recipe.run.eval_every:g} epochs on {looked} "
-        "of the validation split by the CIDEr-D of its own captions (beam 3); the best evaluation of each counts. Loss "
-        f"in nats per word. Once {FIRST} are complete, a trial whose best is below the median of the complete ones at "
+        f"Trials: {len(trials)}. Each is a run in {TRIALS}/, evaluated {every} on {looked} of the validation split by "
+        "the CIDEr-D of its own captions (beam 3); the best evaluation of each counts. Loss in nats per word. "
+        f"Once {FIRST} are complete, a trial whose best is below the median of the complete ones at "
         "the same evaluation is ended early. All models but the best trial's are removed; recipes and curves are kept "
         "(`captionkit plot` compares them). One seed each: small differences mean nothing, and the importance of "
         "fields from a few trials is a hint."
