@@ -103,6 +103,12 @@ def suggest(space: Space, trial: Trial, recipe: Recipe) -> dict[str, Any]:
     return chosen | {name: some.suggest(trial, name, optimizer) for name, some in space.items() if name != NAME}
 
 
+def short_name(field: str) -> str:
+    """What a field is called where there is little room: "optimizer.lr_decoder" -> "lr_decoder"."""
+    table, _, leaf = field.partition(".")
+    return table if leaf == "name" else leaf
+
+
 def to_tables(space: Space) -> dict[str, dict[str, Any]]:
     """What the file that `read_space` reads holds."""
     tables: dict[str, dict[str, Any]] = {}

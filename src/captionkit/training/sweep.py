@@ -27,7 +27,7 @@ from captionkit.training.processes import refuse_several
 from captionkit.training.recipe import Recipe, change_recipe
 from captionkit.training.run import BEST, LAST, RECIPE
 from captionkit.training.setup import prepare
-from captionkit.training.space import Space, default_space, read_space, to_tables, to_toml
+from captionkit.training.space import Space, default_space, read_space, short_name, to_tables, to_toml
 from captionkit.training.study import JOURNAL, Study, TrialInHand
 from captionkit.training.sweep_report import write_report
 
@@ -165,7 +165,7 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
         if _alone():
             raise KeyboardInterrupt
 
-    chosen = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in trial.fields.items())
+    chosen = ", ".join(f"{short_name(name)} {value}" for name, value in trial.fields.items())
     say(f"trial {trial.number}: {chosen}")
     try:
         recipe = change_recipe(work.recipe, trial.fields, f"trial {trial.number}")

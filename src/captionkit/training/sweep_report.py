@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from captionkit import files
 from captionkit.training.recipe import Recipe, change_recipe
-from captionkit.training.space import NAME
+from captionkit.training.space import NAME, short_name
 from captionkit.training.study import FIRST, TRIALS, Study
 from captionkit.viz.page import html_code, html_figure, html_table, report_page, write_page
 from captionkit.viz.rates import draw_trials
@@ -83,7 +83,7 @@ def _point(study: Study, trial: FrozenTrial) -> dict[str, Any]:
 
 def _table(study: Study, trials: Sequence[FrozenTrial]) -> tuple[list[str], list[list[str]]]:
     head = ["rank", "trial", "state", "CIDEr-D", "loss", "at epoch", "minutes"]
-    head += [name.partition(".")[2] for name in study.space]
+    head += [short_name(name) for name in study.space]
     rows = []
     for rank, trial in enumerate(trials, 1):
         seen = "best" in trial.user_attrs
