@@ -120,7 +120,7 @@ def test_markdown_keeps_its_tables_whatever_is_in_them() -> None:
     for line in text.splitlines():
         if line.startswith("| a "):
             assert len(re.findall(r"(?<!\\)\|", line)) == 4
-    assert "![Curves: Loss](curves.png)" in text and "data:" not in text
+    assert "![Loss](curves.png)" in text and "data:" not in text
     assert "````\n```\n" in text  # a fence longer than what it holds
     assert "“a &lt;script&gt;" in text and "(CIDEr-D 3.1); people: “one”" in text
     assert "- b: *no picture: torn*" in text and "> **Note:** mind this" in text

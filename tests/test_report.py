@@ -128,7 +128,7 @@ def test_the_report_tells_everything_of_both_sittings(sat: tuple[Path, Path], sh
         assert told in page and told in text, told
     assert f"captionkit train {shapes} --output {sat[0]} --data.val-split train" in page
     assert page.count("<li><div class") == 4 + 2 + 4 + 4  # best, middle, worst; word by word
-    assert "![Curves: Loss, " in text and "](curves.png)" in text and (sat[0] / "curves.png").exists()
+    assert "![Loss, " in text and "](curves.png)" in text and (sat[0] / "curves.png").exists()
 
 
 def test_the_page_needs_no_network_and_no_eyes(sat: tuple[Path, Path]) -> None:

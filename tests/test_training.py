@@ -41,7 +41,7 @@ from captionkit.training.evaluation import Validation
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.losses import losses
-from captionkit.training.optimizer import adamw, rate_factor
+from captionkit.training.optimizer import parameter_groups, rate_factor
 from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from captionkit.training.teaching import Teaching
@@ -301,7 +301,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
             if name.startswith(part) and "running" not in name and "num_batches" not in name
         ]
         assert max(moved) == pytest.approx(rate, rel=1e-2)
-    groups = adamw(setup.prepare(recipe, data).model, OptimizerRecipe(weight_decay=0.5)).param_groups
+    groups = parameter_groups(setup.prepare(recipe, data).model, OptimizerRecipe(weight_decay=0.5))
     assert {(g["name"], g["weight_decay"]) for g in groups} == {
         (part, decay) for part in ("encoder", "decoder") for decay in (0.0, 0.5)
     }

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -80,8 +81,7 @@ def train(options: argparse.Namespace) -> int:
     from captionkit.progress import say
     from captionkit.training.recipe import load_recipe, usual_recipe
 
-    given = {name.removeprefix("recipe:"): value for name, value in vars(options).items() if name.startswith("recipe:")}
-    overrides = {name: value for name, value in given.items() if value is not None}
+    overrides = _overrides(options)
     if options.resume and (options.recipe or overrides):
         raise CaptionkitError("--resume goes on with the recipe stored in the run; leave out --recipe and its fields")
     recipe = load_recipe(options.recipe, overrides)
@@ -91,6 +91,42 @@ def train(options: argparse.Namespace) -> int:
     from captionkit.training.loop import train as run
 
     run(options.data, options.output, recipe, resume=options.resume)
+    return 0
+
+
+def find_lr(options: argparse.Namespace) -> int:
+    """Find the learning rate to train with, by a range test."""
+    from captionkit.training.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, _overrides(options))
+    from captionkit.training.rangetest import find_rates
+
+    tests, suggested = find_rates(options.data, options.output, recipe, steps=options.steps)
+    for test in tests:
+        print(f"captionkit: {test}", file=sys.stderr)
+    print(f"captionkit: the curves are in {options.output}; to train with what they suggest:", file=sys.stderr)
+    print(shlex.join(["captionkit", "train", str(options.data), "--output", "RUN", *suggested.to_flags()]))
+    return 0
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Search for the optimizer, the rates and other fields that train best."""
+    from captionkit.training.recipe import load_recipe
+
+    overrides = _overrides(options)
+    recipe = load_recipe(options.recipe, overrides)
+    from captionkit.training.sweep import sweep as run
+
+    run(
+        options.data,
+        options.output,
+        recipe,
+        space=options.space,
+        given=tuple(overrides),
+        trials=options.trials,
+        minutes=options.timeout,
+        workers=options.workers,
+    )
     return 0
 
 
@@ -133,6 +169,12 @@ def score(options: argparse.Namespace) -> int:
     )
     _show(scored, scored.scores.notes, options.json)
     return 0
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
+    """The recipe fields that were given as flags."""
+    given = {name.removeprefix("recipe:"): value for name, value in vars(options).items() if name.startswith("recipe:")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _metrics(options: argparse.Namespace) -> list[Any] | None:
@@ -279,11 +321,29 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "split decides what is kept, and --data.weights says how often each is shown",
     )
     add("--output", type=Path, required=True, metavar="RUN", help="folder for everything the run makes")
-    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file (default with --init: fine-tune)")
     add("--resume", action="store_true", help="go on with the run in --output")
-    add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
-    if arguments[:1] == ["train"]:
-        _add_recipe_fields(add)
+    _add_recipe(add, fields=arguments[:1] == ["train"])
+
+    add = _add(commands, find_lr, extra="train")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add(
+        "--output",
+        type=Path,
+        default=Path("learning-rate.png"),
+        metavar="FILE",
+        help="the plot; its points come beside it, as .json (default: %(default)s)",
+    )
+    add("--steps", type=int, default=200, help="over which the rate rises (default: %(default)s)")
+    _add_recipe(add, fields=arguments[:1] == ["find-lr"])
+
+    add = _add(commands, sweep, extra="sweep")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
+    add("--space", type=Path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
+    add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
+    add("--timeout", type=float, metavar="MINUTES", help="after which no trial is begun")
+    add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
+    _add_recipe(add, fields=arguments[:1] == ["sweep"])
 
     add = _add(commands, evaluate, extra="train")
     add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
@@ -343,7 +403,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     text = (command.__doc__ or "").strip()
-    parser = commands.add_parser(command.__name__, help=text[0].lower() + text[1:].rstrip("."), description=text)
+    parser = commands.add_parser(
+        command.__name__.replace("_", "-"), help=text[0].lower() + text[1:].rstrip("."), description=text
+    )
     parser.set_defaults(command=command, extra=extra, parser=parser)
     return parser.add_argument
 
@@ -381,6 +443,14 @@ def _add_scoring(add: Callable[..., Any]) -> None:
     add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
     add("--seed", type=int, default=0, help="of the resamples (default: 0)")
     add("--json", action="store_true", help="machine-readable")
+
+
+def _add_recipe(add: Callable[..., Any], *, fields: bool) -> None:
+    """The recipe's flags: a name or a file, and (with `fields`, which take a while) one for every field."""
+    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file")
+    add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
+    if fields:
+        _add_recipe_fields(add)
 
 
 def _add_recipe_fields(add: Callable[..., Any]) -> None:

@@ -103,7 +103,13 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for index, parameter in _parameters(optimizer):
         if stored := _under(tensors, str(index)):
             optimizer.state[parameter] = {
-                # In the parameter's own memory layout, as AdamW makes them; the step counts stay where they are read.
-                name: value if name == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
+                name: value if name == "step" else _restored(value, parameter)  # step counts stay where they are read
                 for name, value in stored.items()
             }
+
+
+def _restored(value: Tensor, parameter: Tensor) -> Tensor:
+    """A stored average, in the parameter's own memory layout, or one of other shape, such as Adafactor's factors."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

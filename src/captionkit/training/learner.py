@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from captionkit.errors import TrainingError
 from captionkit.models.captioning import CaptioningModel
@@ -20,7 +21,8 @@ from captionkit.training.ema import averaged
 from captionkit.training.feeding import Feeding
 from captionkit.training.learnt import Learnt
 from captionkit.training.losses import losses
-from captionkit.training.optimizer import adamw, set_rates
+from captionkit.training.optimizer import set_rates
+from captionkit.training.optimizers import make_optimizer
 from captionkit.training.recipe import Recipe
 from captionkit.training.recompute import recompute
 from captionkit.training.self_critical import Critic
@@ -35,10 +37,15 @@ _REREAD = 8
 _BASELINE = 0.9
 
 
+#: gives an optimizer the learning rates of a step (from 0)
+Schedule = Callable[[Optimizer, int], None]
+
+
 class Learner:
     """A model with its optimizer and its average; `step` teaches one step.
 
-    A step draws its random numbers from its own seed, so that nothing need be remembered about them.
+    A step draws its random numbers from its own seed, so that nothing need be remembered about them. `schedule` sets
+    the learning rates of a step in place of the recipe.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Learner:
         recipe: Recipe,
         accelerator: Accelerator,
         critic: Critic | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         """With a `critic` the model learns from what it says by itself."""
         # Convolutions are up to twice as fast with channels last.
@@ -58,7 +66,8 @@ class Learner:
         self.average = averaged(self.model, recipe.optimizer.ema)
         if recipe.run.recompute:
             recompute(self.model)
-        self.optimizer = adamw(self.model, recipe.optimizer, recipe.encoder.stage_decay)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.encoder.stage_decay)
+        self._schedule = schedule or (lambda optimizer, step: set_rates(optimizer, step, plan.steps, recipe.optimizer))
         self.thawing = Thawing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
@@ -89,7 +98,7 @@ class Learner:
             totals = self.teaching.totals(turns, pictures)
         else:
             totals = (0, self.critic.captions(len(pictures)))
-        set_rates(self.optimizer, number, self.plan.steps, recipe)
+        self._schedule(self.optimizer, number)
         self.thawing.apply(number)
         learnt, finite = Learnt(), True
         self._earned.zero_()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,18 +16,17 @@ import torch
 from accelerate.utils import gather_object
 
 from captionkit.bundle import CONFIG
-from captionkit.datasets import CaptionSet
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
 from captionkit.training.evaluation import Judge, validate
 from captionkit.training.failures import explain
-from captionkit.training.features import JoinedFeatures, cached_features
 from captionkit.training.guard import harm
 from captionkit.training.interrupt import deferred_interrupts
 from captionkit.training.keep import export_kept, keep_model
 from captionkit.training.learner import Learner
+from captionkit.training.material import teaching_of
 from captionkit.training.memory import check_memory
 from captionkit.training.optimizer import rates
 from captionkit.training.processes import make_accelerator, note_scale, restore_scale, share_buffers
@@ -38,7 +37,6 @@ from captionkit.training.run import BEST, LAST, RunFolder
 from captionkit.training.self_critical import Critic
 from captionkit.training.setup import Setup, prepare
 from captionkit.training.shuffling import shards_of
-from captionkit.training.teaching import Teaching
 from captionkit.training.trackers import check_trackers
 
 _LOG_EVERY = 20  # steps between two rows of training loss
@@ -55,18 +53,25 @@ class Result:
     steps: int
 
 
+#: is told the row of each evaluation (step, epoch, val_loss, cider, ...); may raise, to end the run there
+Watcher = Callable[[Mapping[str, Any]], None]
+
+
 def train(
     data: str | Path | Sequence[str | Path],
     output: str | Path,
     recipe: Recipe | None = None,
     *,
     resume: bool = False,
+    watcher: Watcher | None = None,
+    export: bool = True,
 ) -> Result:
     """Train a captioner on the dataset at `data`, or on several, and keep everything in the folder `output`.
 
     Of several datasets, the first is the one that validates; `data.weights` says how often each is shown. `resume`
-    takes up the run in `output` with the recipe stored there. Raises TrainingError, DatasetError, ModelError or
-    RecipeError with what to do about it. An interrupt (Ctrl-C) saves the run before KeyboardInterrupt is raised.
+    takes up the run in `output` with the recipe stored there. `export` adds the ONNX graphs to the kept model at the
+    end. Raises TrainingError, DatasetError, ModelError or RecipeError with what to do about it. An interrupt (Ctrl-C)
+    saves the run before KeyboardInterrupt is raised.
     """
     with closing(RunFolder(Path(output))) as folder:
         if resume:
@@ -78,7 +83,7 @@ def train(
             raise TrainingError("no dataset to train on; name at least one")
         recipe = recipe or Recipe()
         check_trackers(recipe.run.trackers)
-        run = _Run(recipe, paths, folder, resume)
+        run = _Run(recipe, paths, folder, resume, watcher, export)
         with run.report.sitting(run.progress):
             return run.go()
 
@@ -86,8 +91,16 @@ def train(
 class _Run:
     """One sitting of a run."""
 
-    def __init__(self, recipe: Recipe, data: Sequence[Path], folder: RunFolder, resume: bool) -> None:
-        self.recipe, self.folder = recipe, folder
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Sequence[Path],
+        folder: RunFolder,
+        resume: bool,
+        watcher: Watcher | None,
+        export: bool,
+    ) -> None:
+        self.recipe, self.folder, self.watcher, self.export = recipe, folder, watcher, export
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
         check_compiler(recipe.run, self.accelerator.device)
@@ -96,12 +109,13 @@ class _Run:
         if self.accelerator.is_main_process:
             folder.open(recipe, resume=resume)
         self.setup.model.to(self.accelerator.device)
-        sets = [source.train for source in self.setup.sources]
         with self.report.diary.clock.on("features"):
-            train_set, self.val_set = self._teaching(self.setup.train, sets), self._teaching(self.setup.val, None)
+            train_set, self.val_set = (
+                teaching_of(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
+            )
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         shards = shards_of(train_set.examples)
-        counts = [len(captions) for captions in sets]
+        counts = [len(source.train) for source in self.setup.sources]
         self.plan = Plan(counts, recipe, processes=processes, rank=rank, shards=shards)
         critic = None
         if recipe.optimizer.objective == "self-critical":
@@ -126,38 +140,6 @@ class _Run:
             raise
         if recipe.run.compile:
             compile_parts(self.setup.model)
-
-    def _teaching(self, captions: CaptionSet, sets: Sequence[CaptionSet] | None) -> Teaching:
-        """The teaching of `captions`, which for training are those of `sets` together."""
-        recipe, setup, training = self.recipe, self.setup, sets is not None
-        features, broken = None, {}
-        anew = training and (recipe.image.crop < 1 or recipe.image.colour > 0)  # each time another picture
-        if setup.model.encoder.frozen and not anew:
-            features, broken = self._features(
-                [captions] if sets is None else sets, flips=training and recipe.image.flip
-            )
-        return Teaching(
-            captions, setup.text, recipe, setup.preprocessing, augment=training, features=features, broken=broken
-        )
-
-    def _features(self, sets: Sequence[CaptionSet], *, flips: bool) -> tuple[JoinedFeatures, dict[int, str]]:
-        """What the frozen encoder makes of the pictures: a file for each dataset, which serves any mix of it."""
-        parts, broken, start = [], {}, 0
-        for captions in sets:
-            # One process computes; the others then find the file.
-            with self.accelerator.main_process_first():
-                features, unread = cached_features(
-                    self.setup.model.encoder.eval(),
-                    captions,
-                    self.setup.preprocessing,
-                    flips=flips,
-                    precision=self.recipe.run.precision,
-                    shown=self.report.bar,
-                )
-            parts.append(features)
-            broken |= {start + index: reason for index, reason in unread.items()}
-            start += len(captions)
-        return JoinedFeatures(parts), broken
 
     def _check_best(self) -> None:
         """Where the best model so far has been taken away, the next one is kept, however good it is."""
@@ -274,6 +256,8 @@ class _Run:
             if self.accelerator.is_main_process:
                 keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
         self.report.evaluated(self._where(), found, better, progress)
+        if self.watcher is not None:
+            self.watcher(self.folder.rows[-1])
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -334,7 +318,9 @@ class _Run:
             say(f"left out: {reason}")
         if self.accelerator.is_main_process:
             with self.report.diary.clock.on("export"):
-                say(f"model in {best}; {export_kept(best, self.setup.val, half=self.recipe.run.half_weights)}")
+                half = self.recipe.run.half_weights
+                more = f"; {export_kept(best, self.setup.val, half=half)}" if self.export else ""
+                say(f"model in {best}{more}")
             self.report.end(progress, why, left_out)
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 

@@ -1,17 +1,18 @@
-"""The optimizer and its learning rates."""
+"""The groups of parameters that an optimizer trains, and their learning rates."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from captionkit.training.recipe import OptimizerRecipe
 
 
-def adamw(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> AdamW:
-    """AdamW: a rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings.
+def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float) -> list[dict[str, Any]]:
+    """A rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings.
 
     A stage of the encoder has `stage_decay` times the rate of the next later one: the discriminative fine-tuning of
     Howard and Ruder 2018 (arXiv 1801.06146, section 3.2).
@@ -24,7 +25,7 @@ def adamw(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -
             peak = recipe.lr_encoder * shares[parameter] if part == "encoder" else recipe.lr_decoder
             decayed = parameter.ndim > 1 and "embedding" not in name
             groups.setdefault((part, peak, decayed), []).append(parameter)
-    tables = [
+    return [
         {
             "params": parameters,
             "name": part,
@@ -34,7 +35,6 @@ def adamw(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -
         }
         for (part, peak, decayed), parameters in groups.items()
     ]
-    return AdamW(tables, betas=(0.9, 0.98))
 
 
 def _stage_shares(model: nn.Module, stage_decay: float) -> dict[nn.Parameter, float]:
@@ -49,7 +49,7 @@ def _stage_shares(model: nn.Module, stage_decay: float) -> dict[nn.Parameter, fl
 def set_rates(optimizer: Optimizer, step: int, steps: int, recipe: OptimizerRecipe) -> None:
     """Give every group its learning rate of `step` (from 0)."""
     # So that a short run has a time at its full rates too.
-    factor = rate_factor(step, steps, min(recipe.warmup, math.ceil(steps / 5)), recipe.floor)
+    factor = rate_factor(step, steps, min(recipe.warmup, math.ceil(steps / 5)), recipe.floor, recipe.schedule)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
 
@@ -67,9 +67,10 @@ def rates(optimizer: Optimizer) -> dict[str, float]:
     return found
 
 
-def rate_factor(step: int, steps: int, warmup: int, floor: float) -> float:
-    """The learning rate's share at a step (from 0): linear warm-up, then cosine down to `floor`."""
+def rate_factor(step: int, steps: int, warmup: int, floor: float, schedule: str = "cosine") -> float:
+    """The learning rate's share at a step (from 0): linear warm-up, then a cosine or a line to `floor`, or constant."""
     if step < warmup:
         return (step + 1) / warmup
     through = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * through))
+    left = {"cosine": 0.5 * (1 + math.cos(math.pi * through)), "linear": 1 - through, "constant": 1.0}[schedule]
+    return floor + (1 - floor) * left

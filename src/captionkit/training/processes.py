@@ -10,7 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from captionkit.errors import RecipeError
+from captionkit.errors import RecipeError, TrainingError
 from captionkit.models.captioning import CaptioningModel
 from captionkit.training.checkpoints import Progress
 
@@ -44,6 +44,12 @@ def make_accelerator(precision: str, model: CaptioningModel, *, thawing: bool = 
     if precision != "no" and not accelerator.native_amp:  # Accelerate leaves fp16 out on a processor without a word
         raise _lacking(precision, f"the device is {accelerator.device}")
     return accelerator
+
+
+def refuse_several(command: str) -> None:
+    """Raise TrainingError for a command that runs in one process, but was launched in several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError(f"captionkit {command} runs in one process; start it without accelerate launch or torchrun")
 
 
 def _lacking(precision: str, reason: str) -> RecipeError:

@@ -55,6 +55,9 @@ class DataRecipe:
     holdout: Annotated[float, Gt(0), Lt(1)] = _field(
         0.05, "share of the training pictures held out where the dataset has no validation split"
     )
+    val_pictures: Annotated[int, Ge(0)] = _field(
+        0, "pictures of the validation split that are evaluated, drawn by run.seed; 0: all"
+    )
     captions_per_image: Count = _field(
         5, "captions of a picture taught at a time; of more, others in turn each time, all of them equally often"
     )
@@ -157,12 +160,15 @@ class DecoderRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with a rate for the decoder and one for the encoder, warm-up and cosine decay."""
+    """An optimizer with a rate for the decoder and one for the encoder, and how the rates change in a run."""
 
     objective: Literal["cross-entropy", "self-critical"] = _field(
         "cross-entropy",
         "what is learnt: the captions that people wrote, or, from a model that knows them already (--init), to say "
         "captions of a high CIDEr-D",
+    )
+    name: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = _field(
+        "adamw", "the optimizer: adamw, adam, sgd (with Nesterov momentum), adafactor, lion or muon"
     )
     epochs: Count = _field(20, "passes over the training pictures")
     epoch_steps: Count = _field(
@@ -172,11 +178,18 @@ class OptimizerRecipe:
     accumulate: Count = _field(
         1, "parts into which a step is cut to save memory; the result is that of the whole batch"
     )
-    lr_decoder: Positive = _field(1e-3, "peak learning rate of the decoder")
+    lr_decoder: Positive = _field(
+        1e-3, "peak learning rate of the decoder; each optimizer wants its own, lion's the lowest and sgd's the highest"
+    )
     lr_encoder: Positive = _field(2e-5, "peak learning rate of the encoder")
-    weight_decay: Annotated[float, Ge(0)] = _field(0.01, "AdamW's weight decay (matrices only)")
+    weight_decay: Annotated[float, Ge(0)] = _field(
+        0.01, "weight decay (matrices only); in the gradient with adam and sgd, beside it with the others"
+    )
     warmup: Annotated[int, Ge(0)] = _field(200, "steps over which the rates rise from zero; at most a fifth of the run")
-    floor: Annotated[float, Ge(0), Le(1)] = _field(0.01, "the rates' share that is left at the end of the cosine")
+    schedule: Literal["cosine", "linear", "constant"] = _field(
+        "cosine", "how the rates go on after the warm-up: down a cosine, down a line, or constant"
+    )
+    floor: Annotated[float, Ge(0), Le(1)] = _field(0.01, "the rates' share left at the end of the cosine or line")
     clip: Positive = _field(1.0, "largest norm of the gradient")
     label_smoothing: Share = _field(0.1, "label smoothing of the cross-entropy")
     coverage: Annotated[float, Ge(0)] = _field(
@@ -332,6 +345,21 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
     return recipe
 
 
+def change_recipe(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe with other values of some fields, by dotted name. Raises RecipeError, which names their `origin`."""
+    values = recipe.to_dict()
+    for name, value in changes.items():
+        table, _, leaf = name.partition(".")
+        values.setdefault(table, {})[leaf] = value
+    changed = _checked(values, origin)
+    if not recipe.run.init:
+        try:
+            check_decoder_fields(changed, changed.decoder.name, changed.decoder.kind)
+        except RecipeError as error:
+            raise RecipeError(f"{origin}: {error}") from None
+    return changed
+
+
 def check_decoder_fields(recipe: Recipe, decoder: str, kind: str) -> None:
     """Raise RecipeError where a field is set that means nothing to the `decoder`, of soft or hard attention."""
     what = f"{decoder} with {kind} attention" if decoder == "show-attend-tell" else decoder
@@ -345,10 +373,10 @@ def check_decoder_fields(recipe: Recipe, decoder: str, kind: str) -> None:
 
 
 def _from_toml(origin: str, content: str) -> Recipe:
-    try:
-        values = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{origin}: not TOML ({error})") from None
+    return _checked(_parsed(origin, content), origin)
+
+
+def _checked(values: Mapping[str, Any], origin: str) -> Recipe:
     try:
         # TOML has types, so a text or a truth value for a number is a mistake; JSON is where pydantic is strict and
         # still takes lists for tuples. What JSON has no type for (dates) no field has either.
@@ -367,13 +395,29 @@ def shipped_recipes() -> dict[str, str]:
     }
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises RecipeError where it cannot be read or is none."""
+    return _parsed(str(path), _text_of(path))
+
+
+def _parsed(origin: str, content: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: not TOML ({error})") from None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+
+
 def _read(source: str) -> tuple[str, str]:
     path = Path(source)
     if path.suffix == ".toml" or path.is_file():
-        try:
-            return source, path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+        return source, _text_of(path)
     shipped = shipped_recipes()
     if source not in shipped:
         raise RecipeError(
@@ -387,13 +431,14 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))
         if problem["type"] == "unexpected_keyword_argument":
-            reasons.append(f"{name} is not a field of the recipe{_nearest_field(name)}")
+            reasons.append(f"{name} is not a field of the recipe{nearest_field(name)}")
         else:
             reasons.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     return "; ".join(reasons)
 
 
-def _nearest_field(name: str) -> str:
+def nearest_field(name: str) -> str:
+    """ "; did you mean ...?" for the name of no field, or nothing where none is near."""
     fields = [field for field, _ in recipe_fields()]
     moved = [field for field in fields if field.endswith(f".{name.rpartition('.')[2]}")]
     if moved:  # the right name in the wrong table

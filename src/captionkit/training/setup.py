@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from captionkit.bundle import open_model
@@ -23,6 +24,7 @@ from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.text import Text
 from captionkit.training.mirroring import check_mirroring
+from captionkit.training.optimizers import check_optimizer
 from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
 
 #: training captions on which a model that is given words is heard, to tell how likely its own are
@@ -61,6 +63,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
 
     The first dataset of several is validated on.
     """
+    check_optimizer(recipe.optimizer.name)
     _check_objective(recipe)
     torch.manual_seed(recipe.run.seed)
     check_mirroring(recipe.image)
@@ -86,7 +89,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
     sources = [replace(source, train=_with_words(source.train, text)) for source in sources]
-    train, val = _joined([source.train for source in sources]), _with_words(val, text)
+    train, val = _joined([source.train for source in sources]), _some(_with_words(val, text), recipe)
     return Setup(train, val, text, model, preprocessing, sources, notes)
 
 
@@ -136,7 +139,7 @@ def _check_objective(recipe: Recipe) -> None:
 def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:
     """What a run learns from and what it is evaluated on, as `prepare` gives them; `text` is its vocabulary."""
     sources, val = _sources(data, recipe)
-    return _joined([_with_words(source.train, text) for source in sources]), _with_words(val, text)
+    return _joined([_with_words(source.train, text) for source in sources]), _some(_with_words(val, text), recipe)
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
@@ -165,6 +168,14 @@ def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
         return captions
     kept = (replace(e, captions=tuple(c for c in e.captions if c not in empty)) for e in captions)
     return _captioned(replace(captions, examples=tuple(kept)))
+
+
+def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
+    """As much of the validation split as the recipe evaluates, drawn at random since splits may be sorted."""
+    most = recipe.data.val_pictures
+    if not 0 < most < len(val):
+        return val
+    return val.subset(sorted(np.random.default_rng(recipe.run.seed).permutation(len(val))[:most].tolist()))
 
 
 def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:

@@ -39,13 +39,13 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str
     """
     train, evaluations = rows_of(metrics, "train"), rows_of(metrics, "eval")
     panels = panels_of(train, evaluations)
-    figure = _figure(9, 1.3 * sum(panel.height for panel in panels) + 0.7)
+    figure = new_figure(1.3 * sum(panel.height for panel in panels) + 0.7)
     axes = figure.subplots(len(panels), sharex=True, height_ratios=[panel.height for panel in panels])
     for panel, own in zip(panels, axes, strict=True):
         panel.draw(own, train, evaluations)
     epochs = np.nanmax(column(train + evaluations, "epoch"), initial=0)
     axes[-1].set_xlabel(f"step ({epochs:.4g} epochs)")
-    _write(figure, out)
+    write_figure(figure, out)
 
 
 def curve_drawings(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bytes]]:
@@ -57,11 +57,11 @@ def curve_drawings(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str,
     drawings = []
     for panel in panels_of(train, evaluations):
         if panel.recorded(train, evaluations):
-            figure = _figure(5.2, 3.1)
+            figure = new_figure(3.1, 5.2)
             axes = figure.subplots()
             panel.draw(axes, train, evaluations)
             axes.set_xlabel("step")
-            drawings.append((panel.title, panel.in_words(train, evaluations), _svg(figure)))
+            drawings.append((panel.title, panel.in_words(train, evaluations), figure_svg(figure)))
     return drawings
 
 
@@ -75,7 +75,7 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | o
     Raises:
         CaptionkitError: matplotlib is not installed, or the file cannot be written.
     """
-    figure = _figure(9, 9.5)
+    figure = new_figure(9.5)
     panels = figure.subplots(3, sharex=True)
     kinds = (("train", "loss", "training loss"), ("eval", "val_loss", "validation loss"), ("eval", "cider", "CIDEr-D"))
     for axes, (kind, key, label) in zip(panels, kinds, strict=True):
@@ -88,10 +88,11 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | o
                 marker = "." if kind == "eval" or len(rows) == 1 else ""
                 axes.plot(column(rows, "epoch"), shown, color=f"C{number}", marker=marker, label=name)
     panels[-1].set_xlabel("epoch")
-    _write(figure, out)
+    write_figure(figure, out)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(height: float, width: float = 9.0) -> Figure:
+    """An empty figure of `width` by `height` inches. Raises CaptionkitError where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -110,15 +111,16 @@ def _finish(figure: Figure) -> None:
             axes.legend(frameon=False)
 
 
-def _write(figure: Figure, out: str | os.PathLike[str]) -> None:
+def write_figure(figure: Figure, out: str | os.PathLike[str]) -> None:
+    """Write a figure as a PNG, atomically, in the look that all curves share. Raises CaptionkitError."""
     _finish(figure)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     write_bytes(out, png.getvalue())
 
 
-def _svg(figure: Figure) -> bytes:
-    """The drawing with text as text, on no ground, and without a date, so that the same rows make the same bytes."""
+def figure_svg(figure: Figure) -> bytes:
+    """A figure with text as text, on no ground, and without a date, so that the same rows make the same bytes."""
     import matplotlib
 
     _finish(figure)

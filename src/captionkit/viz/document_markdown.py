@@ -32,7 +32,7 @@ def _block(block: Block) -> str:
         return _lines(["what", "share", "time"], [[name, f"{share:.0%}", said] for name, share, said, _ in block.rows])
     if isinstance(block, Drawings):
         shown = ", ".join(title for title, _, _ in block.drawings)
-        return f"![Curves: {_text(shown)}]({block.instead})"
+        return f"![{_text(shown)}]({block.instead})"
     if isinstance(block, Gallery):
         return _gallery(block)
     inner = "\n\n".join(map(_block, block.blocks))
