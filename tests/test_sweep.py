@@ -136,10 +136,11 @@ def test_a_sweep_of_failures_gives_up(
 def test_what_is_worse_than_most_is_ended_early(
     data: Path, backbone: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([0.5, 0.6, 0.5, 0.6, 0.5, 0.6, 0.5, 0.6, 0.1, 0.9])  # two evaluations of four trials; one of another
+    # two evaluations of four trials, and of one that falls behind at its end; the first of one that does so before
+    scores = iter([*[0.5, 0.6] * 4, 0.5, 0.4, 0.1, 0.9])
     monkeypatch.setattr("captionkit.training.evaluation.Judge.scores", lambda *_: {"cider": next(scores), "bleu4": 0.0})
-    sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=5)
-    assert states(tmp_path / "sweep") == ["COMPLETE"] * 4 + ["PRUNED"]
+    sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=6)
+    assert states(tmp_path / "sweep") == ["COMPLETE"] * 5 + ["PRUNED"]
     assert next(scores) == 0.9  # it was not evaluated again
     assert "| ended early | 0.100 |" in (tmp_path / "sweep" / "report.md").read_text()
 

@@ -160,13 +160,15 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
 
     def watcher(row: Mapping[str, Any]) -> None:
         evaluation = math.ceil(row["epoch"] / work.recipe.run.eval_every - 1e-6)
-        if trial.report(evaluation, row, (time.monotonic() - started) / 60):
+        worse = trial.report(evaluation, row, (time.monotonic() - started) / 60)
+        if worse and row["epoch"] < recipe.optimizer.epochs:  # at its end it is complete all the same
             raise _Ended
         if _alone():
             raise KeyboardInterrupt
 
     chosen = ", ".join(f"{short_name(name)} {value}" for name, value in trial.fields.items())
     say(f"trial {trial.number}: {chosen}")
+    recipe = work.recipe
     try:
         recipe = change_recipe(work.recipe, trial.fields, f"trial {trial.number}")
         begun = (trial.folder / RECIPE).exists()
