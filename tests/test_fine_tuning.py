@@ -30,7 +30,8 @@ from captionkit.text import Text
 from captionkit.training.batches import Plan
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
-from captionkit.training.optimizer import adamw, rates, set_rates
+from captionkit.training.optimizer import rates, set_rates
+from captionkit.training.optimizers import make_optimizer
 from captionkit.training.recipe import FINE_TUNE, OptimizerRecipe, load_recipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from captionkit.training.thawing import Thawing
@@ -365,7 +366,7 @@ def test_what_belongs_to_no_stage_has_the_first_ones_rate() -> None:
     encoder.loose = torch.nn.Parameter(torch.zeros(2, 2))
     model = torch.nn.Module()
     model.encoder, model.decoder = encoder, torch.nn.Linear(2, 2)
-    groups = adamw(model, OptimizerRecipe(lr_encoder=1.0, lr_decoder=3.0), 0.5).param_groups
+    groups = make_optimizer(model, OptimizerRecipe(lr_encoder=1.0, lr_decoder=3.0), 0.5).param_groups
     rate_of = {id(p): (group["name"], group["peak"]) for group in groups for p in group["params"]}
     assert rate_of[id(encoder.loose)] == ("encoder", 0.25)
     assert [rate_of[id(stage.weight)] for stage in encoder.stages] == [("encoder", x) for x in (0.25, 0.5, 1.0)]
