@@ -194,7 +194,7 @@ def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe
     if new:
         counts = text.counted(captions)
         told = sum(counts.values()) + len(captions)  # each caption's end is told too
-        heard = [ids[: recipe.data.max_length] for ids in text.encode_batch(captions[:_LISTENED])]
+        heard = [ids[: recipe.data.max_length + 1] for ids in text.encode_batch(captions[:_LISTENED])]
         grow(model, heard, [counts[word] / told for word in new], recipe.run.seed)
         shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
         notes.append(f"words of the captions new to {recipe.run.init}, added to its own: {len(new)} ({shown})")
