@@ -149,7 +149,7 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         del computed[:]
         train(pair[0], tmp_path / "alone", recipe)
         assert computed == []
-    run = loop._Run(recipe, pair, RunFolder(tmp_path / "third"), resume=False)
+    run = loop._Run(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
     teaching = run.learner.teaching
     encoder = run.setup.model.encoder.eval()
     assert teaching.features.shape == (16, 2, 16, 16)

@@ -71,7 +71,12 @@ TRAINED = {**FROZEN, "encoder.train": "all", "image.crop": 0.6, "image.colour": 
            "optimizer.accumulate": 2}  # fmt: skip
 
 
-CRITICAL = {"run.init": "a model", "optimizer.objective": "self-critical", "image.flip": "true"}
+CRITICAL = {
+    "run.init": "a model",
+    "optimizer.objective": "self-critical",
+    "image.flip": "true",
+    "data.weights": "0.5,1",
+}
 
 
 @pytest.mark.slow

@@ -187,7 +187,9 @@ def _teach(learner: Learner, batch: Batch) -> None:
         decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
     found = losses(decoded, batch.targets, learner.recipe.optimizer.label_smoothing)
     surrogate = 0 if found.reward is None else found.reward.surrogate + found.reward.entropy
-    (found.objective + found.coverage + surrogate).backward()
+    trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
+    # Not `backward`: processes that share gradients would take note of it.
+    torch.autograd.grad(found.objective + found.coverage + surrogate, trained, allow_unused=True)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from captionkit.training.recipe import OptimizerRecipe
 
 
-def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> list[dict[str, Any]]:
     """A rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings.
 
     A stage of the encoder has `stage_decay` times the rate of the next later one: the discriminative fine-tuning of
