@@ -29,6 +29,16 @@ def _unreported(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for a test, and neither curves nor an export, which take longer than the training."""
+    from captionkit.training.run import RunFolder
+
+    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real pictures and pretrained weights; tests that want it are skipped where it is not."""

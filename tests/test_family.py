@@ -39,6 +39,7 @@ from captionkit.training.loop import train
 from captionkit.training.losses import losses
 from captionkit.training.run import LAST, RunFolder
 from decoders import CAPTIONS, CELLS, CONFIGS, WIDTH, WORDS, build, follow, pack, unpack
+from kept import same_tensors
 from shapes import PICTURES, captions, draw, make_recipe, make_shapes
 from sittings import start
 
@@ -295,11 +296,6 @@ def recipe_of(name: str, encoder: Path | str, changes: dict[str, object] | None 
     defaults = {"embedding": 512, "hidden": 512, "attention": 256}
     without = {f"decoder.{field}": defaults[field] for field in foreign.get(name, ())}
     return make_recipe(encoder, {**without, **RECIPES[name], **(changes or {})})
-
-
-def same_tensors(one: Path, other: Path) -> bool:
-    left, right = load_file(one), load_file(other)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @every

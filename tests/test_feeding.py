@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,11 @@ from captionkit.training.batches import Batch, Plan, batches, collate
 from captionkit.training.feeding import Feeding
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
-from captionkit.training.run import LAST, RunFolder
+from captionkit.training.run import LAST
 from captionkit.training.teaching import Teaching
 from shapes import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 class Known(nn.Module):

@@ -13,7 +13,6 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 import torch
-from safetensors.torch import load_file
 
 from captionkit import cli
 from captionkit.bundle import open_model
@@ -33,25 +32,16 @@ from captionkit.training.loop import train
 from captionkit.training.optimizer import rates, set_rates
 from captionkit.training.optimizers import make_optimizer
 from captionkit.training.recipe import FINE_TUNE, OptimizerRecipe, load_recipe
-from captionkit.training.run import LAST, METRICS, RunFolder
+from captionkit.training.run import LAST, RunFolder
 from captionkit.training.thawing import Thawing
 from decoders import CAPTIONS, CONFIGS, pack
+from kept import rows, same_tensors
 from shapes import make_recipe, make_shapes
 
 OLD = ["a red circle", "a red circle", "there is a green bar", "there is a bar on paper"]
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for each test, and neither curves nor an export, which take longer than the training."""
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
-
-
-def rows(run: Path, kind: str) -> list[dict]:
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 # --- the vocabulary ---
@@ -371,11 +361,6 @@ def test_what_belongs_to_no_stage_has_the_first_ones_rate() -> None:
     assert rate_of[id(encoder.loose)] == ("encoder", 0.25)
     assert [rate_of[id(stage.weight)] for stage in encoder.stages] == [("encoder", x) for x in (0.25, 0.5, 1.0)]
     assert rate_of[id(model.decoder.weight)] == ("decoder", 3.0)
-
-
-def same_tensors(one: Path, other: Path) -> bool:
-    left, right = load_file(one), load_file(other)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5])

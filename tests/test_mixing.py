@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -28,12 +27,7 @@ from captionkit.training.loop import train
 from captionkit.training.run import LAST, RunFolder
 from shapes import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def make_plain(root: Path, colour: tuple[int, int, int], pictures: int, word: str, *, val: int = 0) -> Path:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,46 +15,25 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
-import torch
-from safetensors.torch import load_file
 
 from captionkit.training import loop
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
-from captionkit.training.run import BEST, LAST, METRICS, RunFolder
+from captionkit.training.run import BEST, LAST, METRICS
+from kept import same_tensors, step_of
 from shapes import VARIED, make_halves, make_recipe
 from sittings import start
 
 STEPS = 48
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for each test, and neither curves nor an export, which take longer than the training."""
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
-
-
-def step_of(run: Path) -> int:
-    """The step of the last checkpoint, from one opened file: the run replaces it at any moment."""
-    try:
-        with (run / LAST).open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except FileNotFoundError:
-        return 0
-    return json.loads(header["__metadata__"]["progress"])["step"]
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def wait_for(run: Path, step: int, process: BaseProcess) -> None:
     end = time.monotonic() + 300
     while step_of(run) < step and process.is_alive() and time.monotonic() < end:
         time.sleep(0.002)
-
-
-def same_tensors(one: Path, other: Path) -> bool:
-    left, right = load_file(one), load_file(other)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def evaluations(run: Path) -> list[dict]:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.recipe import Recipe
 from captionkit.training.run import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
+from kept import step_of
 from shapes import make_recipe
 from sittings import launch, start
 
@@ -40,22 +40,12 @@ WHOLE = {"encoder.train": "all", "optimizer.epochs": 4, "run.patience": 0}
 DRAW = RunFolder.draw
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for each test, and neither curves nor an export, which take longer than the training."""
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def step_of(run: Path) -> int:
-    with safe_open(run / LAST, framework="pt") as file:
-        return json.loads(file.metadata()["progress"])["step"]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -27,7 +27,7 @@ from captionkit.training.loop import train
 from captionkit.training.memory import Forecast
 from captionkit.training.processes import make_accelerator
 from captionkit.training.recipe import Recipe, load_recipe
-from captionkit.training.run import BEST, LAST, RunFolder
+from captionkit.training.run import BEST, LAST
 from captionkit.training.teaching import Teaching
 
 SOFT = {"decoder.embedding": 16, "decoder.hidden": 24, "decoder.attention": 8}
@@ -35,11 +35,7 @@ HARD = {**SOFT, "decoder.kind": "hard"}
 TRANSFORMER = {"decoder.name": "transformer", "decoder.width": 16, "decoder.layers": 2, "decoder.heads": 2}
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def recipe_of(backbone: Path, changes: dict[str, object]) -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,10 +33,11 @@ from captionkit.training.guard import harm
 from captionkit.training.loop import train
 from captionkit.training.recipe import load_recipe
 from captionkit.training.rewards import Reward, advantages
-from captionkit.training.run import LAST, METRICS, RunFolder
+from captionkit.training.run import LAST, RunFolder
 from captionkit.training.self_critical import Critic
 from captionkit.training.speaking import draw, speak
 from decoders import CONFIGS
+from kept import rows
 from shapes import make_recipe
 
 REFERENCES = [
@@ -46,17 +46,7 @@ REFERENCES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for each test, and neither curves nor an export, which take longer than the training."""
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
-
-
-def rows(run: Path, kind: str) -> list[dict]:
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,10 @@ from captionkit import cli
 from captionkit.errors import RecipeError
 from captionkit.training import loop, trackers
 from captionkit.training.loop import train
-from captionkit.training.run import METRICS, RunFolder
+from captionkit.training.run import METRICS
 from shapes import make_recipe
 
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 class Notebook(tracking.GeneralTracker):

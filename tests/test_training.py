@@ -45,6 +45,7 @@ from captionkit.training.optimizer import parameter_groups, rate_factor
 from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from captionkit.training.teaching import Teaching
+from kept import rows, same_tensors
 from shapes import PICTURES, VARIED, captions, draw, make_halves, make_recipe, make_shapes
 from sittings import launch
 
@@ -62,26 +63,11 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for each test, and neither curves nor an export, which take longer than the training."""
-    monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 #: a small encoder trained with the decoder, and nothing that is random in it
 WHOLE = {"encoder.train": "all", "decoder.dropout": 0, "decoder.feature_dropout": 0}
-
-
-def rows(run: Path, kind: str) -> list[dict]:
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == kind]
-
-
-def same_tensors(one: Path, other: Path) -> bool:
-    left, right = load_file(one), load_file(other)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def furthest(one: Path, other: Path) -> float:
