@@ -27,11 +27,12 @@ from captionkit.models.stored import load_model
 from captionkit.search import Decoding, search
 from captionkit.text import Text
 from captionkit.training.batches import Plan
+from captionkit.training.fields import OptimizerRecipe
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.optimizer import rates, set_rates
 from captionkit.training.optimizers import make_optimizer
-from captionkit.training.recipe import FINE_TUNE, OptimizerRecipe, load_recipe
+from captionkit.training.recipe import FINE_TUNE, load_recipe
 from captionkit.training.run import LAST, RunFolder
 from captionkit.training.thawing import Thawing
 from decoders import CAPTIONS, CONFIGS, pack

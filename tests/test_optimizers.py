@@ -18,10 +18,10 @@ from torch import nn
 from captionkit.errors import RecipeError
 from captionkit.training import optimizers, setup
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from captionkit.training.fields import OptimizerRecipe
 from captionkit.training.loop import train
 from captionkit.training.optimizer import rate_factor, rates, set_rates
 from captionkit.training.optimizers import check_optimizer, hidden_matrices, make_optimizer
-from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, RunFolder
 from captionkit.training.setup import prepare
 from shapes import make_recipe, make_shapes

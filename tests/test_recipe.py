@@ -14,7 +14,8 @@ pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 
 from captionkit import cli
 from captionkit.errors import RecipeError
-from captionkit.training.recipe import DecoderRecipe, Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
+from captionkit.training.fields import DecoderRecipe
+from captionkit.training.recipe import Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
 
 
 @pytest.fixture

@@ -38,11 +38,11 @@ from captionkit.training.batches import Plan, batches, collate
 from captionkit.training.checkpoints import Progress
 from captionkit.training.ema import averaged
 from captionkit.training.evaluation import Validation
+from captionkit.training.fields import OptimizerRecipe
 from captionkit.training.learner import Learner
 from captionkit.training.loop import train
 from captionkit.training.losses import losses
 from captionkit.training.optimizer import parameter_groups, rate_factor
-from captionkit.training.recipe import OptimizerRecipe
 from captionkit.training.run import LAST, METRICS, RunFolder
 from captionkit.training.teaching import Teaching
 from kept import rows, same_tensors

@@ -13,7 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.models.captioning import CaptioningModel
-from captionkit.training.recipe import RunRecipe
+from captionkit.training.fields import RunRecipe
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from captionkit.errors import RecipeError
 from captionkit.text import Text, has_cjk, split_words
-from captionkit.training.recipe import ImageRecipe
+from captionkit.training.fields import ImageRecipe
 
 
 def check_mirroring(image: ImageRecipe) -> None:

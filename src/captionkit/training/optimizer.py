@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from captionkit.training.recipe import OptimizerRecipe
+from captionkit.training.fields import OptimizerRecipe
 
 
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> list[dict[str, Any]]:

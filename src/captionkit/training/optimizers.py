@@ -15,8 +15,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from captionkit.errors import RecipeError
+from captionkit.training.fields import OptimizerRecipe
 from captionkit.training.optimizer import parameter_groups
-from captionkit.training.recipe import OptimizerRecipe
 
 Groups = list[dict[str, Any]]
 

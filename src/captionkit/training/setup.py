@@ -23,9 +23,10 @@ from captionkit.models.mobilenets import MobileNet
 from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.text import Text
+from captionkit.training.fields import DataRecipe, EncoderRecipe
 from captionkit.training.mirroring import check_mirroring
 from captionkit.training.optimizers import check_optimizer
-from captionkit.training.recipe import DataRecipe, EncoderRecipe, Recipe, check_decoder_fields, recipe_fields
+from captionkit.training.recipe import Recipe, check_decoder_fields, recipe_fields
 
 #: training captions on which a model that is given words is heard, to tell how likely its own are
 _LISTENED = 64
