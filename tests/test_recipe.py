@@ -233,5 +233,5 @@ def test_the_recipe_to_start_from_a_model_fits_any_decoder_and_encoder() -> None
     """Sizes are the model's own, and a field of one decoder would be refused by another's."""
     recipe, sizes = load_recipe("fine-tune"), {"decoder.dropout", "decoder.feature_dropout"}
     for name, leaf in recipe_fields():
-        if leaf.metadata["of"] or name.startswith("decoder.") and name not in sizes or name == "encoder.first_stage":
+        if leaf.metadata["of"] or (name.startswith("decoder.") and name not in sizes) or name == "encoder.first_stage":
             assert recipe.value(name) == leaf.default, name
