@@ -4,6 +4,7 @@ report.html, report.md, last.safetensors, best/.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import threading
@@ -153,7 +154,8 @@ class RunFolder:
             self._lock.release()
 
     def _unwritable(self, error: OSError) -> TrainingError:
-        remedy = "free space and --resume, or give another --output"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = f"{'free space and --resume' if full else 'make it writable'}, or give another --output"
         return TrainingError(f"{self.path}: cannot be written ({error.strerror}); {remedy}")
 
 
