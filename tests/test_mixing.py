@@ -184,8 +184,8 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
     recipe = make_recipe(backbone, {"optimizer.epochs": 1, "data.weights": "2,0.5"})
     train(pair, tmp_path / "run", recipe)
     said = capsys.readouterr().err
-    assert f"{pair[0]}: 5 training pictures, 10 of them in each epoch" in said
-    assert f"{pair[1]}: 9 training pictures, 4 of them in each epoch" in said
+    assert f"{pair[0]}: 5 training pictures, 10 shown in an epoch" in said
+    assert f"{pair[1]}: 9 training pictures, 4 shown in an epoch" in said
     for folder in pair:
         assert re.search(rf"problems in the data: 1, .*001\.png.*`captionkit inspect {folder}` names", said)
     provenance = open_model(tmp_path / "run/best").config["provenance"]

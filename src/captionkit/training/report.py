@@ -72,8 +72,8 @@ class Report:
             if note:
                 self.say(note)
         for source, shown in zip(setup.sources, plan.shown, strict=True):
-            if len(setup.sources) > 1:
-                self.say(f"{source.path}: {len(source.train)} training pictures, {shown} of them in each epoch")
+            if len(setup.sources) > 1 or shown != len(source.train):
+                self.say(f"{source.path}: {len(source.train)} training pictures, {shown} shown in an epoch")
             if source.problems:
                 first = source.problems[0]
                 self.say(
