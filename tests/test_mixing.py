@@ -225,7 +225,12 @@ def test_a_mix_is_resumed_and_another_one_refused(
             train(pair, run, recipe)
     refused = "another recipe, dataset or captionkit"
     other = make_plain(tmp_path / "greens", (0, 255, 0), 10, "green")
-    for datasets in (pair[::-1], [pair[0], other]):
+    retold = Path(shutil.copytree(pair[1], tmp_path / "retold"))  # of the same words, two captions change places
+    content = json.loads((retold / "captions_train.json").read_text())
+    one, two = content["annotations"][:2]
+    one["caption"], two["caption"] = two["caption"], one["caption"]
+    (retold / "captions_train.json").write_text(json.dumps(content))
+    for datasets in (pair[::-1], [pair[0], other], [pair[0], retold]):
         with pytest.raises(TrainingError, match=refused):
             train(datasets, run, resume=True)
     for datasets in (pair[0], [*pair, other]):
