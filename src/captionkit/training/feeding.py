@@ -16,6 +16,7 @@ from torch import Tensor
 
 from captionkit.models.captioning import CaptioningModel
 from captionkit.training.batches import Batch
+from captionkit.training.speaking import draw
 from captionkit.training.teaching import Teaching
 
 
@@ -47,7 +48,7 @@ class Feeding:
         """
         if batch.chances is None:
             return batch
-        hide, mix, draw = batch.chances.unbind(1)  # [P,3] -> three times [P]
+        hide, mix, numbers = batch.chances.unbind(1)  # [P,3] -> three times [P]
         captions = batch.captions
         first = captions.sizes[0]
         may = torch.arange(len(captions.tokens), device=hide.device) >= first  # never the begin tokens, [P]
@@ -56,7 +57,7 @@ class Feeding:
         if len(places):
             features, logits = self._predict(batch)
             asked = _before(captions.sizes, places)  # [M]
-            tokens = tokens.index_copy(0, places, self._sampled(logits[asked], draw[places]))  # [P]
+            tokens = tokens.index_copy(0, places, self._sampled(logits[asked], numbers[places]))  # [P]
             if self._model.encoder.frozen:
                 batch = batch._replace(images=None, features=features)
         tokens = tokens.masked_fill(may & (hide < self.hidden), self._unknown)  # [P]
@@ -71,12 +72,10 @@ class Feeding:
             features = self._model.features(batch.images) if batch.features is None else batch.features
             return features, self._model(None, features, batch.captions, self._grid).logits
 
-    def _sampled(self, logits: Tensor, draw: Tensor) -> Tensor:
-        """A word of each distribution `logits` [M,V] where its cumulative probability passes `draw` [M]: ids [M]."""
-        chances = logits.float().index_select(1, self._words).softmax(-1).cumsum(-1)  # [M,V] -> [M,W]
-        level = draw.unsqueeze(1) * chances[:, -1:]  # [M] -> [M,1]
-        found = torch.searchsorted(chances, level, right=True).squeeze(1)  # [M,1] -> [M]
-        return self._words[found.clamp(max=len(self._words) - 1)]
+    def _sampled(self, logits: Tensor, numbers: Tensor) -> Tensor:
+        """The word that each of the `numbers` [M] draws from its distribution `logits` [M,V]: ids [M]."""
+        probabilities = logits.float().index_select(1, self._words).softmax(-1)  # [M,V] -> [M,W]
+        return self._words[draw(probabilities.unsqueeze(1), numbers.unsqueeze(1)).squeeze(1)]  # [M,1] -> [M]
 
 
 def _before(sizes: list[int], places: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from captionkit.training.keep import DECODING
 from captionkit.training.learnt import Learnt
 from captionkit.training.recipe import Recipe
 from captionkit.training.rewards import Reward, advantages
-from captionkit.training.speaking import sayable, speak
+from captionkit.training.speaking import never_said, sayable, speak
 from captionkit.training.teaching import SAMPLES, Teaching
 
 
@@ -70,7 +70,8 @@ class Critic:
 
     def objective(self, decoded: Decoded, said: Said) -> tuple[Tensor, Learnt]:
         """What is minimised, summed over the samples, and what was learnt; waits for the rewards."""
-        log_probs = sayable(decoded.logits.float(), self._text, self._recipe.temperature).log_softmax(-1)  # [P,V]
+        never = never_said(self._text, decoded.logits.device)
+        log_probs = sayable(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
         chosen = log_probs.gather(1, said.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
         rewards, better = said.judged.result()
         worth = torch.from_numpy(better[said.order]).to(chosen)  # [N]
