@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from captionkit.models.decoder import Packed
+from captionkit.training.losses import Soft
 from captionkit.training.recipe import Recipe
 from captionkit.training.shuffling import nearly_in_order, numbered
 from captionkit.training.teaching import MIX, ORDER, Sample, Teaching
@@ -38,6 +39,7 @@ class Batch(NamedTuple):
     indices: tuple[int, ...] = ()  # the place in the split of each picture, [B]
     turns: tuple[int, ...] = ()  # how often each of them was shown before, [B]
     chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), where used
+    soft: Soft | None = None  # what teachers expect in the place of targets, where there are any
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
@@ -52,6 +54,7 @@ class Batch(NamedTuple):
             self.indices,
             self.turns,
             None if self.chances is None else self.chances.to(device, non_blocking=True),
+            None if self.soft is None else self.soft.to(device),
         )
 
     def pinned(self) -> Batch:
@@ -61,7 +64,8 @@ class Batch(NamedTuple):
         tokens, sizes, image_of = self.captions
         captions = Packed(tokens.pin_memory(), sizes, image_of.pin_memory())
         pinned = {name: part.pin_memory() for name, part in parts.items() if part is not None}
-        return self._replace(captions=captions, **pinned)
+        soft = None if self.soft is None else Soft(*(part.pin_memory() for part in self.soft))
+        return self._replace(captions=captions, soft=soft, **pinned)
 
 
 def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
@@ -75,13 +79,15 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
     captions = [captions[place] for place in order]
     packed, targets = pack(captions)
     stacked = torch.from_numpy(np.stack([s.picture for s in good])).float() if good else None
+    chances = _packed([sample.chances for sample in good], order)
     return Batch(
         None if features else stacked,
         stacked if features else None,
         packed,
         targets,
         [sample.broken for sample in samples if sample.picture is None],
-        chances=_packed_chances(good, order, len(packed.sizes)),
+        chances=None if chances is None else torch.from_numpy(chances),
+        soft=_soft([sample.soft for sample in good], order),
     )
 
 
@@ -94,12 +100,29 @@ def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[Packed, Tensor]:
     return Packed(flat[:, 0].contiguous(), [len(c) for c in columns], image_of), flat[:, 1].contiguous()
 
 
-def _packed_chances(samples: Sequence[Sample], order: Sequence[int], steps: int) -> Tensor | None:
-    """The random numbers of the words in the order of the packed captions, [P,3]; None where none were drawn."""
-    flat = [chances for sample in samples for chances in sample.chances]
+def packed_rows(lengths: Sequence[int], order: Sequence[int]) -> np.ndarray:
+    """Where each packed word [P] stands among the words of all captions one after the other, `lengths` of each.
+
+    `order` are the captions as they are packed.
+    """
+    starts = np.cumsum([0, *lengths])
+    steps = range(max(lengths, default=0))
+    return np.array([starts[place] + t for t in steps for place in order if lengths[place] > t], dtype=np.int64)
+
+
+def _packed(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> np.ndarray | None:
+    """What each picture has for the words of each of its captions [L,...], packed [P,...]; None where there is none."""
+    flat = [table for some in tables for table in some]
     if not flat:
         return None
-    return torch.tensor([flat[place][t] for t in range(steps) for place in order if len(flat[place]) > t])
+    return np.concatenate(flat)[packed_rows([len(one) for one in flat], order)]
+
+
+def _soft(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> Soft | None:
+    table = _packed(tables, order)
+    if table is None:
+        return None
+    return Soft(torch.from_numpy(table["id"].astype(np.int64)), torch.from_numpy(table["share"].astype(np.float32)))
 
 
 class Plan:

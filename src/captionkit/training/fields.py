@@ -184,6 +184,18 @@ class OptimizerRecipe:
 
 
 @dataclass(frozen=True)
+class DistillationRecipe:
+    """Models that teach what they expect beside the words of people's captions."""
+
+    teachers: tuple[str, ...] = _field(
+        (),
+        "models of the same vocabulary whose mean distribution of each word is taught beside the word, with commas; "
+        "they see the pictures as they are",
+    )
+    weight: Annotated[float, Gt(0), Le(1)] = _field(0.5, "the teachers' share of what is taught")
+
+
+@dataclass(frozen=True)
 class SelfCriticalRecipe:
     """How captions that the model says by itself are rewarded, where optimizer.objective is "self-critical"."""
 

@@ -174,7 +174,8 @@ class Learner:
         recipe, (words, captions) = self.recipe.optimizer, totals
         with self.accelerator.autocast():
             decoded = self._wrapped(batch.images, batch.features, batch.captions, self._grid)
-        found = losses(decoded, batch.targets, recipe.label_smoothing)
+        weight = self.recipe.distillation.weight
+        found = losses(decoded, batch.targets, recipe.label_smoothing, batch.soft, weight)
         objective = found.objective / max(words, 1) + recipe.coverage * found.coverage / captions
         if found.reward is not None:
             looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy

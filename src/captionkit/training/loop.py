@@ -123,7 +123,7 @@ class _Run:
         self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
         self.judge = Judge(self.setup.val)
         self.progress = Progress()
-        self.fingerprint = _fingerprint(recipe, self.setup)
+        self.fingerprint = _fingerprint(recipe, self.setup, "" if train_set.soft is None else train_set.soft.key)
         begun = resume and (folder.path / LAST).exists()
         if begun:
             parts, optimizer = self.learner.parts, self.learner.optimizer
@@ -325,11 +325,11 @@ class _Run:
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 
-def _fingerprint(recipe: Recipe, setup: Setup) -> str:
+def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:
     """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
     values = asdict(recipe)
     for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]
     sources = [source.train.fingerprint() for source in setup.sources]
-    facts = [values, sources, setup.val.fingerprint(), setup.text.to_json()]
+    facts = [values, sources, setup.val.fingerprint(), setup.text.to_json(), teachers]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

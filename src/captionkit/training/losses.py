@@ -10,6 +10,17 @@ from torch import Tensor
 from captionkit.models.decoder import Decoded, Glimpses, Padding
 
 
+class Soft(NamedTuple):
+    """The likeliest words in a place, as teachers expect them."""
+
+    ids: Tensor  # [P,T]
+    shares: Tensor  # [P,T], summing to 1
+
+    def to(self, device: torch.device) -> Soft:
+        """The same on `device`."""
+        return Soft(*(part.to(device, non_blocking=True) for part in self))
+
+
 class Reward(NamedTuple):
     """Of hard attention, section 4.1 of arXiv 1502.03044; sums over words."""
 
@@ -34,8 +45,10 @@ class Losses(NamedTuple):
     reward: Reward | None = None
 
 
-def losses(decoded: Decoded, targets: Tensor, label_smoothing: float) -> Losses:
-    """`decoded` against the words that came next, `targets` [P]."""
+def losses(
+    decoded: Decoded, targets: Tensor, label_smoothing: float, soft: Soft | None = None, weight: float = 0.0
+) -> Losses:
+    """`decoded` against the words that came next, `targets` [P], and, by `weight`, what teachers expect there."""
     log_probs = decoded.logits.float().log_softmax(-1)  # [P,V]
     chosen = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
     nats = -chosen.sum()
@@ -44,7 +57,11 @@ def losses(decoded: Decoded, targets: Tensor, label_smoothing: float) -> Losses:
     if decoded.coverage is not None:
         coverage = (1 - decoded.coverage).square().mean(-1).sum()  # [N,G] -> [N] -> []
     reward = None if decoded.glimpses is None else _reward(decoded.glimpses, chosen.detach())
-    return Losses((1 - label_smoothing) * nats + label_smoothing * uniform, nats, coverage, reward)
+    objective = (1 - label_smoothing) * nats + label_smoothing * uniform
+    if soft is not None:
+        expected = -(soft.shares * log_probs.gather(1, soft.ids)).sum()  # [P,V] -> [P,T] -> []
+        objective = (1 - weight) * objective + weight * expected
+    return Losses(objective, nats, coverage, reward)
 
 
 def _reward(glimpses: Glimpses, said: Tensor) -> Reward:

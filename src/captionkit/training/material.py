@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from accelerate import Accelerator
 
 from captionkit.datasets import CaptionSet
+from captionkit.images import Preprocessing
+from captionkit.models.encoder import Encoder
+from captionkit.training.distillation import SoftTargets, Teacher, open_teachers, soft_targets
 from captionkit.training.features import JoinedFeatures, Shown, cached_features
 from captionkit.training.recipe import Recipe
 from captionkit.training.setup import Setup
@@ -21,14 +25,40 @@ def teaching_of(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: st
     anew = training and (image.crop < 1 or image.colour > 0)  # each time another picture
     if setup.model.encoder.frozen and not anew:
         sets = [source.train for source in setup.sources] if training else [captions]
-        features, broken = _features(setup, recipe, accelerator, sets, shown, flips=training and image.flip)
-    return Teaching(
+        seen = Seeing(setup.model.encoder, setup.preprocessing)
+        features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)
+    teaching = Teaching(
         captions, setup.text, recipe, setup.preprocessing, augment=training, features=features, broken=broken
     )
+    if training and recipe.distillation.teachers:
+        teaching.soft = _soft_targets(setup, recipe, accelerator, teaching.tokens, shown)
+    return teaching
+
+
+def _soft_targets(
+    setup: Setup,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    tokens: Sequence[Sequence[Sequence[int]]],
+    shown: Shown,
+) -> SoftTargets:
+    """What the recipe's teachers expect of the training captions."""
+    sets, teachers = [source.train for source in setup.sources], []
+    for folder, model in open_teachers(recipe, setup.text):
+        seen = Seeing(model.to(accelerator.device).encoder, folder.preprocessing)
+        teachers.append(Teacher(folder, model, _features(seen, recipe, accelerator, sets, shown, flips=False)[0]))
+    return soft_targets(teachers, tokens, recipe, accelerator, shown)
+
+
+class Seeing(NamedTuple):
+    """An encoder with the preprocessing that its pictures need."""
+
+    encoder: Encoder
+    preprocessing: Preprocessing
 
 
 def _features(
-    setup: Setup, recipe: Recipe, accelerator: Accelerator, sets: Sequence[CaptionSet], shown: Shown, *, flips: bool
+    seen: Seeing, recipe: Recipe, accelerator: Accelerator, sets: Sequence[CaptionSet], shown: Shown, *, flips: bool
 ) -> tuple[JoinedFeatures, dict[int, str]]:
     """What the frozen encoder makes of the pictures: a file for each dataset, which serves any mix of it."""
     parts, broken, start = [], {}, 0
@@ -36,9 +66,9 @@ def _features(
         # One process computes; the others then find the file.
         with accelerator.main_process_first():
             features, unread = cached_features(
-                setup.model.encoder.eval(),
+                seen.encoder.eval(),
                 captions,
-                setup.preprocessing,
+                seen.preprocessing,
                 flips=flips,
                 precision=recipe.run.precision,
                 shown=shown,

@@ -22,6 +22,7 @@ from captionkit.errors import RecipeError
 from captionkit.training.fields import (
     DataRecipe,
     DecoderRecipe,
+    DistillationRecipe,
     EncoderRecipe,
     ImageRecipe,
     OptimizerRecipe,
@@ -49,6 +50,7 @@ class Recipe:
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    distillation: DistillationRecipe = field(default_factory=DistillationRecipe)
     self_critical: SelfCriticalRecipe = field(default_factory=SelfCriticalRecipe)
     run: RunRecipe = field(default_factory=RunRecipe)
 
@@ -85,6 +87,7 @@ for _table in (
     EncoderRecipe,
     DecoderRecipe,
     OptimizerRecipe,
+    DistillationRecipe,
     SelfCriticalRecipe,
     RunRecipe,
     Recipe,

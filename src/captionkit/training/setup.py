@@ -68,6 +68,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     _check_objective(recipe)
     torch.manual_seed(recipe.run.seed)
     check_mirroring(recipe.image)
+    _check_teachers(recipe)
     sources, val = _sources([data] if isinstance(data, Path) else data, recipe)
     train = _joined([source.train for source in sources])
     notes: list[str] = []
@@ -135,6 +136,16 @@ def _check_objective(recipe: Recipe) -> None:
     for name in ("data.token_dropout", "optimizer.scheduled_sampling", "image.flip_swap"):
         if recipe.value(name):
             raise RecipeError(f"{name} = {recipe.value(name)!r}: is for learning people's captions; leave it out")
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    """Raises RecipeError for what teachers cannot be asked about."""
+    if not recipe.distillation.teachers:
+        return
+    if recipe.optimizer.objective == "self-critical":
+        raise RecipeError("distillation.teachers: are for learning people's captions, by cross-entropy; leave them out")
+    if recipe.image.flip_swap:
+        raise RecipeError("distillation.teachers: know the captions as they are; leave out image.flip_swap")
 
 
 def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:

@@ -7,7 +7,7 @@ captions, crops and mirrorings as one uninterrupted process.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from captionkit.training.mirroring import may_flip, swapped_captions
 from captionkit.training.recipe import Recipe
 from captionkit.training.turns import in_turn
 
+if TYPE_CHECKING:
+    from captionkit.training.distillation import SoftTargets
+
 #: separate streams of random numbers from one seed
 ORDER, CHOICE, CAPTIONS, MIX, SAMPLES = 1, 2, 3, 4, 5
 
@@ -31,13 +34,17 @@ class Sample(NamedTuple):
     captions: list[list[int]]
     broken: str = ""
     #: of each caption, for each word that is fed (see `Feeding`), three numbers from 0 to 1 [L,3]; none if none is used
-    chances: Sequence[list[list[float]]] = ()
+    chances: Sequence[np.ndarray] = ()
+    #: of each caption, for each word to predict, what teachers expect, as `SoftTargets` has it [L,T]; none without them
+    soft: Sequence[np.ndarray] = ()
 
 
 class Lesson(NamedTuple):
     """What is taught of a picture in one of its turns, before anything of it is read."""
 
     captions: list[list[int]]
+    #: which of the picture's captions they are
+    places: Sequence[int]
     flip: bool
     #: decides the rest about it
     generator: np.random.Generator
@@ -67,6 +74,8 @@ class Teaching:
         self.text = text
         self.tokens = self._encoded([example.captions for example in self.examples])
         self.broken = broken or {}
+        #: what teachers expect of the captions, where the run has teachers
+        self.soft: SoftTargets | None = None
         self.flippable = [recipe.image.flip and may_flip(e.captions, recipe.image) for e in self.examples]
         #: of pictures whose captions change when they are mirrored, what is taught then
         self.mirrored: dict[int, list[list[int]]] = {}
@@ -98,10 +107,11 @@ class Teaching:
         generator = np.random.default_rng((seed, CHOICE, turn, index))
         flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)
         captions = self.mirrored.get(index, self.tokens[index]) if flip else self.tokens[index]
+        places: Sequence[int] = range(len(captions))
         if self.augment and len(captions) > most:
             chosen, _ = in_turn((seed, CAPTIONS, index), len(captions), most, turn)
-            captions = [captions[i] for i in sorted(chosen)]
-        return Lesson(captions, flip, generator)
+            places = sorted(chosen.tolist())
+        return Lesson([captions[place] for place in places], places, flip, generator)
 
     def totals(self, turns: Sequence[int], indices: Sequence[int]) -> tuple[int, int]:
         """Words to predict and captions in a step, over all processes and parts: what its loss is divided by."""
@@ -118,7 +128,9 @@ class Teaching:
             picture = self._seen(index, lesson)
         except ImageError as error:
             return Sample(None, lesson.captions, str(error))
-        return Sample(picture, lesson.captions, chances=self._chances(lesson) if self._chancy else ())
+        chances = self._chances(lesson) if self._chancy else ()
+        soft = [self.soft.of(index, place) for place in lesson.places] if self.soft else ()
+        return Sample(picture, lesson.captions, chances=chances, soft=soft)
 
     def _seen(self, index: int, lesson: Lesson) -> np.ndarray:
         if self.features is not None:
@@ -130,9 +142,9 @@ class Teaching:
         return load_image(source, self.preprocessing, box=box, flip=lesson.flip, colour=colour)
 
     @staticmethod
-    def _chances(lesson: Lesson) -> list[list[list[float]]]:
+    def _chances(lesson: Lesson) -> list[np.ndarray]:
         draw = lesson.generator.random
-        return [draw((len(caption) - 1, 3), dtype=np.float32).tolist() for caption in lesson.captions]
+        return [draw((len(caption) - 1, 3), dtype=np.float32) for caption in lesson.captions]
 
 
 def _cut(ids: list[int], most: int) -> list[int]:
