@@ -150,6 +150,23 @@ def evaluate(options: argparse.Namespace) -> int:
     return 1 if done.failures else 0
 
 
+def tune(options: argparse.Namespace) -> int:
+    """Choose the beam and the length penalty that suit a model best, on a captioned split."""
+    from captionkit.tuning import tune_model
+
+    tuning = tune_model(
+        options.model,
+        options.data,
+        split=options.split,
+        beams=options.beam,
+        length_penalties=options.length_penalty,
+        no_repeats=options.no_repeat,
+        write=options.write,
+    )
+    print(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
+    return 0
+
+
 def score(options: argparse.Namespace) -> int:
     """Score captions against references."""
     from captionkit.scoring import score_files
@@ -359,6 +376,18 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="for results.json, scores.json and gallery.html (default: %(default)s)",
     )
 
+    add = _add(commands, tune, extra="train")
+    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--split", default="val", help="which of its splits (default: %(default)s)")
+    add("--beam", type=_numbers(int), default=(1, 3, 5), metavar="N,...", help="to try (default: 1,3,5)")
+    penalties = (0.5, 0.7, 0.85, 1.0, 1.2)
+    usual = ",".join(map(str, penalties))
+    add("--length-penalty", type=_numbers(float), default=penalties, metavar="X,...", help=f"to try (default: {usual})")
+    add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
+    add("--write", action="store_true", help="make the best what the model captions with")
+    add("--json", action="store_true", help="machine-readable")
+
     add = _add(commands, score, extra="train")
     add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")
     add("candidates", metavar="CANDIDATES", help="captions to score: COCO results (.json), .jsonl or .csv")
@@ -431,6 +460,13 @@ def _add_decoding(add: Callable[..., Any]) -> None:
     field("prefix", "what captions begin with, for instance 'a photo of'", kind=str, metavar="TEXT")
     field("words", "words and phrases that every caption contains; with commas", kind=_listed, metavar="W1,W2")
     add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def numbers(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+
+    return numbers
 
 
 def _listed(phrases: str) -> tuple[str, ...]:
