@@ -6,7 +6,7 @@ A rate is the best of several shapes and repetitions, among the shapes those of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,11 +43,16 @@ class Machine:
     """A turn of a case is its rate: FLOPs or bytes a second."""
 
     def __init__(
-        self, threads: int, squares: tuple[int, ...] = SQUARES, convs: tuple[Conv, ...] = CONVS, seconds: float = 0.4
+        self,
+        threads: int,
+        squares: Sequence[int] = SQUARES,
+        convs: Sequence[Sequence[int]] = CONVS,
+        seconds: float = 0.4,
     ) -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        self._threads, self._squares, self._convs, self._seconds = threads, squares, convs, seconds
+        self._threads, self._squares, self._seconds = threads, squares, seconds
+        self._convs = [*map(Conv._make, convs)]
         self._works: dict[str, list[Work]] = {}
 
     def prepare(self, case: str) -> dict[str, Any]:

@@ -86,7 +86,6 @@ class Onnx:
             watching = self.watching(Path(scratch))
             captions = [outcome.caption for outcome in self._turn(name, watching) if outcome.caption]
             work = {stage: work.to_dict() for stage, work in self.work(watching).items()}
-        self.run(name)
         steps = watching.steps / watching.batches
         return {"words": fmean(len(c.words) for c in captions), "steps": steps, "pictures": len(captions), "work": work}
 
