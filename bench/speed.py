@@ -98,16 +98,16 @@ def _fail(name: str, error: WorkerError, workers: dict[str, Worker], results: Re
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Returns the exit status: 0 if all was measured that was asked for, 1 if not all, 2 for a wrong choice."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(options, arguments)
+        return _run(options)
     except CaptionkitError as error:
         say(f"speed.py: {error}")
         return 2
 
 
-def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def _run(options: argparse.Namespace) -> int:
     models = _models(options.model)
     if options.update:
         check_document(options.update)
@@ -115,11 +115,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         most = max(cases.BATCHES)
         photos = found_photos(options.photos, most) if options.photos else made_photos(Path(scratch), most)
-        shown = f"Pictures of {options.photos}" if options.photos else "Made-up JPEGs of 640 x 480"
         entered = _chosen(contenders(models, photos, options.threads), options.only)
-        results = Results(
-            settings(arguments, options.threads, options.rounds, shown), next(iter(models)), [*models, cases.TORCH]
-        )
+        results = Results(settings(options), next(iter(models)), [*models, cases.TORCH])
         measure(entered, results, options.rounds)
     text = report(results)
     print(text)

@@ -75,7 +75,7 @@ def report(results: Results) -> str:
         f"From a JPEG on disk to a beam-3 caption, one picture at a time. Others tell {STEPS} tokens; ours, "
         f"`{results.ours}`, ends where it ends, or is held to {STEPS} steps as well:",
         _ratios(results),
-        "Ours by stage, in milliseconds a picture:",
+        "Ours by stage, in milliseconds a picture, with the words of a caption and the decoder's steps for a batch:",
         _stages(results),
     ]
     if MACHINE in results.rounds:
@@ -129,8 +129,9 @@ def _stages(results: Results) -> str:
                 facts = results.facts[name][chosen]
                 stages = [spread(results.figure(name, chosen, stage)) for stage in STAGES]
                 rate = figure(1000 / total.median)
-                rows.append([f"`{name}`", chosen, *stages, spread(total), rate, figure(facts["words"])])
-    return table(["model", "", *STAGES, "in all", "pictures/s", "words"], rows)
+                told = [figure(facts[key]) for key in ("words", "steps")]
+                rows.append([f"`{name}`", chosen, *stages, spread(total), rate, *told])
+    return table(["model", "", *STAGES, "in all", "pictures/s", "words", "steps"], rows)
 
 
 def _rates(results: Results) -> str:

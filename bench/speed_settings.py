@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shlex
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 
-def settings(arguments: Sequence[str], threads: int, rounds: int, photos: str) -> dict[str, Any]:
-    """What a reader must know to judge the figures."""
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What a reader must know to judge the figures; the command without what it writes."""
+    named = {
+        "--photos": options.photos,
+        "--only": options.only,
+        "--rounds": options.rounds,
+        "--threads": options.threads,
+    }
+    given = [("--model", model) for model in options.model] + [(flag, value) for flag, value in named.items() if value]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return {
-        "command": shlex.join(["python", "bench/speed.py", *arguments]),
+        "command": shlex.join(["python", "bench/speed.py", *(str(part) for pair in given for part in pair)]),
         "processor": _processor(),
-        "threads": threads,
-        "rounds": rounds,
-        "photos": photos,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "photos": f"Pictures of {options.photos}" if options.photos else "Made-up JPEGs of 640 x 480",
         "load": load,
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *map(_version, ("onnxruntime", "torch", "transformers"))]

@@ -115,6 +115,8 @@ def test_the_command_measures_writes_and_updates(
     assert speed.main([*chosen, *written, "--update", str(document)]) == 0
     told = files["markdown"].read_text(encoding="utf-8")
     assert told in document.read_text(encoding="utf-8") and told in capsys.readouterr().out
+    shown = f"python bench/speed.py --model tiny={model_folder} --only tiny --rounds 2 --threads 1"
+    assert f"`{shown}`" in told
     kept = Results(**json.loads(files["json"].read_text(encoding="utf-8")))
     assert report(kept) == told
     assert len(kept.values("tiny", case(5, 32))) == 2
