@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 import captionkit
-from captioning import photo_like
 from captionkit.captioner import Captioner
 from captionkit.images import load_image
 from captionkit.inputs import find_inputs
 from captionkit.search import Decoding, search
+from photos import photo_like
 
 State = dict[str, np.ndarray]
 
