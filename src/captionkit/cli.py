@@ -293,6 +293,7 @@ _DECODING = (
     "min_length",
     "max_length",
     "no_repeat",
+    "horizon",
     "groups",
     "diversity",
     "temperature",
@@ -450,6 +451,7 @@ def _add_decoding(add: Callable[..., Any]) -> None:
     field("min_length", "fewest words of a caption")
     field("max_length", "most words of a caption")
     field("no_repeat", "no run of N words twice in a caption, no word twice in a row; 0: off")
+    field("horizon", "stop once no caption can win within N words more; 0: within --max-length")
     field("groups", "parts of the beam that avoid each other's words; see --num-captions")
     field("diversity", "how strongly, in nats", kind=float, metavar="X")
     field("temperature", "above 0, sample; 1: with the model's own probabilities", kind=float, metavar="X")

@@ -16,6 +16,7 @@ _WHOLE = {
     "min_length": (0, 1000),
     "max_length": (1, 1000),
     "no_repeat": (0, 1000),
+    "horizon": (0, 1000),
     "groups": (1, 1000),
     "top_k": (0, 1_000_000),
     "seed": (0, 2**63 - 1),
@@ -35,6 +36,9 @@ class Decoding:
     length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
     groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`. Where groups end
         in the same caption all the same, there are fewer than `num_captions`.
+    horizon: how many words further a live hypothesis is believed to go, at most, when it is asked whether it can still
+        beat the finished ones; 1 stops the search much earlier and rarely changes a caption. 0: up to `max_length`, so
+        that nothing that could win is missed.
     diversity: what a word costs a hypothesis, in nats, for each one of earlier groups that says it at the same place.
     words: words and phrases that every caption contains, token by token: "dog" is also in "dog's".
 
@@ -69,6 +73,7 @@ class Decoding:
     banned_words: tuple[str, ...] = ()
     prefix: str = ""
     words: tuple[str, ...] = ()
+    horizon: int = 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _WHOLE.items():
