@@ -31,6 +31,7 @@ from captionkit.training.learner import Learner
 from captionkit.training.material import teaching_of
 from captionkit.training.memory import check_memory
 from captionkit.training.optimizer import rates
+from captionkit.training.precision import with_precision
 from captionkit.training.processes import make_accelerator, note_scale, restore_scale, share_buffers
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
@@ -83,7 +84,7 @@ def train(
         paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
         if not paths:
             raise TrainingError("no dataset to train on; name at least one")
-        recipe = recipe or Recipe()
+        recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
         run = _Run(recipe, paths, folder, resume, watcher, export)
         with run.report.sitting(run.progress):
