@@ -21,8 +21,8 @@ from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding: the model is everybody's, so nobody gets it for minutes
 CEILINGS = {"beam": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
-#: hypotheses that go through the model together, of all pictures of a batch
-_HYPOTHESES = 320
+#: hypotheses of a picture, where forced words multiply its beam, and of all pictures that go through the model together
+_OF_A_PICTURE, _OF_A_BATCH = 100, 320
 _OPENERS = 2
 
 
@@ -64,7 +64,7 @@ class Service:
                 raise CaptionkitError(f"{name} is {getattr(decoding, name)}, but this service takes at most {most}")
         if decoding.has_text:
             constraints_of(decoding, self.captioner.text)
-        if _hypotheses(decoding) > _HYPOTHESES:
+        if _hypotheses(decoding) > _OF_A_PICTURE:
             raise CaptionkitError(
                 f"{len(decoding.words)} words with a beam of {decoding.beam} are more than this service takes; "
                 "lower beam or ask for fewer words"
@@ -137,7 +137,7 @@ class Service:
             return self.captioner.describe(opened, decoding)
 
     def _most(self, decoding: Decoding) -> int:
-        return max(1, min(self.settings.max_batch, _HYPOTHESES // _hypotheses(decoding)))
+        return max(1, min(self.settings.max_batch, _OF_A_BATCH // _hypotheses(decoding)))
 
 
 def _hypotheses(decoding: Decoding) -> int:
