@@ -64,7 +64,8 @@ def test_what_waits_goes_together_by_its_options(gate: Gate, pictures: list[byte
         await until(lambda: len(service._batching._waiting) == 11)
         gate.open.set()
         outcomes = await asyncio.gather(*asked)
-        assert gate.batches == [(1, 3), (4, 2), (4, 3), (2, 2), (1, 3)]
+        assert gate.batches[0] == (1, 3)
+        assert sorted(gate.batches[1:]) == [(1, 3), (2, 2), (4, 2), (4, 3)]
         expected = [(0, 3), *((n % 3, 2 + n % 2) for n in range(11))]
         for (picture, beam), outcome in zip(expected, outcomes, strict=True):
             said = gate.captioner.caption(pictures[picture], beam=beam, max_length=30)
@@ -92,7 +93,7 @@ def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, pictures: list
         asked = [asyncio.ensure_future(service.caption(picture)) for picture in pictures]
         await until(lambda: service._inside == 3)
         assert not service.ready
-        with pytest.raises(BusyError, match="3 pictures wait already; try again in [0-9]+ s") as refused:
+        with pytest.raises(BusyError, match=r"3 pictures wait already; try again in [0-9]+ s") as refused:
             await service.caption(pictures[0])
         assert int(refused.value.headers["Retry-After"]) >= 1
         with pytest.raises(CaptionkitError, match="4 pictures are more than the 3"):
@@ -107,14 +108,14 @@ def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, pictures: list
 
 def test_what_takes_too_long_is_told_and_makes_room(gate: Gate, pictures: list[bytes]) -> None:
     async def test(service: Service) -> None:
-        with pytest.raises(LateError, match="no caption within 0.5 s"):
+        with pytest.raises(LateError, match=r"no caption within 2 s"):
             await service.caption_all(pictures)
         assert service._inside == 0
         gate.open.set()
         assert (await service.caption(pictures[0])).caption
         assert sum(size for size, _ in gate.batches) <= 3, "those that were given up are not captioned"
 
-    in_service(gate, test, timeout=0.5)
+    in_service(gate, test, timeout=2)
 
 
 def test_a_caller_that_goes_away_leaves_the_queue(gate: Gate, pictures: list[bytes]) -> None:

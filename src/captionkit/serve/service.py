@@ -90,12 +90,20 @@ class Service:
         Raises BusyError and LateError for all of them together.
         """
         with self._admitted(len(pictures)):
-            work = [self._caption(picture, decoding or self.captioner.decoding) for picture in pictures]
+            chosen = decoding or self.captioner.decoding
+            work = [asyncio.ensure_future(self._caption(picture, chosen)) for picture in pictures]
             try:
-                return await asyncio.wait_for(asyncio.gather(*work), self.settings.timeout)
-            except asyncio.TimeoutError:
-                self.meters.pictures.labels("late").inc(len(pictures))
-                raise LateError(self.settings.timeout) from None
+                done, late = await asyncio.wait(work, timeout=self.settings.timeout)
+            finally:
+                for task in work:
+                    task.cancel()
+            failures = [task.exception() for task in done]  # all are asked, or asyncio tells of them itself
+            if late:
+                self.meters.pictures.labels("late").inc(len(late))
+                raise LateError(self.settings.timeout)
+            for failure in filter(None, failures):
+                raise failure
+            return [task.result() for task in work]
 
     @contextmanager
     def _admitted(self, pictures: int) -> Iterator[None]:
