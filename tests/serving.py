@@ -48,17 +48,17 @@ def started(folder: Path, *flags: object, **environment: str) -> Iterator[Server
         assert process.poll() in (None, 0, -15), file.read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
 
 
 def _address(process: subprocess.Popen[bytes], file: Path) -> str:
-    for _ in range(600):
+    for _ in range(1800):
         found = re.search(r"serving at (http://\S+)", file.read_text())
         if found:
             return found.group(1)
         assert process.poll() is None, file.read_text()
         time.sleep(0.1)
-    raise AssertionError(f"no server after a minute: {file.read_text()}")
+    raise AssertionError(f"no server after minutes: {file.read_text()}")
 
 
 class Gate:
@@ -73,5 +73,5 @@ class Gate:
 
     def _held(self, opened: Any, decoding: Any) -> Any:
         self.batches.append((len(opened), decoding.beam))
-        assert self.open.wait(30)
+        assert self.open.wait(120)
         return self._describe(opened, decoding)

@@ -25,13 +25,14 @@ from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx2")
+http = httpx.Client(timeout=120)
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("serve") / "desk", "--log-format", "json") as running:
+    with started(tmp_path_factory.mktemp("serve") / "desk", "--log-format", "json", "--timeout", 120) as running:
         yield running
         assert "Traceback" not in running.log
 
@@ -61,11 +62,11 @@ def test_each_way_of_sending_a_picture_gives_the_documented_lines(
     jpeg, binary = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/octet-stream"}
     with photo.open("rb") as file:
         replies = [
-            httpx.post(url + query, content=raw, headers=jpeg),
-            httpx.post(url + query, content=raw, headers=binary),
-            httpx.post(url, files={"image": file}, data=options),
-            httpx.post(url, json={"images": [base64.b64encode(raw).decode()], **options}),
-            httpx.post(url, json={"images": [data_url(photo)], **options}),
+            http.post(url + query, content=raw, headers=jpeg),
+            http.post(url + query, content=raw, headers=binary),
+            http.post(url, files={"image": file}, data=options),
+            http.post(url, json={"images": [base64.b64encode(raw).decode()], **options}),
+            http.post(url, json={"images": [data_url(photo)], **options}),
         ]
     for reply, path in zip(replies, ["picture", "picture", "one.jpg", "images[0]", "images[0]"], strict=True):
         assert reply.status_code == 200, reply.text
@@ -84,7 +85,7 @@ def test_several_files_and_maps(server: Server, photos: Path, model: captionkit.
     names = sorted(path.name for path in photos.iterdir())
     files = [("image", (name, (photos / name).read_bytes())) for name in names]
     files.insert(1, ("image", ("notes.jpg", b"not a picture")))
-    reply = httpx.post(f"{server.url}/v1/captions", files=files, data={"attention": "true", "words": "dog, grass"})
+    reply = http.post(f"{server.url}/v1/captions", files=files, data={"attention": "true", "words": "dog, grass"})
     results = reply.json()["results"]
     assert [result["path"] for result in results] == [names[0], "notes.jpg", *names[1:]]
     assert results.pop(1)["error"].startswith("notes.jpg: not a picture")
@@ -132,7 +133,7 @@ def test_hugging_face_convention_by_hand(server: Server, photo: Path, model: cap
     wanted = [{"generated_text": model.caption(photo).text}]
     for kind in ("image/png", "application/x-www-form-urlencoded", None):
         headers = {"Content-Type": kind} if kind else {}
-        assert httpx.post(server.url, content=photo.read_bytes(), headers=headers).json() == wanted
+        assert http.post(server.url, content=photo.read_bytes(), headers=headers).json() == wanted
 
 
 def test_openai_client(server: Server, photos: Path, photo: Path, model: captionkit.Captioner) -> None:
@@ -173,7 +174,7 @@ def test_openai_client(server: Server, photos: Path, photo: Path, model: caption
 def test_options_are_those_of_decoding(server: Server) -> None:
     from dataclasses import fields
 
-    described = httpx.get(f"{server.url}/openapi.json").json()["paths"]["/v1/captions"]["post"]
+    described = http.get(f"{server.url}/openapi.json").json()["paths"]["/v1/captions"]["post"]
     query = {parameter["name"]: parameter for parameter in described["parameters"]}
     known = {field.name: field for field in fields(captionkit.Decoding)}
     assert set(query) == {*known, "attention"}
@@ -189,18 +190,18 @@ def test_options_are_those_of_decoding(server: Server) -> None:
 
 
 def test_upkeep_and_pages(server: Server, photo: Path) -> None:
-    assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "flickr8k"}
-    assert "v1/captions" in httpx.get(server.url).text
-    assert httpx.get(f"{server.url}/docs").status_code == 200
+    assert http.get(f"{server.url}/healthz").json() == {"status": "ok"}
+    assert http.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "flickr8k"}
+    assert "v1/captions" in http.get(server.url).text
+    assert http.get(f"{server.url}/docs").status_code == 200
 
     def counted() -> dict[str, float]:
-        text = httpx.get(f"{server.url}/metrics").text
+        text = http.get(f"{server.url}/metrics").text
         return {name: float(value) for name, value in re.findall(r"^(captionkit_\S+) (\S+)$", text, re.MULTILINE)}
 
     before = counted()
-    httpx.post(f"{server.url}/v1/captions", files={"f": photo.read_bytes()})
-    httpx.post(f"{server.url}/v1/captions", files={"f": b"?"})
+    http.post(f"{server.url}/v1/captions", files={"f": photo.read_bytes()})
+    http.post(f"{server.url}/v1/captions", files={"f": b"?"})
     after = counted()
     for name in (
         'captionkit_requests_total{path="/v1/captions",status="200"}',
@@ -215,8 +216,8 @@ def test_upkeep_and_pages(server: Server, photo: Path) -> None:
 
 
 def test_log_has_a_json_line_for_a_request(server: Server, photo: Path, model: captionkit.Captioner) -> None:
-    httpx.post(f"{server.url}/v1/captions?seed=77", files={"f": photo.read_bytes()})
-    httpx.get(f"{server.url}/no%0A%1B%5B1mthing")
+    http.post(f"{server.url}/v1/captions?seed=77", files={"f": photo.read_bytes()})
+    http.get(f"{server.url}/no%0A%1B%5B1mthing")
     lines = [json.loads(line) for line in server.log.splitlines()[1:]]
     captioned = next(line for line in reversed(lines) if line["path"] == "/v1/captions")
     assert captioned["captions"] == [model.caption(photo).text]
@@ -231,11 +232,11 @@ def test_ends_when_what_is_under_way_is_done(tmp_path: Path, photo: Path) -> Non
         def ask() -> None:
             slow = "temperature=1&num_captions=20&min_length=60&max_length=60"
             url = f"{server.url}/v1/captions?{slow}"
-            replies.append(httpx.post(url, files={"f": photo.read_bytes()}, timeout=60))
+            replies.append(http.post(url, files={"f": photo.read_bytes()}, timeout=60))
 
         asking = threading.Thread(target=ask)
         asking.start()
-        while "captionkit_queue_pictures 1.0" not in httpx.get(f"{server.url}/metrics").text:
+        while "captionkit_queue_pictures 1.0" not in http.get(f"{server.url}/metrics").text:
             time.sleep(0.02)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) in (0, -signal.SIGTERM)
@@ -244,7 +245,7 @@ def test_ends_when_what_is_under_way_is_done(tmp_path: Path, photo: Path) -> Non
         assert len(replies[0].json()["results"][0]["captions"]) == 20
         assert "Traceback" not in server.log
         with pytest.raises(httpx.ConnectError):
-            httpx.get(server.url)
+            http.get(server.url)
 
 
 @pytest.mark.parametrize(
