@@ -2,8 +2,8 @@
 
 Convolutions are quantised statically: the ranges of what they take and give are those met on calibration pictures
 (percentiles, so that a few extreme values do not coarsen all others). Matrix products with weights are quantised
-dynamically: the range is that of the input at hand. Weights have a scale for each output channel and 7 of the 8 bits: on
-processors without VNNI instructions two products of an activation and a weight are summed in 16 bits, which 8 would
+dynamically: the range is that of the input at hand. Weights have a scale for each output channel and 7 of the 8 bits:
+on processors without VNNI instructions two products of an activation and a weight are summed in 16 bits, which 8 would
 overflow.
 """
 
@@ -30,7 +30,7 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
 
-from captionkit.export.storage import SMALL, store_half, store_tables
+from captionkit.export.storage import SMALL, store_bytes, store_half, store_tables
 from captionkit.runtime import open_session
 
 _STATIC = ["Conv", "Add"]
@@ -43,8 +43,10 @@ class Calibrated:
 
     #: ranges of the tensors that are quantised
     ranges: TensorsData
-    #: by convolution, what rounding its weights takes from the mean of each output channel
+    #: by convolution, what rounding its weights for 8-bit arithmetic takes from the mean of each output channel [O]
     shifts: dict[str, np.ndarray]
+    #: the same for the finer rounding of weights that are only stored in 8 bits
+    stored_shifts: dict[str, np.ndarray]
 
 
 def units_of(graph: onnx.ModelProto) -> list[str]:
@@ -75,8 +77,10 @@ def calibrate(graph: onnx.ModelProto, images: np.ndarray) -> Calibrated:
         for image in images:  # one at a time: it holds all of a reader's activations at once
             calibrator.collect_data(_Images(image[None]))
         ranges = calibrator.compute_data()
-    rounded = _static(graph, ranges, units_of(graph))
-    return Calibrated(ranges, _shifts(graph, rounded, images))
+    means = _means(graph, images)
+    quantised_weights = _weights_of(_static(graph, ranges, units_of(graph)))
+    stored_weights = _weights_of(store_bytes(_copy(graph)))
+    return Calibrated(ranges, *(_shifts(graph, weights, means) for weights in (quantised_weights, stored_weights)))
 
 
 class _Images(CalibrationDataReader):
@@ -88,20 +92,30 @@ class _Images(CalibrationDataReader):
         return None if images is None else {"images": images}
 
 
-def _shifts(graph: onnx.ModelProto, rounded: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
+def _weights_of(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The weights that are left once they have been rounded, of those that have been."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    found = {}
+    for name, values in stored.items():
+        weight, _, kind = name.rpartition("_" if name.endswith("_quantized") else ".")
+        scales = {"quantized": f"{weight}_scale", "int8": f"{weight}.scales"}.get(kind, "")
+        if scales in stored and values.ndim == 4:
+            found[weight] = values * stored[scales].reshape(-1, 1, 1, 1)  # [O,I/g,h,w] * [O,1,1,1]
+    return found
+
+
+def _shifts(
+    graph: onnx.ModelProto, rounded: dict[str, np.ndarray], means: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Per convolution, the rounding error of its weights times the mean of its inputs (Nagel et al. 2019, 1906.04721).
 
     At the borders the mean is that of the whole picture too.
     """
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in rounded.graph.initializer}
-    means = _means(graph, images)
     shifts = {}
     for node in graph.graph.node:
-        if node.op_type != "Conv" or f"{node.input[1]}_quantized" not in stored:
+        if node.op_type != "Conv" or node.input[1] not in rounded:
             continue
-        scales = stored[f"{node.input[1]}_scale"].reshape(-1, 1, 1, 1)
-        weight = _weight(graph, node)
-        lost = (weight - stored[f"{node.input[1]}_quantized"] * scales).sum((2, 3))  # [O,I/g,h,w] -> [O,I/g]
+        lost = (_weight(graph, node) - rounded[node.input[1]]).sum((2, 3))  # [O,I/g,h,w] -> [O,I/g]
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         mean = means[node.input[0]].reshape(groups, -1)  # [I] -> [g,I/g]
         shifts[node.name] = np.einsum("goi,gi->go", lost.reshape(groups, -1, lost.shape[1]), mean).ravel()  # [O]
@@ -110,8 +124,7 @@ def _shifts(graph: onnx.ModelProto, rounded: onnx.ModelProto, images: np.ndarray
 
 def _means(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
     """The mean [C] of each channel of each convolution's input."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(graph)
+    watched = _copy(graph)
     names = list(dict.fromkeys(node.input[0] for node in graph.graph.node if node.op_type == "Conv"))
     own = {value.name for value in (*watched.graph.output, *watched.graph.input)}
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
@@ -129,14 +142,14 @@ def quantised(graph: onnx.ModelProto, spared: Collection[str], calibrated: Calib
 
     Convolutions are quantised as they were `calibrated`; without it, there must be none.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(graph)
+    made = _copy(graph)
     if calibrated:
-        _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared})
+        kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
+        _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
     made = _dynamic(made, spared)
     if calibrated:
         made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
-    return store_half(store_tables(made)).SerializeToString(deterministic=True)
+    return store_half(store_bytes(store_tables(made))).SerializeToString(deterministic=True)
 
 
 def _correct(graph: onnx.ModelProto, shifts: dict[str, np.ndarray]) -> None:
@@ -174,8 +187,7 @@ def _dynamic(graph: onnx.ModelProto, spared: Collection[str]) -> onnx.ModelProto
 
 
 def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
+    copy = _copy(graph)
     nodes = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name in units]
     if not nodes:
         return copy
@@ -193,7 +205,27 @@ def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str])
     )
     quantiser.quantize_model()
     quantiser.model.topological_sort()
-    return quantiser.model.model
+    return _without_zeros(quantiser.model.model)
+
+
+def _without_zeros(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Leave out zero points of weights and biases, all of which are zero, as is a zero point that is not given."""
+    zeros = {tensor.name for tensor in graph.graph.initializer if not numpy_helper.to_array(tensor).any()}
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored and set(node.input[2:]) <= zeros:
+            del node.input[2:]
+    wanted = {name for node in graph.graph.node for name in node.input}
+    kept = [tensor for tensor in graph.graph.initializer if tensor.name in wanted]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
+    return graph
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
 
 
 def _sums(graph: onnx.ModelProto, units: Collection[str]) -> Iterator[str]:
