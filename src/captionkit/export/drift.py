@@ -19,7 +19,7 @@ _TOGETHER = 8  # pictures that are encoded together
 class Walk:
     """A model's greedy captions of pictures, and all that it expected on the way.
 
-    tokens [B,L] are fed, starting with the begin token; `live` [B,L] is false behind a caption's end; log_probs [B,L,V].
+    tokens [B,L] are fed, from the begin token on; live [B,L] is false behind a caption's end; log_probs [B,L,V].
     """
 
     images: np.ndarray

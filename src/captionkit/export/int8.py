@@ -21,7 +21,17 @@ from captionkit.progress import track
 from captionkit.runtime import OnnxStepper
 
 #: nats per word that a graph may lose, and what is tried where captions then score too much worse
-_DRIFTS = (0.002, 0.001, 0.0005, 0.0)
+_DRIFTS = (0.001, 0.0005, 0.0)
+#: what the model's card says of it
+_SECTION = """
+## In 8 bits
+
+The graphs here were made by `captionkit export --int8`:
+
+```
+{report}
+```
+"""
 
 
 def export_int8(
@@ -37,8 +47,8 @@ def export_int8(
     """Write the model into the folder `output` with graphs in 8 bits and without weights to train on.
 
     `pictures`, a folder or dataset of some, calibrate; without it the training split of `data`, or the sample
-    photographs (extra `demo`). Convolutions and matrix products that cost most stay in 32 bits, at most half of each
-    graph's, until what is left costs little. With `data`, `limit` pictures of its `split` (0: all) are captioned before
+    photographs (extra `demo`). Convolutions and matrix products that cost most for the time they save stay in 32 bits,
+    until what is left costs little. With `data`, `limit` pictures of its `split` (0: all) are captioned before
     and after: raises ModelError and writes nothing where CIDEr-D falls by more than the share `max_loss`.
     """
     folder = open_model(source)
@@ -65,7 +75,7 @@ def export_int8(
             return _write(folder, output, chosen, report)
     raise ModelError(
         f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs most "
-        "stays in 32 bits; nothing was written; raise --max-loss, or calibrate on more like --pictures"
+        "was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
     )
 
 
@@ -117,9 +127,7 @@ def _write(folder: ModelFolder, output: Path, chosen: dict[str, bytes], report: 
     left_out = {WEIGHTS, ENCODER, DECODER}
     contents = {name: folder.read(name) for name in folder.config["files"] if name not in left_out} | chosen
     if CARD in contents:
-        contents[CARD] += (
-            f"\n## In 8 bits\n\nThe graphs here were made by `captionkit export --int8`:\n\n```\n{report}\n```\n".encode()
-        )
+        contents[CARD] += _SECTION.format(report=report).encode()
     tables = {name: value for name, value in folder.config.items() if name not in ("format", "files", "export")}
     write_model(output, {**tables, "int8": report.to_dict()}, contents)
     return report

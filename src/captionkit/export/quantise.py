@@ -1,31 +1,22 @@
 """From a float graph to one that computes in 8 bits, with onnxruntime's quantiser.
 
-Convolutions are quantised statically: the ranges of what they take and give are those met on calibration pictures
-(percentiles, so that a few extreme values do not coarsen all others). Matrix products with weights are quantised
-dynamically: the range is that of the input at hand. Weights have a scale for each output channel and 7 of the 8 bits:
-on processors without VNNI instructions two products of an activation and a weight are summed in 16 bits, which 8 would
-overflow.
+Convolutions are quantised statically: the ranges of what they take and give are found on calibration pictures, without
+the most extreme values where clipping these loses less than it gains for all others. Matrix products with weights are
+quantised dynamically: the range is that of the input at hand. Weights have a scale for each output channel and 7 of the
+8 bits: on processors without VNNI instructions two products of an activation and a weight are summed in 16 bits, which
+8 would overflow.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.calibrate import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    TensorsData,
-    create_calibrator,
-)
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
@@ -33,8 +24,10 @@ from onnxruntime.quantization.quant_utils import QuantizationMode
 from captionkit.export.storage import SMALL, store_bytes, store_half, store_tables
 from captionkit.runtime import open_session
 
-_STATIC = ["Conv", "Add"]
-_PERCENTILE, _BINS = 99.99, 2048
+_STATIC = ["Conv", "Relu", "Clip", "Add"]
+#: values of a tensor and a picture that its range is found from, and shares of the whole range that are tried
+_SAMPLES, _SHARES = 4096, np.linspace(0.2, 1, 33)
+_LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,19 @@ class Calibrated:
 
 def units_of(graph: onnx.ModelProto) -> list[str]:
     """The names of the nodes that can be quantised: convolutions and matrix products with large enough weights."""
-    return [node.name for node in graph.graph.node if _weight(graph, node) is not None]
+    return list(work_of(graph))
+
+
+def work_of(graph: onnx.ModelProto) -> dict[str, int]:
+    """How many products each of these nodes sums for a picture; of a matrix product, for one row of its input."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.graph.value_info}
+    cells = {name: max(shape[2].dim_value * shape[3].dim_value, 1) for name, shape in shapes.items() if len(shape) == 4}
+    weights = {node.name: (_weight(graph, node), node) for node in graph.graph.node}
+    return {
+        name: weight.size * (cells.get(node.output[0], 1) if node.op_type == "Conv" else 1)
+        for name, (weight, node) in weights.items()
+        if weight is not None
+    }
 
 
 def _weight(graph: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray | None:
@@ -64,32 +69,45 @@ def _weight(graph: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray | None:
 
 def calibrate(graph: onnx.ModelProto, images: np.ndarray) -> Calibrated:
     """See what the `images` [N,3,H,W] make of the convolutions of a plain graph."""
-    with TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):  # the calibrator tells of its steps
-        path = Path(scratch) / "graph.onnx"
-        onnx.save(graph, path)
-        calibrator = create_calibrator(
-            path,
-            _STATIC,
-            str(Path(scratch) / "watched.onnx"),
-            CalibrationMethod.Percentile,
-            extra_options={"percentile": _PERCENTILE, "num_bins": _BINS},
-        )
-        for image in images:  # one at a time: it holds all of a reader's activations at once
-            calibrator.collect_data(_Images(image[None]))
-        ranges = calibrator.compute_data()
-    means = _means(graph, images)
+    ranges, means = _seen(graph, images)
     quantised_weights = _weights_of(_static(graph, ranges, units_of(graph)))
     stored_weights = _weights_of(store_bytes(_copy(graph)))
     return Calibrated(ranges, *(_shifts(graph, weights, means) for weights in (quantised_weights, stored_weights)))
 
 
-class _Images(CalibrationDataReader):
-    def __init__(self, images: np.ndarray) -> None:
-        self._waiting = iter([images])
+def _seen(graph: onnx.ModelProto, images: np.ndarray) -> tuple[TensorsData, dict[str, np.ndarray]]:
+    """The range to quantise each tensor in, and the mean [C] of each channel of the convolutions' inputs."""
+    watched, nodes = _copy(graph), [node for node in graph.graph.node if node.op_type in _STATIC]
+    wanted = dict.fromkeys(name for node in nodes for name in (node.input[0], *node.output))
+    names = [name for name in wanted if name != "images"]
+    own = {value.name for value in watched.graph.output}
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
+    session, generator = open_session(watched.SerializeToString()), np.random.default_rng(0)
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    means: dict[str, np.ndarray] = {}
+    inputs = {node.input[0] for node in nodes if node.op_type == "Conv"}
+    for image in images:
+        found = {"images": image[None]} | dict(zip(names, session.run(names, {"images": image[None]}), strict=True))
+        for name, value in found.items():
+            if name in inputs:
+                means[name] = means.get(name, 0) + value.mean((0, 2, 3)) / len(images)  # [1,C,H,W] -> [C]
+            flat = value.ravel()
+            few = flat[generator.integers(flat.size, size=min(flat.size, _SAMPLES))]
+            samples[name].append(np.concatenate([few, [flat.min(), flat.max()]]))
+    ranges = {name: _range(np.concatenate(values)) for name, values in samples.items()}
+    return TensorsData(CalibrationMethod.MinMax, ranges), means
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        images = next(self._waiting, None)
-        return None if images is None else {"images": images}
+
+def _range(values: np.ndarray) -> TensorData:
+    """The range, 0 within it, in which 8 bits tell `values` with the least squared error; others are clipped."""
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    errors = []
+    for share in _SHARES:
+        step = max((high - low) * share / _LEVELS, np.finfo(np.float32).tiny)
+        told = np.rint(values.clip(low * share, high * share) / step) * step
+        errors.append(((values - told) ** 2).mean())
+    share = _SHARES[int(np.argmin(errors))]
+    return TensorData(lowest=np.float32(low * share), highest=np.float32(high * share))
 
 
 def _weights_of(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -120,21 +138,6 @@ def _shifts(
         mean = means[node.input[0]].reshape(groups, -1)  # [I] -> [g,I/g]
         shifts[node.name] = np.einsum("goi,gi->go", lost.reshape(groups, -1, lost.shape[1]), mean).ravel()  # [O]
     return shifts
-
-
-def _means(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The mean [C] of each channel of each convolution's input."""
-    watched = _copy(graph)
-    names = list(dict.fromkeys(node.input[0] for node in graph.graph.node if node.op_type == "Conv"))
-    own = {value.name for value in (*watched.graph.output, *watched.graph.input)}
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
-    session = open_session(watched.SerializeToString())
-    inner = [name for name in names if name != "images"]
-    means = {"images": images.mean((0, 2, 3))}
-    for image in images:
-        for name, value in zip(inner, session.run(inner, {"images": image[None]}), strict=True):
-            means[name] = means.get(name, 0) + value.mean((0, 2, 3)) / len(images)
-    return means
 
 
 def quantised(graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated | None = None) -> bytes:
@@ -198,7 +201,7 @@ def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str])
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
-        nodes_to_quantize=[*nodes, *_sums(graph, nodes)],
+        nodes_to_quantize=[*nodes, *_following(graph, nodes)],
         nodes_to_exclude=[],
         op_types_to_quantize=_STATIC,
         extra_options={"WeightSymmetric": True},
@@ -228,13 +231,16 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _sums(graph: onnx.ModelProto, units: Collection[str]) -> Iterator[str]:
-    """The residual sums of two quantised tensors: those can be taken in 8 bits as well."""
+def _following(graph: onnx.ModelProto, units: Collection[str]) -> Iterator[str]:
+    """What is taken in 8 bits along with convolutions: the activation behind one, and sums of what is in 8 bits.
+
+    The activation becomes a part of the convolution, whose range is then that behind it alone.
+    """
     made = {output: node for node in graph.graph.node for output in node.output}
-    inside = set()
+    inside = set(units)
     for node in graph.graph.node:
-        if node.op_type == "Add" and all(
-            name in made and (made[name].name in units or made[name].name in inside) for name in node.input
-        ):
+        makers = [made[name].name for name in node.input if name in made]
+        follows = node.op_type in ("Relu", "Clip") and makers and makers[0] in units
+        if follows or (node.op_type == "Add" and len(makers) == 2 and inside.issuperset(makers)):
             inside.add(node.name)
             yield node.name

@@ -6,37 +6,43 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from functools import cached_property
 
+import numpy as np
+
 from captionkit.bundle import DECODER, ENCODER, ModelFolder
 from captionkit.export.drift import Walk, encode, feature_error, nats_per_word
 from captionkit.export.int8_report import Part
-from captionkit.export.quantise import Calibrated, calibrate, quantised, units_of
+from captionkit.export.quantise import Calibrated, calibrate, quantised, work_of
 from captionkit.export.storage import plain_graph
 from captionkit.progress import track
 from captionkit.runtime import OnnxStepper
 
 #: pictures on which each unit is tried by itself
-_RANKING = 16
+_RANKING = 8
+#: share of a graph's work that may stay in 32 bits
+_MOST = 0.5
 
 
 class Sparing(ABC):
-    """Quantises one of a folder's two graphs, units spared in the order of what each costs by itself."""
+    """Quantises one of a folder's two graphs, units spared in the order of what each costs for the work it saves."""
 
     name: str
 
     def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Walk, exact: OnnxStepper) -> None:
         self.folder, self.graphs, self.walked, self.exact = folder, graphs, walked, exact
         self.graph = plain_graph(graphs[self.name])
-        self.units = units_of(self.graph)
+        self.work = work_of(self.graph)
+        self.units = list(self.work)
         self.tried: dict[int, Part] = {}
 
     def choose(self, drift: float) -> Part:
-        """The graph with the fewest units spared that loses at most `drift` nats per word; at most half are spared.
+        """The graph with the fewest units spared that loses at most `drift` nats per word, or the nearest to it.
 
         Costs add up, so that halving the range finds how many.
         """
         if self._spare(0).nats <= drift:
             return self._spare(0)
-        too_few, enough = 0, len(self.units) // 2
+        shares = np.cumsum([self.work[unit] for unit in self._order]) / sum(self.work.values())
+        too_few, enough = 0, int((shares <= _MOST).sum())
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
             if self._spare(middle).nats <= drift:
@@ -55,12 +61,12 @@ class Sparing(ABC):
 
     @cached_property
     def _order(self) -> list[str]:
-        """The units, costliest first."""
+        """The units, first those that cost most for the work they save."""
         few, costs = self.walked.first(_RANKING), {}
         for unit in track(self.units, len(self.units), f"trying {self.name}"):
             others: Collection[str] = [other for other in self.units if other != unit]
             costs[unit], _ = self.measure(quantised(self.graph, others, self.calibrated), few)
-        return sorted(self.units, key=costs.__getitem__, reverse=True)
+        return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)
 
     @property
     @abstractmethod
