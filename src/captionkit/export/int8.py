@@ -74,8 +74,8 @@ def export_int8(
         if report.loss <= max_loss:
             return _write(folder, output, chosen, report)
     raise ModelError(
-        f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs most "
-        "was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
+        f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
+        "most was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
     )
 
 
