@@ -13,7 +13,8 @@ from captionkit.bundle import DECODER, ENCODER, open_model, update_model
 from captionkit.errors import ModelError
 from captionkit.export import folder as export_folder
 from captionkit.export.folder import export_model
-from captionkit.export.graphs import decoder_graph, encoder_graph, store_half
+from captionkit.export.graphs import decoder_graph, encoder_graph
+from captionkit.export.storage import store_half
 from captionkit.models.stepper import TorchStepper
 from captionkit.models.stored import load_model
 from captionkit.runtime import OnnxStepper

@@ -259,9 +259,23 @@ def _summary(model: str) -> Any:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a model's ONNX graphs and prove that they say what torch says."""
+    """Write a model's ONNX graphs and prove that they say what torch says, or what 8 bits cost."""
+    asked = {name: getattr(options, name) for name in ("evaluate", "split", "limit", "max_loss")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if options.int8:
+        from captionkit.export.int8 import export_int8
+
+        if options.half or (given and options.evaluate is None):
+            raise CaptionkitError("--half is for float graphs; --split, --limit and --max-loss go with --evaluate DATA")
+        if options.output is None:
+            raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
+        given["data"] = given.pop("evaluate", None)
+        print(export_int8(options.model, options.output, pictures=options.pictures, **given))
+        return 0
     from captionkit.export.folder import export_model
 
+    if given or options.output:
+        raise CaptionkitError("--output, --evaluate, --split, --limit and --max-loss go with --int8; add it")
     print(export_model(options.model, pictures=options.pictures, half=options.half))
     return 0
 
@@ -411,8 +425,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     add = _add(commands, export, extra="export")
     add("model", metavar="MODEL", help="model folder with weights")
-    add("--pictures", type=Path, metavar="DIR", help="real pictures for the parity check (default: sample photographs)")
+    add("--pictures", type=Path, metavar="DIR", help="real pictures to try the graphs on (default: sample photographs)")
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
+    add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
+    add("--output", type=Path, metavar="FOLDER", help="the folder for --int8")
+    add("--evaluate", type=Path, metavar="DATA", help="score captions before and after --int8 on these pictures")
+    add("--split", help="which of its splits (default: val)")
+    add("--limit", type=int, metavar="N", help="the first N of its pictures alone")
+    add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
 
     add = _add(commands, serve, extra="serve")
     add("model", nargs="?", metavar="MODEL", help="model folder or Hub id (default: what comes with captionkit)")

@@ -47,6 +47,7 @@ class ModelReport:
     decoding: dict[str, Any]
     files: dict[str, int]
     provenance: dict[str, Any]
+    int8: dict[str, Any]
     problems: list[str]
 
     @property
@@ -64,12 +65,14 @@ class ModelReport:
             f"model       {self.path}",
             f"encoder     {self.encoder}",
             f"decoder     {self.decoder}",
-            f"parameters  {self.parameters / 1e6:.2f} M",
+            f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'not told without weights'}",
             f"vocabulary  {self.vocabulary} tokens",
             f"pictures    {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
             f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",
         ]
         lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]
+        if self.int8:
+            lines += [f"in 8 bits   {name}: {_in_int8(graph)}" for name, graph in self.int8["graphs"].items()]
         if "val_loss" in facts:
             lines.append(f"made by     {facts['command']}")
             cider = f"CIDEr-D {facts['val_cider']:.4f}, " if "val_cider" in facts else ""
@@ -78,6 +81,13 @@ class ModelReport:
             lines.append(f"            {cider}{loss}{minutes}")
         lines += [f"problem     {problem}" for problem in self.problems] or ["problems    none; every file is as saved"]
         return "\n".join(lines)
+
+
+def _in_int8(graph: dict[str, Any]) -> str:
+    units, spared = graph["units"], len(graph["spared"])
+    return (
+        f"{units - spared} of {units} convolutions and matrix products, {graph['nats_per_word']:.5f} nats per word lost"
+    )
 
 
 def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
@@ -102,6 +112,7 @@ def inspect_model(folder: bundle.ModelFolder) -> ModelReport:
         decoding=folder.decoding.to_dict(),
         files={name: entry["bytes"] for name, entry in folder.config["files"].items()},
         provenance=dict(folder.config.get("provenance", {})),
+        int8=dict(folder.config.get("int8", {})),
         problems=problems,
     )
 

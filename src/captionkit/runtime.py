@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,13 @@ State = dict[str, np.ndarray]
 class OnnxStepper:
     """Runs a model folder without torch. Sessions may be used from several threads."""
 
-    def __init__(self, folder: ModelFolder, *, threads: int | None = None) -> None:
-        self._encoder = _session(folder, ENCODER, threads)
-        self._decoder = _session(folder, DECODER, threads)
+    def __init__(
+        self, folder: ModelFolder, *, threads: int | None = None, graphs: Mapping[str, bytes] | None = None
+    ) -> None:
+        """`graphs` by file name are run in the place of the folder's own."""
+        given = graphs or {}
+        self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads)
+        self._decoder = _session(folder, DECODER, given.get(DECODER), threads)
         self._begun = [output.name for output in self._encoder.get_outputs()]
         self._wanted = {entry.name for entry in self._decoder.get_inputs()}
         self._stepped = [output.name for output in self._decoder.get_outputs()]
@@ -50,7 +55,18 @@ class OnnxStepper:
         return {name: value[rows] for name, value in state.items()}
 
 
-def _session(folder: ModelFolder, name: str, threads: int | None) -> ort.InferenceSession:
+def _session(folder: ModelFolder, name: str, content: bytes | None, threads: int | None) -> ort.InferenceSession:
+    if content is None:
+        content = folder.read(name)
+    try:
+        return open_session(content, threads)
+    except Exception as error:  # onnxruntime raises its own kinds, without a common base
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder.path / name}: ONNX Runtime cannot run it ({reason}); export it again") from None
+
+
+def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSession:
+    """A session of a graph on at most `threads` processors; by default, on all that the process may use."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -58,13 +74,7 @@ def _session(folder: ModelFolder, name: str, threads: int | None) -> ort.Inferen
     options.log_severity_level = 3
     # Idle workers that spin take the processor from the other graph and from the rest of the program.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(folder.read(name), options, providers=["CPUExecutionProvider"])
-    except ModelError:
-        raise
-    except Exception as error:  # onnxruntime raises its own kinds, without a common base
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder.path / name}: ONNX Runtime cannot run it ({reason}); export it again") from None
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _processors() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,15 +12,15 @@ import numpy as np
 
 from captionkit.bundle import DECODER, ENCODER, open_model, update_model
 from captionkit.captioner import Captioner
-from captionkit.datasets import open_dataset
-from captionkit.errors import DatasetError, ImageError, ModelError
-from captionkit.export.graphs import decoder_graph, encoder_graph, store_half
+from captionkit.errors import ImageError, ModelError
+from captionkit.export.graphs import decoder_graph, encoder_graph
+from captionkit.export.pictures import pictures_of
+from captionkit.export.storage import store_half
 from captionkit.images import Source
 from captionkit.models.stepper import TorchStepper
 from captionkit.models.stored import load_model
 from captionkit.runtime import OnnxStepper
 
-_PICTURES = 32
 #: largest difference of a log-probability or of an attention weight that counts as the same
 _TOLERANCE = 1e-3
 
@@ -66,7 +65,7 @@ def export_model(
         name: (store_half(graph) if half else graph).SerializeToString(deterministic=True)
         for name, graph in graphs.items()
     }
-    photos = _pictures(pictures)
+    photos = pictures_of(pictures)
     with TemporaryDirectory() as scratch:
         staged = update_model(folder, contents, to=Path(scratch) / "model")
         parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), photos)
@@ -78,20 +77,6 @@ def export_model(
         )
     update_model(folder, contents, {"export": asdict(parity)})
     return parity
-
-
-def _pictures(place: Path | Sequence[Source] | None) -> Sequence[Source]:
-    if place is None:
-        from captionkit.viz.samples import sample_photos
-
-        return [photo for _, photo in sample_photos()]
-    if not isinstance(place, Path):
-        return place
-    dataset = open_dataset(place)
-    found = [example.image for split in dataset.values() for example in islice(split, _PICTURES)][:_PICTURES]
-    if not found:
-        raise DatasetError(f"{place}: no pictures to compare on; name a folder with some")
-    return found
 
 
 def _compare(torch: Captioner, onnx: Captioner, pictures: Sequence[Source]) -> Parity:

@@ -21,8 +21,6 @@ from torch.export import Dim
 from captionkit.models.captioning import CaptioningModel
 
 _OPSET = 18
-#: initializers below this many elements stay in 32 bits
-_HALF_FROM = 1024
 
 
 class _Begin(nn.Module):
@@ -146,19 +144,5 @@ def _rank(model: onnx.ModelProto) -> onnx.ModelProto:
     ]
     del graph.output[:]
     graph.output.extend([*ranked, *kept])
-    onnx.checker.check_model(model)
-    return model
-
-
-def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store large weights in 16 bits; the graph casts them back when it is loaded, and computes in 32."""
-    graph = model.graph
-    for index, tensor in enumerate(graph.initializer):
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _HALF_FROM:
-            continue
-        name = tensor.name
-        graph.initializer[index].CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        graph.node.insert(0, helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     onnx.checker.check_model(model)
     return model

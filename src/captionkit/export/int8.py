@@ -1,0 +1,133 @@
+"""`captionkit export --int8`: a model folder whose graphs compute in 8 bits, and what that costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captionkit.bundle import CARD, DECODER, ENCODER, WEIGHTS, ModelFolder, open_model, write_model
+from captionkit.datasets import CaptionSet, open_dataset
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.export.drift import walk
+from captionkit.export.int8_report import Int8Report
+from captionkit.export.judging import Judge
+from captionkit.export.pictures import pictures_of, spread_pictures
+from captionkit.export.sparing import DecoderSparing, EncoderSparing
+from captionkit.images import Source, load_image
+from captionkit.progress import track
+from captionkit.runtime import OnnxStepper
+
+#: nats per word that a graph may lose, and what is tried where captions then score too much worse
+_DRIFTS = (0.001, 0.0005, 0.0)
+#: what the model's card says of it
+_SECTION = """
+## In 8 bits
+
+The graphs here were made by `captionkit export --int8`:
+
+```
+{report}
+```
+"""
+
+
+def export_int8(
+    source: str | os.PathLike[str],
+    output: Path,
+    *,
+    pictures: Path | Sequence[Source] | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    limit: int = 0,
+    max_loss: float = 0.01,
+) -> Int8Report:
+    """Write the model into the folder `output` with graphs in 8 bits and without weights to train on.
+
+    `pictures`, a folder or dataset of some, calibrate; without it the training split of `data`, or the sample
+    photographs (extra `demo`). Convolutions and matrix products that cost most for the time they save stay in 32 bits,
+    until what is left costs little. With `data`, `limit` pictures of its `split` (0: all) are captioned before
+    and after: raises ModelError and writes nothing where CIDEr-D falls by more than the share `max_loss`.
+    """
+    folder = open_model(source)
+    _check(folder, output, limit, max_loss)
+    judged = _judged(data, split, limit) if data else None
+    graphs = _float_graphs(folder)
+    exact = OnnxStepper(folder, graphs=graphs)
+    where, sources = _calibration(pictures, data, split)
+    images = np.stack(
+        [load_image(picture, folder.preprocessing) for picture in track(sources, len(sources), "opening")]
+    )
+    walked = walk(exact, images, folder.text)
+    judge = Judge(folder, graphs, sources, judged)
+    parts = [Sparing(folder, graphs, walked, exact) for Sparing in (EncoderSparing, DecoderSparing)]
+    chosen: dict[str, bytes] = {}
+    for drift in _DRIFTS:
+        said = [part.choose(drift) for part in parts]
+        chosen, again = {part.name: part.content for part in said}, chosen
+        if chosen == again:  # as much as may be is spared already
+            break
+        steps = judge(chosen)
+        report = Int8Report(f"{len(images)} pictures of {where}", tuple(said), tuple(steps), judge.described)
+        if report.loss <= max_loss:
+            return _write(folder, output, chosen, report)
+    raise ModelError(
+        f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
+        "most was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
+    )
+
+
+def _check(folder: ModelFolder, output: Path, limit: int, max_loss: float) -> None:
+    if limit < 0 or not 0 <= max_loss <= 1:
+        raise CaptionkitError(f"limit {limit}, max-loss {max_loss}: use a number of pictures, and a share from 0 to 1")
+    if output.exists() and output.resolve() == folder.path.resolve():
+        raise CaptionkitError(f"{output}: is the float model itself; name another folder with --output")
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file()):
+        raise CaptionkitError(f"{output}: exists and is no model folder; name another with --output")
+
+
+def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
+    """The folder's graphs in 32 bits, or, where it has none, those of its weights."""
+    if folder.runnable and "int8" not in folder.config:
+        return {name: folder.read(name) for name in (ENCODER, DECODER)}
+    if "int8" in folder.config and WEIGHTS not in folder.config["files"]:
+        raise ModelError(f"{folder.path}: is in 8 bits already; give the model that it was made of")
+    from captionkit.export.graphs import decoder_graph, encoder_graph
+    from captionkit.models.stored import load_model
+
+    model, shape = load_model(folder), (folder.preprocessing.height, folder.preprocessing.width)
+    made = {ENCODER: encoder_graph(model, *shape), DECODER: decoder_graph(model, *shape)}
+    return {name: graph.SerializeToString(deterministic=True) for name, graph in made.items()}
+
+
+def _judged(data: Path, split: str, limit: int) -> CaptionSet:
+    pictures = open_dataset(data).split(split)
+    pictures = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
+    if not len(pictures):
+        raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+    return pictures.subset(range(min(limit, len(pictures)))) if limit else pictures
+
+
+def _calibration(
+    pictures: Path | Sequence[Source] | None, data: Path | None, split: str
+) -> tuple[str, Sequence[Source]]:
+    if pictures is None and data is not None:
+        dataset = open_dataset(data)
+        learnt = dataset.split("train" if "train" in dataset else split)
+        return f"{learnt.name}, split {learnt.split}", spread_pictures(learnt)
+    where = (
+        "the sample photographs" if pictures is None else str(pictures) if isinstance(pictures, Path) else "those given"
+    )
+    return where, pictures_of(pictures)
+
+
+def _write(folder: ModelFolder, output: Path, chosen: dict[str, bytes], report: Int8Report) -> Int8Report:
+    left_out = {WEIGHTS, ENCODER, DECODER}
+    contents = {name: folder.read(name) for name in folder.config["files"] if name not in left_out} | chosen
+    if CARD in contents:
+        contents[CARD] += _SECTION.format(report=report).encode()
+    tables = {name: value for name, value in folder.config.items() if name not in ("format", "files", "export")}
+    write_model(output, {**tables, "int8": report.to_dict()}, contents)
+    return report

@@ -1,0 +1,103 @@
+"""What of a graph has to stay in 32 bits, so that little is lost of what it says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from captionkit.bundle import DECODER, ENCODER, ModelFolder
+from captionkit.export.drift import Walk, encode, feature_error, nats_per_word
+from captionkit.export.int8_report import Part
+from captionkit.export.quantise import Calibrated, calibrate, quantised, work_of
+from captionkit.export.storage import plain_graph
+from captionkit.progress import track
+from captionkit.runtime import OnnxStepper
+
+#: pictures on which each unit is tried by itself
+_RANKING = 8
+#: share of a graph's work that may stay in 32 bits
+_MOST = 0.5
+
+
+class Sparing(ABC):
+    """Quantises one of a folder's two graphs, units spared in the order of what each costs for the work it saves."""
+
+    name: str
+
+    def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Walk, exact: OnnxStepper) -> None:
+        self.folder, self.graphs, self.walked, self.exact = folder, graphs, walked, exact
+        self.graph = plain_graph(graphs[self.name])
+        self.work = work_of(self.graph)
+        self.units = list(self.work)
+        self.tried: dict[int, Part] = {}
+
+    def choose(self, drift: float) -> Part:
+        """The graph with the fewest units spared that loses at most `drift` nats per word, or the nearest to it.
+
+        Costs add up, so that halving the range finds how many.
+        """
+        if self._spare(0).nats <= drift:
+            return self._spare(0)
+        shares = np.cumsum([self.work[unit] for unit in self._order]) / sum(self.work.values())
+        too_few, enough = 0, int((shares <= _MOST).sum())
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if self._spare(middle).nats <= drift:
+                enough = middle
+            else:
+                too_few = middle
+        return self._spare(enough)
+
+    def _spare(self, many: int) -> Part:
+        if many not in self.tried:
+            spared = self._order[:many] if many else []
+            content = quantised(self.graph, spared, self.calibrated)
+            nats, error = self.measure(content, self.walked)
+            self.tried[many] = Part(self.name, len(self.units), tuple(spared), nats, error, len(content), content)
+        return self.tried[many]
+
+    @cached_property
+    def _order(self) -> list[str]:
+        """The units, first those that cost most for the work they save."""
+        few, costs = self.walked.first(_RANKING), {}
+        for unit in track(self.units, len(self.units), f"trying {self.name}"):
+            others: Collection[str] = [other for other in self.units if other != unit]
+            costs[unit], _ = self.measure(quantised(self.graph, others, self.calibrated), few)
+        return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)
+
+    @property
+    @abstractmethod
+    def calibrated(self) -> Calibrated | None:
+        """What calibration told, where the graph needs it."""
+
+    @abstractmethod
+    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+        """Nats per word that a quantised graph loses, and its error in what the decoder is given."""
+
+
+class EncoderSparing(Sparing):
+    """The encoder's convolutions, which are calibrated, and matrix products."""
+
+    name = ENCODER
+
+    @cached_property
+    def calibrated(self) -> Calibrated | None:
+        return calibrate(self.graph, self.walked.images)
+
+    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+        state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), walked.images)
+        return nats_per_word(walked, state, self.exact), feature_error(walked, state)
+
+
+class DecoderSparing(Sparing):
+    """The decoder's matrix products."""
+
+    name = DECODER
+    calibrated = None
+
+    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+        stepper = OnnxStepper(self.folder, graphs={**self.graphs, DECODER: content})
+        return nats_per_word(walked, walked.state, stepper), 0.0

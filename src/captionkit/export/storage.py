@@ -1,0 +1,122 @@
+"""How a graph's weights lie in its file: as plain constants, in 16 bits, or tables of words in 8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+#: initializers below this many elements stay as they are
+SMALL = 1024
+#: float weights from this many elements on are stored in 8 bits, if all is to be compact
+_BYTES_FROM = 16384
+_INT8 = 127
+
+
+def plain_graph(content: bytes) -> onnx.ModelProto:
+    """The graph with all that is constant computed: weights in 32 bits, batch norm folded into the convolutions.
+
+    Every node has a name, and every tensor whose shape can be inferred has one.
+    """
+    options = ort.SessionOptions()
+    # The basic optimisations leave ONNX's own operators; the others would leave those of one kind of processor.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "plain.onnx"
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(path)
+    used = {node.domain for node in model.graph.node}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store large weights in 16 bits; the graph casts them back when it is loaded, and computes in 32."""
+    graph = model.graph
+    for index, tensor in enumerate(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < SMALL:
+            continue
+        name = tensor.name
+        graph.initializer[index].CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        graph.node.insert(0, helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    onnx.checker.check_model(model)
+    return model
+
+
+def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the larger weights of float convolutions and matrix products in 8 bits, as `store_half` does in 16.
+
+    There is a scale for each output channel. The graph multiplies them when it is loaded, and computes in 32 bits.
+    """
+    graph = model.graph
+    places = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
+    axes = {"Conv": 0, "MatMul": 1}
+    outputs = {node.input[1]: axes[node.op_type] for node in graph.node if node.op_type in axes}
+    for name, axis in outputs.items():
+        values = numpy_helper.to_array(graph.initializer[places[name]]) if name in places else np.empty(0)
+        if values.dtype != np.float32 or values.size < _BYTES_FROM:
+            continue
+        others = tuple(dimension for dimension in range(values.ndim) if dimension != axis)
+        rounded, scales = _rounded(values, others)
+        graph.initializer[places[name]].CopyFrom(numpy_helper.from_array(rounded, f"{name}.int8"))
+        graph.initializer.append(numpy_helper.from_array(scales, f"{name}.scales"))
+        graph.node.insert(0, helper.make_node("Mul", [f"{name}.cast", f"{name}.scales"], [name]))
+        graph.node.insert(0, helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=TensorProto.FLOAT))
+    onnx.checker.check_model(model)
+    return model
+
+
+def _rounded(values: np.ndarray, axes: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`values` in 8 bits, and the scales, one for all values along `axes`, that give them back."""
+    scales = np.maximum(np.abs(values).max(axes, keepdims=True) / _INT8, np.finfo(np.float32).tiny)
+    return np.rint(values / scales).astype(np.int8), scales.astype(np.float32)
+
+
+def store_tables(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store tables that rows are gathered from, as word embeddings are, in 8 bits with a scale for each row."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    for node in [node for node in graph.node if node.op_type == "Gather" and node.input[0] in tensors]:
+        table = numpy_helper.to_array(tensors[node.input[0]])
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        if table.ndim == 2 and table.size >= SMALL and axis == 0:
+            _store_table(graph, node, table)
+    wanted = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _store_table(graph: onnx.GraphProto, node: onnx.NodeProto, table: np.ndarray) -> None:
+    """Gather 8-bit rows and their scales, and multiply them, in the place of `node`."""
+    rounded, scales = _rounded(table, 1)  # [V,E], [V,1]
+    name, rows, found = node.input[0], node.input[1], node.output[0]
+    stored = {f"{name}.int8": rounded, f"{name}.scales": scales}
+    graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in stored.items())
+    place = list(graph.node).index(node)
+    graph.node.remove(node)
+    quantised, scale = stored
+    for made in reversed(
+        [
+            helper.make_node("Gather", [quantised, rows], [f"{found}.int8"], f"{node.name}.int8"),
+            helper.make_node("Gather", [scale, rows], [f"{found}.scale"], f"{node.name}.scale"),
+            helper.make_node("Cast", [f"{found}.int8"], [f"{found}.cast"], f"{node.name}.cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{found}.cast", f"{found}.scale"], [found], f"{node.name}.scaled"),
+        ]
+    ):
+        graph.node.insert(place, made)

@@ -1,0 +1,342 @@
+"""Graphs in 8 bits: they say what the float ones say, are smaller, and tell what they cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import captionkit
+from captionkit.bundle import CARD, DECODER, ENCODER, TOKENIZER, WEIGHTS, open_model, update_model, write_model
+from captionkit.captioner import Captioner
+from captionkit.cli import main
+from captionkit.datasets import open_dataset
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.export import sparing
+from captionkit.export.drift import nats_per_word, walk
+from captionkit.export.int8 import export_int8
+from captionkit.export.quantise import calibrate, quantised, units_of, work_of
+from captionkit.export.storage import plain_graph, store_bytes, store_half, store_tables
+from captionkit.images import Preprocessing, load_image
+from captionkit.models.captioning import CaptioningModel, DecoderConfig, ModelConfig
+from captionkit.models.encoder import EncoderConfig
+from captionkit.models.show_attend_tell import ShowAttendTellConfig
+from captionkit.models.show_tell import ShowTellConfig
+from captionkit.models.stepper import TorchStepper
+from captionkit.models.stored import architecture, weights
+from captionkit.models.transformer import TransformerConfig
+from captionkit.search import Decoding
+from captionkit.text import Text
+from decoders import pack
+
+SHAPE = (64, 96)
+DECODERS: dict[str, DecoderConfig] = {
+    "soft": ShowAttendTellConfig(embedding=32, hidden=48, attention=32, dropout=0.0),
+    "show-tell": ShowTellConfig(embedding=32, hidden=48, dropout=0.0),
+    "transformer": TransformerConfig(width=48, layers=2, heads=4, rows=2, columns=3, dropout=0.0),
+}
+GENERATOR = np.random.default_rng(5)
+
+
+def learn(config: DecoderConfig, data: Path, folder: Path) -> Path:
+    """A model folder, without graphs, of a decoder that has learnt the pictures of a split by heart."""
+    torch.manual_seed(0)
+    examples = list(open_dataset(data)["train"])
+    text = Text.train([example.captions[0] for example in examples], min_frequency=1)
+    encoder = EncoderConfig("mobilenet-v2", batch_norm=True)
+    model = CaptioningModel(ModelConfig(encoder, config, memory=48, feature_dropout=0.0), len(text)).train()
+    preprocessing = Preprocessing(*SHAPE)
+    images = torch.from_numpy(np.stack([load_image(example.image, preprocessing) for example in examples]))
+    for module in model.encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # its statistics become those of these pictures
+    with torch.no_grad():
+        features = model.encoder(images)
+        features = model.encoder.eval()(images)
+    ids = [text.encode(example.captions[0]) for example in examples]
+    ids = [[number for number in line if number not in (text.bos_id, text.eos_id)] for line in ids]
+    order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
+    fed = pack([(place, [text.bos_id, *ids[place]]) for place in order])
+    wanted = pack([(place, [*ids[place], text.eos_id]) for place in order]).tokens
+    parameters = [*model.neck.parameters(), *model.decoder.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=5e-3)
+    for _ in range(150):
+        decoded = model.decode(model.remember(features, model.encoder.grid(*SHAPE)), fed)
+        loss = nn.functional.cross_entropy(decoded.logits, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    model.eval()
+    contents = {TOKENIZER: text.to_json().encode(), WEIGHTS: weights(model), CARD: b"# learnt by heart\n"}
+    tables = {
+        "architecture": architecture(model, preprocessing),
+        "preprocessing": preprocessing.to_dict(),
+        "decoding": Decoding(beam=3, max_length=8).to_dict(),
+        "provenance": {},
+    }
+    return write_model(folder, tables, contents).path
+
+
+@pytest.fixture(scope="module")
+def learnt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learn(DECODERS["soft"], data, tmp_path_factory.mktemp("learnt") / "soft")
+
+
+@pytest.fixture(scope="module")
+def small(learnt: Path, data: Path) -> Path:
+    """The model in 8 bits, judged on the pictures that it has learnt."""
+    output = learnt.parent / "soft-int8"
+    export_int8(learnt, output, data=data, split="train", max_loss=0.0)
+    return output
+
+
+def sources(data: Path) -> list[Path]:
+    return [example.image for example in open_dataset(data)["train"]]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_what_was_learnt_by_heart_is_still_said(name: str, data: Path, tmp_path: Path) -> None:
+    folder = learn(DECODERS[name], data, tmp_path / "model")
+    report = export_int8(folder, tmp_path / "int8", pictures=data)
+    assert all(part.nats < 0.002 for part in report.parts)
+    assert report.steps[-1].same == 1 and report.steps[-1].cider is None
+    opened, small = open_model(folder), open_model(tmp_path / "int8")
+    torch_says = Captioner(opened, TorchStepper(captionkit.models.stored.load_model(opened)))
+    pictures = sources(data)
+    wanted = [caption.text for caption in torch_says.caption(pictures)]
+    assert [caption.text for caption in captionkit.load(small.path).caption(pictures)] == wanted
+    assert len(set(wanted)) > 6
+    small.verify()
+    assert WEIGHTS not in small.config["files"]
+    stored = (
+        opened.config["files"][WEIGHTS]["bytes"],
+        sum(small.config["files"][n]["bytes"] for n in (ENCODER, DECODER)),
+    )
+    assert stored[1] < 0.4 * stored[0]
+
+
+def test_computed_in_eight_bits(small: Path) -> None:
+    """Weights are in the range that is safe without VNNI, and convolutions and products are those of integers."""
+    folder = open_model(small)
+    encoder, decoder = (onnx.load_from_string(folder.read(name)) for name in (ENCODER, DECODER))
+    kinds = {tensor.name: tensor for tensor in [*encoder.graph.initializer, *decoder.graph.initializer]}
+    quantised_weights = [numpy_helper.to_array(t) for name, t in kinds.items() if name.endswith("_quantized")]
+    eight = [values for values in quantised_weights if values.dtype == np.int8]
+    assert len(eight) > 40
+    assert max(np.abs(values.astype(int)).max() for values in eight) == 64
+    assert sum(node.op_type == "MatMulInteger" for node in decoder.graph.node) >= 5
+    assert sum(node.op_type == "QuantizeLinear" for node in encoder.graph.node) > 30
+    assert not any(node.op_type == "BatchNormalization" for node in encoder.graph.node)
+
+
+def test_report_and_card_and_inspection(small: Path, capsys) -> None:
+    told = open_model(small).section("int8")
+    assert told["steps"][-1]["cider"] == told["steps"][0]["cider"] > 1
+    assert told["steps"][-1]["loss"] == 0
+    assert told["steps"][-1]["megabytes"] < told["steps"][0]["megabytes"] / 2
+    assert told["graphs"][ENCODER]["units"] > 50
+    card = (small / CARD).read_text()
+    assert card.startswith("# learnt by heart") and "In 8 bits" in card and "CIDEr-D" in card
+    assert main(["inspect", str(small)]) == 0
+    assert "in 8 bits" in capsys.readouterr().out
+
+
+def test_captions_without_torch(small: Path, data: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
+        "from captionkit.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    picture = sources(data)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "caption", str(picture), "--model", str(small)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert captionkit.load(small).caption(picture).text in done.stdout
+
+
+def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
+    def spoilt(graph: onnx.ModelProto, spared: object, calibrated: object) -> bytes:
+        other = onnx.ModelProto()
+        other.CopyFrom(graph)
+        for tensor in other.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim == 2 and calibrated is None:
+                tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
+        return other.SerializeToString()
+
+    monkeypatch.setattr(sparing, "quantised", spoilt)
+    with pytest.raises(ModelError, match=r"CIDEr-D falls by .*nothing was written.*--max-loss"):
+        export_int8(learnt, tmp_path / "int8", data=data, split="train")
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--int8"], "--output"),
+        (["--int8", "--output", "OUT", "--half"], "--half"),
+        (["--int8", "--output", "OUT", "--limit", "3"], "--evaluate"),
+        (["--limit", "3"], "--int8"),
+        (["--output", "OUT"], "--int8"),
+        (["--int8", "--output", "MODEL"], "float model itself"),
+        (["--int8", "--output", "OTHER"], "no model folder"),
+        (["--int8", "--output", "OUT", "--evaluate", "DATA", "--max-loss", "2"], "share from 0 to 1"),
+        (["--int8", "--output", "OUT", "--evaluate", "DATA", "--limit", "-1"], "limit -1"),
+        (["--int8", "--output", "OUT", "--evaluate", "DATA", "--split", "none"], "no split"),
+        (["--int8", "--output", "OUT", "--pictures", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_wishes_are_told_in_a_line(
+    flags: list[str], reason: str, learnt: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    places = {"OUT": tmp_path / "out", "MODEL": learnt, "OTHER": tmp_path / "other", "DATA": data}
+    assert main(["export", str(learnt), *(str(places.get(flag, flag)) for flag in flags)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("captionkit: ") and error.count("\n") == 1 and reason in error
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+
+
+def test_a_broken_graph_is_named(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    broken = update_model(open_model(model_folder), {ENCODER: b"no graph"}, to=tmp_path / "broken")
+    with pytest.raises(ModelError, match=r"encoder\.onnx: ONNX Runtime cannot run it"):
+        export_int8(broken.path, tmp_path / "out", pictures=data)
+
+
+def test_a_folder_in_eight_bits_is_no_source(small: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="in 8 bits already"):
+        export_int8(small, tmp_path / "out", pictures=data)
+
+
+def test_evaluation_data_without_captions(learnt: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(CaptionkitError):
+        export_int8(learnt, tmp_path / "out", data=photos)
+
+
+class Fixed:
+    """A stepper that expects the same words at every step."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        self.log_probs = np.log(np.array(probabilities, np.float32))
+
+    def begin(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"state.h": np.zeros((len(images), 1, 2), np.float32)}
+
+    def step(self, tokens: np.ndarray, parents: np.ndarray, state: dict[str, np.ndarray], top_k: int):
+        ids = np.argsort(-self.log_probs, kind="stable")
+        shape = (*tokens.shape, len(ids))
+        return np.broadcast_to(self.log_probs[ids], shape), np.broadcast_to(ids, shape), None, state
+
+
+def test_drift_is_the_divergence_of_what_is_expected() -> None:
+    text = Text.train(["a dog runs"], min_frequency=1)
+    share = 1 / len(text)
+    exact = Fixed([0.5 + share / 2] + [share / 2] * (len(text) - 1))
+    other = Fixed([0.25 + 0.75 * share] + [0.75 * share] * (len(text) - 1))
+    walked = walk(exact, np.zeros((3, 3, 4, 4), np.float32), text)
+    assert nats_per_word(walked, walked.state, exact) == pytest.approx(0, abs=1e-7)
+    p, q = (torch.tensor(np.exp(stepper.log_probs)).double() for stepper in (exact, other))
+    wanted = torch.distributions.kl_divergence(torch.distributions.Categorical(p), torch.distributions.Categorical(q))
+    assert nats_per_word(walked, walked.state, other) == pytest.approx(float(wanted), rel=1e-4)
+    assert walked.first(2).tokens.shape == (2, walked.tokens.shape[1])
+
+
+def convolution(weight: np.ndarray, groups: int = 1) -> onnx.ModelProto:
+    """images -> convolution with bias -> ReLU -> found."""
+    outputs = len(weight)
+    bias = GENERATOR.standard_normal(outputs).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["images", "weight", "bias"], ["made"], "conv", group=groups),
+            helper.make_node("Relu", ["made"], ["found"], "relu"),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", weight.shape[1] * groups, 12, 12])],
+        [helper.make_tensor_value_info("found", TensorProto.FLOAT, ["n", outputs, 12, 12])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return plain_graph(model.SerializeToString())
+
+
+def outputs_of(content: bytes, images: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_biases_take_back_what_rounding_shifts(groups: int) -> None:
+    images = GENERATOR.uniform(0.5, 1, (8, 6, 12, 12)).astype(np.float32)
+    # One large weight in each channel makes all others coarse.
+    weight = GENERATOR.uniform(0.001, 0.02, (6, 6 // groups, 1, 1)).astype(np.float32)
+    weight[:, 0] = 1
+    graph = convolution(weight, groups)
+    calibrated = calibrate(graph, images)
+    exact = outputs_of(graph.SerializeToString(), images).mean((0, 2, 3))
+    calibrated_means = outputs_of(quantised(graph, [], calibrated), images).mean((0, 2, 3))
+    for name in calibrated.shifts:
+        calibrated.shifts[name][:] = 0
+    without = outputs_of(quantised(graph, [], calibrated), images).mean((0, 2, 3))
+    assert np.abs(calibrated_means - exact).max() < 0.01
+    if groups < 6:
+        assert np.abs(calibrated_means - exact).max() < np.abs(without - exact).max() / 2
+
+
+def test_units_and_their_work() -> None:
+    graph = convolution(GENERATOR.standard_normal((4, 2, 1, 1)).astype(np.float32), groups=3)
+    assert units_of(graph) == ["conv"]
+    assert work_of(graph) == {"conv": 4 * 2 * 144}
+
+
+def gathering(table: np.ndarray, weight: np.ndarray) -> onnx.ModelProto:
+    """rows of `table` -> product with `weight`."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "rows"], ["embedded"], "gather"),
+            helper.make_node("MatMul", ["embedded", "weight"], ["found"], "product"),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("found", TensorProto.FLOAT, ["n", weight.shape[1]])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(weight, "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_storage_gives_back_what_was_stored() -> None:
+    table = (GENERATOR.standard_normal((50, 128)) * GENERATOR.uniform(0.1, 9, (50, 1))).astype(np.float32)
+    weight = (GENERATOR.standard_normal((128, 160)) * GENERATOR.uniform(0.1, 9, 160)).astype(np.float32)
+    table[7] = 0
+    model = gathering(table, weight)
+    size = len(model.SerializeToString())
+    rows = np.array([3, 7, 49, 3])
+    small = store_half(store_bytes(store_tables(model))).SerializeToString()
+    assert len(small) < 0.3 * size
+    found = ort.InferenceSession(small, providers=["CPUExecutionProvider"]).run(None, {"rows": rows})[0]
+    coarse = np.abs(table).max(1, keepdims=True)[rows] / 254, np.abs(weight).max(0) / 254
+    bound = (
+        coarse[0] * np.abs(weight).sum(0) + (np.abs(table[rows]).sum(1, keepdims=True) + 128 * coarse[0]) * coarse[1]
+    )
+    assert (np.abs(found - table[rows] @ weight) <= bound * 1.01 + 1e-4).all()
+    assert np.abs(found - table[rows] @ weight).max() > 0
+    assert not found[1].any()
+
+
+def test_evaluating_from_the_command_line(learnt: Path, data: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--int8", "--output", tmp_path / "out", "--evaluate", data, "--split", "train", "--limit", 5]
+    assert main(["export", str(learnt), *map(str, arguments)]) == 0
+    out = capsys.readouterr().out
+    assert "compared on 5 pictures" in out and "decoder too" in out and "100.0%" in out
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["int8"]["steps"][0]["same"] == 1
