@@ -1,0 +1,96 @@
+"""The page's requests: photos that gradio has stored become captions, through the queue that all requests share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from captionkit.captioner import Outcome
+from captionkit.errors import CaptionkitError
+from captionkit.images import open_image
+from captionkit.search import Decoding
+from captionkit.serve.logs import LOG
+from captionkit.serve.page_cards import error_card, nameless, photo_card
+from captionkit.serve.service import Service
+from captionkit.viz.page import PHOTO_SIDE
+
+#: photos of one go
+MOST_PHOTOS = 32
+#: photos that are captioned before the page shows them
+_SHOWN_AT_ONCE = 4
+
+#: photos by name and path
+Given = Sequence[tuple[str, str]]
+
+
+async def captioned(service: Service, given: Given, options: dict[str, Any]) -> AsyncIterator[tuple[str, list[str]]]:
+    """What to say and the cards so far, again and again until every photo has its card."""
+    if not given:
+        yield "Choose a photo first.", []
+        return
+    taken = given[:MOST_PHOTOS]
+    yield f"Captioning {_photos(len(taken))} …", []
+    cards: list[str] = []
+    said: list[str] = []
+    for start in range(0, len(taken), _SHOWN_AT_ONCE):
+        part = taken[start : start + _SHOWN_AT_ONCE]
+        try:
+            found = await _outcomes(service, part, service.decoding(**options))
+        except CaptionkitError as error:  # what is wrong is wrong for all of them: too many wait, or it took too long
+            yield f"{_photos(len(taken) - start)} not captioned: {error}", cards
+            return
+        for (name, _), (picture, outcome) in zip(part, found, strict=True):
+            cards.append(await asyncio.to_thread(_card, service, name, picture, outcome, start + len(cards)))
+            said.append(f"{name}: {_line(outcome)}")
+        if len(cards) < len(taken):
+            yield f"{len(cards)} of {_photos(len(taken))} …", cards
+    yield _summary(said, len(given) - len(taken)), cards
+
+
+async def records_of(service: Service, given: Given, options: dict[str, Any], *, maps: bool) -> list[dict[str, Any]]:
+    """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together."""
+    if len(given) > MOST_PHOTOS:
+        raise CaptionkitError(f"{len(given)} photos are more than the {MOST_PHOTOS} of one go; send fewer")
+    found = await _outcomes(service, given, service.decoding(**options))
+    return [
+        {"path": name, "error": f"{name}: {nameless(outcome)}"}
+        if isinstance(outcome, CaptionkitError)
+        else outcome.to_dict(name, maps=maps)
+        for (name, _), (_, outcome) in zip(given, found, strict=True)
+    ]
+
+
+async def _outcomes(
+    service: Service, given: Given, decoding: Decoding
+) -> list[tuple[bytes, Outcome | CaptionkitError]]:
+    """The bytes of each photo and what became of it; every one is logged."""
+    pictures = await asyncio.to_thread(lambda: [Path(path).read_bytes() for _, path in given])
+    found = await service.caption_all(pictures, decoding)
+    for (name, _), outcome in zip(given, found, strict=True):
+        LOG.info("page %r: %s", name, _line(outcome))
+    return list(zip(pictures, found, strict=True))
+
+
+def _card(service: Service, name: str, picture: bytes, outcome: Outcome | CaptionkitError, number: int) -> str:
+    if isinstance(outcome, CaptionkitError):
+        return error_card(name, outcome)
+    photo = open_image(picture, target=(PHOTO_SIDE, PHOTO_SIDE), max_pixels=service.settings.max_pixels)
+    return photo_card(name, photo, outcome, service.captioner.preprocessing, number)
+
+
+def _line(outcome: Outcome | CaptionkitError) -> str:
+    return nameless(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption)
+
+
+def _summary(said: Sequence[str], left: int) -> str:
+    """What a screen reader says when all is done: the one photo's line, or how many there are and the first ones."""
+    lines = [said[0] if len(said) == 1 else f"{_photos(len(said))} done"]
+    if left:
+        lines.append(f"{left} more were left out: {MOST_PHOTOS} are captioned at a time")
+    return ". ".join(lines)
+
+
+def _photos(number: int) -> str:
+    return f"{number} photo{'' if number == 1 else 's'}"
