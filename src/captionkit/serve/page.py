@@ -86,7 +86,9 @@ def build_page(service: Service) -> gr.Blocks:
                 settings, again = _settings(usual)
                 _model_card(service)
             with gr.Column(scale=5, min_width=320, elem_id="ck-main"):
-                status = gr.HTML("Captions will appear here.", elem_id="ck-status", js_on_load=_LIVE, apply_default_css=False)
+                status = gr.HTML(
+                    "Captions will appear here.", elem_id="ck-status", js_on_load=_LIVE, apply_default_css=False
+                )
                 shown = gr.HTML(js_on_load=_static("results.js"), apply_default_css=False)
 
         async def respond(given: list[tuple[str, str]], *chosen: Any) -> AsyncIterator[tuple[str, str]]:
