@@ -35,22 +35,6 @@ _LIVE = "element.setAttribute('role', 'status')"
 _SEARCH, _SAMPLE = "The most likely captions", "Captions drawn at random"
 
 
-class Photos(gr.HTML):
-    """Where photos are dropped, pasted, chosen or taken; its value is the files, which gradio checks as `gr.File`'s."""
-
-    data_model = ListFiles
-
-    def preprocess(self, payload: ListFiles | None) -> list[tuple[str, str]]:  # type: ignore[override]
-        """(name, path) of each photo."""
-        return [(file.orig_name or Path(file.path).name, file.path) for file in (payload.root if payload else [])]
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def api_info(self) -> dict[str, Any]:
-        return ListFiles.model_json_schema()
-
-
 def mount_page(app: FastAPI, service: Service) -> None:
     """Put the page at `/`, below every route that `app` has already."""
     gr.mount_gradio_app(
@@ -78,22 +62,17 @@ def build_page(service: Service) -> gr.Blocks:
         gr.HTML(_header(service), elem_id="ck-header", apply_default_css=False)
         with gr.Row(elem_id="ck-page"):
             with gr.Column(scale=2, min_width=320, elem_id="ck-side"):
-                photos = Photos(
-                    html_template=_static("photos.html").replace("EXAMPLES", _examples()),
-                    js_on_load=_static("photos.js").replace("MOST_PHOTOS", str(MOST_PHOTOS)),
-                    apply_default_css=False,
-                )
+                photos = _photos()
                 settings, again = _settings(usual)
-                _model_card(service)
             with gr.Column(scale=5, min_width=320, elem_id="ck-main"):
-                status = gr.HTML(
-                    "Captions will appear here.", elem_id="ck-status", js_on_load=_LIVE, apply_default_css=False
-                )
-                shown = gr.HTML(js_on_load=_static("results.js"), apply_default_css=False)
+                status = gr.HTML("", elem_id="ck-status", js_on_load=_LIVE, apply_default_css=False)
+                shown = gr.HTML(_static("empty.html"), js_on_load=_static("results.js"), apply_default_css=False)
+        _model_card(service)
 
-        async def respond(given: list[tuple[str, str]], *chosen: Any) -> AsyncIterator[tuple[str, str]]:
+        async def respond(files: ListFiles | None, *chosen: Any) -> AsyncIterator[tuple[str, str]]:
+            given = [(file.orig_name or Path(file.path).name, file.path) for file in (files.root if files else [])]
             async for said, cards in captioned(service, given, _decoding(*chosen)):
-                yield escaped(said), results(cards)
+                yield said, results(cards)
 
         listening: dict[str, Any] = {
             "fn": respond,
@@ -108,6 +87,19 @@ def build_page(service: Service) -> gr.Blocks:
         again.click(**listening)
         _endpoint(service)
     return blocks.queue(max_size=service.settings.max_queue)
+
+
+def _photos() -> gr.HTML:
+    """Where photos are dropped, pasted, chosen or taken; its value is their files."""
+    photos = gr.HTML(
+        html_template=_static("photos.html").replace("EXAMPLES", _examples()),
+        js_on_load=_static("photos.js").replace("MOST_PHOTOS", str(MOST_PHOTOS)),
+        apply_default_css=False,
+    )
+    # So gradio takes only files that were uploaded to it, as with `gr.File`. A subclass would say the same more plainly,
+    # but gradio writes a stub beside the module of every subclass.
+    photos.data_model = ListFiles
+    return photos
 
 
 def _settings(usual: Decoding) -> tuple[list[gr.components.Component], gr.Button]:
@@ -175,8 +167,9 @@ def _endpoint(service: Service) -> None:
 
 def _header(service: Service) -> str:
     return (
-        "<h1>captionkit</h1><p>Describes photos in words, and shows where it looked for each. Model: "
-        f'<b>{escaped(service.model)}</b> (<a href="#ck-model-card">model card</a>).</p>'
+        f"<h1>{_static('favicon.svg')}captionkit</h1><p>Describes photos, and shows where it looked for each word. "
+        f'Model: <b>{escaped(service.model)}</b> (<a href="#ck-model-card">model card</a>). '
+        'For programs: <a href="docs">REST API</a>.</p>'
     )
 
 

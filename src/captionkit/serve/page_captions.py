@@ -14,7 +14,7 @@ from captionkit.search import Decoding
 from captionkit.serve.logs import LOG
 from captionkit.serve.page_cards import error_card, nameless, photo_card
 from captionkit.serve.service import Service
-from captionkit.viz.page import PHOTO_SIDE
+from captionkit.viz.page import PHOTO_SIDE, escaped
 
 #: photos of one go
 MOST_PHOTOS = 32
@@ -26,51 +26,51 @@ Given = Sequence[tuple[str, str]]
 
 
 async def captioned(service: Service, given: Given, options: dict[str, Any]) -> AsyncIterator[tuple[str, list[str]]]:
-    """What to say and the cards so far, again and again until every photo has its card."""
+    """What to say, as HTML, and the cards so far, again and again until every photo has its card."""
     if not given:
         yield "Choose a photo first.", []
         return
     taken = given[:MOST_PHOTOS]
     yield f"Captioning {_photos(len(taken))} …", []
     cards: list[str] = []
-    said: list[str] = []
+    found: list[Outcome | CaptionkitError] = []
     for start in range(0, len(taken), _SHOWN_AT_ONCE):
         part = taken[start : start + _SHOWN_AT_ONCE]
         try:
-            found = await _outcomes(service, part, service.decoding(**options))
+            pictures, outcomes = await _outcomes(service, part, service.decoding(**options))
         except CaptionkitError as error:  # what is wrong is wrong for all of them: too many wait, or it took too long
-            yield f"{_photos(len(taken) - start)} not captioned: {error}", cards
+            yield f"{_photos(len(taken) - start)} not captioned: {escaped(str(error))}", cards
             return
-        for (name, _), (picture, outcome) in zip(part, found, strict=True):
-            cards.append(await asyncio.to_thread(_card, service, name, picture, outcome, start + len(cards)))
-            said.append(f"{name}: {_line(outcome)}")
+        for (name, _), picture, outcome in zip(part, pictures, outcomes, strict=True):
+            cards.append(await asyncio.to_thread(_card, service, name, picture, outcome, len(cards)))
+        found += outcomes
         if len(cards) < len(taken):
             yield f"{len(cards)} of {_photos(len(taken))} …", cards
-    yield _summary(said, len(given) - len(taken)), cards
+    yield _summary(found, len(given) - len(taken)), cards
 
 
 async def records_of(service: Service, given: Given, options: dict[str, Any], *, maps: bool) -> list[dict[str, Any]]:
     """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together."""
     if len(given) > MOST_PHOTOS:
         raise CaptionkitError(f"{len(given)} photos are more than the {MOST_PHOTOS} of one go; send fewer")
-    found = await _outcomes(service, given, service.decoding(**options))
+    _, found = await _outcomes(service, given, service.decoding(**options))
     return [
         {"path": name, "error": f"{name}: {nameless(outcome)}"}
         if isinstance(outcome, CaptionkitError)
         else outcome.to_dict(name, maps=maps)
-        for (name, _), (_, outcome) in zip(given, found, strict=True)
+        for (name, _), outcome in zip(given, found, strict=True)
     ]
 
 
 async def _outcomes(
     service: Service, given: Given, decoding: Decoding
-) -> list[tuple[bytes, Outcome | CaptionkitError]]:
-    """The bytes of each photo and what became of it; every one is logged."""
+) -> tuple[list[bytes], list[Outcome | CaptionkitError]]:
+    """The bytes of the photos and what became of each; every one is logged."""
     pictures = await asyncio.to_thread(lambda: [Path(path).read_bytes() for _, path in given])
     found = await service.caption_all(pictures, decoding)
     for (name, _), outcome in zip(given, found, strict=True):
         LOG.info("page %r: %s", name, _line(outcome))
-    return list(zip(pictures, found, strict=True))
+    return pictures, found
 
 
 def _card(service: Service, name: str, picture: bytes, outcome: Outcome | CaptionkitError, number: int) -> str:
@@ -84,11 +84,14 @@ def _line(outcome: Outcome | CaptionkitError) -> str:
     return nameless(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption)
 
 
-def _summary(said: Sequence[str], left: int) -> str:
-    """What a screen reader says when all is done: the one photo's line, or how many there are and the first ones."""
-    lines = [said[0] if len(said) == 1 else f"{_photos(len(said))} done"]
+def _summary(found: Sequence[Outcome | CaptionkitError], left: int) -> str:
+    """How it went; a screen reader also hears the caption where there is but one."""
+    good = sum(isinstance(outcome, Outcome) for outcome in found)
+    lines = [f"{'' if good == len(found) else f'{good} of '}{_photos(len(found))} captioned"]
     if left:
-        lines.append(f"{left} more were left out: {MOST_PHOTOS} are captioned at a time")
+        lines.append(f"{left} more left out: {MOST_PHOTOS} are captioned at a time")
+    if len(found) == 1:
+        lines.append(f'<span class="ck-hidden">{escaped(_line(found[0]))}</span>')
     return ". ".join(lines)
 
 

@@ -17,29 +17,28 @@ from captionkit.images import Preprocessing
 from captionkit.viz.overlay import Box, relative, veil
 from captionkit.viz.page import PHOTO_SIDE, escaped, image_html
 
-#: attention that needs more than this share of the cells to hold half of itself is called spread
-SPREAD = 0.3
-HINT = "Point at a word, or move to it with Tab and the arrow keys, to see where the model looked."
+#: attention is called spread where no cell has this many times its even share
+SPREAD = 2.0
+HINT = "Point at a word or tap it, or move to it with Tab and the arrow keys, to see where the model looked."
 
 
 def photo_card(name: str, photo: Image.Image, outcome: Outcome, preprocessing: Preprocessing, number: int) -> str:
     """The card of a photo that was captioned; `number` tells it from the others of the page."""
-    best = outcome.caption
-    assert best is not None
-    others = "".join(f"<li>{_caption(caption)}</li>" for caption in best.alternatives)
-    took = sum(outcome.ms.values())
-    return f"""<article class="ck-card" aria-labelledby="ck-name-{number}" data-record="{_data(outcome.to_dict(name, maps=True))}">
+    best = outcome.captions[0]
+    others = "".join(f"<li>{_caption(caption)}</li>" for caption in outcome.captions[1:])
+    data = _data(outcome.to_dict(name, maps=True))
+    veil_at = _placed(preprocessing.region(*photo.size), photo.size)
+    return f"""<article class="ck-card" aria-labelledby="ck-name-{number}" data-record="{data}">
 <figure class="ck-figure">
 <div class="ck-photo" style="--ratio:{photo.width}/{photo.height}">{image_html(photo, best.text, PHOTO_SIDE)}
-<span class="ck-veil" aria-hidden="true"><img alt="" style="{_placed(preprocessing.region(*photo.size), photo.size)}">
-</span></div>
+<span class="ck-veil" aria-hidden="true"><img alt="" style="{veil_at}"></span></div>
 <figcaption class="ck-looked" aria-live="polite" data-hint="{HINT}">{HINT}</figcaption>
 </figure>
 <div class="ck-text">
 <h3 class="ck-name" id="ck-name-{number}" dir="auto">{escaped(name)}</h3>
 {_caption(best, first=True)}
 {f'<h4>Other captions</h4><ol class="ck-others">{others}</ol>' if others else ""}
-<p class="ck-took">{took:.0f} ms</p>
+<p class="ck-took">Captioned in {sum(outcome.ms.values()):.0f} ms</p>
 </div>
 </article>"""
 
@@ -68,7 +67,7 @@ def _caption(caption: Caption, *, first: bool = False) -> str:
     text = escaped(caption.text)
     words = " ".join(_word(word, reached=number == 0) for number, word in enumerate(caption.words))
     return f"""<div class="ck-caption{" ck-best" if first else ""}">
-<p class="ck-words" dir="auto" role="toolbar" aria-label="{text}. Each word shows where the model looked.">{words}</p>
+<p class="ck-words" dir="auto" role="toolbar" aria-label="{text}">{words}</p>
 <p class="ck-sure"><span class="ck-bar" aria-hidden="true"><span style="width:{share}"></span></span>
 <span>{share} sure</span>
 <button type="button" class="ck-copy" data-text="{text}" aria-label="Copy “{text}”">Copy</button></p>
@@ -87,19 +86,21 @@ def _word(word: Word, *, reached: bool) -> str:
 
 
 def looked_at(attention: np.ndarray) -> str:
-    """A map [rows, columns] in words: "at the upper left", or "all over the photo" where it is spread."""
+    """A map [rows, columns] in words: "at the upper left", or "all over the photo" where it is spread.
+
+    The place is the centre of what the cells have above their even share, which soft attention gives to all of them.
+    """
     cells = relative(attention)
-    total = cells.sum()
-    if not total:
-        return "nowhere"
-    shares = np.sort(cells.ravel())[::-1].cumsum() / total
-    if np.searchsorted(shares, 0.5) + 1 > SPREAD * cells.size:
+    excess = np.clip(cells - cells.mean(), 0, None)
+    if cells.max() < SPREAD * cells.mean() or not excess.any():
         return "all over the photo"
-    down, across = (_third(cells.sum(axis) / total) for axis in (1, 0))
-    place = " ".join(part for part in (("upper", "", "lower")[down], ("left", "", "right")[across]) if part)
-    if not place:
-        return "at the centre"
-    return f"at the {place} part" if " " not in place and down != 1 else f"at the {place}"
+    down, across = (_third(excess.sum(axis) / excess.sum()) for axis in (1, 0))
+    row, column = ("top", "middle", "bottom")[down], ("left", "middle", "right")[across]
+    if row == column:
+        return "at the middle"
+    if "middle" in (row, column):
+        return f"at the {column if row == 'middle' else row}"
+    return f"at the {row} {column}"
 
 
 def _third(shares: np.ndarray) -> int:

@@ -90,7 +90,11 @@ async function take() {
   if (photo) give([new File([photo], "camera.jpg", { type: "image/jpeg" })]);
 }
 
-document.querySelector("#ck-header a[href='#ck-model-card']")?.addEventListener("click", () => {
-  const label = document.querySelector("#ck-model-card button");
-  if (label && !label.classList.contains("open")) label.click();
+// Gradio's folds do not say whether they are open.
+const folds = () => document.querySelectorAll(".gr-accordion > .label-wrap");
+const tell = () => folds().forEach((fold) => fold.setAttribute("aria-expanded", String(fold.classList.contains("open"))));
+const told = setInterval(() => { tell(); if (folds().length > 1) clearInterval(told); }, 200);
+document.addEventListener("click", (event) => {
+  if (event.target.closest("a[href='#ck-model-card']")) document.querySelector("#ck-model-card > .label-wrap:not(.open)")?.click();
+  if (event.target.closest(".label-wrap")) setTimeout(tell);
 });
