@@ -96,8 +96,8 @@ def _photos() -> gr.HTML:
         js_on_load=_static("photos.js").replace("MOST_PHOTOS", str(MOST_PHOTOS)),
         apply_default_css=False,
     )
-    # So gradio takes only files that were uploaded to it, as with `gr.File`. A subclass would say the same more plainly,
-    # but gradio writes a stub beside the module of every subclass.
+    # So gradio takes only files that were uploaded to it, as with `gr.File`. A subclass would say so more clearly, but
+    # gradio writes a stub beside the module of every subclass.
     photos.data_model = ListFiles
     return photos
 
