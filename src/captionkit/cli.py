@@ -401,9 +401,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
 
     add = _add(commands, serve, extra="serve")
-    add(
-        "model", nargs="?", metavar="MODEL", help="model folder or Hub id (default: the one that comes with captionkit)"
-    )
+    add("model", nargs="?", metavar="MODEL", help="model folder or Hub id (default: what comes with captionkit)")
     _add_fields(add, Settings, "serve", defaults=True)
 
     add = _add(commands, plot, extra="train")

@@ -115,7 +115,7 @@ def chat(service: Service) -> APIRouter:
             raise RefusalError(415, f"a conversation does not come as {content_type(request)!r}; send application/json")
         asked = _read(await take_json(request))
         decoding = asked.decoding(service)
-        pictures = await pictures_in(asked.pictures(), service.settings)
+        pictures = await pictures_in(asked.pictures(), request, service.settings)
         found = await service.caption_all(pictures, decoding)
         tell(request, found)
         captions: list[list[Caption]] = []

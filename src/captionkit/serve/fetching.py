@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urljoin
 
@@ -72,19 +72,22 @@ class _PublicBackend(httpcore2.AsyncNetworkBackend):
         return await self._backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
 
-async def fetch(url: str, *, most: int, seconds: float) -> bytes:
-    """The content of a URL, at most `most` bytes. RefusalError where it cannot be had or must not be."""
+async def fetch(url: str, *, most: int, seconds: float, hold: Callable[[int], None]) -> bytes:
+    """The content of a URL, at most `most` bytes, of which `hold` is told as they come.
+
+    RefusalError where it cannot be had or must not be.
+    """
     try:
-        async with _AT_A_TIME:
-            return await asyncio.wait_for(_follow(url, most), min(_SECONDS, seconds))
+        return await asyncio.wait_for(_follow(url, most, hold), min(_SECONDS, seconds))
     except asyncio.TimeoutError:
         raise RefusalError(422, "the URL did not answer in time; send the picture itself") from None
     except _FAILURES as error:
         raise RefusalError(422, f"the URL cannot be fetched ({str(error) or type(error).__name__})") from None
 
 
-async def _follow(url: str, most: int) -> bytes:
-    async with httpcore2.AsyncConnectionPool(network_backend=_PublicBackend(), max_keepalive_connections=0) as pool:
+async def _follow(url: str, most: int, hold: Callable[[int], None]) -> bytes:
+    connections = httpcore2.AsyncConnectionPool(network_backend=_PublicBackend(), max_keepalive_connections=0)
+    async with _AT_A_TIME, connections as pool:
         for _ in range(_REDIRECTS + 1):
             async with pool.stream("GET", url, headers=_HEADERS) as response:
                 if response.status in _REDIRECTIONS:
@@ -92,13 +95,14 @@ async def _follow(url: str, most: int) -> bytes:
                     continue
                 if response.status != 200:
                     raise RefusalError(422, f"the URL answers with status {response.status}")
-                return await _read(response, most)
+                return await _read(response, most, hold)
     raise RefusalError(422, f"the URL redirects more than {_REDIRECTS} times")
 
 
-async def _read(response: Any, most: int) -> bytes:
+async def _read(response: Any, most: int, hold: Callable[[int], None]) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_stream():
+        hold(len(chunk))
         body += chunk
         if len(body) > most:
             raise RefusalError(413, f"the URL has more than the {most:,} bytes that a picture may have")

@@ -56,16 +56,23 @@ class Guard:
 
     async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
         headers = Headers(scope=exchange.scope)
-        held = 0
+
+        def hold(size: int) -> None:
+            """Count bytes that this request holds until it ends."""
+            if self._held + size > _BODIES * self._settings.max_bytes:
+                raise BusyError("too many uploads at a time", 1)
+            self._held += size
+            exchange.held += size
+
+        exchange.scope["state"]["hold"] = hold
         try:
             if exchange.scope["path"] not in OPEN_PATHS and not self._trusted(headers):
                 challenge = {"WWW-Authenticate": 'Bearer, Basic realm="captionkit"'}
                 raise RefusalError(401, "the token is missing or wrong; send `Authorization: Bearer TOKEN`", challenge)
-            body = await self._body(headers, receive)
-            held = len(body)
+            body = await self._body(headers, receive, hold)
             await _until_gone(self._app, exchange, body, receive)
         finally:
-            self._held -= held
+            self._held -= exchange.held
 
     def _trusted(self, headers: Headers) -> bool:
         """Whether the request has the token, as a bearer token or, from a browser, as the password of any user."""
@@ -81,28 +88,22 @@ class Guard:
             return False
         return hmac.compare_digest(given.strip().encode(), self._settings.token.encode())
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, counted in `_held` while it is there."""
+    async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        """The whole body."""
         most = self._settings.max_bytes
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > most:
             raise RefusalError(413, f"{int(declared):,} bytes are more than the {most:,} that a request may have")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RefusalError(415, "compressed requests are not taken; send it without Content-Encoding")
-        body = bytearray()
         try:
-            await asyncio.wait_for(self._fill(body, receive), self._settings.timeout)
+            return await asyncio.wait_for(self._read(receive, hold), self._settings.timeout)
         except asyncio.TimeoutError:
-            self._held -= len(body)
             reason = f"the upload took more than {self._settings.timeout:g} s; try again, or send a smaller picture"
             raise RefusalError(408, reason, {"Connection": "close"}) from None
-        except BaseException:
-            self._held -= len(body)
-            raise
-        return bytes(body)
 
-    async def _fill(self, body: bytearray, receive: Receive) -> None:
-        most, more = self._settings.max_bytes, True
+    async def _read(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        body, most, more = bytearray(), self._settings.max_bytes, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -110,10 +111,9 @@ class Guard:
             chunk, more = message.get("body", b""), message.get("more_body", False)
             if len(body) + len(chunk) > most:
                 raise RefusalError(413, f"more than the {most:,} bytes that a request may have")
-            if self._held + len(chunk) > _BODIES * most:
-                raise BusyError("too many uploads at a time", 1)
+            hold(len(chunk))
             body += chunk
-            self._held += len(chunk)
+        return bytes(body)
 
 
 class _Exchange:
@@ -121,7 +121,7 @@ class _Exchange:
 
     def __init__(self, scope: Message, send: Send) -> None:
         self.scope, self._send = scope, send
-        self.status = 0
+        self.status = self.held = 0
         self.said: dict[str, Any] = {}
         scope.setdefault("state", {})["said"] = self.said
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,25 +101,28 @@ async def _from_json(request: Request, settings: Settings) -> Intake:
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise RefusalError(422, "images: must be a list of pictures in base64")
     names = [f"images[{n}]" for n in range(len(images))]
-    return Intake(list(zip(names, await pictures_in(images, settings), strict=True)), options)
+    return Intake(list(zip(names, await pictures_in(images, request, settings), strict=True)), options)
 
 
-async def pictures_in(texts: Sequence[str], settings: Settings) -> list[bytes]:
+async def pictures_in(texts: Sequence[str], request: Request, settings: Settings) -> list[bytes]:
     """The pictures that texts stand for: base64, a data URL, or the URL of a picture where these are allowed."""
     if len(texts) > MOST_PICTURES:
         raise RefusalError(413, f"{len(texts)} pictures are more than the {MOST_PICTURES} of a request")
     pictures: list[bytes] = []
+    end = time.monotonic() + settings.timeout
     for text in texts:
-        pictures.append(await _picture_in(text, settings, settings.max_bytes - sum(map(len, pictures))))
+        if text[:7].lower() == "http://" or text[:8].lower() == "https://":
+            if not settings.allow_urls:
+                raise RefusalError(422, "this service fetches no URLs; send the picture itself, in base64")
+            most = settings.max_bytes - sum(map(len, pictures))
+            pictures.append(await fetch(text, most=most, seconds=end - time.monotonic(), hold=request.state.hold))
+        else:
+            pictures.append(await _decoded(text))
     return pictures
 
 
-async def _picture_in(text: str, settings: Settings, most: int) -> bytes:
+async def _decoded(text: str) -> bytes:
     scheme, colon, _ = text[:8].partition(":")
-    if colon and scheme.lower() in ("http", "https"):
-        if not settings.allow_urls:
-            raise RefusalError(422, "this service fetches no URLs; send the picture itself, in base64")
-        return await fetch(text, most=most, seconds=settings.timeout)
     if colon and scheme.lower() == "data":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
@@ -126,10 +130,10 @@ async def _picture_in(text: str, settings: Settings, most: int) -> bytes:
     elif colon:
         raise RefusalError(422, f"URLs that begin with {scheme + colon!r} are not taken; send the picture in base64")
     try:
-        return await asyncio.to_thread(_decoded, text)
+        return await asyncio.to_thread(_from_base64, text)
     except (binascii.Error, ValueError):
         raise RefusalError(422, "a picture is not in base64; send its bytes in standard base64") from None
 
 
-def _decoded(text: str) -> bytes:
+def _from_base64(text: str) -> bytes:
     return base64.b64decode("".join(text.split()), validate=True)

@@ -21,8 +21,8 @@ from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding: the model is everybody's, so nobody gets it for minutes
 CEILINGS = {"beam": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
-#: hypotheses that go through the model together, of all pictures of a batch
-_HYPOTHESES = 320
+#: hypotheses of a picture, where forced words multiply its beam, and of all pictures that go through the model together
+_OF_A_PICTURE, _OF_A_BATCH = 100, 320
 _OPENERS = 2
 
 
@@ -64,7 +64,7 @@ class Service:
                 raise CaptionkitError(f"{name} is {getattr(decoding, name)}, but this service takes at most {most}")
         if decoding.has_text:
             constraints_of(decoding, self.captioner.text)
-        if _hypotheses(decoding) > _HYPOTHESES:
+        if _hypotheses(decoding) > _OF_A_PICTURE:
             raise CaptionkitError(
                 f"{len(decoding.words)} words with a beam of {decoding.beam} are more than this service takes; "
                 "lower beam or ask for fewer words"
@@ -90,12 +90,20 @@ class Service:
         Raises BusyError and LateError for all of them together.
         """
         with self._admitted(len(pictures)):
-            work = [self._caption(picture, decoding or self.captioner.decoding) for picture in pictures]
+            chosen = decoding or self.captioner.decoding
+            work = [asyncio.ensure_future(self._caption(picture, chosen)) for picture in pictures]
             try:
-                return await asyncio.wait_for(asyncio.gather(*work), self.settings.timeout)
-            except asyncio.TimeoutError:
-                self.meters.pictures.labels("late").inc(len(pictures))
-                raise LateError(self.settings.timeout) from None
+                done, late = await asyncio.wait(work, timeout=self.settings.timeout)
+            finally:
+                for task in work:
+                    task.cancel()
+            failures = [task.exception() for task in done]  # all are asked, or asyncio tells of them itself
+            if late:
+                self.meters.pictures.labels("late").inc(len(late))
+                raise LateError(self.settings.timeout)
+            for failure in filter(None, failures):
+                raise failure
+            return [task.result() for task in work]
 
     @contextmanager
     def _admitted(self, pictures: int) -> Iterator[None]:
@@ -137,7 +145,7 @@ class Service:
             return self.captioner.describe(opened, decoding)
 
     def _most(self, decoding: Decoding) -> int:
-        return max(1, min(self.settings.max_batch, _HYPOTHESES // _hypotheses(decoding)))
+        return max(1, min(self.settings.max_batch, _OF_A_BATCH // _hypotheses(decoding)))
 
 
 def _hypotheses(decoding: Decoding) -> int:
