@@ -15,6 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 from gradio.data_classes import ListFiles
+from gradio.utils import get_upload_folder
 
 from captionkit.bundle import CARD
 from captionkit.errors import CaptionkitError
@@ -86,7 +87,25 @@ def build_page(service: Service) -> gr.Blocks:
         photos.given(**listening)
         again.click(**listening)
         _endpoint(service)
+    _guard_files(blocks)
     return blocks.queue(max_size=service.settings.max_queue)
+
+
+def _guard_files(blocks: gr.Blocks) -> None:
+    """Take no file of a client's naming but those that were uploaded.
+
+    Gradio asks where a file lies only of blocks that were launched, which mounted ones never are; unasked, it would
+    copy any file of the server, or any URL, to where the page then reads it.
+    """
+    blocks.has_launched = True
+
+    async def uploaded(path: str) -> str:
+        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise gr.Error("only photos that were uploaded are captioned")
+        return path
+
+    for block in blocks.blocks.values():
+        block.async_move_resource_to_block_cache = uploaded  # type: ignore[assignment, method-assign]
 
 
 def _photos() -> gr.HTML:
@@ -96,8 +115,7 @@ def _photos() -> gr.HTML:
         js_on_load=_static("photos.js").replace("MOST_PHOTOS", str(MOST_PHOTOS)),
         apply_default_css=False,
     )
-    # So gradio takes only files that were uploaded to it, as with `gr.File`. A subclass would say so more clearly, but
-    # gradio writes a stub beside the module of every subclass.
+    # A subclass would say so more clearly, but gradio writes a stub beside the module of every subclass.
     photos.data_model = ListFiles
     return photos
 

@@ -66,11 +66,18 @@ async def _outcomes(
     service: Service, given: Given, decoding: Decoding
 ) -> tuple[list[bytes], list[Outcome | CaptionkitError]]:
     """The bytes of the photos and what became of each; every one is logged."""
-    pictures = await asyncio.to_thread(lambda: [Path(path).read_bytes() for _, path in given])
+    pictures = await asyncio.to_thread(_read, [path for _, path in given])
     found = await service.caption_all(pictures, decoding)
     for (name, _), outcome in zip(given, found, strict=True):
         LOG.info("page %r: %s", name, _line(outcome))
     return pictures, found
+
+
+def _read(paths: Sequence[str]) -> list[bytes]:
+    try:
+        return [Path(path).read_bytes() for path in paths]
+    except OSError:
+        raise CaptionkitError("uploads are kept for an hour; choose the photos again") from None
 
 
 def _card(service: Service, name: str, picture: bytes, outcome: Outcome | CaptionkitError, number: int) -> str:
