@@ -177,8 +177,8 @@ def _endpoint(service: Service) -> None:
         [files, number, beam, temperature, top_p, maps],
         records,
         api_name="caption",
-        api_description="Caption photos. Each has a record: path, captions (text, log_prob, confidence, words; with "
-        "`maps` their attention) and ms, or path and error.",
+        api_description="Caption photos. Each has a record: name, captions (text, log_prob, confidence, words; with "
+        "`maps` their attention) and ms, or name and error.",
         concurrency_limit=None,
     )
 

@@ -50,16 +50,21 @@ async def captioned(service: Service, given: Given, options: dict[str, Any]) -> 
 
 
 async def records_of(service: Service, given: Given, options: dict[str, Any], *, maps: bool) -> list[dict[str, Any]]:
-    """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together."""
+    """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together.
+
+    A photo is called by its "name" here: gradio's client takes whatever has a "path" for a file and fetches it.
+    """
     if len(given) > MOST_PHOTOS:
         raise CaptionkitError(f"{len(given)} photos are more than the {MOST_PHOTOS} of one go; send fewer")
     _, found = await _outcomes(service, given, service.decoding(**options))
-    return [
-        {"path": name, "error": f"{name}: {nameless(outcome)}"}
-        if isinstance(outcome, CaptionkitError)
-        else outcome.to_dict(name, maps=maps)
-        for (name, _), outcome in zip(given, found, strict=True)
-    ]
+    records = []
+    for (name, _), outcome in zip(given, found, strict=True):
+        if isinstance(outcome, CaptionkitError):
+            said: dict[str, Any] = {"error": f"{name}: {nameless(outcome)}"}
+        else:
+            said = outcome.to_dict(name, maps=maps)
+        records.append({"name": name} | {key: value for key, value in said.items() if key != "path"})
+    return records
 
 
 async def _outcomes(
