@@ -16,8 +16,8 @@ from captionkit.errors import CaptionkitError
 from captionkit.serve.captions import captions
 from captionkit.serve.chat import chat
 from captionkit.serve.errors import error_reply, reply_to
+from captionkit.serve.front import mount_front
 from captionkit.serve.guard import Guard
-from captionkit.serve.home import mount_home
 from captionkit.serve.huggingface import huggingface
 from captionkit.serve.options import reason_of
 from captionkit.serve.service import Service
@@ -50,7 +50,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
     for router in (captions(service), huggingface(service), chat(service), upkeep(service)):
         app.include_router(router)
     # The web page comes after every other route, so that it may take GET / and all that is left below it.
-    mount_home(app, service)
+    mount_front(app, service)
     return app
 
 
