@@ -30,7 +30,13 @@ from speed_cases import (
 )
 from speed_results import Figure, Results
 
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines of a document between which a bench puts its report."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+BEGIN, END = markers("speed")
 NONE = "–"
 _USUAL, _MANY = case(3, 1), case(3, 32)
 #: what the peers are, and the case of theirs that is compared
@@ -166,24 +172,25 @@ def _cold(results: Results) -> str:
     return table(["to the first sentence", "time"], rows)
 
 
-def check_document(path: Path) -> None:
-    """Raises CaptionkitError where `path` has no place for the report."""
-    _split(path)
+def check_document(path: Path, name: str = "speed") -> None:
+    """Raises CaptionkitError where `path` has no place for the report of the bench of this name."""
+    _split(path, *markers(name))
 
 
-def update_document(path: Path, text: str) -> None:
+def update_document(path: Path, text: str, name: str = "speed") -> None:
     """Put the report between the document's markers, in the place of the last one."""
-    before, after = _split(path)
-    write_text(path, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    begin, end = markers(name)
+    before, after = _split(path, begin, end)
+    write_text(path, f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
-def _split(path: Path) -> tuple[str, str]:
+def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
     try:
         document = path.read_text(encoding="utf-8")
     except OSError as error:
         raise CaptionkitError(f"{path}: cannot be read ({error.strerror}); name a document with markers") from None
-    before, begun, rest = document.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    before, begun, rest = document.partition(begin)
+    _, ended, after = rest.partition(end)
     if not (begun and ended):
-        raise CaptionkitError(f"{path}: has no place for the report; put {BEGIN} and {END} where it belongs")
+        raise CaptionkitError(f"{path}: has no place for the report; put {begin} and {end} where it belongs")
     return before, after

@@ -33,7 +33,7 @@ from captionkit.evaluation import evaluate_model
 from captionkit.images import load_image
 from captionkit.models.decoder import Decoded
 from captionkit.models.stored import load_model
-from captionkit.training import features, keep, learner, loop, processes, setup
+from captionkit.training import features, keep, learner, loop, precision, processes, setup
 from captionkit.training.batches import Plan, batches, collate
 from captionkit.training.checkpoints import Progress
 from captionkit.training.ema import averaged
@@ -309,10 +309,22 @@ def test_a_step_in_parts_is_the_same_step(data: Path, backbone: Path, tmp_path: 
 
 
 def test_sixteen_bits_and_thirty_two_after_one_another(data: Path, backbone: Path, tmp_path: Path) -> None:
-    for precision in ("bf16", "no"):
-        train(data, tmp_path / precision, make_recipe(backbone, {**WHOLE, "run.precision": precision}))
-    half, full = (rows(tmp_path / precision, "eval")[-1]["val_loss"] for precision in ("bf16", "no"))
+    for bits in ("bf16", "no"):
+        train(data, tmp_path / bits, make_recipe(backbone, {**WHOLE, "run.precision": bits}))
+    half, full = (rows(tmp_path / bits, "eval")[-1]["val_loss"] for bits in ("bf16", "no"))
     assert half != full and half == pytest.approx(full, rel=0.02)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_only_where_the_machine_computes_in_it(
+    native: bool, data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda: native)
+    train(data, tmp_path / "run", make_recipe(backbone, {"run.precision": "auto", "optimizer.epochs": 1}))
+    kept = open_model(tmp_path / "run/best").config["provenance"]
+    named = "bf16" if native else "no"
+    assert kept["recipe"]["run"]["precision"] == named  # so that a resumed run goes on in the same
+    assert "--run.precision auto" not in kept["command"]
 
 
 def test_a_precision_that_the_machine_lacks_is_said(

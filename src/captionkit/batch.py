@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,16 +127,9 @@ def _outcomes(
 
 
 def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
-    if outcome.caption is None:
-        # A picture from standard input came as bytes, which nobody has named.
-        error = outcome.error.replace("bytes:", "-:", 1) if given.name == "-" else outcome.error
-        return {"path": given.name, "error": error}
-    captions = [outcome.caption, *outcome.caption.alternatives]
-    return {
-        "path": given.name,
-        "captions": [caption.to_dict(maps=maps) for caption in captions],
-        "ms": {stage: round(value, 2) for stage, value in outcome.ms.items()},
-    }
+    if given.name == "-":  # a picture from standard input came as bytes, which nobody has named
+        outcome = replace(outcome, error=outcome.error.replace("bytes:", "-:", 1))
+    return outcome.to_dict(given.name, maps=maps)
 
 
 def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:

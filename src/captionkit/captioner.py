@@ -14,7 +14,7 @@ import numpy as np
 
 from captionkit.bundle import ModelFolder, open_model
 from captionkit.errors import CaptionkitError, ImageError, ModelError
-from captionkit.images import Source, describe, load_image
+from captionkit.images import MAX_PIXELS, Source, describe, load_image
 from captionkit.phrases import constraints_of
 from captionkit.search import Constraints, Decoding, Hypothesis, State, Stepper, search
 
@@ -91,6 +91,33 @@ class Outcome:
     #: milliseconds to open, encode and decode this picture (its share, where several went together)
     ms: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def captions(self) -> list[Caption]:
+        """The captions, best first."""
+        return [self.caption, *self.caption.alternatives] if self.caption else []
+
+    def to_dict(self, path: str, *, maps: bool = False) -> dict[str, Any]:
+        """The machine-readable line of a picture that came as `path`; with `maps`, also where the model looked."""
+        if self.caption is None:
+            return {"path": path, "error": self.error}
+        return {
+            "path": path,
+            "captions": [caption.to_dict(maps=maps) for caption in self.captions],
+            "ms": {stage: round(value, 2) for stage, value in self.ms.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture ready for the model, or the reason why it is not."""
+
+    source: Source
+    #: float32 [3, height, width]; None where it could not be opened
+    pixels: NDArray[np.float32] | None
+    error: ImageError | None
+    #: milliseconds that opening took
+    ms: float
+
 
 class Captioner:
     """Describes pictures. Make one with `captionkit.load`; it may be used from several threads."""
@@ -133,28 +160,29 @@ class Captioner:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as pool:
             ahead = self._read(pool, waiting, batch)
             while ahead:
-                opened = [(source, future.result()) for source, future in ahead]
+                opened = [future.result() for future in ahead]
                 ahead = self._read(pool, waiting, batch)
                 yield from self._describe(opened, chosen, constraints)
 
-    def _read(self, pool: ThreadPoolExecutor, sources: Iterator[Source], batch: int) -> list[tuple[Source, Future]]:
-        return [(source, pool.submit(self._open, source)) for source in islice(sources, batch)]
+    def _read(self, pool: ThreadPoolExecutor, sources: Iterator[Source], batch: int) -> list[Future[Opened]]:
+        return [pool.submit(self.open, source) for source in islice(sources, batch)]
 
-    def _open(self, source: Source) -> tuple[NDArray[np.float32] | None, str, float]:
+    def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
+        """Decode a picture and make it what the model takes; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
+        pixels, error = None, None
         try:
-            pixels, error = load_image(source, self.preprocessing), ""
+            pixels = load_image(source, self.preprocessing, max_pixels=max_pixels)
         except ImageError as caught:
-            pixels, error = None, str(caught)
-        return pixels, error, _milliseconds_since(start)
+            error = caught
+        return Opened(source, pixels, error, _milliseconds_since(start))
 
-    def _describe(
-        self,
-        opened: list[tuple[Source, tuple[NDArray[np.float32] | None, str, float]]],
-        decoding: Decoding,
-        constraints: Constraints,
-    ) -> Iterator[Outcome]:
-        good = [pixels for _, (pixels, _, _) in opened if pixels is not None]
+    def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
+        """Describe opened pictures, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
+        return list(self._describe(opened, decoding, constraints_of(decoding, self.text)))
+
+    def _describe(self, opened: Sequence[Opened], decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
+        good = [picture.pixels for picture in opened if picture.pixels is not None]
         timed = _TimedStepper(self.stepper)
         start = time.perf_counter()
         found: Iterator[list[Hypothesis]] = iter(())
@@ -171,11 +199,12 @@ class Captioner:
             )
             found = iter(hypotheses)
         decode = _milliseconds_since(start) - timed.encode
-        for source, (pixels, error, opening) in opened:
-            if pixels is None:
-                yield Outcome(source, None, error)
+        for picture in opened:
+            source = picture.source
+            if picture.pixels is None:
+                yield Outcome(source, None, str(picture.error))
                 continue
-            share = {"open": opening, "encode": timed.encode / len(good), "decode": decode / len(good)}
+            share = {"open": picture.ms, "encode": timed.encode / len(good), "decode": decode / len(good)}
             captions = [self._caption_of(hypothesis) for hypothesis in next(found)]
             if not captions:
                 yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}")

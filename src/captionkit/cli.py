@@ -72,7 +72,7 @@ def caption(options: argparse.Namespace) -> int:
         output=options.output,
         attention=options.attention,
         batch=options.batch,
-        decoding=_decoding(options),
+        decoding=_overrides(options, "decoding"),
     )
 
 
@@ -141,7 +141,7 @@ def evaluate(options: argparse.Namespace) -> int:
         split=options.split,
         metrics=_metrics(options),
         batch=options.batch,
-        decoding=_decoding(options),
+        decoding=_overrides(options, "decoding"),
         resamples=options.resamples,
         seed=options.seed,
     )
@@ -167,6 +167,14 @@ def tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def average(options: argparse.Namespace) -> int:
+    """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
+    from captionkit.training.soup import average_models
+
+    print(average_models(options.data, options.models, options.output, split=options.split))
+    return 0
+
+
 def score(options: argparse.Namespace) -> int:
     """Score captions against references."""
     from captionkit.scoring import score_files
@@ -188,10 +196,10 @@ def score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, str]:
-    """The recipe fields that were given as flags."""
-    given = {name.removeprefix("recipe:"): value for name, value in vars(options).items() if name.startswith("recipe:")}
-    return {name: value for name, value in given.items() if value is not None}
+def _overrides(options: argparse.Namespace, kind: str = "recipe") -> dict[str, Any]:
+    """The fields of a recipe, or of another `kind` of table, that were given as flags."""
+    given = {name: value for name, value in vars(options).items() if name.startswith(f"{kind}:")}
+    return {name.removeprefix(f"{kind}:"): value for name, value in given.items() if value is not None}
 
 
 def _metrics(options: argparse.Namespace) -> list[Any] | None:
@@ -272,6 +280,17 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve(options: argparse.Namespace) -> int:
+    """Serve captions over HTTP: captionkit's own endpoints, Hugging Face's and OpenAI's."""
+    from captionkit.serve.settings import Settings
+
+    settings = Settings(**_overrides(options, "serve"))
+    from captionkit.serve.server import serve as run
+
+    run(options.model, settings)
+    return 0
+
+
 def plot(options: argparse.Namespace) -> int:
     """Draw the curves of a run, or compare several."""
     from captionkit.inspection import plot_runs
@@ -296,30 +315,9 @@ def demo(options: argparse.Namespace) -> int:
     return caption_samples(options.output, model=options.model)
 
 
-def _decoding(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in _DECODING if (value := getattr(options, f"decoding:{name}")) is not None}
-
-
-_DECODING = (
-    "beam",
-    "num_captions",
-    "length_penalty",
-    "min_length",
-    "max_length",
-    "no_repeat",
-    "groups",
-    "diversity",
-    "temperature",
-    "top_k",
-    "top_p",
-    "seed",
-    "banned_words",
-    "prefix",
-    "words",
-)
-
-
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from captionkit.serve.settings import Settings
+
     parser = _Parser(prog="captionkit", description="Describes pictures in words.")
     parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -332,7 +330,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="picture, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
     add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
-    _add_decoding(add)
+    _add_decoding(add, fields=arguments[:1] == ["caption"])
     add("--json", action="store_true", help="one JSON object a line")
     add(
         "--attention",
@@ -380,7 +378,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
     add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
-    _add_decoding(add)
+    _add_decoding(add, fields=arguments[:1] == ["evaluate"])
     _add_scoring(add)
     add(
         "--output",
@@ -401,6 +399,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
     add("--write", action="store_true", help="make the best what the model captions with")
     add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, average, extra="train")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("models", nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
+    add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
 
     add = _add(commands, score, extra="train")
     add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")
@@ -429,6 +433,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--split", help="which of its splits (default: val)")
     add("--limit", type=int, metavar="N", help="the first N of its pictures alone")
     add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
+
+    add = _add(commands, serve, extra="serve")
+    add("model", nargs="?", metavar="MODEL", help="model folder or Hub id (default: what comes with captionkit)")
+    _add_fields(add, Settings, "serve", defaults=True)
 
     add = _add(commands, plot, extra="train")
     add("runs", nargs="+", metavar="RUN", help="folders that `captionkit train` made")
@@ -459,27 +467,36 @@ def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     return parser.add_argument
 
 
-def _add_decoding(add: Callable[..., Any]) -> None:
-    def field(name: str, help: str, *, flag: str = "", kind: Callable[[str], Any] = int, metavar: str = "N") -> None:
-        flag = flag or f"--{name.replace('_', '-')}"
-        add(flag, dest=f"decoding:{name}", type=kind, metavar=metavar, help=help)
+#: flags that are not simply the names of their fields
+_FLAGS = {"decoding:seed": "--sample-seed", "decoding:banned_words": "--ban"}
 
-    field("beam", "hypotheses kept alive; 1 is greedy")
-    field("num_captions", "captions of each picture, best first")
-    field("length_penalty", "score = log-probability / length ** this", kind=float, metavar="X")
-    field("min_length", "fewest words of a caption")
-    field("max_length", "most words of a caption")
-    field("no_repeat", "no run of N words twice in a caption, no word twice in a row; 0: off")
-    field("groups", "parts of the beam that avoid each other's words; see --num-captions")
-    field("diversity", "how strongly, in nats", kind=float, metavar="X")
-    field("temperature", "above 0, sample; 1: with the model's own probabilities", kind=float, metavar="X")
-    field("top_k", "sample from the N likeliest words; 0: from all")
-    field("top_p", "sample from the likeliest words that together have this probability", kind=float, metavar="X")
-    field("seed", "of the samples", flag="--sample-seed")
-    field("banned_words", "words and phrases never to say; with commas", flag="--ban", kind=_listed, metavar="WORDS")
-    field("prefix", "what captions begin with, for instance 'a photo of'", kind=str, metavar="TEXT")
-    field("words", "words and phrases that every caption contains; with commas", kind=_listed, metavar="W1,W2")
+
+def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
+    """The batch, and (with `fields`, which need numpy) a flag for every field of Decoding."""
+    if fields:
+        from captionkit.search import Decoding
+
+        _add_fields(add, Decoding, "decoding")
     add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+
+
+def _add_fields(add: Callable[..., Any], table: type, kind: str, *, defaults: bool = False) -> None:
+    """A flag for every field of a dataclass, with the help that stands in its metadata."""
+    from dataclasses import fields
+
+    kinds: dict[type, tuple[dict[str, Any], str]] = {
+        bool: ({"action": "store_true", "default": None}, ""),
+        int: ({"type": int, "metavar": "N"}, ""),
+        float: ({"type": float, "metavar": "X"}, ""),
+        str: ({"type": str, "metavar": "TEXT"}, ""),
+        tuple: ({"type": _listed, "metavar": "WORDS"}, "; with commas"),
+    }
+    for field in fields(table):
+        dest, (how, note) = f"{kind}:{field.name}", kinds[type(field.default)]
+        if defaults and field.default:
+            note += f" (default: {field.default})"
+        flag = _FLAGS.get(dest, f"--{field.name.replace('_', '-')}")
+        add(flag, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:

@@ -11,6 +11,10 @@ class ImageError(CaptionkitError):
     """A picture cannot be used: unreadable, not an image, truncated, too large."""
 
 
+class ImageTooLargeError(ImageError):
+    """A picture has more bytes or pixels than are taken."""
+
+
 class DatasetError(CaptionkitError):
     """A dataset cannot be read: unknown layout, malformed file, no such split."""
 

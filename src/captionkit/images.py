@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from captionkit.errors import ImageError, ModelError
+from captionkit.errors import ImageError, ImageTooLargeError, ModelError
 from captionkit.files import Member
 from captionkit.tables import check_fields
 
@@ -171,7 +171,7 @@ def open_image(source: Source, *, target: tuple[int, int] | None = None, max_pix
     try:
         return _open(source, target, max_pixels)
     except ImageError as error:
-        raise ImageError(f"{describe(source)}: {error}") from None
+        raise type(error)(f"{describe(source)}: {error}") from None
     except Exception as error:  # Pillow raises nearly anything on a damaged file
         reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise ImageError(
@@ -213,11 +213,13 @@ def load_image(
     box: Box | None = None,
     flip: bool = False,
     colour: Colour | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """`open_image` and `preprocess` in one, decoding no more of a JPEG than is needed: float32 [3, height, width]."""
     left, top, right, bottom = _checked(box)
     target = math.ceil(preprocessing.height / (bottom - top)), math.ceil(preprocessing.width / (right - left))
-    return preprocess(open_image(source, target=target), preprocessing, box=box, flip=flip, colour=colour)
+    image = open_image(source, target=target, max_pixels=max_pixels)
+    return preprocess(image, preprocessing, box=box, flip=flip, colour=colour)
 
 
 def _recoloured(image: Image.Image, colour: Colour) -> Image.Image:
@@ -241,7 +243,7 @@ def _open(source: Source, target: tuple[int, int] | None, max_pixels: int) -> Im
     if image.format == "TIFF" and Image.MAX_IMAGE_PIXELS:  # while it decodes one, Pillow would warn of more
         max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > max_pixels:
-        raise ImageError(f"{image.width} x {image.height} is more than {max_pixels} pixels; shrink it first")
+        raise ImageTooLargeError(f"{image.width} x {image.height} is more than {max_pixels} pixels; shrink it first")
     if target and image is not source and image.format == "JPEG":
         height, width = target if _orientation(image) < 5 else target[::-1]
         image.draft("RGB", (width, height))
@@ -280,7 +282,7 @@ def _read(path: str | os.PathLike[str] | Member) -> bytes:
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise ImageError(f"{size} bytes are more than {MAX_BYTES}; shrink the picture first")
+        raise ImageTooLargeError(f"{size} bytes are more than {MAX_BYTES}; shrink the picture first")
     if size == 0:
         raise ImageError("empty; replace it")
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.tables import check_fields
 
-# The largest settings that are accepted: they bound what is kept for tracing, steps x B x K x G floats.
-_WHOLE = {
-    "beam": (1, 1000),
-    "num_captions": (1, 1000),
-    "min_length": (0, 1000),
-    "max_length": (1, 1000),
-    "no_repeat": (0, 1000),
-    "groups": (1, 1000),
-    "top_k": (0, 1_000_000),
-    "seed": (0, 2**63 - 1),
-}
-# A length penalty below zero would break the bound that stops the search.
-_NUMBERS = {"length_penalty": (0, 10), "diversity": (0, 100), "temperature": (0, 100), "top_p": (0, 1)}
+
+def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with what the command line and the REST service say of it, and its least and largest value."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -35,6 +26,9 @@ class Decoding:
     length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
     groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`. Where groups end
         in the same caption all the same, there are fewer than `num_captions`.
+    horizon: how many words further a live hypothesis is believed to go, at most, when it is asked whether it can still
+        beat the finished ones; 1 stops the search much earlier and rarely changes a caption. 0: up to `max_length`, so
+        that nothing that could win is missed.
     diversity: what a word costs a hypothesis, in nats, for each one of earlier groups that says it at the same place.
     words: words and phrases that every caption contains, token by token: "dog" is also in "dog's".
 
@@ -54,32 +48,29 @@ class Decoding:
     prefix: the text that every caption begins with.
     """
 
-    beam: int = 3
-    num_captions: int = 1
-    length_penalty: float = 1.0
-    min_length: int = 1
-    max_length: int = 30
-    no_repeat: int = 0
-    groups: int = 1
-    diversity: float = 0.5
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    banned_words: tuple[str, ...] = ()
-    prefix: str = ""
-    words: tuple[str, ...] = ()
+    # The largest values bound what is kept for tracing, steps x B x K x G floats.
+    beam: int = _setting(3, "hypotheses kept alive; 1 is greedy", 1, 1000)
+    num_captions: int = _setting(1, "captions of each picture, best first", 1, 1000)
+    # A length penalty below zero would break the bound that stops the search.
+    length_penalty: float = _setting(1.0, "score = log-probability / length ** this", 0, 10)
+    min_length: int = _setting(1, "fewest words of a caption", 0, 1000)
+    max_length: int = _setting(30, "most words of a caption", 1, 1000)
+    no_repeat: int = _setting(0, "no run of N words twice in a caption, no word twice in a row; 0: off", 0, 1000)
+    groups: int = _setting(1, "parts of the beam that avoid each other's words; for several captions", 1, 1000)
+    diversity: float = _setting(0.5, "how strongly groups avoid each other's words, in nats", 0, 100)
+    temperature: float = _setting(0.0, "above 0, sample; 1: with the model's own probabilities", 0, 100)
+    top_k: int = _setting(0, "sample from the N likeliest words; 0: from all", 0, 1_000_000)
+    top_p: float = _setting(1.0, "sample from the likeliest words that together have this probability", 0, 1)
+    seed: int = _setting(0, "seed of the samples", 0, 2**63 - 1)
+    banned_words: tuple[str, ...] = _setting((), "words and phrases never to say")
+    prefix: str = _setting("", "what captions begin with, for instance 'a photo of'")
+    words: tuple[str, ...] = _setting((), "words and phrases that every caption contains")
+    horizon: int = _setting(0, "stop once no caption can win within N words more; 0: within max_length", 0, 1000)
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _WHOLE.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise CaptionkitError(f"{name} is {value!r}; use a whole number from {low} to {high}")
-        for name, (low, high) in _NUMBERS.items():
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise CaptionkitError(f"{name} is {value!r}; use a number from {low} to {high}")
+        for known in fields(self):
+            if known.metadata["high"] is not None:
+                self._check_number(known.name, type(known.default), known.metadata["low"], known.metadata["high"])
         if not isinstance(self.prefix, str):
             raise CaptionkitError(f"prefix is {self.prefix!r}; use a text")
         for name in ("banned_words", "words"):
@@ -88,6 +79,13 @@ class Decoding:
                 raise CaptionkitError(f"{name} is {value!r}; use a list of words or phrases")
             object.__setattr__(self, name, tuple(value))  # JSON has lists
         self._check_together()
+
+    def _check_number(self, name: str, kind: Any, low: float, high: float) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            what = "whole number" if kind is int else "number"
+            raise CaptionkitError(f"{name} is {value!r}; use a {what} from {low} to {high}")
 
     def _check_together(self) -> None:
         if self.min_length > self.max_length:

@@ -215,7 +215,9 @@ class RunRecipe:
 
     seed: Annotated[int, Ge(0)] = _field(0, "number that decides every random choice")
     init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts anew")
-    precision: Literal["no", "bf16", "fp16"] = _field("no", "arithmetic of the forward pass")
+    precision: Literal["no", "auto", "bf16", "fp16"] = _field(
+        "no", "arithmetic of the forward pass; auto: bf16 where the device has it, else full precision"
+    )
     workers: Annotated[int, Ge(-1)] = _field(
         -1, "threads that prepare pictures ahead; -1 is one a core, at most 16; 0 does it between the steps"
     )

@@ -16,7 +16,9 @@ import torch
 from accelerate.utils import gather_object
 
 from captionkit.bundle import CONFIG
+from captionkit.calibration import Calibration
 from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.models.captioning import CaptioningModel
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
@@ -29,6 +31,7 @@ from captionkit.training.learner import Learner
 from captionkit.training.material import teaching_of
 from captionkit.training.memory import check_memory
 from captionkit.training.optimizer import rates
+from captionkit.training.precision import with_precision
 from captionkit.training.processes import make_accelerator, note_scale, restore_scale, share_buffers
 from captionkit.training.recipe import Recipe
 from captionkit.training.report import Report
@@ -81,7 +84,7 @@ def train(
         paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
         if not paths:
             raise TrainingError("no dataset to train on; name at least one")
-        recipe = recipe or Recipe()
+        recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
         run = _Run(recipe, paths, folder, resume, watcher, export)
         with run.report.sitting(run.progress):
@@ -254,10 +257,15 @@ class _Run:
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
-                keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
+                self._keep(model, found.calibration)
         self.report.evaluated(self._where(), found, better, progress)
         if self.watcher is not None:
             self.watcher(self.folder.rows[-1])
+
+    def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
+        facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
+        text, preprocessing = self.setup.text, self.setup.preprocessing
+        keep_model(self.folder.path / BEST, model, text, preprocessing, facts, calibration, half=half)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress

@@ -21,6 +21,7 @@ from captionkit.progress import track
 from captionkit.training.batches import Plan, batches
 from captionkit.training.learner import Learner
 from captionkit.training.material import teaching_of
+from captionkit.training.precision import with_precision
 from captionkit.training.processes import make_accelerator, refuse_several
 from captionkit.training.recipe import Recipe
 from captionkit.training.setup import prepare
@@ -77,7 +78,7 @@ def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple
         TrainingError: the loss falls at no rate; and whatever `train` refuses.
     """
     refuse_several("find-lr")
-    points = output.with_suffix(".json")
+    recipe, points = with_precision(recipe), output.with_suffix(".json")
     check_output(output, points, steps)
     tests: list[RangeTest] = []
     for part in ("decoder", "encoder")[: 1 if recipe.encoder.train == "frozen" else 2]:

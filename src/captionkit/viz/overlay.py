@@ -9,6 +9,7 @@ from PIL import Image
 
 UNATTENDED = 0.22  # brightness left where the model did not look: enough to see what was there
 GLOW = 0.12  # towards white where it looked most, so that it shows on a dark photo too
+VEIL_SCALE = 4
 
 #: left, top, right, bottom, in pixels
 Box = tuple[float, float, float, float]
@@ -29,6 +30,22 @@ def overlays(
     left, top, right, bottom = region
     seen = left * across, top * down, right * across, bottom * down
     return plain, [_spotlight(plain, relative(grid), seen) for grid in grids]
+
+
+def veil(grid: np.ndarray) -> Image.Image:
+    """What, stretched over the part of a photo that `grid` covers, lights it as `overlays` does: grey and alpha ("LA").
+
+    It has VEIL_SCALE pixels to a cell, so that a page can hold one for each word; the browser smooths the rest.
+    Raises ValueError for a grid that is not [rows, columns].
+    """
+    cells = relative(grid)
+    size = cells.shape[1] * VEIL_SCALE, cells.shape[0] * VEIL_SCALE
+    light = np.asarray(Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    # colour * kept + 255 * GLOW * light, as in _spotlight, is grey * alpha + colour * (1 - alpha).
+    kept = UNATTENDED + (1 - UNATTENDED - GLOW) * light
+    alpha = 1 - kept
+    grey = 255 * GLOW * light / alpha
+    return Image.fromarray(np.stack([grey, 255 * alpha], axis=-1).round().astype(np.uint8), "LA")
 
 
 def relative(grid: np.ndarray) -> np.ndarray:

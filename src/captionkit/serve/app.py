@@ -1,0 +1,72 @@
+"""The service as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+
+from captionkit import __version__
+from captionkit.captioner import Captioner
+from captionkit.errors import CaptionkitError
+from captionkit.serve.captions import captions
+from captionkit.serve.chat import chat
+from captionkit.serve.errors import error_reply, reply_to
+from captionkit.serve.front import mount_front
+from captionkit.serve.guard import Guard
+from captionkit.serve.huggingface import huggingface
+from captionkit.serve.options import reason_of
+from captionkit.serve.service import Service
+from captionkit.serve.settings import Settings
+from captionkit.serve.upkeep import upkeep
+
+
+def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
+    """The application that serves a captioner; `app.state.service` is what captions for it."""
+    service = Service(captioner, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="captionkit",
+        version=__version__,
+        description='Describes pictures in words. Errors are `{"error": {"message", "type", "status"}}`.',
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.add_middleware(Guard, settings=settings, meters=service.meters)
+    if settings.cors:  # around the guard, because a browser asks whether it may ask without the token
+        methods = ["GET", "POST"]
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=methods, allow_headers=["*"])
+    _add_errors(app)
+    for router in (captions(service), huggingface(service), chat(service), upkeep(service)):
+        app.include_router(router)
+    # The web page comes after every other route, so that it may take GET / and all that is left below it.
+    mount_front(app, service)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """One form for all errors, whoever raises them."""
+
+    @app.exception_handler(CaptionkitError)
+    async def refused(request: Request, error: CaptionkitError) -> Response:
+        request.state.said["error"] = str(error)
+        return reply_to(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        reason = request.state.said["error"] = reason_of(error.errors())
+        return error_reply(422, reason)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> Response:
+        return error_reply(error.status_code, str(error.detail), error.headers)

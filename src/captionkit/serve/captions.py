@@ -1,0 +1,51 @@
+"""POST /v1/captions: captions with all that is known of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from captionkit.captioner import Outcome
+from captionkit.errors import CaptionkitError
+from captionkit.serve.errors import Reply, named
+from captionkit.serve.intake import take_in
+from captionkit.serve.logs import tell
+from captionkit.serve.options import Options, read_options, split_options
+from captionkit.serve.schema import CAPTIONS, captions_body, failures
+from captionkit.serve.service import Service
+
+
+def captions(service: Service) -> APIRouter:
+    """The endpoint, for a service."""
+    router = APIRouter(tags=["captions"])
+
+    @router.post(
+        "/v1/captions",
+        summary="Caption one picture or several",
+        openapi_extra={"requestBody": captions_body()},
+        responses={200: CAPTIONS, **failures()},
+    )
+    async def create_captions(request: Request, options: Annotated[Options, Query()]) -> Response:
+        """The pictures come as files of a form, as the body itself, or in base64 in JSON. Options may stand in the
+        query, in the form or in the JSON. Of several pictures, one that has no caption has an `error` instead.
+        """
+        intake = await take_in(request, service.settings)
+        chosen, maps = split_options(options)
+        more, more_maps = read_options(intake.options)
+        decoding = service.decoding(**{**chosen, **more})
+        found = await service.caption_all([data for _, data in intake.pictures], decoding)
+        if all(isinstance(outcome, CaptionkitError) for outcome in found):
+            raise found[0]  # type: ignore[misc]
+        names = [name for name, _ in intake.pictures]
+        records = [_record(*pair, maps=maps or more_maps) for pair in zip(names, found, strict=True)]
+        tell(request, found)
+        return Reply({"model": service.model, "results": records})
+
+    return router
+
+
+def _record(name: str, outcome: Outcome | CaptionkitError, *, maps: bool) -> dict[str, Any]:
+    if isinstance(outcome, CaptionkitError):
+        return {"path": name, "error": named(outcome, name)}
+    return outcome.to_dict(name, maps=maps)

@@ -1,0 +1,113 @@
+"""Pictures by URL, from public addresses alone.
+
+The address that is checked is the one that is connected to: the check is made where the connection is, for the first
+URL and for every redirect. So neither a name that resolves to an address inside nor one that changes between the check
+and the connection leads inside. Proxies of the environment are not used, because they would resolve names themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import urljoin
+
+import httpcore2
+
+from captionkit import __version__
+from captionkit.serve.errors import RefusalError
+
+_REDIRECTS = 3
+_SECONDS = 10.0
+_REDIRECTIONS = (301, 302, 303, 307, 308)
+_HEADERS = {"User-Agent": f"captionkit/{__version__}", "Accept": "image/*"}
+_FAILURES = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    httpcore2.UnsupportedProtocol,
+    OSError,
+    ValueError,
+)
+_AT_A_TIME = asyncio.Semaphore(8)
+#: IPv6 addresses that hold an IPv4 address in their last 32 bits, to which a translator takes them
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is of the Internet at large: not private, loopback, link-local, multicast or reserved."""
+    found: Any = ipaddress.ip_address(address.partition("%")[0])
+    if found.version == 6:
+        inner = found.ipv4_mapped or found.sixtofour
+        if found.teredo or found in _TRANSLATED or (inner and not is_public(str(inner))):
+            return False
+        found = found.ipv4_mapped or found
+    return found.is_global and not (found.is_multicast or getattr(found, "is_site_local", False))
+
+
+class _PublicBackend(httpcore2.AsyncNetworkBackend):
+    """Connects to public addresses only."""
+
+    def __init__(self) -> None:
+        self._backend = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise RefusalError(422, f"{host!r} is not known; check the URL") from None
+        addresses = [str(entry[4][0]) for entry in found]
+        if not addresses or not all(map(is_public, addresses)):
+            raise RefusalError(422, f"{host!r} is not a public address; send the picture itself")
+        return await self._backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+
+async def fetch(url: str, *, most: int, seconds: float, hold: Callable[[int], None]) -> bytes:
+    """The content of a URL, at most `most` bytes, of which `hold` is told as they come.
+
+    RefusalError where it cannot be had or must not be.
+    """
+    try:
+        return await asyncio.wait_for(_follow(url, most, hold), min(_SECONDS, seconds))
+    except asyncio.TimeoutError:
+        raise RefusalError(422, "the URL did not answer in time; send the picture itself") from None
+    except _FAILURES as error:
+        raise RefusalError(422, f"the URL cannot be fetched ({str(error) or type(error).__name__})") from None
+
+
+async def _follow(url: str, most: int, hold: Callable[[int], None]) -> bytes:
+    connections = httpcore2.AsyncConnectionPool(network_backend=_PublicBackend(), max_keepalive_connections=0)
+    async with _AT_A_TIME, connections as pool:
+        for _ in range(_REDIRECTS + 1):
+            async with pool.stream("GET", url, headers=_HEADERS) as response:
+                if response.status in _REDIRECTIONS:
+                    url = urljoin(url, _header(response.headers, b"location"))
+                    continue
+                if response.status != 200:
+                    raise RefusalError(422, f"the URL answers with status {response.status}")
+                return await _read(response, most, hold)
+    raise RefusalError(422, f"the URL redirects more than {_REDIRECTS} times")
+
+
+async def _read(response: Any, most: int, hold: Callable[[int], None]) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_stream():
+        hold(len(chunk))
+        body += chunk
+        if len(body) > most:
+            raise RefusalError(413, f"the URL has more than the {most:,} bytes that a picture may have")
+    return bytes(body)
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")

@@ -1,0 +1,63 @@
+"""The service's log on standard error: a line for a person, or JSON for a machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import Request
+
+from captionkit.captioner import Outcome
+from captionkit.errors import CaptionkitError
+
+LOG = logging.getLogger("captionkit.serve")
+
+
+def log_request(said: Mapping[str, Any]) -> None:
+    """A line for a request, of which `said` has the client, method, path, status, ms and what else is known."""
+    LOG.info(_sentence(said), extra={"said": said})
+
+
+def _sentence(said: Mapping[str, Any]) -> str:
+    head = f"{said['client']} {said['method']} {said['path']} {said['status']} {said['ms']:.0f} ms"
+    rest = [said["error"]] if "error" in said else said.get("captions", [])
+    return "  ".join([head, *rest]) if len(rest) < 2 else "\n    ".join([head, *rest])
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time_of_day = time.strftime("%H:%M:%S", time.localtime(record.created))
+        text = f"{time_of_day} {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line: dict[str, Any] = {"time": moment, "level": record.levelname.lower()}
+        said = getattr(record, "said", None)
+        line.update(said if said is not None else {"message": record.getMessage()})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def start_log(kind: str) -> None:
+    """Send what this service and its server say to standard error, as "text" or "json"."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if kind == "json" else _Text())
+    for name, level in (("captionkit.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def tell(request: Request, found: Sequence[Outcome | CaptionkitError]) -> None:
+    """Let the log's line of a request show its captions, or why a picture has none."""
+    request.state.said["captions"] = [
+        str(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption) for outcome in found
+    ]

@@ -1,0 +1,42 @@
+"""The settings of the service; the command line has a flag for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from captionkit.errors import CaptionkitError
+
+LOG_FORMATS = ("text", "json")
+
+
+def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the service listens, whom it serves and what it takes. A bad value raises CaptionkitError."""
+
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0: every one of this machine")
+    port: int = _setting(1234, "port to listen on; 0: any that is free", 0, 65535)
+    token: str = _setting("", "what clients must send as a bearer token; $CAPTIONKIT_TOKEN is not seen by other users")
+    cors: tuple[str, ...] = _setting((), "origins whose web pages may use the service, or *")
+    allow_urls: bool = _setting(False, "fetch pictures that requests name by URL, from public addresses only")
+    max_batch: int = _setting(32, "pictures that go through the model together, at most", 1, 32)
+    max_queue: int = _setting(128, "pictures that may wait or be at work; more are refused for a while", 1, 100_000)
+    timeout: float = _setting(30.0, "seconds for an upload, and again for its captions", 0.01, 3600)
+    max_bytes: int = _setting(32 * 2**20, "bytes of a request", 1024, 2**30)
+    max_pixels: int = _setting(2**26, "pixels of a picture", 1, 2**27)
+    threads: int = _setting(0, "processors for the model; 0: all that the process may use", 0, 1024)
+    log_format: str = _setting("text", f"of the log on standard error: {' or '.join(LOG_FORMATS)}")
+
+    def __post_init__(self) -> None:
+        for known in fields(self):
+            value, low, high = getattr(self, known.name), known.metadata["low"], known.metadata["high"]
+            if high is not None and not low <= value <= high:
+                raise CaptionkitError(f"--{known.name.replace('_', '-')} is {value}; use a number from {low} to {high}")
+        if self.log_format not in LOG_FORMATS:
+            raise CaptionkitError(f"--log-format is {self.log_format!r}; use {' or '.join(LOG_FORMATS)}")
+        if not (self.token.isascii() and self.token.isprintable()) or self.token.strip() != self.token:
+            raise CaptionkitError("--token has characters that no HTTP header carries; use letters and digits")

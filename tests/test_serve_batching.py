@@ -1,0 +1,206 @@
+"""How requests that come together share the model, and what happens to those that are too many or too late."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+pytest.importorskip("httpx2")
+
+from starlette.testclient import TestClient
+
+from captionkit.captioner import Outcome
+from captionkit.errors import CaptionkitError, ImageError
+from captionkit.serve.app import create_app
+from captionkit.serve.batching import Batching
+from captionkit.serve.errors import BusyError, LateError
+from captionkit.serve.service import Service
+from captionkit.serve.settings import Settings
+from serving import Gate
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(photos.iterdir())]
+
+
+def in_service(gate: Gate, test: Callable[[Service], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    """Run a test inside a running service."""
+
+    async def run() -> None:
+        service = Service(gate.captioner, Settings(**{"timeout": 120, **settings}))
+        async with service.running():
+            await test(service)
+
+    asyncio.run(run())
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    for _ in range(6000):
+        if happened():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+def test_what_waits_goes_together_by_its_options(gate: Gate, pictures: list[bytes]) -> None:
+    alone = {beam: gate.captioner.decoding.__class__(beam=beam, max_length=30) for beam in (2, 3)}
+
+    async def test(service: Service) -> None:
+        asked = [asyncio.ensure_future(service.caption(pictures[0], alone[3]))]
+        await until(lambda: gate.batches)
+        asked += [asyncio.ensure_future(service.caption(pictures[n % 3], alone[2 + n % 2])) for n in range(11)]
+        await until(lambda: len(service._batching._waiting) == 11)
+        gate.open.set()
+        outcomes = await asyncio.gather(*asked)
+        assert gate.batches[0] == (1, 3)
+        assert sorted(gate.batches[1:]) == [(1, 3), (2, 2), (4, 2), (4, 3)]
+        expected = [(0, 3), *((n % 3, 2 + n % 2) for n in range(11))]
+        for (picture, beam), outcome in zip(expected, outcomes, strict=True):
+            said = gate.captioner.caption(pictures[picture], beam=beam, max_length=30)
+            assert outcome.caption and outcome.caption.text == said.text
+
+    in_service(gate, test, max_batch=4)
+
+
+def test_dear_options_make_small_batches(gate: Gate, pictures: list[bytes]) -> None:
+    async def test(service: Service) -> None:
+        dear = service.decoding(temperature=1.0, num_captions=50, max_length=2)
+        first = asyncio.ensure_future(service.caption(pictures[0]))
+        await until(lambda: gate.batches)
+        rest = [asyncio.ensure_future(service.caption(pictures[0], dear)) for _ in range(8)]
+        await until(lambda: len(service._batching._waiting) == 8)
+        gate.open.set()
+        await asyncio.gather(first, *rest)
+        assert [size for size, _ in gate.batches] == [1, 6, 2]
+
+    in_service(gate, test)
+
+
+def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, pictures: list[bytes]) -> None:
+    async def test(service: Service) -> None:
+        asked = [asyncio.ensure_future(service.caption(picture)) for picture in pictures]
+        await until(lambda: service._inside == 3)
+        assert not service.ready
+        with pytest.raises(BusyError, match=r"3 pictures wait already; try again in [0-9]+ s") as refused:
+            await service.caption(pictures[0])
+        assert int(refused.value.headers["Retry-After"]) >= 1
+        with pytest.raises(CaptionkitError, match="4 pictures are more than the 3"):
+            await service.caption_all(pictures[:1] * 4)
+        gate.open.set()
+        assert all(outcome.caption for outcome in await asyncio.gather(*asked))
+        assert service.ready
+        assert (await service.caption(pictures[0])).caption
+
+    in_service(gate, test, max_queue=3)
+
+
+def test_what_takes_too_long_is_told_and_makes_room(gate: Gate, pictures: list[bytes]) -> None:
+    async def test(service: Service) -> None:
+        with pytest.raises(LateError, match=r"no caption within 2 s"):
+            await service.caption_all(pictures)
+        assert service._inside == 0
+        service.settings = Settings(timeout=120)
+        gate.open.set()
+        assert (await service.caption(pictures[0])).caption
+        assert sum(size for size, _ in gate.batches) <= 3, "those that were given up are not captioned"
+
+    in_service(gate, test, timeout=2)
+
+
+def test_a_caller_that_goes_away_leaves_the_queue(gate: Gate, pictures: list[bytes]) -> None:
+    async def test(service: Service) -> None:
+        first = asyncio.ensure_future(service.caption(pictures[0]))
+        await until(lambda: gate.batches)
+        second = asyncio.ensure_future(service.caption(pictures[1]))
+        third = asyncio.ensure_future(service.caption(pictures[2]))
+        await until(lambda: len(service._batching._waiting) == 2)
+        second.cancel()
+        gate.open.set()
+        await asyncio.gather(first, third)
+        assert gate.batches == [(1, 3), (1, 3)]
+        assert second.cancelled() and service._inside == 0
+
+    in_service(gate, test)
+
+
+def test_bad_pictures_and_good_ones(gate: Gate, pictures: list[bytes]) -> None:
+    gate.open.set()
+
+    async def test(service: Service) -> None:
+        good, bad, other = await service.caption_all([pictures[0], b"no picture", pictures[1]])
+        assert isinstance(good, Outcome) and isinstance(other, Outcome)
+        assert isinstance(bad, ImageError) and "not a picture" in str(bad)
+        with pytest.raises(ImageError, match="not a picture"):
+            await service.caption(b"no picture")
+        with pytest.raises(ImageError, match="no caption of at most 1 words contains 'dog'"):
+            await service.caption(pictures[0], service.decoding(words=["dog"], prefix="a", max_length=1))
+        assert service._inside == 0
+
+    in_service(gate, test)
+
+
+def test_a_model_that_fails_fails_its_batch_alone() -> None:
+    """And each waits for its own result, in whichever order it came."""
+    started, go = threading.Event(), threading.Event()
+
+    def work(key: str, items: Any) -> list[str]:
+        started.set()
+        assert go.wait(10)
+        if key == "bad":
+            raise MemoryError("no room")
+        return [f"{key}{item}" for item in items]
+
+    async def test() -> None:
+        batching: Batching[str, int, str] = Batching(work, lambda _: 8)
+        worker = asyncio.create_task(batching.run())
+        asked = [asyncio.ensure_future(batching.submit(key, n)) for n, key in enumerate(["a", "bad", "b", "bad", "a"])]
+        await until(started.is_set)
+        go.set()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [found[n] for n in (0, 2, 4)] == ["a0", "b2", "a4"]
+        assert all(isinstance(found[n], MemoryError) for n in (1, 3))
+        worker.cancel()
+
+    asyncio.run(test())
+
+
+def test_statuses_of_a_service_that_is_full_late_or_broken(gate: Gate, pictures: list[bytes]) -> None:
+    app = create_app(gate.captioner, Settings(max_queue=1, timeout=3))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        replies: list[Any] = []
+        waiting = threading.Thread(target=lambda: replies.append(client.post("/", content=pictures[0])))
+        waiting.start()
+        while not gate.batches and not replies:
+            time.sleep(0.01)
+        full = client.post("/", content=pictures[0])
+        assert full.status_code == 429 and int(full.headers["Retry-After"]) >= 1
+        assert full.json()["error"]["type"] == "rate_limit_error"
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+        waiting.join()
+        assert replies[0].status_code == 504 and "no caption within 3 s" in replies[0].json()["error"]["message"]
+        app.state.service.settings = Settings(timeout=60)
+        gate.open.set()
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/", content=pictures[0]).status_code == 200
+
+        def broken(*_: Any) -> Any:
+            raise RuntimeError("secret")
+
+        gate.captioner.describe = broken  # type: ignore[method-assign]
+        reply = client.post("/", content=pictures[0])
+        assert reply.status_code == 500 and "secret" not in reply.text
+        assert reply.json()["error"]["type"] == "server_error"
