@@ -107,7 +107,7 @@ def sources(data: Path) -> list[Path]:
 @pytest.mark.parametrize("name", DECODERS)
 def test_what_was_learnt_by_heart_is_still_said(name: str, data: Path, tmp_path: Path) -> None:
     folder = learn(DECODERS[name], data, tmp_path / "model")
-    report = export_int8(folder, tmp_path / "int8", pictures=data)
+    report = export_int8(folder, tmp_path / "int8", pictures=sources(data))
     assert all(part.nats < 0.002 for part in report.parts)
     assert report.steps[-1].same == 1 and report.steps[-1].cider is None
     opened, small = open_model(folder), open_model(tmp_path / "int8")
