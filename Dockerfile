@@ -1,5 +1,5 @@
 # docker build -t captionkit .                              the web page and the API
-# docker build -t captionkit --build-arg EXTRA=serve .      the API alone, in about half the space
+# docker build -t captionkit --build-arg EXTRA=serve .      the API alone, 190 MB smaller
 # docker run -p 1234:1234 captionkit
 
 FROM python:3.11.14-slim-bookworm AS build
@@ -19,7 +19,8 @@ COPY src src
 RUN PIP_CONSTRAINT=/build/constraints.txt pip install ".[$EXTRA]" && pip check
 
 FROM python:3.11.14-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin captionkit
+RUN groupadd --gid 10001 captionkit \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin captionkit
 COPY --from=build /opt/captionkit /opt/captionkit
 # All that is written goes to /tmp, so the rest of the file system may be read-only.
 ENV PATH=/opt/captionkit/bin:$PATH \
