@@ -51,6 +51,8 @@ class OnnxStepper:
 
 
 def _session(folder: ModelFolder, name: str, threads: int | None) -> ort.InferenceSession:
+    # Read when ONNX Runtime is imported: recent ones would otherwise note their use under ~/.cache and report it.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 
     options = ort.SessionOptions()
