@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +28,15 @@ def test_card_says_how_it_was_made() -> None:
     card, made = (BUNDLED / "README.md").read_text(), open_model().section("provenance")
     for fact in ("Flickr8k", "research", "Apache-2.0", "BLEU-4", "CIDEr", made["command"], f"{made['val_loss']:.4f}"):
         assert fact in card
+
+
+def test_captioning_leaves_nothing_in_the_home_folder(photos: Path, tmp_path: Path) -> None:
+    """Neither captionkit nor ONNX Runtime notes that a picture was captioned; the latter does unless told not to."""
+    hidden = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    command = [sys.executable, "-m", "captionkit", "caption", str(photos / "one.jpg")]
+    assert subprocess.run(command, env=kept | hidden, capture_output=True).returncode == 0
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_sample_photographs_are_recognised() -> None:

@@ -67,6 +67,8 @@ def _session(folder: ModelFolder, name: str, content: bytes | None, threads: int
 
 def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSession:
     """A session of a graph on at most `threads` processors; by default, on all that the process may use."""
+    # Read when ONNX Runtime is imported: recent ones would otherwise note their use under ~/.cache and report it.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -48,11 +48,27 @@ def mount_page(app: FastAPI, service: Service) -> None:
         ssr_mode=False,
         pwa=False,
         favicon_path=str(STATIC / "favicon.svg"),
-        theme=gr.themes.Base(
-            primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),
+        theme=_theme(),
         css_paths=STATIC / "page.css",
         head='<meta name="description" content="Describes photos in words, and shows where it looked.">',
+    )
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts of the machine, and texts and sliders with the contrast of page.css."""
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    soft, soft_dark, accent, accent_dark = "#57606a", "#a6afb9", "#0b6e67", "#5cc8be"
+    return theme.set(
+        body_text_color_subdued=soft,
+        body_text_color_subdued_dark=soft_dark,
+        block_info_text_color=soft,
+        block_info_text_color_dark=soft_dark,
+        slider_color=accent,
+        slider_color_dark=accent_dark,
+        checkbox_background_color_selected=accent,
+        checkbox_border_color_selected=accent,
+        input_border_color_focus=accent,
+        input_border_color_focus_dark=accent_dark,
     )
 
 
