@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from captionkit.viz.samples import sample_photos
 
@@ -41,16 +44,18 @@ CAPTIONS = {
 }
 
 
-def make_photos(root: Path) -> Path:
-    """The photographs as a COCO validation split in `root`. CaptionkitError where scikit-image is not installed."""
+def make_photos(root: Path, caption: Callable[[Image.Image], Sequence[str]] | None = None) -> Path:
+    """The photographs as a COCO validation split in `root`, with `CAPTIONS` or those that `caption` gives.
+
+    CaptionkitError where scikit-image is not installed.
+    """
     (root / "images").mkdir(parents=True)
     images, annotations = [], []
     for number, (name, photo) in enumerate(sample_photos(), start=101):
         photo.save(root / "images" / name)
         images.append({"id": number, "file_name": name})
-        annotations += [
-            {"id": len(annotations) + n, "image_id": number, "caption": c} for n, c in enumerate(CAPTIONS[name])
-        ]
+        written = caption(photo) if caption else CAPTIONS[name]
+        annotations += [{"id": len(annotations) + n, "image_id": number, "caption": c} for n, c in enumerate(written)]
     content = {"info": {}, "licenses": [], "type": "captions", "images": images, "annotations": annotations}
     (root / "captions_val.json").write_text(json.dumps(content), encoding="utf-8")
     return root

@@ -801,12 +801,12 @@ def test_nothing_is_printed_and_pillow_keeps_its_settings(tmp_path: Path) -> Non
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stderr == "" and done.returncode == 0
         assert done.stdout.split("\n") == [
-            "ImageError",
-            "ImageError",
+            "ImageTooLargeError",
+            "ImageTooLargeError",
             "(64, 48)",
             "(2, 1)",
             "ImageError",
-            "ImageError",
+            "ImageTooLargeError",
             "",
         ]
 

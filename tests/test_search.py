@@ -62,7 +62,8 @@ def naive(model: RandomModel, image: int, d: Decoding, banned) -> tuple[list[tup
             live = [hypothesis for hypothesis in live if hypothesis[0] not in [c[0] for c in ended]]
             break
         live = [([*words, token], log_prob) for words, token, log_prob in looked_at if token != EOS][: d.beam]
-        reachable = max((log_prob for _, log_prob in live), default=-np.inf) / (d.max_length + 1) ** d.length_penalty
+        furthest = min(length + 1 + d.horizon, d.max_length + 1) if d.horizon else d.max_length + 1
+        reachable = max((log_prob for _, log_prob in live), default=-np.inf) / furthest**d.length_penalty
         worst = finished[d.num_captions - 1][2] if len(finished) >= d.num_captions else -np.inf
         if worst >= reachable or (d.beam == 1 and ended):
             live = []
@@ -96,6 +97,7 @@ def decodings(draw):
         min_length=min_length,
         max_length=draw(st.integers(max(min_length, 1), 9)),
         no_repeat=draw(st.sampled_from([0, 0, 1, 2, 3])),
+        horizon=draw(st.sampled_from([0, 0, 1, 2, 50])),
     )
 
 
@@ -192,6 +194,20 @@ def test_the_search_stops_as_soon_as_nothing_can_win():
         stepper = RandomStepper(model)
         run(model, decoding, *range(8), stepper=stepper)
         assert stepper.steps == 2
+
+
+def test_a_near_horizon_stops_earlier_and_a_far_one_changes_nothing():
+    model, images = RandomModel(20, end=4), range(30)
+
+    def captions(horizon: int) -> tuple[list, int]:
+        steppers = [RandomStepper(model) for _ in images]
+        decoding = Decoding(beam=4, num_captions=2, length_penalty=1, max_length=20, horizon=horizon)
+        found = [run(model, decoding, image, stepper=stepper) for image, stepper in zip(images, steppers, strict=True)]
+        return [brief(captions) for (captions,) in found], sum(stepper.steps for stepper in steppers)
+
+    exact, near, far = captions(0), captions(1), captions(20)
+    assert far == exact
+    assert near[1] < exact[1]
 
 
 def test_a_caption_that_is_cut_ranks_after_the_finished():

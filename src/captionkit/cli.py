@@ -167,6 +167,14 @@ def tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def average(options: argparse.Namespace) -> int:
+    """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
+    from captionkit.training.soup import average_models
+
+    print(average_models(options.data, options.models, options.output, split=options.split))
+    return 0
+
+
 def score(options: argparse.Namespace) -> int:
     """Score captions against references."""
     from captionkit.scoring import score_files
@@ -377,6 +385,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
     add("--write", action="store_true", help="make the best what the model captions with")
     add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, average, extra="train")
+    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("models", nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
+    add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
 
     add = _add(commands, score, extra="train")
     add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")

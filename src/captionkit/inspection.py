@@ -71,10 +71,11 @@ class ModelReport:
         ]
         lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]
         if "val_loss" in facts:
-            lines.append(f"trained     {facts['command']}")
+            lines.append(f"made by     {facts['command']}")
             cider = f"CIDEr-D {facts['val_cider']:.4f}, " if "val_cider" in facts else ""
             loss = f"validation loss {facts['val_loss']:.4f} nats per word"
-            lines.append(f"            {cider}{loss}, {facts['minutes']} minutes")
+            minutes = f", {facts['minutes']} minutes" if "minutes" in facts else ""
+            lines.append(f"            {cider}{loss}{minutes}")
         lines += [f"problem     {problem}" for problem in self.problems] or ["problems    none; every file is as saved"]
         return "\n".join(lines)
 

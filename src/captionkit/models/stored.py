@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from textwrap import shorten
 from typing import Any
 
@@ -29,6 +30,14 @@ def weights(model: CaptioningModel, *, half: bool = False) -> bytes:
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     return save(tensors, metadata={"format": "pt"})
+
+
+def stores_half(folder: ModelFolder) -> bool:
+    """Whether a folder's weights are stored in 16 bits, by the header of their file."""
+    content = folder.read(WEIGHTS)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    return "F32" not in kinds and bool(kinds & {"F16", "BF16"})
 
 
 def load_model(folder: ModelFolder) -> CaptioningModel:

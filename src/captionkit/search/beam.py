@@ -170,7 +170,7 @@ class _Beams:
         live = _side_by_side(log_probs)
         # The captions are gathered from group after group: each gives at most so many.
         share = -(-self.decoding.num_captions // self.decoding.groups)
-        reachable = live.max(axis=1) / self.longest**self.decoding.length_penalty
+        reachable = live.max(axis=1) / self._divisor(self._furthest(length))
         done = self.best[group]["score"][self.live.images, share - 1] >= reachable
         if self.width == 1 and not self.grid:
             done |= has_ended[:, 0]
@@ -228,6 +228,11 @@ class _Beams:
         stay = self.live.drop_done()
         if stay is not None and self.grid:
             self.grid.keep(stay)
+
+    def _furthest(self, length: int) -> int:
+        """Tokens of the longest caption that a hypothesis of `length` words, and the one chosen now, may become."""
+        horizon = self.decoding.horizon
+        return min(self.longest, length + 1 + horizon) if horizon else self.longest
 
     def _divisor(self, length: int) -> float:
         return length**self.decoding.length_penalty

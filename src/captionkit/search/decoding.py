@@ -26,6 +26,9 @@ class Decoding:
     length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
     groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`. Where groups end
         in the same caption all the same, there are fewer than `num_captions`.
+    horizon: how many words further a live hypothesis is believed to go, at most, when it is asked whether it can still
+        beat the finished ones; 1 stops the search much earlier and rarely changes a caption. 0: up to `max_length`, so
+        that nothing that could win is missed.
     diversity: what a word costs a hypothesis, in nats, for each one of earlier groups that says it at the same place.
     words: words and phrases that every caption contains, token by token: "dog" is also in "dog's".
 
@@ -62,6 +65,7 @@ class Decoding:
     banned_words: tuple[str, ...] = _setting((), "words and phrases never to say")
     prefix: str = _setting("", "what captions begin with, for instance 'a photo of'")
     words: tuple[str, ...] = _setting((), "words and phrases that every caption contains")
+    horizon: int = _setting(0, "stop once no caption can win within N words more; 0: within max_length", 0, 1000)
 
     def __post_init__(self) -> None:
         for known in fields(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,12 +17,11 @@ from captionkit.bundle import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model,
 from captionkit.calibration import Calibration
 from captionkit.datasets import CaptionSet
 from captionkit.errors import ImageError
-from captionkit.images import open_image
+from captionkit.images import Preprocessing, open_image
 from captionkit.models.captioning import CaptioningModel
 from captionkit.models.stored import architecture, weights
 from captionkit.search import Decoding
-from captionkit.training.recipe import Recipe
-from captionkit.training.setup import Setup
+from captionkit.text import Text
 
 #: how a kept model captions unless told otherwise; what suited Flickr8k's validation split
 DECODING = Decoding(beam=3, length_penalty=0.7, no_repeat=3)
@@ -30,22 +30,29 @@ _COMPARED = 8
 
 
 def keep_model(
-    path: Path, model: CaptioningModel, setup: Setup, recipe: Recipe, facts: dict[str, Any], calibration: Calibration
+    path: Path,
+    model: CaptioningModel,
+    text: Text,
+    preprocessing: Preprocessing,
+    facts: dict[str, Any],
+    calibration: Calibration,
+    *,
+    half: bool,
 ) -> ModelFolder:
-    """Write a trained model as a model folder; `facts` say how it was trained."""
+    """Write a trained model as a model folder; `facts` say how it was made, `half` stores its weights in 16 bits."""
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     versions |= {"captionkit": __version__, "python": platform.python_version()}
-    provenance = {**facts, "recipe": recipe.to_dict(), "versions": versions}
+    provenance = {**facts, "versions": versions}
     config = {
-        "architecture": architecture(model, setup.preprocessing),
-        "preprocessing": setup.preprocessing.to_dict(),
+        "architecture": architecture(model, preprocessing),
+        "preprocessing": preprocessing.to_dict(),
         "decoding": DECODING.to_dict(),
         "calibration": calibration.to_dict(),
         "provenance": provenance,
     }
     contents = {
-        TOKENIZER: setup.text.to_json().encode(),
-        WEIGHTS: weights(model, half=recipe.run.half_weights),
+        TOKENIZER: text.to_json().encode(),
+        WEIGHTS: weights(model, half=half),
         CARD: _card(model, provenance).encode(),
     }
     return write_model(path, config, contents)
@@ -87,7 +94,7 @@ def _decoding() -> str:
 def _card(model: CaptioningModel, facts: dict[str, Any]) -> str:
     """A Hub model card: front matter, what it is, how it was made."""
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    config, data = model.config, facts["data"]
+    config, rows = model.config, "\n".join(f"| {name} | {value} |" for name, value in _made(facts))
     return f"""---
 library_name: captionkit
 pipeline_tag: image-to-text
@@ -102,18 +109,32 @@ Describes a picture in a sentence. {parameters:.1f} million parameters.
     pip install captionkit
     captionkit caption photo.jpg --model .
 
-## Training
+## How it was made
 
 | | |
 |---|---|
-| command | `{facts["command"]}` |
-| data | {data["name"]}, fingerprint `{data["fingerprint"][:16]}` |
-| pictures | {facts["pictures"]["train"]} training, {facts["pictures"]["val"]} validation |
-| seed | {facts["recipe"]["run"]["seed"]} |
-| validation CIDEr-D | {facts["val_cider"]:.4f}, of generated captions ({_decoding()}) |
-| validation loss | {facts["val_loss"]:.4f} nats per word (epoch {facts["epoch"]:.2f}, step {facts["step"]}) |
-| time | {facts["minutes"]} minutes on {facts["device"]} |
-| versions | {", ".join(f"{name} {value}" for name, value in facts["versions"].items())} |
+{rows}
 
-The whole recipe is in `config.json` under `provenance`.
+All of it is in `config.json` under `provenance`.
 """
+
+
+def _made(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a card says of how a model was made, by training or by averaging."""
+    names = {"train": "training", "val": "validation"}
+    pictures = (f"{number} {names[split]}" for split, number in facts["pictures"].items())
+    yield "command", f"`{facts['command']}`"
+    yield "data", f"{facts['data']['name']}, fingerprint `{facts['data']['fingerprint'][:16]}`"
+    yield "pictures", ", ".join(pictures)
+    at = ""
+    if "recipe" in facts:
+        yield "seed", str(facts["recipe"]["run"]["seed"])
+        at = f" (epoch {facts['epoch']:.2f}, step {facts['step']})"
+    yield "validation CIDEr-D", f"{facts['val_cider']:.4f}, of generated captions ({_decoding()})"
+    yield "validation loss", f"{facts['val_loss']:.4f} nats per word{at}"
+    for one in facts.get("ingredients", ()):
+        verdict = "averaged" if one["taken"] else "left out"
+        yield f"model {one['name']}", f"{verdict}; alone CIDEr-D {one['val_cider']:.4f}; `{one['command']}`"
+    if "minutes" in facts:
+        yield "time", f"{facts['minutes']} minutes on {facts['device']}"
+    yield "versions", ", ".join(f"{name} {value}" for name, value in facts["versions"].items())

@@ -16,7 +16,9 @@ import torch
 from accelerate.utils import gather_object
 
 from captionkit.bundle import CONFIG
+from captionkit.calibration import Calibration
 from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.models.captioning import CaptioningModel
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
@@ -254,10 +256,15 @@ class _Run:
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
-                keep_model(self.folder.path / BEST, model, self.setup, self.recipe, self._facts(), found.calibration)
+                self._keep(model, found.calibration)
         self.report.evaluated(self._where(), found, better, progress)
         if self.watcher is not None:
             self.watcher(self.folder.rows[-1])
+
+    def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
+        facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
+        text, preprocessing = self.setup.text, self.setup.preprocessing
+        keep_model(self.folder.path / BEST, model, text, preprocessing, facts, calibration, half=half)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
