@@ -65,7 +65,8 @@ def test_without_gradio_the_api_stands_alone_and_says_so(
     from captionkit.serve.settings import Settings
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "captionkit.serve.page", raising=False)
+    for name in [name for name in sys.modules if name.startswith("captionkit.serve.page")]:
+        monkeypatch.delitem(sys.modules, name)
     with fastapi.TestClient(create_app(captionkit.load(threads=1), Settings())) as client:
         assert "/v1/captions" in client.get("/").text
         assert client.get("/gradio_api/info").status_code == 404
