@@ -7,19 +7,23 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # Before gradio is imported: it would report that it was.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from gradio.data_classes import ListFiles
+from gradio.route_utils import CustomCORSMiddleware
 from gradio.utils import get_upload_folder
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from captionkit.bundle import CARD
 from captionkit.errors import CaptionkitError
 from captionkit.search import Decoding
+from captionkit.serve.errors import error_reply
 from captionkit.serve.page_captions import MOST_PHOTOS, captioned, records_of
 from captionkit.serve.page_cards import results
 from captionkit.serve.service import Service
@@ -29,7 +33,7 @@ STATIC = Path(__file__).parent / "static"
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 #: each example photo, and what is on it
 _EXAMPLES = {"camera": "a man behind a camera", "astronaut": "an astronaut and a flag", "cat": "a cat's face"}
-#: seconds between looks for uploads to delete, and the age at which they are
+#: seconds between looks for old uploads, and the age at which they are deleted
 _KEPT = 600, 3600
 #: what is said of the work is read out as it changes
 _LIVE = "element.setAttribute('role', 'status')"
@@ -52,6 +56,25 @@ def mount_page(app: FastAPI, service: Service) -> None:
         css_paths=STATIC / "page.css",
         head='<meta name="description" content="Describes photos in words, and shows where it looked.">',
     )
+    _conform(app)
+
+
+def _conform(app: FastAPI) -> None:
+    """Make gradio's part of the application keep what the rest promises: what other origins may do, and its errors."""
+    mount = next(route for route in app.routes if isinstance(route, Mount))
+    mounted = cast(FastAPI, mount.app)
+    # Gradio lets the pages of every origin in; here `--cors` alone says which, and it stands around all.
+    mounted.user_middleware = [one for one in mounted.user_middleware if one.cls is not CustomCORSMiddleware]
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        others = (route.matches(request.scope)[0] for route in app.routes if route is not mount)
+        if Match.PARTIAL in others:  # a path of the API, asked with a method that it has not
+            return error_reply(405, "Method Not Allowed")
+        return error_reply(error.status_code, str(error.detail), error.headers)
+
+    for status in (404, 405):
+        mounted.add_exception_handler(status, refused)
 
 
 def _theme() -> gr.themes.Base:
@@ -203,7 +226,7 @@ def _header(service: Service) -> str:
     return (
         f"<h1>{_static('favicon.svg')}captionkit</h1><p>Describes photos, and shows where it looked for each word. "
         f'Model: <b>{escaped(service.model)}</b> (<a href="#ck-model-card">model card</a>). '
-        'For programs: <a href="docs">REST API</a>.</p>'
+        'For programs: <a href="docs">/v1/captions</a>.</p>'
     )
 
 
