@@ -7,25 +7,21 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 # Before gradio is imported: it would report that it was.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from gradio.data_classes import ListFiles
-from gradio.route_utils import CustomCORSMiddleware
-from gradio.utils import get_upload_folder
-from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount
 
 from captionkit.bundle import CARD
 from captionkit.errors import CaptionkitError
 from captionkit.search import Decoding
-from captionkit.serve.errors import error_reply
 from captionkit.serve.page_captions import MOST_PHOTOS, captioned, records_of
 from captionkit.serve.page_cards import results
+from captionkit.serve.page_guard import conform, guard_files
 from captionkit.serve.service import Service
 from captionkit.viz.page import escaped
 
@@ -56,25 +52,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
         css_paths=STATIC / "page.css",
         head='<meta name="description" content="Describes photos in words, and shows where it looked.">',
     )
-    _conform(app)
-
-
-def _conform(app: FastAPI) -> None:
-    """Make gradio's part of the application keep what the rest promises: what other origins may do, and its errors."""
-    mount = next(route for route in app.routes if isinstance(route, Mount))
-    mounted = cast(FastAPI, mount.app)
-    # Gradio lets the pages of every origin in; here `--cors` alone says which, and it stands around all.
-    mounted.user_middleware = [one for one in mounted.user_middleware if one.cls is not CustomCORSMiddleware]
-
-    async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        others = (route.matches(request.scope)[0] for route in app.routes if route is not mount)
-        if Match.PARTIAL in others:  # a path of the API, asked with a method that it has not
-            return error_reply(405, "Method Not Allowed")
-        return error_reply(error.status_code, str(error.detail), error.headers)
-
-    for status in (404, 405):
-        mounted.add_exception_handler(status, refused)
+    conform(app)
 
 
 def _theme() -> gr.themes.Base:
@@ -126,25 +104,8 @@ def build_page(service: Service) -> gr.Blocks:
         photos.given(**listening)
         again.click(**listening)
         _endpoint(service)
-    _guard_files(blocks)
+    guard_files(blocks)
     return blocks.queue(max_size=service.settings.max_queue)
-
-
-def _guard_files(blocks: gr.Blocks) -> None:
-    """Take no file of a client's naming but those that were uploaded.
-
-    Gradio asks where a file lies only of blocks that were launched, which mounted ones never are; unasked, it would
-    copy any file of the server, or any URL, to where the page then reads it.
-    """
-    blocks.has_launched = True
-
-    async def uploaded(path: str) -> str:
-        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-            raise gr.Error("only photos that were uploaded are captioned")
-        return path
-
-    for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = uploaded  # type: ignore[assignment, method-assign]
 
 
 def _photos() -> gr.HTML:
