@@ -297,3 +297,13 @@ def test_a_client_gets_no_file_but_its_own(server: Server, photos: Path, way: st
         asked += 1
     assert asked == 3  # photos given, "Caption again", and the endpoint
     assert "page 'one.jpg'" not in server.log
+
+
+def test_pages_of_other_origins_are_not_let_in(server: Server) -> None:
+    httpx = pytest.importorskip("httpx")
+    foreign = {"Origin": "https://other.example", "Host": "captions.example"}
+    for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join"), ("OPTIONS", "/gradio_api/queue/join")):
+        reply = httpx.request(method, server.url + path, headers=foreign | {"Access-Control-Request-Method": "POST"})
+        assert not [name for name in reply.headers if name.startswith("access-control")], (method, path)
+    lost = httpx.get(f"{server.url}/gradio_api/nothing")
+    assert lost.status_code == 404 and lost.json()["error"]["status"] == 404

@@ -15,13 +15,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 from gradio.data_classes import ListFiles
-from gradio.utils import get_upload_folder
 
 from captionkit.bundle import CARD
 from captionkit.errors import CaptionkitError
 from captionkit.search import Decoding
 from captionkit.serve.page_captions import MOST_PHOTOS, captioned, records_of
 from captionkit.serve.page_cards import results
+from captionkit.serve.page_guard import conform, guard_files
 from captionkit.serve.service import Service
 from captionkit.viz.page import escaped
 
@@ -29,7 +29,7 @@ STATIC = Path(__file__).parent / "static"
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 #: each example photo, and what is on it
 _EXAMPLES = {"camera": "a man behind a camera", "astronaut": "an astronaut and a flag", "cat": "a cat's face"}
-#: seconds between looks for uploads to delete, and the age at which they are
+#: seconds between looks for old uploads, and the age at which they are deleted
 _KEPT = 600, 3600
 #: what is said of the work is read out as it changes
 _LIVE = "element.setAttribute('role', 'status')"
@@ -52,6 +52,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
         css_paths=STATIC / "page.css",
         head='<meta name="description" content="Describes photos in words, and shows where it looked.">',
     )
+    conform(app)
 
 
 def _theme() -> gr.themes.Base:
@@ -103,25 +104,8 @@ def build_page(service: Service) -> gr.Blocks:
         photos.given(**listening)
         again.click(**listening)
         _endpoint(service)
-    _guard_files(blocks)
+    guard_files(blocks)
     return blocks.queue(max_size=service.settings.max_queue)
-
-
-def _guard_files(blocks: gr.Blocks) -> None:
-    """Take no file of a client's naming but those that were uploaded.
-
-    Gradio asks where a file lies only of blocks that were launched, which mounted ones never are; unasked, it would
-    copy any file of the server, or any URL, to where the page then reads it.
-    """
-    blocks.has_launched = True
-
-    async def uploaded(path: str) -> str:
-        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-            raise gr.Error("only photos that were uploaded are captioned")
-        return path
-
-    for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = uploaded  # type: ignore[assignment, method-assign]
 
 
 def _photos() -> gr.HTML:
@@ -203,7 +187,7 @@ def _header(service: Service) -> str:
     return (
         f"<h1>{_static('favicon.svg')}captionkit</h1><p>Describes photos, and shows where it looked for each word. "
         f'Model: <b>{escaped(service.model)}</b> (<a href="#ck-model-card">model card</a>). '
-        'For programs: <a href="docs">REST API</a>.</p>'
+        'For programs: <a href="docs">/v1/captions</a>.</p>'
     )
 
 

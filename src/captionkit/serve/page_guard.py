@@ -1,0 +1,50 @@
+"""What gradio would allow and the service does not: files of the server, other origins, errors of another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import gradio as gr
+from fastapi import FastAPI, Request, Response
+from gradio.route_utils import CustomCORSMiddleware
+from gradio.utils import get_upload_folder
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
+
+from captionkit.serve.errors import error_reply
+
+
+def guard_files(blocks: gr.Blocks) -> None:
+    """Take no file of a client's naming but those that were uploaded.
+
+    Gradio asks where a file lies only of blocks that were launched, which mounted ones never are; unasked, it would
+    copy any file of the server, or any URL, to where the page then reads it.
+    """
+    blocks.has_launched = True
+
+    async def uploaded(path: str) -> str:
+        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise gr.Error("only photos that were uploaded are captioned")
+        return path
+
+    for block in blocks.blocks.values():
+        block.async_move_resource_to_block_cache = uploaded  # type: ignore[assignment, method-assign]
+
+
+def conform(app: FastAPI) -> None:
+    """Make gradio's part of the application keep what the rest promises: what other origins may do, and its errors."""
+    mount = next(route for route in app.routes if isinstance(route, Mount))
+    mounted = cast(FastAPI, mount.app)
+    # Gradio lets the pages of every origin in; here `--cors` alone says which, and it stands around all.
+    mounted.user_middleware = [one for one in mounted.user_middleware if one.cls is not CustomCORSMiddleware]
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        others = (route.matches(request.scope)[0] for route in app.routes if route is not mount)
+        if Match.PARTIAL in others:  # a path of the API, asked with a method that it has not
+            return error_reply(405, "Method Not Allowed")
+        return error_reply(error.status_code, str(error.detail), error.headers)
+
+    for status in (404, 405):
+        mounted.add_exception_handler(status, refused)
