@@ -104,6 +104,7 @@ def sources(data: Path) -> list[Path]:
     return [example.image for example in open_dataset(data)["train"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_what_was_learnt_by_heart_is_still_said(name: str, data: Path, tmp_path: Path) -> None:
     folder = learn(DECODERS[name], data, tmp_path / "model")

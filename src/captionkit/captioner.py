@@ -149,23 +149,31 @@ class Captioner:
     def stream(self, sources: Iterable[Source], *, batch: int = BATCH, **decoding: Any) -> Iterator[Outcome]:
         """Describe pictures one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
 
-        The next pictures are read while the model works. Raises CaptionkitError for settings that do not fit together,
-        and for a word that captions must contain but that is not in the vocabulary.
+        The next pictures are read and encoded while captions are told. Raises CaptionkitError for settings that do not
+        fit together, and for a word that captions must contain but that is not in the vocabulary.
         """
         if batch < 1:
             raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.text)
         waiting = iter(sources)
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as pool:
-            ahead = self._read(pool, waiting, batch)
+        with (
+            ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as readers,
+            ThreadPoolExecutor(1, thread_name_prefix="captionkit-encode") as encoder,
+        ):
+            ahead = self._go_ahead(readers, encoder, islice(waiting, batch))
             while ahead:
-                opened = [future.result() for future in ahead]
-                ahead = self._read(pool, waiting, batch)
-                yield from self._describe(opened, chosen, constraints)
+                encoded, ahead = ahead, self._go_ahead(readers, encoder, islice(waiting, batch))
+                yield from self._describe(encoded.result(), chosen, constraints)
 
-    def _read(self, pool: ThreadPoolExecutor, sources: Iterator[Source], batch: int) -> list[Future[Opened]]:
-        return [pool.submit(self.open, source) for source in islice(sources, batch)]
+    def _go_ahead(
+        self, readers: ThreadPoolExecutor, encoder: ThreadPoolExecutor, sources: Iterable[Source]
+    ) -> Future[_Encoded] | None:
+        """Begin to open and to encode pictures; None where there are none."""
+        opening = [readers.submit(self.open, source) for source in sources]
+        if not opening:
+            return None
+        return encoder.submit(lambda: _Encoded(self.stepper, [future.result() for future in opening]))
 
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
         """Decode a picture and make it what the model takes; may run in many threads while `describe` runs in one."""
@@ -179,32 +187,27 @@ class Captioner:
 
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
         """Describe opened pictures, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
-        return list(self._describe(opened, decoding, constraints_of(decoding, self.text)))
+        return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.text)))
 
-    def _describe(self, opened: Sequence[Opened], decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
-        good = [picture.pixels for picture in opened if picture.pixels is not None]
-        timed = _TimedStepper(self.stepper)
-        start = time.perf_counter()
-        found: Iterator[list[Hypothesis]] = iter(())
-        if good:
-            text = self.text
-            hypotheses = search(
-                timed,
-                np.stack(good),
-                decoding,
-                bos_id=text.bos_id,
-                eos_id=text.eos_id,
-                banned=text.never_generated,
-                constraints=constraints,
-            )
-            found = iter(hypotheses)
-        decode = _milliseconds_since(start) - timed.encode
-        for picture in opened:
+    def _describe(self, encoded: _Encoded, decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
+        start, many = time.perf_counter(), len(encoded.images)
+        hypotheses = search(
+            encoded,
+            encoded.images,
+            decoding,
+            bos_id=self.text.bos_id,
+            eos_id=self.text.eos_id,
+            banned=self.text.never_generated,
+            constraints=constraints,
+        )
+        found = iter(hypotheses)
+        decode = _milliseconds_since(start)
+        for picture in encoded.opened:
             source = picture.source
             if picture.pixels is None:
                 yield Outcome(source, None, str(picture.error))
                 continue
-            share = {"open": picture.ms, "encode": timed.encode / len(good), "decode": decode / len(good)}
+            share = {"open": picture.ms, "encode": encoded.ms / many, "decode": decode / many}
             captions = [self._caption_of(hypothesis) for hypothesis in next(found)]
             if not captions:
                 yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}")
@@ -245,20 +248,21 @@ def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list
         yield word, positions, float(hypothesis.token_log_probs[positions].sum())
 
 
-class _TimedStepper:
-    """Passes everything on and remembers how long the encoder took."""
+class _Encoded:
+    """Opened pictures of which the good ones have been encoded: a stepper that begins with what came of it."""
 
-    def __init__(self, stepper: Stepper) -> None:
-        self._stepper = stepper
-        self.step = stepper.step
-        self.keep = getattr(stepper, "keep", None)
-        self.encode = 0.0
+    def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
+        self.opened = opened
+        good = [picture.pixels for picture in opened if picture.pixels is not None]
+        self.images = np.stack(good) if good else np.empty((0, 3, 0, 0), np.float32)  # [B,3,H,W]
+        self.step, self.keep = stepper.step, getattr(stepper, "keep", None)
+        start = time.perf_counter()
+        self._state = stepper.begin(self.images) if good else None
+        #: milliseconds that it took
+        self.ms = _milliseconds_since(start)
 
     def begin(self, images: NDArray[np.float32]) -> State:
-        start = time.perf_counter()
-        state = self._stepper.begin(images)
-        self.encode = _milliseconds_since(start)
-        return state
+        return self._state
 
 
 def _why_none(decoding: Decoding) -> str:

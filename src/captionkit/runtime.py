@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,10 @@ class OnnxStepper:
     ) -> None:
         """`graphs` by file name are run in the place of the folder's own."""
         given = graphs or {}
-        self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads)
-        self._decoder = _session(folder, DECODER, given.get(DECODER), threads)
+        with ThreadPoolExecutor(1) as pool:  # on two processors, the two take the time of one
+            decoder = pool.submit(_session, folder, DECODER, given.get(DECODER), threads)
+            self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads)
+            self._decoder = decoder.result()
         self._begun = [output.name for output in self._encoder.get_outputs()]
         self._wanted = {entry.name for entry in self._decoder.get_inputs()}
         self._stepped = [output.name for output in self._decoder.get_outputs()]

@@ -54,9 +54,9 @@ def export_int8(
     folder = open_model(source)
     _check(folder, output, limit, max_loss)
     judged = _judged(data, split, limit) if data else None
+    where, sources = _calibration(pictures, data, split)
     graphs = _float_graphs(folder)
     exact = OnnxStepper(folder, graphs=graphs)
-    where, sources = _calibration(pictures, data, split)
     images = np.stack(
         [load_image(picture, folder.preprocessing) for picture in track(sources, len(sources), "opening")]
     )

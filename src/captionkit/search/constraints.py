@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Sequence = tuple[int, ...]
+
+_NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,11 @@ class Forbidden:
         if no_repeat and length:
             self._add(said[:, :, -1:], np.ones((*said.shape[:2], 1), bool))
         if 0 < no_repeat <= length:
-            runs = sliding_window_view(said, no_repeat, axis=2)  # [B,K,L] -> [B,K,L-N+1,N]
-            begun = said[:, :, None, length - no_repeat + 1 :]  # [B,K,1,N-1]: the run that the next word would complete
-            self._add(runs[..., -1], (runs[..., :-1] == begun).all(-1))
+            runs = length - no_repeat + 1  # that have been said; the next word would complete one more
+            again = np.ones((*said.shape[:2], runs), bool)
+            for place in range(no_repeat - 1):
+                again &= said[:, :, place : place + runs] == said[:, :, runs + place, None]  # [B,K,L-N+1] == [B,K,1]
+            self._add(said[:, :, no_repeat - 1 :], again)
         for phrase in phrases:
             before = len(phrase) - 1
             if before <= length:
@@ -58,8 +61,11 @@ class Forbidden:
         #: so many more tokens must be ranked for the best of the others to be among them
         self.most = 0
         if self._apply:
-            self._all = np.concatenate(self._apply, axis=2)
-            self.most = int(self._all.sum(2).max())
+            apply = np.concatenate(self._apply, axis=2)
+            self.most = int(apply.sum(2).max())
+            # Nearly all runs have not been begun anew: those that no hypothesis must keep from are let go.
+            some = apply.any((0, 1))
+            self._forbidden = np.where(apply, np.concatenate(self._words, axis=2), _NO_TOKEN)[:, :, some]
 
     def _add(self, words: NDArray[np.int64], apply: NDArray[np.bool_]) -> None:
         self._words.append(words)
@@ -69,9 +75,8 @@ class Forbidden:
         """`log_probs` [B,K,T] of tokens `ids`, -inf where a token is forbidden."""
         if not self.most:
             return log_probs
-        words = np.concatenate(self._words, axis=2)
-        again = ((ids[..., None] == words[:, :, None, :]) & self._all[:, :, None, :]).any(-1)  # [B,K,T]
-        return np.where(again, -np.inf, log_probs).astype(log_probs.dtype)
+        again = (ids[..., None] == self._forbidden[:, :, None, :]).any(-1)  # [B,K,T]
+        return np.where(again, log_probs.dtype.type(-np.inf), log_probs)
 
 
 def exclusion(excluded: frozenset[int] | set[int]) -> NDArray[np.float64]:
