@@ -112,6 +112,9 @@ def test_what_cannot_be_averaged_is_said_in_a_line(
         assert said in error and "\n" not in error and not (tmp_path / "soup").exists()
     assert main(["average", str(real), str(untrained), str(untrained), *output, "--split", "nope"]) != 0
     assert "nope" in capsys.readouterr().err
+    models = [str(untrained), str(other)]
+    assert main(["average", str(real), *models, "--output", str(other)]) != 0
+    assert "is one of the models to average" in capsys.readouterr().err
     bundled = str(open_model().path)
     assert main(["average", str(real), "bundled", "bundled", "--output", bundled]) != 0
     assert "is not written to" in capsys.readouterr().err

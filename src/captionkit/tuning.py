@@ -13,7 +13,7 @@ import numpy as np
 
 from captionkit.bundle import BUNDLED, update_model
 from captionkit.captioner import BATCH, Captioner, load
-from captionkit.datasets import CaptionSet, Example, open_dataset
+from captionkit.datasets import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ImageError
 from captionkit.images import load_image
 from captionkit.metrics import evaluate
@@ -95,10 +95,7 @@ def tune_model(
     ]
     if not found:
         raise CaptionkitError("nothing to try; give at least one beam, length penalty and no-repeat")
-    pictures = open_dataset(data).split(split)
-    pictures = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
-    if not len(pictures):
-        raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+    pictures = captioned_split(data, split)
     trials = _trials(captioner, pictures, found)
     # Sorting is stable, so that of equals the first stays first.
     best = max(sorted(trials, key=lambda trial: trial.decoding.beam), key=lambda trial: trial.scores[CHOOSES])

@@ -34,6 +34,7 @@ __all__ = [
     "DatasetReport",
     "Example",
     "Problem",
+    "captioned_split",
     "inspect_dataset",
     "open_dataset",
     "stated_captions",
@@ -80,6 +81,15 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         first = "".join(f"; {problem.where}: {problem.detail}" for problem in dataset.problems[:1])
         raise DatasetError(f"{path}: names no image, read in the layout {name!r}{first}; check its contents")
     return dataset
+
+
+def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
+    """The pictures of a split that have captions to compare with. Raises DatasetError where none has."""
+    pictures = open_dataset(path).split(split)
+    captioned = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
+    if not len(captioned):
+        raise DatasetError(f"{path}: no picture of split {split!r} has a caption to compare with")
+    return captioned
 
 
 def stated_captions(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:

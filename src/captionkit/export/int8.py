@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from captionkit.bundle import CARD, DECODER, ENCODER, WEIGHTS, ModelFolder, open_model, write_model
-from captionkit.datasets import CaptionSet, open_dataset
+from captionkit.datasets import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.drift import walk
 from captionkit.export.int8_report import Int8Report
@@ -103,10 +103,7 @@ def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
 
 
 def _judged(data: Path, split: str, limit: int) -> CaptionSet:
-    pictures = open_dataset(data).split(split)
-    pictures = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
-    if not len(pictures):
-        raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+    pictures = captioned_split(data, split)
     return pictures.subset(range(min(limit, len(pictures)))) if limit else pictures
 
 

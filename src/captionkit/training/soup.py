@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from captionkit.bundle import BUNDLED, WEIGHTS, ModelFolder, open_model
-from captionkit.datasets import CaptionSet, open_dataset
+from captionkit.datasets import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.models.stored import architecture, load_model, stores_half
 from captionkit.progress import say
@@ -86,6 +86,8 @@ def average_models(data: Path, models: Sequence[str], output: Path, *, split: st
     if output.resolve() == BUNDLED.resolve():
         raise CaptionkitError("the bundled model belongs to the package and is not written to; give another --output")
     folders = [open_model(model) for model in models]
+    if output.resolve() in [folder.path.resolve() for folder in folders]:
+        raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
     _check_alike(folders)
     look = _Look(folders[0], data, split)
     offered = []
@@ -114,10 +116,7 @@ class _Look:
 
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
         self.model, self.text, self.preprocessing = load_model(folder), folder.text, folder.preprocessing
-        pictures = open_dataset(data).split(split)
-        self.pictures = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
-        if not len(self.pictures):
-            raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+        self.pictures = captioned_split(data, split)
         self._teaching = Teaching(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
         self._judge, self._accelerator = Judge(self.pictures), Accelerator()
         self.model.to(self._accelerator.device)
