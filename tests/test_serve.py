@@ -193,7 +193,6 @@ def test_upkeep_and_pages(server: Server, photo: Path) -> None:
     assert http.get(f"{server.url}/healthz").json() == {"status": "ok"}
     assert http.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "flickr8k"}
     assert "captionkit" in http.get(server.url).text  # gradio's page where it is installed, else the plain one
-    assert http.get(f"{server.url}/docs").status_code == 200
 
     def counted() -> dict[str, float]:
         text = http.get(f"{server.url}/metrics").text
@@ -213,6 +212,24 @@ def test_upkeep_and_pages(server: Server, photo: Path) -> None:
     ):
         assert after[name] == before.get(name, 0) + 1, name
     assert after["captionkit_queue_pictures"] == 0
+
+
+def test_documentation_needs_no_internet(server: Server) -> None:
+    page = http.get(f"{server.url}/docs").text
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(needed) >= 2 and "http" not in page.replace(server.url, "")
+    for path in needed:
+        assert path.startswith("/") and http.get(server.url + path).status_code == 200, path
+
+
+def test_connections_that_are_kept_do_not_wait(server: Server) -> None:
+    with httpx.Client() as client:
+        waits = []
+        for _ in range(20):
+            start = time.perf_counter()
+            client.get(f"{server.url}/healthz")
+            waits.append(time.perf_counter() - start)
+    assert sorted(waits)[5] < 0.03  # with Nagle's algorithm, each but the first would wait 40 ms
 
 
 def test_log_has_a_json_line_for_a_request(server: Server, photo: Path, model: captionkit.Captioner) -> None:

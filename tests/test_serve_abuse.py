@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serving import Server, started
@@ -65,6 +68,36 @@ def test_uploads_that_are_cut(server: Server, photo: bytes) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(server.log)
+
+
+def garbage(photos: list[bytes], random: np.random.Generator) -> bytes:
+    """What calls itself a picture: noise behind the first bytes of one, a cut file, or one with damaged bytes."""
+    way = random.choice(3, p=[0.6, 0.3, 0.1])  # most of the damaged ones are pictures still, and captioned
+    if way == 0:
+        starts = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"GIF89a", b"II*\0", b"BM", b"P6\n"]
+        return starts[random.integers(len(starts))] + random.bytes(int(random.integers(1, 3000)))
+    photo = photos[random.integers(len(photos))]
+    if way == 1:
+        return photo[: random.integers(1, len(photo))]
+    damaged = np.frombuffer(photo, np.uint8).copy()
+    damaged[random.integers(len(photo), size=random.integers(1, 50))] ^= 0xFF
+    return damaged.tobytes()
+
+
+def test_a_thousand_garbage_files(server: Server, photos: Path, photo: bytes) -> None:
+    good = [path.read_bytes() for path in sorted(photos.iterdir()) if path.is_file()]
+    random = np.random.default_rng(0)
+    files = [garbage(good, random) for _ in range(1000)]
+    paths = ("/", "/v1/captions")
+
+    def status(number: int) -> int:
+        headers = {"Content-Type": "application/octet-stream"}
+        return client.post(paths[number % 2], content=files[number], headers=headers).status_code
+
+    with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(4) as pool:
+        statuses = Counter(pool.map(status, range(len(files))))
+    assert statuses.keys() <= {200, 413, 422} and statuses[422] > 500, statuses
+    ask(server, photo)
 
 
 def test_slow_clients_hold_nobody_up(server: Server, photo: bytes) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -157,11 +157,18 @@ class Captioner:
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.text)
         waiting = iter(sources)
+        first = list(islice(waiting, batch))
+        if len(first) == 1:
+            following = list(islice(waiting, 1))
+            if not following:  # a picture alone has nothing to be read beside; threads would only delay it
+                yield from self._describe(_Encoded(self.stepper, [self.open(first[0])]), chosen, constraints)
+                return
+            waiting = chain(following, waiting)
         with (
             ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as readers,
             ThreadPoolExecutor(1, thread_name_prefix="captionkit-encode") as encoder,
         ):
-            ahead = self._go_ahead(readers, encoder, islice(waiting, batch))
+            ahead = self._go_ahead(readers, encoder, first)
             while ahead:
                 encoded, ahead = ahead, self._go_ahead(readers, encoder, islice(waiting, batch))
                 yield from self._describe(encoded.result(), chosen, constraints)

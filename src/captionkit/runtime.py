@@ -77,8 +77,10 @@ def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSes
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or _processors()
     options.log_severity_level = 3
-    # Idle workers that spin take the processor from the other graph and from the rest of the program.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Within a run its workers wait for the next operator without sleeping: one lasts microseconds, waking up takes as
+    # long. Between runs they would take the processor from the other graph and from the rest of the program.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

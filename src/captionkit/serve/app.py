@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from captionkit import __version__
@@ -34,7 +35,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
         async with service.running():
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="captionkit",
         version=__version__,
         description='Describes pictures in words. Errors are `{"error": {"message", "type", "status"}}`.',

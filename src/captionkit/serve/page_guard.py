@@ -34,7 +34,7 @@ def guard_files(blocks: gr.Blocks) -> None:
 
 def conform(app: FastAPI) -> None:
     """Make gradio's part of the application keep what the rest promises: what other origins may do, and its errors."""
-    mount = next(route for route in app.routes if isinstance(route, Mount))
+    mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, FastAPI))
     mounted = cast(FastAPI, mount.app)
     # Gradio lets the pages of every origin in; here `--cors` alone says which, and it stands around all.
     mounted.user_middleware = [one for one in mounted.user_middleware if one.cls is not CustomCORSMiddleware]

@@ -44,12 +44,16 @@ def _listen(settings: Settings) -> socket.socket:
     """A socket that listens, so that a port that is taken is known at once."""
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        listening = socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         reason = error.strerror or error
         raise CaptionkitError(
             f"{settings.host}:{settings.port}: cannot listen there ({reason}); name another --host or --port"
         ) from None
+    # Its connections inherit this. asyncio leaves it off on sockets it has not made, and each reply on a connection
+    # that was used before would wait 40 ms for the client to acknowledge the reply's head.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _say_where(listening: socket.socket, settings: Settings) -> None:
