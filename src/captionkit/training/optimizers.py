@@ -16,7 +16,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from captionkit.errors import RecipeError
 from captionkit.training.fields import OptimizerRecipe
+from captionkit.training.muon import Muon
 from captionkit.training.optimizer import parameter_groups
+from captionkit.training.precision import computes_in_bf16
 
 Groups = list[dict[str, Any]]
 
@@ -24,7 +26,7 @@ Groups = list[dict[str, Any]]
 _BETAS = (0.9, 0.98)
 _MOMENTUM = 0.9
 #: optimizers that not every torch has, with the version that brings them
-_SINCE = {"adafactor": ("Adafactor", "2.5"), "muon": ("Muon", "2.9")}
+_SINCE = {"adafactor": ("Adafactor", "2.5")}
 
 
 def check_optimizer(name: str) -> None:
@@ -41,8 +43,8 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float
     """The optimizer of a recipe, over the parameters of `model` that are trained; see `parameter_groups`.
 
     adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov's momentum
-    0.9; adafactor: Shazeer and Stern, arXiv 1804.04235; lion: Chen et al., arXiv 2302.06675; muon: Jordan,
-    https://kellerjordan.github.io/posts/muon, with AdamW for what is no matrix of a hidden layer.
+    0.9; adafactor: Shazeer and Stern, arXiv 1804.04235; lion: Chen et al., arXiv 2302.06675; muon: see `Muon`,
+    with AdamW for what is no matrix of a hidden layer.
 
     Raises:
         RecipeError: this environment has no such optimizer.
@@ -84,17 +86,16 @@ def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
 
 
 class MuonWithAdamW(Optimizer):
-    """torch's Muon for `matrices` and AdamW for all else, as one optimizer with one state and one list of groups.
+    """Muon for `matrices` and AdamW for all else, as one optimizer with one state and one list of groups.
 
-    Muon's updates are scaled to the size of AdamW's (Liu et al., arXiv 2502.16982, section 2.2), so that one learning
-    rate serves both.
+    Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both.
     """
 
     def __init__(self, groups: Groups, matrices: set[nn.Parameter]) -> None:
         muon, rest = (_chosen(groups, matrices, inside) for inside in (True, False))
         self._parts: list[Optimizer] = []
         if muon:
-            self._parts.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
+            self._parts.append(Muon(muon, torch.bfloat16 if computes_in_bf16() else torch.float32))
         if rest:
             self._parts.append(AdamW(rest, betas=_BETAS))
         super().__init__(
