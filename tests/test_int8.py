@@ -23,6 +23,7 @@ from captionkit.datasets import open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export import sparing
 from captionkit.export.drift import nats_per_word, walk
+from captionkit.export.folder import export_model
 from captionkit.export.int8 import export_int8
 from captionkit.export.quantise import calibrate, quantised, units_of, work_of
 from captionkit.export.storage import plain_graph, store_bytes, store_half, store_tables
@@ -219,6 +220,19 @@ def test_a_broken_graph_is_named(model_folder: Path, data: Path, tmp_path: Path)
 def test_a_folder_in_eight_bits_is_no_source(small: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="in 8 bits already"):
         export_int8(small, tmp_path / "out", pictures=data)
+
+
+@pytest.mark.slow
+def test_weights_are_taken_along_and_exported_again(learnt: Path, data: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    command = ["export", "--int8", "--keep-weights", "--output", str(both), str(learnt), "--pictures", str(data)]
+    assert main(command) == 0
+    assert (both / WEIGHTS).read_bytes() == (learnt / WEIGHTS).read_bytes()
+    again = tmp_path / "again"
+    export_int8(both, again, pictures=data)  # from the weights, as its graphs are in 8 bits
+    assert (again / CARD).read_text().count("In 8 bits") == 1
+    export_model(both, pictures=data)
+    assert "int8" not in open_model(both).config and "In 8 bits" not in (both / CARD).read_text()
 
 
 def test_evaluation_data_without_captions(learnt: Path, photos: Path, tmp_path: Path) -> None:

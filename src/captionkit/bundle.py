@@ -214,9 +214,13 @@ def update_model(
     *,
     to: Path | None = None,
 ) -> ModelFolder:
-    """The folder again, or a copy at `to`, with some files and config tables replaced or added and all others kept."""
+    """The folder again, or a copy at `to`, with some files and config tables replaced or added and all others kept.
+
+    A config table that is given as None goes.
+    """
     kept = {name: folder.read(name) for name in folder.config["files"] if name not in contents}
-    merged = {**{k: v for k, v in folder.config.items() if k not in ("format", "files")}, **(config or {})}
+    tables = {name: value for name, value in folder.config.items() if name not in ("format", "files")}
+    merged = {name: value for name, value in {**tables, **(config or {})}.items() if value is not None}
     return write_model(to or folder.path, merged, {**kept, **contents})
 
 

@@ -270,12 +270,14 @@ def export(options: argparse.Namespace) -> int:
         if options.output is None:
             raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
         given["data"] = given.pop("evaluate", None)
+        given["keep_weights"] = options.keep_weights
         print(export_int8(options.model, options.output, pictures=options.pictures, **given))
         return 0
     from captionkit.export.folder import export_model
 
-    if given or options.output:
-        raise CaptionkitError("--output, --evaluate, --split, --limit and --max-loss go with --int8; add it")
+    if given or options.output or options.keep_weights:
+        others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
+        raise CaptionkitError(f"{others} go with --int8; add it")
     print(export_model(options.model, pictures=options.pictures, half=options.half))
     return 0
 
@@ -429,6 +431,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
     add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
     add("--output", type=Path, metavar="FOLDER", help="the folder for --int8")
+    add("--keep-weights", action="store_true", help="put the weights to train on into that folder too")
     add("--evaluate", type=Path, metavar="DATA", help="score captions before and after --int8 on these pictures")
     add("--split", help="which of its splits (default: val)")
     add("--limit", type=int, metavar="N", help="the first N of its pictures alone")

@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from captionkit.bundle import DECODER, ENCODER, open_model, update_model
+from captionkit.bundle import CARD, DECODER, ENCODER, open_model, update_model
 from captionkit.captioner import Captioner
 from captionkit.errors import ImageError, ModelError
 from captionkit.export.graphs import decoder_graph, encoder_graph
+from captionkit.export.int8_report import card_without
 from captionkit.export.pictures import pictures_of
 from captionkit.export.storage import store_half
 from captionkit.images import Source
@@ -75,7 +76,9 @@ def export_model(
         raise ModelError(
             f"{folder.path}: ONNX Runtime and torch differ, nothing was written; {parity}".replace("\n", "; ")
         )
-    update_model(folder, contents, {"export": asdict(parity)})
+    if "int8" in folder.config and CARD in folder.config["files"]:
+        contents[CARD] = card_without(folder.read(CARD))
+    update_model(folder, contents, {"export": asdict(parity), "int8": None})
     return parity
 
 

@@ -12,7 +12,7 @@ from captionkit.bundle import CARD, DECODER, ENCODER, WEIGHTS, ModelFolder, open
 from captionkit.datasets import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.drift import walk
-from captionkit.export.int8_report import Int8Report
+from captionkit.export.int8_report import Int8Report, card_with
 from captionkit.export.judging import Judge
 from captionkit.export.pictures import pictures_of, spread_pictures
 from captionkit.export.sparing import DecoderSparing, EncoderSparing
@@ -22,16 +22,6 @@ from captionkit.runtime import OnnxStepper
 
 #: nats per word that a graph may lose, and what is tried where captions then score too much worse
 _DRIFTS = (0.0015, 0.001, 0.0005)
-#: what the model's card says of it
-_SECTION = """
-## In 8 bits
-
-The graphs here were made by `captionkit export --int8`:
-
-```
-{report}
-```
-"""
 
 
 def export_int8(
@@ -43,8 +33,9 @@ def export_int8(
     split: str = "val",
     limit: int = 0,
     max_loss: float = 0.01,
+    keep_weights: bool = False,
 ) -> Int8Report:
-    """Write the model into the folder `output` with graphs in 8 bits and without weights to train on.
+    """Write the model into the folder `output` with graphs in 8 bits, and with `keep_weights` what to train on as well.
 
     `pictures`, a folder or dataset of some, calibrate; without it the training split of `data`, or the sample
     photographs (extra `demo`). Convolutions and matrix products that cost most for the time they save stay in 32 bits,
@@ -72,7 +63,7 @@ def export_int8(
         steps = judge(chosen)
         report = Int8Report(f"{len(images)} pictures of {where}", tuple(said), tuple(steps), judge.described)
         if report.loss <= max_loss:
-            return _write(folder, output, chosen, report)
+            return _write(folder, output, chosen, report, keep_weights)
     raise ModelError(
         f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
         "most was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
@@ -120,11 +111,13 @@ def _calibration(
     return where, pictures_of(pictures)
 
 
-def _write(folder: ModelFolder, output: Path, chosen: dict[str, bytes], report: Int8Report) -> Int8Report:
-    left_out = {WEIGHTS, ENCODER, DECODER}
+def _write(
+    folder: ModelFolder, output: Path, chosen: dict[str, bytes], report: Int8Report, keep_weights: bool
+) -> Int8Report:
+    left_out = {ENCODER, DECODER} if keep_weights else {WEIGHTS, ENCODER, DECODER}
     contents = {name: folder.read(name) for name in folder.config["files"] if name not in left_out} | chosen
     if CARD in contents:
-        contents[CARD] += _SECTION.format(report=report).encode()
+        contents[CARD] = card_with(contents[CARD], report)
     tables = {name: value for name, value in folder.config.items() if name not in ("format", "files", "export")}
     write_model(output, {**tables, "int8": report.to_dict()}, contents)
     return report

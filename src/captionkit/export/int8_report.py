@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 
 from captionkit.bundle import ENCODER
 
+_HEADING = "\n## In 8 bits\n"
+
+
+def card_with(card: bytes, report: Int8Report) -> bytes:
+    """A model's card with this report at its end."""
+    said = f"{_HEADING}\nThe graphs here were made by `captionkit export --int8`:\n\n```\n{report}\n```\n"
+    return card_without(card) + said.encode()
+
+
+def card_without(card: bytes) -> bytes:
+    """A model's card without such a report."""
+    return card.partition(_HEADING.encode())[0]
+
 
 @dataclass(frozen=True)
 class Part:
