@@ -168,11 +168,12 @@ def test_captions_without_torch(small: Path, data: Path) -> None:
 
 def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     def spoilt(graph: onnx.ModelProto, spared: object, calibrated: object) -> bytes:
+        decodes = any(value.name == "tokens" for value in graph.graph.input)
         other = onnx.ModelProto()
         other.CopyFrom(graph)
         for tensor in other.graph.initializer:
             values = numpy_helper.to_array(tensor)
-            if values.dtype == np.float32 and values.ndim == 2 and calibrated is None:
+            if values.dtype == np.float32 and values.ndim == 2 and decodes:
                 tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
         return other.SerializeToString()
 
@@ -298,7 +299,7 @@ def test_biases_take_back_what_rounding_shifts(groups: int) -> None:
     weight = GENERATOR.uniform(0.001, 0.02, (6, 6 // groups, 1, 1)).astype(np.float32)
     weight[:, 0] = 1
     graph = convolution(weight, groups)
-    calibrated = calibrate(graph, images)
+    calibrated = calibrate(graph, [{"images": image[None]} for image in images])
     exact = outputs_of(graph.SerializeToString(), images).mean((0, 2, 3))
     calibrated_means = outputs_of(quantised(graph, [], calibrated), images).mean((0, 2, 3))
     for name in calibrated.shifts:

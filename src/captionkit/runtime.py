@@ -46,12 +46,16 @@ class OnnxStepper:
         self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, State]:
         """`tokens`, `parents` int64 [B,K] -> log-probs and ids [B,K,T], attention [B,K,G], state."""
-        inputs = {"tokens": tokens, "parents": parents, "top_k": np.array([top_k], np.int64), **state}
-        given = {name: value for name, value in inputs.items() if name in self._wanted}
+        given = self.inputs(tokens, parents, state, top_k)
         found = dict(zip(self._stepped, self._decoder.run(None, given), strict=True))
         log_probs, ids, attention = (found.pop(name) for name in ("log_probs", "ids", "attention"))
         changed = {name.removesuffix(".next"): value for name, value in found.items()}
         return log_probs, ids, attention, {**state, **changed}
+
+    def inputs(self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int) -> dict[str, np.ndarray]:
+        """What the decoder's graph is given for a step, by name."""
+        inputs = {"tokens": tokens, "parents": parents, "top_k": np.array([top_k], np.int64), **state}
+        return {name: value for name, value in inputs.items() if name in self._wanted}
 
     def keep(self, state: State, rows: np.ndarray) -> State:
         """The state of the pictures `rows` [n] alone."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from captionkit.runtime import OnnxStepper
 from captionkit.search import State, Stepper
 from captionkit.search.stepping import WHOLE
 from captionkit.text import Text
@@ -54,6 +56,15 @@ def encode(stepper: Stepper, images: np.ndarray) -> State:
     """The state of pictures, a few of which go through the encoder together."""
     parts = [stepper.begin(images[start : start + _TOGETHER]) for start in range(0, len(images), _TOGETHER)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def feeds(walked: Walk, stepper: OnnxStepper) -> Iterator[State]:
+    """What the decoder's graph is given at each step of the way."""
+    state = walked.state
+    for place in range(walked.tokens.shape[1]):
+        token = walked.tokens[:, place : place + 1]  # [B,L] -> [B,1]
+        yield stepper.inputs(token, np.zeros_like(token), state, WHOLE)
+        _, state = _step(stepper, token, state)
 
 
 def nats_per_word(walked: Walk, state: State, stepper: Stepper) -> float:

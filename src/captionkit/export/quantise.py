@@ -1,15 +1,15 @@
 """From a float graph to one that computes in 8 bits, with onnxruntime's quantiser.
 
-Convolutions are quantised statically: the ranges of what they take and give are found on calibration pictures, without
-the most extreme values where clipping these loses less than it gains for all others. Matrix products with weights are
-quantised dynamically: the range is that of the input at hand. Weights have a scale for each output channel and 7 of the
-8 bits: on processors without VNNI instructions two products of an activation and a weight are summed in 16 bits, which
-8 would overflow.
+It is quantised statically: the ranges of what convolutions take and give, and of what matrix products with weights
+take, are found on calibration pictures, without the most extreme values where clipping these loses less than it gains
+for all others. As they are fixed beforehand, a picture has the same caption whatever others it is captioned with.
+Weights have a scale for each output channel and 7 of the 8 bits: on processors without VNNI instructions two products
+of an activation and a weight are summed in 16 bits, which 8 would overflow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +17,13 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
-from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import QuantizationMode
 
 from captionkit.export.storage import SMALL, store_bytes, store_half, store_tables
 from captionkit.runtime import open_session
 
-_STATIC = ["Conv", "Relu", "Clip", "Add"]
+_STATIC = ["Conv", "MatMul", "Relu", "Clip", "Add"]
+Feed = Mapping[str, np.ndarray]
 #: values of a tensor and a picture that its range is found from, and shares of the whole range that are tried
 _SAMPLES, _SHARES = 4096, np.linspace(0.2, 1, 33)
 _LEVELS = 255
@@ -67,35 +66,44 @@ def _weight(graph: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray | None:
     return values if values is not None and (node.op_type == "Conv" or values.size >= SMALL) else None
 
 
-def calibrate(graph: onnx.ModelProto, images: np.ndarray) -> Calibrated:
-    """See what the `images` [N,3,H,W] make of the convolutions of a plain graph."""
-    ranges, means = _seen(graph, images)
+def calibrate(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> Calibrated:
+    """See what goes through a plain graph when it is run on `feeds`, each of them its inputs by name."""
+    ranges, means = _seen(graph, feeds)
     quantised_weights = _weights_of(_static(graph, ranges, units_of(graph)))
     stored_weights = _weights_of(store_bytes(_copy(graph)))
     return Calibrated(ranges, *(_shifts(graph, weights, means) for weights in (quantised_weights, stored_weights)))
 
 
-def _seen(graph: onnx.ModelProto, images: np.ndarray) -> tuple[TensorsData, dict[str, np.ndarray]]:
+def _seen(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> tuple[TensorsData, dict[str, np.ndarray]]:
     """The range to quantise each tensor in, and the mean [C] of each channel of the convolutions' inputs."""
-    watched, nodes = _copy(graph), [node for node in graph.graph.node if node.op_type in _STATIC]
-    wanted = dict.fromkeys(name for node in nodes for name in (node.input[0], *node.output))
-    names = [name for name in wanted if name != "images"]
-    own = {value.name for value in watched.graph.output}
+    watched, units = _copy(graph), units_of(graph)
+    nodes = [
+        node
+        for node in graph.graph.node
+        if node.op_type in _STATIC and (node.op_type != "MatMul" or node.name in units)
+    ]
+    wanted = dict.fromkeys(
+        name
+        for node in nodes
+        for name in (node.input[:1] if node.op_type == "MatMul" else (node.input[0], *node.output))
+    )
+    given, own = ({value.name for value in values} for values in (graph.graph.input, graph.graph.output))
+    names = [name for name in wanted if name not in given]
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
     session, generator = open_session(watched.SerializeToString()), np.random.default_rng(0)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
-    means: dict[str, np.ndarray] = {}
-    inputs = {node.input[0] for node in nodes if node.op_type == "Conv"}
-    for image in images:
-        found = {"images": image[None]} | dict(zip(names, session.run(names, {"images": image[None]}), strict=True))
-        for name, value in found.items():
-            if name in inputs:
-                means[name] = means.get(name, 0) + value.mean((0, 2, 3)) / len(images)  # [1,C,H,W] -> [C]
+    means: dict[str, list[np.ndarray]] = {node.input[0]: [] for node in nodes if node.op_type == "Conv"}
+    for feed in feeds:
+        found = {**feed, **dict(zip(names, session.run(names, feed), strict=True))}
+        for name in wanted:
+            value = found[name]
+            if name in means:
+                means[name].append(value.mean((0, 2, 3)))  # [B,C,H,W] -> [C]
             flat = value.ravel()
             few = flat[generator.integers(flat.size, size=min(flat.size, _SAMPLES))]
             samples[name].append(np.concatenate([few, [flat.min(), flat.max()]]))
     ranges = {name: _range(np.concatenate(values)) for name, values in samples.items()}
-    return TensorsData(CalibrationMethod.MinMax, ranges), means
+    return TensorsData(CalibrationMethod.MinMax, ranges), {name: np.mean(values, 0) for name, values in means.items()}
 
 
 def _range(values: np.ndarray) -> TensorData:
@@ -140,18 +148,12 @@ def _shifts(
     return shifts
 
 
-def quantised(graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated | None = None) -> bytes:
-    """A plain graph in 8 bits but for the units `spared`, in its most compact storage.
-
-    Convolutions are quantised as they were `calibrated`; without it, there must be none.
-    """
+def quantised(graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated) -> bytes:
+    """A plain graph in 8 bits, as it was `calibrated`, but for the units `spared`; in its most compact storage."""
     made = _copy(graph)
-    if calibrated:
-        kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
-        _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
-    made = _dynamic(made, spared)
-    if calibrated:
-        made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
+    kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
+    _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
+    made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
     return store_half(store_bytes(store_tables(made))).SerializeToString(deterministic=True)
 
 
@@ -169,31 +171,11 @@ def _correct(graph: onnx.ModelProto, shifts: dict[str, np.ndarray]) -> None:
         node.input.append(name)
 
 
-def _dynamic(graph: onnx.ModelProto, spared: Collection[str]) -> onnx.ModelProto:
-    small = [n.name for n in graph.graph.node if n.op_type in ("MatMul", "Gemm") and _weight(graph, n) is None]
-    quantiser = ONNXQuantizer(
-        graph,
-        per_channel=True,
-        reduce_range=True,
-        mode=QuantizationMode.IntegerOps,
-        static=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=None,
-        nodes_to_quantize=[],
-        nodes_to_exclude=[*spared, *small],
-        op_types_to_quantize=["MatMul"],
-        extra_options={"MatMulConstBOnly": True},
-    )
-    quantiser.quantize_model()
-    return quantiser.model.model
-
-
 def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str]) -> onnx.ModelProto:
     copy = _copy(graph)
-    nodes = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name in units]
-    if not nodes:
+    if not units:
         return copy
+    convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name in units]
     quantiser = QDQQuantizer(
         copy,
         per_channel=True,
@@ -201,10 +183,10 @@ def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str])
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
-        nodes_to_quantize=[*nodes, *_following(graph, nodes)],
+        nodes_to_quantize=[*units, *_following(graph, convolutions)],
         nodes_to_exclude=[],
         op_types_to_quantize=_STATIC,
-        extra_options={"WeightSymmetric": True},
+        extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
     quantiser.quantize_model()
     quantiser.model.topological_sort()

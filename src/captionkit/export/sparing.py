@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 
 import numpy as np
 
 from captionkit.bundle import DECODER, ENCODER, ModelFolder
-from captionkit.export.drift import Walk, encode, feature_error, nats_per_word
+from captionkit.export.drift import Walk, encode, feature_error, feeds, nats_per_word
 from captionkit.export.int8_report import Part
-from captionkit.export.quantise import Calibrated, calibrate, quantised, work_of
+from captionkit.export.quantise import Calibrated, Feed, calibrate, quantised, work_of
 from captionkit.export.storage import plain_graph
 from captionkit.progress import track
 from captionkit.runtime import OnnxStepper
@@ -68,10 +68,14 @@ class Sparing(ABC):
             costs[unit], _ = self.measure(quantised(self.graph, others, self.calibrated), few)
         return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)
 
-    @property
+    @cached_property
+    def calibrated(self) -> Calibrated:
+        """What the pictures told of the graph."""
+        return calibrate(self.graph, self.feeds())
+
     @abstractmethod
-    def calibrated(self) -> Calibrated | None:
-        """What calibration told, where the graph needs it."""
+    def feeds(self) -> Iterable[Feed]:
+        """What the graph is given on the pictures."""
 
     @abstractmethod
     def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
@@ -79,13 +83,12 @@ class Sparing(ABC):
 
 
 class EncoderSparing(Sparing):
-    """The encoder's convolutions, which are calibrated, and matrix products."""
+    """The encoder's convolutions and matrix products."""
 
     name = ENCODER
 
-    @cached_property
-    def calibrated(self) -> Calibrated | None:
-        return calibrate(self.graph, self.walked.images)
+    def feeds(self) -> Iterable[Feed]:
+        return ({"images": image[None]} for image in self.walked.images)  # [3,H,W] -> [1,3,H,W]
 
     def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
         state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), walked.images)
@@ -96,7 +99,9 @@ class DecoderSparing(Sparing):
     """The decoder's matrix products."""
 
     name = DECODER
-    calibrated = None
+
+    def feeds(self) -> Iterable[Feed]:
+        return feeds(self.walked, self.exact)
 
     def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
         stepper = OnnxStepper(self.folder, graphs={**self.graphs, DECODER: content})
