@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ async def until(happened: Callable[[], Any]) -> None:
 
 
 def test_what_waits_goes_together_by_its_options(gate: Gate, pictures: list[bytes]) -> None:
-    alone = {beam: gate.captioner.decoding.__class__(beam=beam, max_length=30) for beam in (2, 3)}
+    alone = {beam: replace(gate.captioner.decoding, beam=beam, max_length=30) for beam in (2, 3)}
 
     async def test(service: Service) -> None:
         asked = [asyncio.ensure_future(service.caption(pictures[0], alone[3]))]
