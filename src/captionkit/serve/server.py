@@ -34,13 +34,13 @@ def serve(model: str | None, settings: Settings) -> None:
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
     )
-    listening = _listen(settings)
+    listening = listen(settings)
     _say_where(listening, settings)
     with listening:
         uvicorn.Server(config).run([listening])
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
     """A socket that listens, so that a port that is taken is known at once."""
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]

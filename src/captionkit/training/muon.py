@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ class Muon(Optimizer):
     """Momentum whose updates are made orthogonal (Jordan, https://kellerjordan.github.io/posts/muon).
 
     As torch's Muon with its defaults and `adjust_lr_fn="match_rms_adamw"` (Liu et al., arXiv 2502.16982, section 2.2),
-    but in the type that is asked for. torch's computes in bfloat16 always, in which a processor without instructions
-    for it took eighty times as long as in float32.
+    but in the type that is asked for, and without closures. torch's computes in bfloat16 always, in which a processor
+    without instructions for it took eighty times as long as in float32.
     """
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype) -> None:
@@ -27,17 +26,12 @@ class Muon(Optimizer):
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self) -> None:
         """Make one step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     self._update(matrix, group["lr"], group["weight_decay"], group["momentum"])
-        return loss
 
     def _update(self, matrix: Tensor, lr: float, weight_decay: float, momentum: float) -> None:
         state = self.state[matrix]
