@@ -26,10 +26,6 @@ from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx2")
-
-from captionkit.serve.server import listen
-from captionkit.serve.settings import Settings
-
 http = httpx.Client(timeout=120)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,6 +225,9 @@ def test_documentation_needs_no_internet(server: Server) -> None:
 
 def test_replies_are_sent_at_once() -> None:
     """Else each reply on a connection that was used before waits 40 ms, by Nagle's algorithm."""
+    from captionkit.serve.server import listen
+    from captionkit.serve.settings import Settings
+
     with listen(Settings(port=0)) as listening, socket.create_connection(listening.getsockname()):
         connection, _ = listening.accept()
         with connection:
