@@ -40,6 +40,7 @@ def launch(processes: int, arguments: Sequence[object], logs: Path) -> list[mult
         port = probe.getsockname()[1]
     logs.mkdir(exist_ok=True)
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "CUDA_VISIBLE_DEVICES": ""}
+    world["OMP_NUM_THREADS"] = 1  # as torchrun sets it
     return [
         start(
             arguments,

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -396,6 +398,33 @@ def test_nohup_is_respected_and_a_launcher_may_repeat_itself(monkeypatch: pytest
             assert interrupted()
     finally:
         signal.signal(signal.SIGHUP, usual)
+
+
+#: sends interrupts by the thousand for two seconds
+FLOOD = """
+import os, signal, sys, time
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(int(sys.argv[1]), number)
+"""
+#: hears them between two steps
+FLOODED = """
+import os, subprocess, sys
+from captionkit.training.interrupt import deferred_interrupts
+with deferred_interrupts() as interrupted:
+    flood = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], start_new_session=True)
+    while flood.poll() is None:
+        interrupted()
+print(interrupted())
+"""
+
+
+def test_interrupts_that_interrupt_one_another_block_nothing() -> None:
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "1"}
+    command = [sys.executable, "-c", FLOODED, FLOOD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True\n", done.stderr
 
 
 # --- damage between two sittings ---

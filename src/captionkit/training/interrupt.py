@@ -23,9 +23,9 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     Not so after SIGHUP, which the system and the shell both send, nor among several processes, where the launcher
     repeats to each what the terminal has told it already, and kills by itself what does not stop.
     """
-    noted = threading.Event()
+    noted: list[int] = []  # not an Event: its lock would be taken twice where one signal interrupts another's handler
     if threading.current_thread() is not threading.main_thread():
-        yield noted.is_set  # only a program's main thread can receive signals
+        yield lambda: False  # only a program's main thread can receive signals
         return
     usual = {number: signal.getsignal(number) for number in _SIGNALS}
     usual = {number: handler for number, handler in usual.items() if handler is not signal.SIG_IGN}
@@ -36,8 +36,8 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     def note(number: int, _: Any) -> None:
-        first = not noted.is_set()
-        noted.set()
+        first = not noted
+        noted.append(number)
         if number == getattr(signal, "SIGHUP", None):
             return  # nobody is there to be told
         if not several:
@@ -50,6 +50,6 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     for number in usual:
         signal.signal(number, note)
     try:
-        yield noted.is_set
+        yield lambda: bool(noted)
     finally:
         restore()
