@@ -447,6 +447,7 @@ def test_a_damaged_archive_is_named(small, content):
         gzip.compress(b"0.1\na\nb\n0.1\nb\nc\n0.1\na\nc\n"),  # a phrase at two places
         gzip.compress(b"0.1\na b c d e f g h\nb\n"),
     ],
+    ids=["empty", "no archive", "cut", "a record cut", "a phrase at two places", "a long phrase"],
 )
 def test_a_damaged_table_is_named(small, content):
     path = small / "data" / "paraphrase-en.gz"

@@ -16,7 +16,7 @@ from captionkit.cli import main  # noqa: E402
 from captionkit.datasets import open_dataset  # noqa: E402
 from captionkit.models.stored import load_model, stores_half  # noqa: E402
 from captionkit.training.keep import DECODING  # noqa: E402
-from captionkit.training.soup import mean_of  # noqa: E402
+from captionkit.training.soup import average_models, mean_of  # noqa: E402
 from real_photos import make_photos  # noqa: E402
 
 Weights = dict[str, "torch.Tensor"]
@@ -88,6 +88,13 @@ def test_opposite_errors_cancel_and_what_spoils_is_left_out(
     card = (kept.path / "README.md").read_text(encoding="utf-8")
     assert "| model off | left out; alone CIDEr-D" in card and "| command | `captionkit " in card
     assert main(["inspect", str(kept.path)]) == 0
+
+
+@pytest.mark.slow
+def test_the_mean_is_stored_in_16_bits_if_it_should_be(real: Path, tmp_path: Path) -> None:
+    models = [changed(tmp_path / name, shifted(strength)) for name, strength in (("up", 1.5), ("down", -1.5))]
+    average_models(real, [str(model) for model in models], tmp_path / "soup", half=True)
+    assert stores_half(open_model(tmp_path / "soup")) and not any(stores_half(open_model(str(m))) for m in models)
 
 
 def enlarged(folder: Path, to: Path) -> Path:

@@ -54,6 +54,15 @@ def test_of_equals_the_narrower_beam_is_chosen(real: Path, monkeypatch: pytest.M
     assert found.best.decoding.beam == 3
 
 
+def test_the_horizon_is_the_models_own_unless_others_are_tried(real: Path) -> None:
+    tried = {"beams": (2,), "length_penalties": (0.7,)}
+    own = captionkit.load().decoding.horizon
+    assert [trial.decoding.horizon for trial in tune_model("bundled", real, **tried).trials] == [own]
+    found = tune_model("bundled", real, **tried, horizons=(2, 0))
+    assert [trial.decoding.horizon for trial in found.trials] == [2, 0]
+    assert [trial["horizon"] for trial in found.to_dict()["trials"]] == [2, 0] and "horizon" in str(found)
+
+
 def test_what_is_written_is_what_the_model_captions_with(
     model_folder: Path, real: Path, tmp_path: Path, capsys
 ) -> None:
@@ -66,8 +75,8 @@ def test_what_is_written_is_what_the_model_captions_with(
     assert len(told["trials"]) == 4 and told["best"] in told["trials"]
     assert run("tune", folder, real, "--beam", "2,3", "--length-penalty", "1", "--no-repeat", "0,2", "--write") == 0
     after = open_model(folder)
-    assert {name: after.decoding.to_dict()[name] for name in ("beam", "length_penalty", "no_repeat")} == {
-        name: told["best"][name] for name in ("beam", "length_penalty", "no_repeat")
+    assert {name: getattr(after.decoding, name) for name in tuning.TRIED} == {
+        name: told["best"][name] for name in tuning.TRIED
     }
     assert after.decoding.max_length == before.decoding.max_length
     assert after.config["tuning"] == told

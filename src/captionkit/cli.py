@@ -161,6 +161,7 @@ def tune(options: argparse.Namespace) -> int:
         beams=options.beam,
         length_penalties=options.length_penalty,
         no_repeats=options.no_repeat,
+        horizons=options.horizon,
         write=options.write,
     )
     print(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
@@ -171,7 +172,7 @@ def average(options: argparse.Namespace) -> int:
     """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
     from captionkit.training.soup import average_models
 
-    print(average_models(options.data, options.models, options.output, split=options.split))
+    print(average_models(options.data, options.models, options.output, split=options.split, half=options.half))
     return 0
 
 
@@ -399,6 +400,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     usual = ",".join(map(str, penalties))
     add("--length-penalty", type=_numbers(float), default=penalties, metavar="X,...", help=f"to try (default: {usual})")
     add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
+    add("--horizon", type=_numbers(int), metavar="N,...", help="to try; a small one saves steps (default: the model's)")
     add("--write", action="store_true", help="make the best what the model captions with")
     add("--json", action="store_true", help="machine-readable")
 
@@ -407,6 +409,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("models", nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
     add("--output", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
+    add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
 
     add = _add(commands, score, extra="train")
     add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")

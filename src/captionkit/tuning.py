@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from captionkit.search import Decoding, State, search
 
 #: what decides, and what is told beside it
 CHOOSES, TOLD = "CIDEr-D", ("CIDEr-D", "BLEU-4", "ROUGE-L")
+#: the settings that a trial may differ by
+TRIED = ("beam", "length_penalty", "no_repeat", "horizon")
 _METRICS = ("bleu", "rouge", "cider")
 _READERS = 2
 
@@ -37,7 +39,7 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         chosen = self.decoding
-        tried = {"beam": chosen.beam, "length_penalty": chosen.length_penalty, "no_repeat": chosen.no_repeat}
+        tried = {name: getattr(chosen, name) for name in TRIED}
         return {
             **tried,
             **{name: round(value, 4) for name, value in self.scores.items()},
@@ -59,10 +61,10 @@ class Tuning:
         return {"data": self.data, "chosen_by": CHOOSES, "trials": trials, "best": self.best.to_dict()}
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("", "beam", "length penalty", "no repeat", *TOLD, "words")]
+        rows: list[tuple[str, ...]] = [("", *(name.replace("_", " ") for name in TRIED), *TOLD, "words")]
         for trial in self.trials:
             chosen, scores = trial.decoding, [f"{trial.scores[name]:.4f}" for name in TOLD]
-            tried = (str(chosen.beam), f"{chosen.length_penalty:g}", str(chosen.no_repeat))
+            tried = (f"{getattr(chosen, name):g}" for name in TRIED)
             rows.append(("*" if trial is self.best else "", *tried, *scores, f"{trial.words:.1f}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -77,12 +79,14 @@ def tune_model(
     beams: Sequence[int] = (1, 3, 5),
     length_penalties: Sequence[float] = (0.5, 0.7, 0.85, 1.0, 1.2),
     no_repeats: Sequence[int] = (3,),
+    horizons: Sequence[int] | None = None,
     write: bool = False,
 ) -> Tuning:
     """Caption `split` with every combination, pictures encoded once, and choose the one of the highest CIDEr-D.
 
-    Of equals the narrower beam is chosen. `write` makes it what the model folder captions with. What is tried is chosen
-    on the split that scores it, so its score there is a little flattered. Raises CaptionkitError.
+    Without `horizons` the model's own is kept. Of equals the narrower beam is chosen. `write` makes it what the model
+    folder captions with. What is tried is chosen on the split that scores it, so its score there is a little flattered.
+    Raises CaptionkitError.
     """
     captioner = load(model)
     if write and captioner.folder.path == BUNDLED:
@@ -90,8 +94,8 @@ def tune_model(
             "the bundled model belongs to the package and is not written to; tune a copy of its folder"
         )
     found = [
-        replace(captioner.decoding, num_captions=1, beam=beam, length_penalty=penalty, no_repeat=no_repeat)
-        for beam, penalty, no_repeat in product(beams, length_penalties, no_repeats)
+        Decoding(**{**captioner.decoding.to_dict(), "num_captions": 1, **dict(zip(TRIED, settings, strict=True))})
+        for settings in product(beams, length_penalties, no_repeats, horizons or (captioner.decoding.horizon,))
     ]
     if not found:
         raise CaptionkitError("nothing to try; give at least one beam, length penalty and no-repeat")

@@ -76,10 +76,11 @@ class Soup:
         return "\n".join([*lines, mean, self.graphs])
 
 
-def average_models(data: Path, models: Sequence[str], output: Path, *, split: str = "val") -> Soup:
+def average_models(data: Path, models: Sequence[str], output: Path, *, split: str = "val", half: bool = False) -> Soup:
     """Average `models`, as far as that helps on `split` of the dataset at `data`, into a model folder at `output`.
 
-    They must have the same architecture, words and preprocessing. Raises CaptionkitError where they do not.
+    They must have the same architecture, words and preprocessing. Raises CaptionkitError where they do not. The mean is
+    stored in 16 bits if it should be `half` or all that is averaged are.
     """
     if len(models) < 2:
         raise CaptionkitError("one model has no mean; name two or more that were trained from one model")
@@ -97,7 +98,7 @@ def average_models(data: Path, models: Sequence[str], output: Path, *, split: st
         say(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
     ingredients, found = _greedy(offered, look)
     look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
-    half = all(stores_half(one.folder) for one in ingredients)
+    half = half or all(stores_half(one.folder) for one in ingredients)
     facts = _facts(look.pictures, found, ingredients)
     kept = keep_model(output, look.model, look.text, look.preprocessing, facts, found.calibration, half=half)
     return Soup(kept, found, ingredients, export_kept(output, look.pictures, half=half))
