@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from captionkit.datasets import open_dataset
 from real_photos import CAPTIONS, make_photos
 from shapes import make_shapes
 
-FEW = ("--metrics", "bleu,rouge,cider,diversity", "--resamples", 50)
+FEW = ("--metrics", "bleu,rouge,cider,diversity", "--resamples", "50")
 
 
 def run(*arguments: object) -> int:
@@ -35,7 +36,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What evaluating the bundled model on them leaves."""
     folder = tmp_path_factory.mktemp("evaluation") / "out"
-    assert run("evaluate", "bundled", real, "--output", folder, *FEW) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.argv", ["captionkit", "evaluate", "bundled", str(real), "--output", str(folder), *FEW])
+        assert main() == 0
     return folder
 
 
@@ -55,7 +58,8 @@ def test_the_results_are_the_captions_and_the_scores_those_of_the_results(real: 
 
 def test_the_scores_say_how_they_were_made(real: Path, done: Path) -> None:
     made = json.loads((done / "scores.json").read_text(encoding="utf-8"))
-    assert made["command"].startswith("captionkit ") and made["versions"]["captionkit"] == captionkit.__version__
+    assert made["command"] == shlex.join(["captionkit", "evaluate", "bundled", str(real), "--output", str(done), *FEW])
+    assert made["versions"]["captionkit"] == captionkit.__version__
     assert made["data"] == {
         "name": "photos",
         "split": "val",

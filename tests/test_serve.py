@@ -237,6 +237,9 @@ def test_replies_are_sent_at_once() -> None:
 def test_log_has_a_json_line_for_a_request(server: Server, photo: Path, model: captionkit.Captioner) -> None:
     http.post(f"{server.url}/v1/captions?seed=77", files={"f": photo.read_bytes()})
     http.get(f"{server.url}/no%0A%1B%5B1mthing")
+    end = time.monotonic() + 10
+    while "no%0A%1B%5B1mthing" not in server.log and time.monotonic() < end:
+        time.sleep(0.02)  # a line is written when its reply has been sent
     lines = [json.loads(line) for line in server.log.splitlines()[1:]]
     captioned = next(line for line in reversed(lines) if line["path"] == "/v1/captions")
     assert captioned["captions"] == [model.caption(photo).text]

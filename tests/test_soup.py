@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,14 +64,16 @@ def test_the_mean_is_of_each_tensor_and_counters_are_kept() -> None:
 
 @pytest.mark.slow
 def test_opposite_errors_cancel_and_what_spoils_is_left_out(
-    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two models that err in opposite directions the mean is the model between them."""
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     models = [
         changed(tmp_path / name, shifted(strength)) for name, strength in (("up", 1.5), ("down", -1.5), ("off", 9.0))
     ]
-    assert main(["average", str(real), *map(str, models), "--output", str(tmp_path / "soup")]) == 0
+    command = ["average", str(real), *map(str, models), "--output", str(tmp_path / "soup")]
+    monkeypatch.setattr("sys.argv", ["captionkit", *command])
+    assert main() == 0
     kept = open_model(tmp_path / "soup")
     told = {one["name"]: one for one in kept.config["provenance"]["ingredients"]}
     assert {name: one["taken"] for name, one in told.items()} == {"up": True, "down": True, "off": False}
@@ -86,7 +89,10 @@ def test_opposite_errors_cancel_and_what_spoils_is_left_out(
     printed = capsys.readouterr().out
     assert "left out  CIDEr-D" in printed and "averaged  CIDEr-D" in printed
     card = (kept.path / "README.md").read_text(encoding="utf-8")
-    assert "| model off | left out; alone CIDEr-D" in card and "| command | `captionkit " in card
+    assert (
+        "| model off | left out; alone CIDEr-D" in card
+        and f"| command | `{shlex.join(['captionkit', *command])}`" in card
+    )
     assert main(["inspect", str(kept.path)]) == 0
 
 
