@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,41 +43,53 @@ class Forbidden:
 
     def __init__(self, said: NDArray[np.int64], no_repeat: int, phrases: tuple[Sequence, ...]) -> None:
         """`said` [B,K,L]: the words of each hypothesis; only looked at if `no_repeat` or `phrases` ask for it."""
-        self._words: list[NDArray[np.int64]] = []
-        self._apply: list[NDArray[np.bool_]] = []
-        length = said.shape[2]
-        if no_repeat and length:
-            self._add(said[:, :, -1:], np.ones((*said.shape[:2], 1), bool))
-        if 0 < no_repeat <= length:
-            runs = length - no_repeat + 1  # that have been said; the next word would complete one more
-            again = np.ones((*said.shape[:2], runs), bool)
-            for place in range(no_repeat - 1):
-                again &= said[:, :, place : place + runs] == said[:, :, runs + place, None]  # [B,K,L-N+1] == [B,K,1]
-            self._add(said[:, :, no_repeat - 1 :], again)
-        for phrase in phrases:
-            before = len(phrase) - 1
-            if before <= length:
-                again = (said[:, :, length - before :] == phrase[:-1]).all(-1, keepdims=True)  # [B,K,1]
-                self._add(np.full(again.shape, phrase[-1]), again)
+        #: the last word [B,K,1], where it must not be said twice
+        self._last: NDArray[np.int64] | None = None
+        #: the other words [B,K,F] that some hypothesis must keep from
+        self._forbidden: NDArray[np.int64] | None = None
         #: so many more tokens must be ranked for the best of the others to be among them
         self.most = 0
-        if self._apply:
-            apply = np.concatenate(self._apply, axis=2)
-            self.most = int(apply.sum(2).max())
-            # Nearly all runs have not been begun anew: those that no hypothesis must keep from are let go.
-            some = apply.any((0, 1))
-            self._forbidden = np.where(apply, np.concatenate(self._words, axis=2), _NO_TOKEN)[:, :, some]
-
-    def _add(self, words: NDArray[np.int64], apply: NDArray[np.bool_]) -> None:
-        self._words.append(words)
-        self._apply.append(apply)
+        if no_repeat and said.shape[2]:
+            self._last, self.most = said[:, :, -1:], 1
+        found = [*_runs(said, no_repeat), *_completed(said, phrases)]
+        # Nearly always no run or phrase has been begun anew; those that no hypothesis must keep from are let go.
+        found = [(words, again) for words, again in found if again.any()]
+        if found:
+            words, again = (np.concatenate(part, axis=2) for part in zip(*found, strict=True))
+            self.most += int(again.sum(2).max())
+            self._forbidden = np.where(again, words, _NO_TOKEN)[:, :, again.any((0, 1))]
 
     def forbid(self, log_probs: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """`log_probs` [B,K,T] of tokens `ids`, -inf where a token is forbidden."""
         if not self.most:
             return log_probs
-        again = (ids[..., None] == self._forbidden[:, :, None, :]).any(-1)  # [B,K,T]
+        again = np.zeros(ids.shape, bool) if self._last is None else ids == self._last  # [B,K,T] == [B,K,1]
+        if self._forbidden is not None:
+            again |= (ids[..., None] == self._forbidden[:, :, None, :]).any(-1)  # [B,K,T]
         return np.where(again, log_probs.dtype.type(-np.inf), log_probs)
+
+
+def _runs(said: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """The last words [B,K,N] of all runs of `size` words that have been said, and which have been begun anew."""
+    runs = said.shape[2] - size + 1  # the next word would complete one more
+    if size < 1 or runs < 1:
+        return
+    again = np.ones((*said.shape[:2], runs), bool)
+    for place in range(size - 1):
+        again &= said[:, :, place : place + runs] == said[:, :, runs + place, None]  # [B,K,N] == [B,K,1]
+    yield said[:, :, size - 1 :], again
+
+
+def _completed(
+    said: NDArray[np.int64], phrases: tuple[Sequence, ...]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """The last word [B,K,1] of each phrase, and where all that is before it has just been said."""
+    length = said.shape[2]
+    for phrase in phrases:
+        before = len(phrase) - 1
+        if before <= length:
+            begun = (said[:, :, length - before :] == phrase[:-1]).all(-1, keepdims=True)  # [B,K,1]
+            yield np.full(begun.shape, phrase[-1]), begun
 
 
 def exclusion(excluded: frozenset[int] | set[int]) -> NDArray[np.float64]:
