@@ -13,8 +13,10 @@ from safetensors.torch import load, save  # noqa: E402
 
 import captionkit  # noqa: E402
 from captionkit.bundle import WEIGHTS, open_model, update_model  # noqa: E402
+from captionkit.captioner import Captioner  # noqa: E402
 from captionkit.cli import main  # noqa: E402
 from captionkit.datasets import open_dataset  # noqa: E402
+from captionkit.models.stepper import TorchStepper  # noqa: E402
 from captionkit.models.stored import load_model, stores_half  # noqa: E402
 from captionkit.training.keep import DECODING  # noqa: E402
 from captionkit.training.soup import average_models, mean_of  # noqa: E402
@@ -83,7 +85,7 @@ def test_opposite_errors_cancel_and_what_spoils_is_left_out(
     assert not stores_half(kept) and stores_half(open_model())
     pictures = [example.image for example in open_dataset(real)["val"]]
     settings = {**kept.decoding.to_dict(), "num_captions": 1}
-    ours, theirs = captionkit.load(kept.path), captionkit.load()
+    ours, theirs = captionkit.load(kept.path), Captioner(open_model(), TorchStepper(load_model(open_model())))
     assert [ours.caption(p).text for p in pictures] == [theirs.caption(p, **settings).text for p in pictures]
     assert max(one["val_cider"] for one in told.values()) < kept.config["provenance"]["val_cider"]
     printed = capsys.readouterr().out
