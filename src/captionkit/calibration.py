@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from captionkit.errors import ModelError
 from captionkit.tables import check_fields
@@ -50,9 +50,9 @@ class Calibration:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
                 raise ModelError(f"calibration: {name} is {value!r}; it must be a number")
 
-    def __call__(self, probability: float) -> float:
-        """The confidence, 0 to 1, of a word with this probability."""
-        return float(_sigmoid(self.offset + self.slope * _logit(np.array(probability, np.float64))))
+    def __call__(self, probabilities: ArrayLike) -> Floats:
+        """The confidences, 0 to 1, of words with these probabilities, in an array of the same shape."""
+        return _sigmoid(self.offset + self.slope * _logit(np.asarray(probabilities, np.float64)))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as a model's config stores them."""

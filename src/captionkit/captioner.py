@@ -222,27 +222,25 @@ class Captioner:
             yield Outcome(source, replace(captions[0], alternatives=tuple(captions[1:])), ms=share)
 
     def _caption_of(self, hypothesis: Hypothesis) -> Caption:
-        tokens = tuple(int(token) for token in hypothesis.tokens)
-        calibrated = self.folder.calibration
+        tokens = tuple(hypothesis.tokens.tolist())
         rows, columns = self.folder.grid
         if hypothesis.attention.shape[1] != rows * columns:
             cells = hypothesis.attention.shape[1]
             raise ModelError(f"{self.folder.path}: its grid is given as {rows} x {columns}, but has {cells} cells")
         maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
+        spoken = [*spoken_words(self.text, hypothesis)]
+        log_probs = np.array([log_prob for *_, log_prob in spoken])  # [words]
+        confidences = self.folder.calibration(np.exp(log_probs))
         words = tuple(
-            Word(
-                text,
-                calibrated(float(np.exp(log_prob))),
-                log_prob,
-                maps[positions].mean(0),  # [n,rows,columns] -> [rows,columns]
-            )
-            for text, positions, log_prob in spoken_words(self.text, hypothesis)
+            # [L,rows,columns] -> [n,rows,columns] -> [rows,columns]; most words are one token
+            Word(text, confidence, log_prob, maps[at[0]] if len(at) == 1 else maps[at].mean(0))
+            for (text, at, log_prob), confidence in zip(spoken, confidences.tolist(), strict=True)
         )
         return Caption(
             text=self.text.decode(tokens),
             score=hypothesis.score,
             log_prob=hypothesis.log_prob,
-            confidence=float(np.mean([word.confidence for word in words])) if words else 0.0,
+            confidence=float(confidences.mean()) if words else 0.0,
             words=words,
             tokens=tokens,
             attention=maps,
@@ -251,8 +249,9 @@ class Captioner:
 
 def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
     """The words of a hypothesis, each with the places of its tokens and the log-probability of these."""
+    log_probs = hypothesis.token_log_probs.tolist()
     for word, positions in text.words(hypothesis.tokens.tolist()):
-        yield word, positions, float(hypothesis.token_log_probs[positions].sum())
+        yield word, positions, sum(log_probs[position] for position in positions)
 
 
 class _Encoded:
@@ -261,7 +260,7 @@ class _Encoded:
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
         self.opened = opened
         good = [picture.pixels for picture in opened if picture.pixels is not None]
-        self.images = np.stack(good) if good else np.empty((0, 3, 0, 0), np.float32)  # [B,3,H,W]
+        self.images = _batch(good)
         self.step, self.keep = stepper.step, getattr(stepper, "keep", None)
         start = time.perf_counter()
         self._state = stepper.begin(self.images) if good else None
@@ -270,6 +269,13 @@ class _Encoded:
 
     def begin(self, images: NDArray[np.float32]) -> State:
         return self._state
+
+
+def _batch(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Pictures [3,H,W] of one size as [B,3,H,W]; one alone is not copied."""
+    if len(images) == 1:
+        return images[0][None]
+    return np.stack(images) if images else np.empty((0, 3, 0, 0), np.float32)
 
 
 def _why_none(decoding: Decoding) -> str:

@@ -12,7 +12,7 @@ import os
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -162,32 +162,44 @@ class Text:
     def decode(self, ids: Sequence[int]) -> str:
         """The sentence that `ids` spell; <pad>, <bos> and <eos> are left out."""
         shown = [int(ids[position]) for position in self._shown(ids)]
-        if self._byte_level:
-            return " ".join(self.tokenizer.decode(shown, skip_special_tokens=False).split())
-        sentence = ""
-        for token in map(self._tokens.__getitem__, shown):
-            sentence += token if not sentence or _attaches(sentence[-1], token) else f" {token}"
-        return sentence
+        return self._spell(shown) if self._byte_level else "".join(self._pieces(shown))
 
     def words(self, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
         """The words of `decode(ids)`, each with the positions in `ids` that spell it."""
         words: list[tuple[str, list[int]]] = []
         shown = self._shown(ids)
-        said, pending = "", []
-        for count, position in enumerate(shown, start=1):
+        before, pending = "", []
+        for position, piece in zip(shown, self._pieces([int(ids[position]) for position in shown]), strict=True):
             pending.append(position)
-            sentence = self.decode([ids[i] for i in shown[:count]])
-            piece = sentence[len(said) :]
-            if not piece or (piece.endswith("\ufffd") and count < len(shown)):
-                continue  # a byte-level token can be a space, or end inside a character
-            if not words or _starts_word(said[-1], piece):
+            if not piece:
+                continue
+            if not words or _starts_word(before, piece):
                 words.append((piece.lstrip(), pending))
             else:
                 words[-1] = (words[-1][0] + piece, words[-1][1] + pending)
-            said, pending = sentence, []
+            before, pending = piece[-1], []
         if words:
             words[-1][1].extend(pending)
         return words
+
+    def _pieces(self, shown: Sequence[int]) -> Iterator[str]:
+        """What each of the ids adds to the sentence; nothing, where one ends inside a character."""
+        if self._byte_level:
+            said = ""
+            for count in range(1, len(shown) + 1):
+                sentence = self._spell(shown[:count])
+                whole = count == len(shown) or not sentence.endswith("\ufffd")
+                yield sentence[len(said) :] if whole else ""
+                said = sentence if whole else said
+            return
+        before = ""
+        for token in map(self._tokens.__getitem__, shown):
+            yield token if not before or _attaches(before, token) else f" {token}"
+            before = token[-1:] or before
+
+    def _spell(self, shown: Sequence[int]) -> str:
+        """The sentence of byte-level ids."""
+        return " ".join(self.tokenizer.decode(list(shown), skip_special_tokens=False).split())
 
     def _shown(self, ids: Sequence[int]) -> list[int]:
         hidden = (self.pad_id, self.bos_id, self.eos_id)

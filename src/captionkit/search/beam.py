@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from captionkit.search.constraints import Constraints, Forbidden, exclusion
 from captionkit.search.decoding import Decoding
 from captionkit.search.grid import Grid
-from captionkit.search.hypotheses import NONE, Hypothesis, descending, finished_first, records, trace
+from captionkit.search.hypotheses import NONE, Hypothesis, descending, finished_first, pick, records, trace
 from captionkit.search.stepping import WHOLE, Live, Stepper
 
 
@@ -156,16 +156,15 @@ class _Beams:
     def _continue(self, group: int, options: _Continuations, earlier: list[_Chosen], length: int) -> _Chosen:
         """Finish what ends, and choose what lives on."""
         places, log_probs = [], []
-        rows = np.arange(len(options.ids))[:, None]
         for lane in self._lanes(group, options, earlier):
             best = descending(lane)[:, : 2 * self.width]
-            ends, possible = options.ends[rows, best], lane[rows, best] > -np.inf
+            ends, possible = pick(options.ends, best), pick(lane, best) > -np.inf
             has_ended = self._finish(group, options, best, ends & possible, length)
             if ends.any():
                 words = np.argsort(ends, axis=1, kind="stable")
-                best, possible = best[rows, words], (possible & ~ends)[rows, words]
+                best, possible = pick(best, words), pick(possible & ~ends, words)
             best, possible = best[:, : self.width], possible[:, : self.width]
-            log_probs.append(np.where(possible, options.log_probs[rows, best], -np.inf))
+            log_probs.append(np.where(possible, pick(options.log_probs, best), -np.inf))
             places.append(best)
         live = _side_by_side(log_probs)
         # The captions are gathered from group after group: each gives at most so many.
@@ -188,11 +187,11 @@ class _Beams:
         """Keep those of the K best of a bank [B,2K] that end; tells which they are, [B,K]."""
         best, ends = best[:, : self.width], ends[:, : self.width]
         if ends.any():
-            rows, origin = np.arange(len(best))[:, None], best // options.width
-            ended = np.where(ends, options.log_probs[rows, best], -np.inf)
+            origin = best // options.width
+            ended = np.where(ends, pick(options.log_probs, best), -np.inf)
             found = records(ended, length, origin, self._divisor(length + 1), finished=True)
             found = np.concatenate([self.best[group][self.live.images], found], axis=1)
-            found = found[rows, descending(found["score"])]
+            found = pick(found, descending(found["score"]))
             self.best[group][self.live.images] = found[:, : self.decoding.num_captions]
             if length == self.decoding.max_length:
                 self.live.log_probs[np.nonzero(ends)[0], origin[ends]] = -np.inf
@@ -201,10 +200,9 @@ class _Beams:
     def _cut(self, group: int, options: _Continuations) -> None:
         """End the hypotheses of `max_length` words that can end, and cut the others."""
         length = self.decoding.max_length
-        rows = np.arange(len(options.ids))[:, None]
         for lane in self._lanes(group, options, []):
             best = descending(lane)
-            self._finish(group, options, best, options.ends[rows, best] & (lane[rows, best] > -np.inf), length)
+            self._finish(group, options, best, pick(options.ends, best) & (pick(lane, best) > -np.inf), length)
         log_probs = self.live.log_probs
         if self.grid:
             log_probs = np.where(self.grid.met, log_probs, -np.inf)
@@ -218,11 +216,10 @@ class _Beams:
 
     def _advance(self, options: _Continuations, chosen: list[_Chosen], attention: NDArray[np.float32]) -> None:
         """Let the chosen be the live hypotheses."""
-        rows = np.arange(len(options.ids))[:, None]
         places = _side_by_side([group.places for group in chosen])
         live = _side_by_side([group.log_probs for group in chosen])
-        tokens, parents = options.ids[rows, places], places // options.width
-        self.live.advance(tokens, parents, live, options.token_log_probs[rows, places], attention)
+        tokens, parents = pick(options.ids, places), places // options.width
+        self.live.advance(tokens, parents, live, pick(options.token_log_probs, places), attention)
         if self.grid:
             self.grid.advance(parents, tokens)
         stay = self.live.drop_done()

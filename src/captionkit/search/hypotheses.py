@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,32 +53,41 @@ def descending(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.argsort(-values, axis=1, kind="stable")
 
 
+def pick(values: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
+    """`values` [B,M] at `places` [B,N] of their rows. Quicker than an index for each axis."""
+    if len(values) == 1:
+        return values[0].take(places)
+    return values.take(places + np.arange(0, values.size, values.shape[1])[:, None])
+
+
 def finished_first(found: NDArray[np.void]) -> NDArray[np.void]:
     """Records [B,N] by score, those of captions that were cut, or do not exist, behind all others."""
-    rows = np.arange(len(found))[:, None]
-    found = found[rows, descending(found["score"])]
+    found = pick(found, descending(found["score"]))
     done = found["finished"] & (found["score"] > -np.inf)
-    return found[rows, np.argsort(~done, axis=1, kind="stable")]
+    return pick(found, np.argsort(~done, axis=1, kind="stable"))
 
 
 def trace(winners: NDArray[np.void], steps: list[Step]) -> list[list[Hypothesis]]:
     """Follow the parents of winners [B,N] back to the first step, all at once."""
     beams, lengths = winners["beam"], winners["length"]
+    longest = int(lengths.max(initial=0))
     everyone = np.arange(len(winners))[:, None]
-    path = []
-    for t, step in reversed(list(enumerate(steps))):
+    tokens = np.empty((*winners.shape, longest), np.int64)  # [B,N,L]
+    log_probs = np.empty(tokens.shape, np.float32)  # [B,N,L]
+    attention = np.empty((*tokens.shape, steps[0].attention.shape[2]), np.float32)  # [B,N,L,G]
+    for t in reversed(range(longest)):
+        step, rows = steps[t], everyone
         # An image that had left the batch has no row; what stands there instead is beyond the length of its winners.
-        rows = everyone
         if len(step.images) < len(winners):
             rows = np.searchsorted(step.images, everyone).clip(max=len(step.images) - 1)
         # A shorter winner waits at its last beam until its own last step is reached.
         reached = t < lengths
         at = np.where(reached, beams, 0)
         parents = step.parents[rows, at]
-        path.append((step.tokens[rows, at], step.log_probs[rows, at], step.attention[rows, parents]))
+        tokens[:, :, t], log_probs[:, :, t] = step.tokens[rows, at], step.log_probs[rows, at]
+        attention[:, :, t] = step.attention[rows, parents]
         beams = np.where(reached, parents, beams)
     captions: list[list[Hypothesis]] = [[] for _ in winners]
-    tokens, log_probs, attention = (np.stack(part[::-1], axis=2) for part in zip(*path, strict=True))  # [B,N,L(,G)]
     for b, n in zip(*np.nonzero(winners["score"] > -np.inf), strict=True):
         log_prob, score, length, _, finished = winners[b, n].item()
         # Copies, so that keeping one caption does not keep the whole batch in memory.

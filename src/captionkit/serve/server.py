@@ -25,7 +25,6 @@ def serve(model: str | None, settings: Settings) -> None:
         settings = replace(settings, token=os.environ[TOKEN])
     captioner = load(model, threads=settings.threads or None)
     app = create_app(captioner, settings)
-    start_log(settings.log_format)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -35,6 +34,7 @@ def serve(model: str | None, settings: Settings) -> None:
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
     )
     listening = listen(settings)
+    start_log(settings.log_format)  # when nothing can fail any more: a log outlives the failure of a call in a program
     _say_where(listening, settings)
     with listening:
         uvicorn.Server(config).run([listening])
