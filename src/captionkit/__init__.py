@@ -15,10 +15,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from captionkit.bundle import ModelFolder, open_model, push_model
-    from captionkit.captioner import Caption, Captioner, Outcome, Word, load
+    from captionkit.captioner import Caption, Captioner, Outcome, Word
     from captionkit.datasets import CaptionSet, open_dataset
     from captionkit.errors import CaptionkitError
     from captionkit.images import Preprocessing, open_image
+    from captionkit.loading import load
     from captionkit.metrics import Scores, evaluate
     from captionkit.models.clip_score import ClipScore
     from captionkit.search import Decoding
@@ -37,7 +38,7 @@ _HOMES = {
     "Scores": "metrics",
     "Word": "captioner",
     "evaluate": "metrics",
-    "load": "captioner",
+    "load": "loading",
     "open_dataset": "datasets",
     "open_image": "images",
     "open_model": "bundle",

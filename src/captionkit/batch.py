@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captionkit import files
-from captionkit.captioner import Caption, Captioner, Outcome, load
 from captionkit.errors import CaptionkitError
 from captionkit.images import open_image
 from captionkit.inputs import Input, find_inputs
+from captionkit.loading import load
 from captionkit.progress import say, track
 from captionkit.results import ResultsFile
 
+# `load` imports the captioner, while it opens the model.
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from captionkit.captioner import Caption, Captioner, Outcome
     from captionkit.viz.overlay import Box, Words
 
 _PHOTO_SIDE = 1024  # pictures are drawn at about this size
@@ -110,6 +112,8 @@ def _outcomes(
     captioner: Captioner, inputs: Iterator[Input], batch: int, decoding: dict[str, Any]
 ) -> Iterator[tuple[Input, Outcome]]:
     """Outcomes in the order of the inputs, those that name no picture included."""
+    from captionkit.captioner import Outcome
+
     waiting: list[Input] = []
 
     def sources() -> Iterator[str | bytes | files.Member]:

@@ -15,14 +15,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionkit import files
 from captionkit.calibration import Calibration
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.images import Preprocessing
-from captionkit.search import Decoding
-from captionkit.text import Text
+
+# What reads a folder's parts is imported with the first of them: see captionkit.loading.
+if TYPE_CHECKING:
+    from captionkit.images import Preprocessing
+    from captionkit.search import Decoding
+    from captionkit.text import Text
 
 T = TypeVar("T")
 
@@ -52,17 +55,23 @@ class ModelFolder:
     @cached_property
     def text(self) -> Text:
         """The tokenizer."""
+        from captionkit.text import Text
+
         self.read(TOKENIZER)
         return Text.load(self.path / TOKENIZER)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """What to do to a picture before the encoder sees it."""
+        from captionkit.images import Preprocessing
+
         return self._parse("preprocessing", Preprocessing.from_dict)
 
     @cached_property
     def decoding(self) -> Decoding:
         """The decoding that the model's makers chose."""
+        from captionkit.search import Decoding
+
         return self._parse("decoding", Decoding.from_dict)
 
     @cached_property

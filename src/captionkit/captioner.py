@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from captionkit.bundle import ModelFolder, open_model
+from captionkit.bundle import ModelFolder
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.images import MAX_PIXELS, Source, describe, load_image
 from captionkit.phrases import constraints_of
@@ -294,14 +293,3 @@ def _as_list(images: Source | Sequence[Source]) -> list[Source]:
 
 def _milliseconds_since(start: float) -> float:
     return (time.perf_counter() - start) * 1000
-
-
-def load(source: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Captioner:
-    """A captioner: the bundled one, or that of a model folder or a Hub id. Runs on ONNX Runtime.
-
-    `threads` bounds the processors used; by default, all that the process may use. Raises ModelError.
-    """
-    from captionkit.runtime import OnnxStepper
-
-    folder = open_model(source)
-    return Captioner(folder, OnnxStepper(folder, threads=threads))

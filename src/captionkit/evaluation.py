@@ -17,10 +17,11 @@ import numpy as np
 
 from captionkit import __version__, files
 from captionkit.batch import attention_of
-from captionkit.captioner import Captioner, load
+from captionkit.captioner import Captioner
 from captionkit.datasets import CaptionSet, Example, open_dataset
 from captionkit.errors import CaptionkitError
 from captionkit.images import open_image
+from captionkit.loading import load
 from captionkit.metrics import Metric, Scores, evaluate
 from captionkit.metrics.scoring import check_metrics, check_numbers, make_metrics
 from captionkit.progress import say, track

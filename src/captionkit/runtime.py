@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,10 +76,7 @@ def _session(folder: ModelFolder, name: str, content: bytes | None, threads: int
 
 def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSession:
     """A session of a graph on at most `threads` processors; by default, on all that the process may use."""
-    # Read when ONNX Runtime is imported: recent ones would otherwise note their use under ~/.cache and report it.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or _processors()
     options.log_severity_level = 3
@@ -85,7 +84,16 @@ def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSes
     # long. Between runs they would take the processor from the other graph and from the rest of the program.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # So they would, for as long as they wait for the first run, from what is being opened or imported meanwhile.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime() -> ModuleType:
+    """The library, imported with the first use of it."""
+    # Read on import: recent ones would otherwise note their use under ~/.cache and report it.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
 
 
 def _processors() -> int:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from captionkit.bundle import BUNDLED, update_model
-from captionkit.captioner import BATCH, Captioner, load
+from captionkit.captioner import BATCH, Captioner
 from captionkit.datasets import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ImageError
 from captionkit.images import load_image
+from captionkit.loading import load
 from captionkit.metrics import evaluate
 from captionkit.progress import say, track
 from captionkit.search import Decoding, State, search

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import uvicorn
 
-from captionkit.captioner import load
 from captionkit.errors import CaptionkitError
+from captionkit.loading import load
 from captionkit.progress import say
 from captionkit.serve.app import create_app
 from captionkit.serve.logs import start_log

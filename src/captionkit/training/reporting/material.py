@@ -11,9 +11,10 @@ from typing import Any
 
 from captionkit import files
 from captionkit.bundle import ModelFolder, open_model
-from captionkit.captioner import Captioner, load
+from captionkit.captioner import Captioner
 from captionkit.datasets import CaptionSet
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.loading import load
 from captionkit.metrics import Scores, evaluate
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.scoring import USUAL
