@@ -196,6 +196,16 @@ def test_stages_that_do_not_exist_are_refused():
             encoder.train_from(stage)
 
 
+def test_a_strided_depthwise_convolution_learns_in_32_bits_on_processors():
+    layer = SameConv(6, 6, 3, stride=2, groups=6, act=None)
+    x = torch.rand(2, 6, 9, 9).bfloat16()
+    wanted = torch.autograd.grad(layer(x.float()).sum(), [*layer.parameters()])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(layer(x).sum(), [*layer.parameters()])
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 def test_batch_norm_keeps_the_signal_of_random_weights():
     """Without it, the signal of a random network of this depth has nearly vanished at the output."""
     images = torch.randn(4, 3, 64, 64)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,10 +47,18 @@ class SameConv(nn.Module):
         if stride > 1:
             (top, bottom), (left, right) = (_same_padding(size, kernel, stride) for size in x.shape[-2:])
             x = functional.pad(x, (left, right, top, bottom))
-        x = self.conv(x)
+        x = self._convolved(x)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.act is None else self.act(x)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        # On processors, a strided depthwise convolution learns 10 to 30 times slower in 16 bits than in 32.
+        if x.is_cpu and conv.groups > 1 and conv.stride[0] > 1 and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return conv(x.float())
+        return conv(x)
 
 
 class Block(NamedTuple):
