@@ -292,7 +292,10 @@ def _identify(data: bytes) -> Image.Image:
     _check_bytes(len(data))
     for kind, start in _KINDS.items():
         if re.match(start, data, re.DOTALL):
-            return getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
+            image = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
+            if kind == "Jpeg":  # all at once: libjpeg decodes anew the rows that a block of Pillow's ends in
+                image.decodermaxblock = len(data)
+            return image
     raise ImageError(f"not a picture of a kind that is opened ({', '.join(_KINDS).upper()}); save it as JPEG or PNG")
 
 
