@@ -14,7 +14,7 @@ from typing import Any
 from captionkit.errors import CaptionkitError
 from speed_cases import COMMAND, IMPORTS, LIBRARY, PARTS
 
-# Says at what time each part was over. The imports are those that loading and captioning would make.
+# Says at what time each part was over. The imports are those before the graphs are opened; others come meanwhile.
 _STAGED = """
 import time
 times = [time.time()]

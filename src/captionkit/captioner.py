@@ -232,7 +232,7 @@ class Captioner:
         confidences = self.folder.calibration(np.exp(log_probs))
         words = tuple(
             # [L,rows,columns] -> [n,rows,columns] -> [rows,columns]; most words are one token
-            Word(text, confidence, log_prob, maps[at[0]] if len(at) == 1 else maps[at].mean(0))
+            Word(text, confidence, log_prob, maps[at[0]].copy() if len(at) == 1 else maps[at].mean(0))
             for (text, at, log_prob), confidence in zip(spoken, confidences.tolist(), strict=True)
         )
         return Caption(

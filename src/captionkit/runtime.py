@@ -84,7 +84,8 @@ def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSes
     # long. Between runs they would take the processor from the other graph and from the rest of the program.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # So they would, for as long as they wait for the first run, from what is being opened or imported meanwhile.
+    # So they would, while they wait for the first run, from what is opened or imported meanwhile. (Older releases of
+    # ONNX Runtime know no such setting.)
     options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

@@ -4,7 +4,7 @@ It is quantised statically: the ranges of what convolutions take and give, and o
 take, are found on calibration pictures, without the most extreme values where clipping these loses less than it gains
 for all others. As they are fixed beforehand, a picture has the same caption whatever others it is captioned with.
 Weights have a scale for each output channel and 7 of the 8 bits: on processors without VNNI instructions two products
-of an activation and a weight are summed in 16 bits, which 8 would overflow.
+of an activation and a weight are summed in 16 bits, which 8 would overflow. captionkit.export.rounding rounds them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from captionkit.export.rounding import Inputs
 from captionkit.export.storage import SMALL, store_bytes, store_half, store_tables
 from captionkit.runtime import open_session
 
@@ -27,6 +28,8 @@ Feed = Mapping[str, np.ndarray]
 #: values of a tensor and a picture that its range is found from, and shares of the whole range that are tried
 _SAMPLES, _SHARES = 4096, np.linspace(0.2, 1, 33)
 _LEVELS = 255
+#: the largest weight in 7 bits
+_REACH = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Calibrated:
 
     #: ranges of the tensors that are quantised
     ranges: TensorsData
+    #: by its name in the quantised graph, each weight as it is rounded for 8-bit arithmetic
+    rounded: dict[str, np.ndarray]
     #: by convolution, what rounding its weights for 8-bit arithmetic takes from the mean of each output channel [O]
     shifts: dict[str, np.ndarray]
     #: the same for the finer rounding of weights that are only stored in 8 bits
@@ -68,14 +73,20 @@ def _weight(graph: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray | None:
 
 def calibrate(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> Calibrated:
     """See what goes through a plain graph when it is run on `feeds`, each of them its inputs by name."""
-    ranges, means = _seen(graph, feeds)
-    quantised_weights = _weights_of(_static(graph, ranges, units_of(graph)))
-    stored_weights = _weights_of(store_bytes(_copy(graph)))
-    return Calibrated(ranges, *(_shifts(graph, weights, means) for weights in (quantised_weights, stored_weights)))
+    ranges, means, inputs = _seen(graph, feeds)
+    made = _static(graph, ranges, units_of(graph))
+    rounded = _rounded(graph, made, inputs)
+    _replace(made, rounded)
+    weights = _weights_of(made), _weights_of(store_bytes(_copy(graph)))
+    return Calibrated(ranges, rounded, *(_shifts(graph, found, means) for found in weights))
 
 
-def _seen(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> tuple[TensorsData, dict[str, np.ndarray]]:
-    """The range to quantise each tensor in, and the mean [C] of each channel of the convolutions' inputs."""
+def _seen(
+    graph: onnx.ModelProto, feeds: Iterable[Feed]
+) -> tuple[TensorsData, dict[str, np.ndarray], dict[str, Inputs]]:
+    """The range to quantise each tensor in, the mean [C] of each channel of the convolutions' inputs, and by unit how
+    its inputs go together.
+    """
     watched, units = _copy(graph), units_of(graph)
     nodes = [
         node
@@ -93,6 +104,7 @@ def _seen(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> tuple[TensorsData, d
     session, generator = open_session(watched.SerializeToString()), np.random.default_rng(0)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     means: dict[str, list[np.ndarray]] = {node.input[0]: [] for node in nodes if node.op_type == "Conv"}
+    inputs = {node.name: Inputs(node, _weight(graph, node)) for node in nodes if node.name in units}
     for feed in feeds:
         found = {**feed, **dict(zip(names, session.run(names, feed), strict=True))}
         for name in wanted:
@@ -102,8 +114,27 @@ def _seen(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> tuple[TensorsData, d
             flat = value.ravel()
             few = flat[generator.integers(flat.size, size=min(flat.size, _SAMPLES))]
             samples[name].append(np.concatenate([few, [flat.min(), flat.max()]]))
+        for node in nodes:
+            if node.name in inputs:
+                inputs[node.name].add(found[node.input[0]])
     ranges = {name: _range(np.concatenate(values)) for name, values in samples.items()}
-    return TensorsData(CalibrationMethod.MinMax, ranges), {name: np.mean(values, 0) for name, values in means.items()}
+    channels = {name: np.mean(values, 0) for name, values in means.items()}
+    return TensorsData(CalibrationMethod.MinMax, ranges), channels, inputs
+
+
+def _rounded(graph: onnx.ModelProto, made: onnx.ModelProto, inputs: Mapping[str, Inputs]) -> dict[str, np.ndarray]:
+    """The units' weights in the scales that they have in the quantised graph `made`, by their names there."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    weights = {node.name: node.input[1] for node in graph.graph.node if node.name in inputs}
+    return {
+        f"{weight}_quantized": inputs[unit].round(stored[f"{weight}_scale"], _REACH) for unit, weight in weights.items()
+    }
+
+
+def _replace(graph: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    for tensor in graph.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
 
 
 def _range(values: np.ndarray) -> TensorData:
@@ -154,6 +185,7 @@ def quantised(graph: onnx.ModelProto, spared: Collection[str], calibrated: Calib
     kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
     _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
     made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
+    _replace(made, calibrated.rounded)
     return store_half(store_bytes(store_tables(made))).SerializeToString(deterministic=True)
 
 
