@@ -606,18 +606,31 @@ def test_an_absurd_rate_ends_in_an_error(data: Path, backbone: Path, tmp_path: P
     load_file(tmp_path / "run" / LAST)
 
 
+@pytest.mark.parametrize(
+    ("keep", "course"),
+    [  # (CIDEr-D, loss)
+        ("cider", [(0.5, 1.0), (0.5, 0.9), (0.5, 0.95), (0.4, 0.1), (9.9, 0.1)]),
+        ("loss", [(0.4, 0.9), (0.5, 0.9), (0.4, 0.9), (9.9, 1.0), (9.9, 0.1)]),
+    ],
+)
 def test_patience_ends_a_run_that_gets_no_better(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    keep: str,
+    course: list[tuple[float, float]],
+    data: Path,
+    backbone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # (CIDEr-D, loss): the score decides, and of equal scores the loss.
-    course = iter([(0.5, 1.0), (0.5, 0.9), (0.5, 0.95), (0.4, 0.1), (9.9, 0.1)])
+    """The score or the loss decides, and of equal ones the other."""
+    coming = iter(course)
 
     def validated(*_: object) -> Validation:
-        cider, loss = next(course)
+        cider, loss = next(coming)
         return Validation(loss, {"cider": cider}, {}, Calibration(), set())
 
     monkeypatch.setattr(loop, "validate", validated)
-    recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2})
+    recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2, "run.keep": keep})
     result = train(data, tmp_path / "run", recipe)
     assert (result.best_cider, result.best_loss, result.best_step, result.steps) == (0.5, 0.9, 6, 12)
     assert "no better for a while" in capsys.readouterr().err

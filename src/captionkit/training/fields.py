@@ -231,8 +231,13 @@ class RunRecipe:
         "compile the network by torch.compile: minutes at the start, for long runs on a GPU; needs a C++ compiler",
     )
     eval_every: Positive = _field(1.0, "epochs between two evaluations")
+    keep: Literal["cider", "loss"] = _field(
+        "cider",
+        "what the kept model is the best by: the CIDEr-D of its captions, or the validation loss, where a model that "
+        "self-critical training made learns people's words again",
+    )
     patience: Annotated[int, Ge(0)] = _field(
-        5, "evaluations without a better CIDEr-D after which the run stops; 0 never does"
+        5, "evaluations without a better model after which the run stops; 0 never does"
     )
     checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between two checkpoints")
     samples: Annotated[int, Ge(0)] = _field(8, "validation pictures captioned at each evaluation")

@@ -252,7 +252,10 @@ class _Run:
         progress.start = progress.start or found.scores
         if self.learner.critic is not None:
             progress.harm = harm(progress.start, found.scores, self.judge.words)
-        better = not progress.harm and (cider, -found.loss) > (progress.best_cider, -progress.best_loss)
+        now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
+        if self.recipe.run.keep == "loss":
+            now, before = now[::-1], before[::-1]
+        better = not progress.harm and now > before
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
