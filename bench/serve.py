@@ -168,6 +168,7 @@ def measure(options: argparse.Namespace, pictures: Sequence[bytes], logs: Path) 
             results.megabytes.append(together.megabytes)
         small = start("small", "--max-queue", _QUEUE, "--timeout", 120)
         results.overrun = asyncio.run(ask(small.url, pictures, options.clients, options.seconds))
+        say(f"a queue of {_QUEUE}: {dict(results.overrun.outcomes)}")
         results.after = asyncio.run(ask(small.url, pictures, 1, 2))
     return results
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,16 @@ def test_what_cannot_start_says_why_in_a_line(
     assert cli.main(["serve", *flags]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("captionkit: ") and reason in line
+
+
+def test_a_connection_outlives_the_five_seconds_after_which_clients_let_go_of_theirs(server: Server) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for pause in (5.5, 0):
+        connection.request("GET", "/healthz")
+        reply = connection.getresponse()
+        assert reply.status == 200 and reply.read()
+        time.sleep(pause)
+    connection.close()
 
 
 def test_a_port_that_is_taken_is_named(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,9 @@ from captionkit.serve.settings import Settings
 
 TOKEN = "CAPTIONKIT_TOKEN"
 _CONNECTIONS = 2048
+#: seconds that a connection stays open without a request. Clients let go of theirs after five, often; a server that did
+#: so too would close some just as a request comes.
+_IDLE = 15
 
 
 def serve(model: str | None, settings: Settings) -> None:
@@ -31,6 +34,7 @@ def serve(model: str | None, settings: Settings) -> None:
         access_log=False,
         server_header=False,
         limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
     )
     listening = listen(settings)
