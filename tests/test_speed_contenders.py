@@ -15,7 +15,7 @@ from machine import Machine
 from ours import Onnx, Torch
 from peers import blip, pixels, textbook, vit_gpt2
 from photos import made_photos
-from speed_cases import ARITHMETIC, COMMAND, FORCED, LIBRARY, ONCE, PARTS, STAGES, STEPS, case, reading
+from speed_cases import ARITHMETIC, COMMAND, FORCED, LIBRARY, ONCE, PARTS, SINGLES, STAGES, STEPS, case, reading
 
 LAYERS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -30,7 +30,7 @@ def test_the_same_work_is_counted_on_onnx_runtime_and_on_torch(model_folder: Pat
     for name in (case(1, 1), case(3, 8), FORCED):
         counted, told = onnx.prepare(name), torch.prepare(name)
         assert counted["words"] == told["words"] and counted["steps"] == told["steps"]
-        assert counted["pictures"] == told["pictures"] == (8 if "batch 8" in name else 4)
+        assert counted["pictures"] == told["pictures"] == (8 if "batch 8" in name else SINGLES)
         for stage in STAGES[1:]:
             # torch's summary counts shapes, ONNX Runtime's profile what was executed.
             assert counted["work"][stage]["flops"]["float32"] == pytest.approx(told["work"][stage]["flops"]["float32"])
