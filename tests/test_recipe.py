@@ -131,7 +131,14 @@ def test_every_field_is_a_flag_with_help() -> None:
 
 def _changed(leaf: dataclasses.Field) -> str:
     """Another value than the default, as one would type it."""
-    choices = {"tokenizer": "bpe", "fit": "crop", "train": "stages", "precision": "bf16", "flip_unless": "links,rechts"}
+    choices = {
+        "tokenizer": "bpe",
+        "fit": "crop",
+        "train": "stages",
+        "precision": "bf16",
+        "keep": "loss",
+        "flip_unless": "links,rechts",
+    }
     choices |= {"kind": "hard", "size": "tiny", "weights": "2.0,0.5", "schedule": "linear"}
     choices |= {"objective": "self-critical", "baseline": "greedy"}
     if leaf.name in choices:
