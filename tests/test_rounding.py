@@ -71,6 +71,28 @@ def test_a_convolutions_inputs_are_what_its_kernel_covers(groups, stride, pads, 
     np.testing.assert_allclose(inputs._sums / inputs._count, wanted, atol=0.1)
 
 
+@pytest.mark.parametrize(("largest", "anew"), [(40, True), (39, False)])
+def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monkeypatch):
+    from captionkit.export import quantise
+
+    monkeypatch.setattr(quantise, "LARGEST", largest)
+    generator = np.random.default_rng(5)
+    weight = generator.normal(size=(40, 32)).astype(np.float32)
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [None, size]) for name, size in (("x", 40), ("y", 32)))
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["above"], "relu"),
+        onnx.helper.make_node("MatMul", ["above", "w"], ["y"], "unit"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    calibrated = quantise.calibrate(model, [{"x": correlated(generator, 50, 40).astype(np.float32)} for _ in range(4)])
+    made = onnx.load_from_string(quantise.quantised(model, [], calibrated))
+    found = next(onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "w_quantized")
+    assert (list(calibrated.rounded) == ["w_quantized"]) is anew
+    nearest = np.abs(found - weight / (np.abs(weight).max(0) / 64)).max() <= 0.51
+    assert nearest is not anew
+
+
 def test_a_matrix_keeps_its_shape_and_its_outputs():
     generator = np.random.default_rng(4)
     weight = generator.normal(size=(20, 6)).astype(np.float32)

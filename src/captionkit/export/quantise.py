@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from captionkit.export.rounding import Inputs
+from captionkit.export.rounding import LARGEST, Inputs, inputs_of
 from captionkit.export.storage import SMALL, store_bytes, store_half, store_tables
 from captionkit.runtime import open_session
 
@@ -104,7 +104,8 @@ def _seen(
     session, generator = open_session(watched.SerializeToString()), np.random.default_rng(0)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     means: dict[str, list[np.ndarray]] = {node.input[0]: [] for node in nodes if node.op_type == "Conv"}
-    inputs = {node.name: Inputs(node, _weight(graph, node)) for node in nodes if node.name in units}
+    weights = {node.name: (node, _weight(graph, node)) for node in nodes if node.name in units}
+    inputs = {name: Inputs(*unit) for name, unit in weights.items() if inputs_of(*unit) <= LARGEST}
     for feed in feeds:
         found = {**feed, **dict(zip(names, session.run(names, feed), strict=True))}
         for name in wanted:

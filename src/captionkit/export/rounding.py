@@ -10,10 +10,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+#: inputs of one output, above which a unit's weights are better rounded each to the nearest: how so many go together
+#: would take gigabytes for a large encoder
+LARGEST = 2048
 #: share of their mean that is added to the variances of inputs, of which only some have been seen
 _DAMPING = 0.1
 #: places of a picture that the inputs of a convolution are taken from
 _PLACES = 128
+
+
+def inputs_of(node: onnx.NodeProto, weight: np.ndarray) -> int:
+    """How many inputs each output of a convolution or matrix product sums."""
+    return weight[0].size if node.op_type == "Conv" else len(weight)
 
 
 class Inputs:
@@ -26,7 +34,7 @@ class Inputs:
         self._strides = list(attributes["strides"].ints) if "strides" in attributes else [1, 1]
         self._pads = list(attributes["pads"].ints) if "pads" in attributes else [0, 0, 0, 0]
         self._generator, self._count = np.random.default_rng(0), 0
-        size = weight[0].size if self._convolves else len(weight)
+        size = inputs_of(node, weight)
         self._sums, self._products = np.zeros((self._groups, size)), np.zeros((self._groups, size, size))
 
     def add(self, value: np.ndarray) -> None:
