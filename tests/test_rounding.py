@@ -52,21 +52,24 @@ def test_nearly_as_good_as_the_best_of_all_roundings():
 
 
 @pytest.mark.parametrize(
-    ("groups", "stride", "pads"), [(1, 1, [1, 1, 1, 1]), (4, 2, [0, 0, 1, 1]), (2, 1, [0, 0, 0, 0])]
+    ("groups", "stride", "pads", "dilation"),
+    [(1, 1, [1, 1, 1, 1], 1), (4, 2, [0, 0, 1, 1], 1), (2, 1, [0, 0, 0, 0], 1), (1, 1, [2, 2, 2, 2], 2)],
 )
-def test_a_convolutions_inputs_are_what_its_kernel_covers(groups, stride, pads, monkeypatch):
+def test_a_convolutions_inputs_are_what_its_kernel_covers(groups, stride, pads, dilation, monkeypatch):
     torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
     generator = np.random.default_rng(3)
     weight = generator.normal(size=(8, 4 // groups, 3, 3)).astype(np.float32)
     value = generator.normal(size=(1, 4, 9, 9)).astype(np.float32)
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, strides=[stride, stride], pads=pads)
+    node = onnx.helper.make_node(
+        "Conv", ["x", "w"], ["y"], group=groups, strides=[stride, stride], pads=pads, dilations=[dilation, dilation]
+    )
     monkeypatch.setattr(
         "captionkit.export.rounding._PLACES", 4000
     )  # so that the mean over them is nearly that over all
     inputs = Inputs(node, weight)
     inputs.add(value)
     padded = torch.nn.functional.pad(torch.from_numpy(value), (pads[1], pads[3], pads[0], pads[2]))
-    patches = torch.nn.functional.unfold(padded, 3, stride=stride)[0]  # [C*9,N]
+    patches = torch.nn.functional.unfold(padded, 3, dilation=dilation, stride=stride)[0]  # [C*9,N]
     wanted = patches.reshape(groups, -1, patches.shape[1]).mean(2).numpy()
     np.testing.assert_allclose(inputs._sums / inputs._count, wanted, atol=0.1)
 

@@ -32,6 +32,7 @@ class Inputs:
         self._convolves, self._weight = node.op_type == "Conv", weight
         self._groups = attributes["group"].i if "group" in attributes else 1
         self._strides = list(attributes["strides"].ints) if "strides" in attributes else [1, 1]
+        self._dilations = list(attributes["dilations"].ints) if "dilations" in attributes else [1, 1]
         self._pads = list(attributes["pads"].ints) if "pads" in attributes else [0, 0, 0, 0]
         self._generator, self._count = np.random.default_rng(0), 0
         size = inputs_of(node, weight)
@@ -59,8 +60,9 @@ class Inputs:
         """What the kernel covers at some places, [g,N,C/g*h*w]."""
         top, left, bottom, right = self._pads
         padded = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        seen = np.lib.stride_tricks.sliding_window_view(padded, self._weight.shape[2:], (2, 3))  # [B,C,H',W',h,w]
-        seen = seen[:, :, :: self._strides[0], :: self._strides[1]]
+        spans = [(size - 1) * step + 1 for size, step in zip(self._weight.shape[2:], self._dilations, strict=True)]
+        seen = np.lib.stride_tricks.sliding_window_view(padded, spans, (2, 3))  # [B,C,H',W',spans]
+        seen = seen[:, :, :: self._strides[0], :: self._strides[1], :: self._dilations[0], :: self._dilations[1]]
         places = (self._generator.integers(seen.shape[axis], size=_PLACES) for axis in (0, 2, 3))
         picture, row, column = places
         found = seen[picture, :, row, column]  # -> [N,C,h,w]
