@@ -66,8 +66,8 @@ def test_no_collapse_on_validation(evaluated: Evaluation) -> None:
 
 @pytest.mark.slow
 def test_scores_on_validation(evaluated: Evaluation) -> None:
-    assert evaluated.scores["BLEU-4"] >= 0.24
-    assert evaluated.scores["CIDEr-D"] >= 0.62
+    assert evaluated.scores["BLEU-4"] >= 0.245
+    assert evaluated.scores["CIDEr-D"] >= 0.645
 
 
 @pytest.mark.slow

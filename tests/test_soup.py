@@ -105,6 +105,23 @@ def test_the_mean_is_stored_in_16_bits_if_it_should_be(real: Path, tmp_path: Pat
     assert stores_half(open_model(tmp_path / "soup")) and not any(stores_half(open_model(str(m))) for m in models)
 
 
+@pytest.mark.slow
+def test_all_are_averaged_where_it_is_asked_for(real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also a model that spoils the mean, of which a greedy soup would be without."""
+    models = [changed(tmp_path / name, shifted(strength)) for name, strength in (("fine", 0.0), ("off", 9.0))]
+    output = tmp_path / "soup"
+    assert main(["average", str(real), *map(str, models), "--all", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("averaged  CIDEr-D") == 2 and "left out" not in said
+    kept = open_model(output)
+    expected = mean_of([load_model(open_model(str(model))).state_dict() for model in models])
+    for name, tensor in load_model(kept).state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+    told = kept.config["provenance"]
+    assert all(one["taken"] for one in told["ingredients"])
+    assert told["val_cider"] < max(one["val_cider"] for one in told["ingredients"])
+
+
 def enlarged(folder: Path, to: Path) -> Path:
     """A copy of a model folder that sees larger pictures."""
     source = open_model(folder)

@@ -172,7 +172,8 @@ def average(options: argparse.Namespace) -> int:
     """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
     from captionkit.training.soup import average_models
 
-    print(average_models(options.data, options.models, options.output, split=options.split, half=options.half))
+    chosen = {"split": options.split, "half": options.half, "every": options.all}
+    print(average_models(options.data, options.models, options.output, **chosen))
     return 0
 
 
@@ -410,6 +411,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
     add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
+    add("--all", action="store_true", help="average all of them, whether it helps or not")
 
     add = _add(commands, score, extra="train")
     add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")

@@ -3,7 +3,8 @@
 Models that began as one, and were then trained apart, lie in one valley of the loss, so that the mean of their weights
 is a model too, often a better one than any of them, and no larger or slower: "model soups" (Wortsman et al. 2022, arXiv
 2203.05482). The soup is greedy, as their recipe 1: from the best model on, each next best stays in the mean if the mean
-is better for it.
+is better for it. On request it is of all of them, their uniform soup: where models are as good as one another, greed
+may stop at the first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,14 @@ class Soup:
         return "\n".join([*lines, mean, self.graphs])
 
 
-def average_models(data: Path, models: Sequence[str], output: Path, *, split: str = "val", half: bool = False) -> Soup:
+def average_models(
+    data: Path, models: Sequence[str], output: Path, *, split: str = "val", half: bool = False, every: bool = False
+) -> Soup:
     """Average `models`, as far as that helps on `split` of the dataset at `data`, into a model folder at `output`.
 
-    They must have the same architecture, words and preprocessing. Raises CaptionkitError where they do not. The mean is
-    stored in 16 bits if it should be `half` or all that is averaged are.
+    They must have the same architecture, words and preprocessing. Raises CaptionkitError where they do not. With
+    `every` all are averaged, whether it helps or not. The mean is stored in 16 bits if it should be `half` or all that
+    is averaged are.
     """
     if len(models) < 2:
         raise CaptionkitError("one model has no mean; name two or more that were trained from one model")
@@ -96,7 +100,7 @@ def average_models(data: Path, models: Sequence[str], output: Path, *, split: st
         weights = load_model(folder).state_dict()
         offered.append(Ingredient(folder, weights, look(weights)))
         say(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
-    ingredients, found = _greedy(offered, look)
+    ingredients, found = _uniform(offered, look) if every else _greedy(offered, look)
     look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
     half = half or all(stores_half(one.folder) for one in ingredients)
     facts = _facts(look.pictures, found, ingredients)
@@ -127,6 +131,12 @@ class _Look:
         return validate(self.model.eval(), self._teaching, self.text, self._judge, self._accelerator)
 
 
+def _uniform(offered: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+    """The ingredients, best first, all of them taken, and what their mean came to."""
+    ranked = sorted(offered, key=lambda one: -one.cider)
+    return [replace(one, taken=True) for one in ranked], look(mean_of([one.weights for one in ranked]))
+
+
 def _greedy(offered: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
     """The ingredients, best first, with those taken marked, and what their mean came to."""
     ranked = sorted(offered, key=lambda one: -one.cider)
@@ -138,7 +148,7 @@ def _greedy(offered: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient
         if better:
             taken, best = [*taken, one], found
     chosen = {id(one) for one in taken}
-    return [Ingredient(one.folder, one.weights, one.found, taken=id(one) in chosen) for one in ranked], best
+    return [replace(one, taken=id(one) in chosen) for one in ranked], best
 
 
 def _check_alike(folders: Sequence[ModelFolder]) -> None:
