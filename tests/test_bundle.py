@@ -146,6 +146,20 @@ def test_update_keeps_the_rest(folder: Path) -> None:
     after.verify()
 
 
+@pytest.mark.parametrize("name", ["bundled", "owner/name"])
+def test_a_folder_may_be_called_as_other_models_are(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What is written lies in that folder, and no other model is asked for, on a Hub or elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bundle, "_from_hub", lambda source: pytest.fail(f"{source} was asked for"))
+    for _ in range(2):  # anew, and over what is there
+        written = update_model(open_model(untrained), {}, to=Path(name))
+        assert written.config["files"] == open_model(untrained).config["files"]
+        (tmp_path / name / "notes.txt").write_text("mine")
+    assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
 def test_kill_between_the_renames_loses_nothing(folder: Path) -> None:
     folder.rename(folder.with_name(f".{folder.name}.old"))  # the state after the first of the two
     assert len(open_model(folder).text) > 4

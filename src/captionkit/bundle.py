@@ -198,7 +198,7 @@ def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], content
 def _others(path: Path) -> list[Path]:
     """What lies in a model folder without being a part of the model."""
     try:
-        listed = open_model(path).config["files"]
+        listed = open_model(path.absolute()).config["files"]  # or "bundled" and "owner/name" would be other models
     except ModelError:
         return []
     own = {CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *listed}
