@@ -100,7 +100,8 @@ def average_models(
         weights = load_model(folder).state_dict()
         offered.append(Ingredient(folder, weights, look(weights)))
         say(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
-    ingredients, found = _uniform(offered, look) if every else _greedy(offered, look)
+    ranked = sorted(offered, key=lambda one: -one.cider)
+    ingredients, found = _uniform(ranked, look) if every else _greedy(ranked, look)
     look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
     half = half or all(stores_half(one.folder) for one in ingredients)
     facts = _facts(look.pictures, found, ingredients)
@@ -131,15 +132,13 @@ class _Look:
         return validate(self.model.eval(), self._teaching, self.text, self._judge, self._accelerator)
 
 
-def _uniform(offered: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
-    """The ingredients, best first, all of them taken, and what their mean came to."""
-    ranked = sorted(offered, key=lambda one: -one.cider)
+def _uniform(ranked: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+    """The ingredients, all of them taken, and what their mean came to."""
     return [replace(one, taken=True) for one in ranked], look(mean_of([one.weights for one in ranked]))
 
 
-def _greedy(offered: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
-    """The ingredients, best first, with those taken marked, and what their mean came to."""
-    ranked = sorted(offered, key=lambda one: -one.cider)
+def _greedy(ranked: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+    """The ingredients, which come best first, with those taken marked, and what their mean came to."""
     taken, best = [ranked[0]], ranked[0].found
     for one in ranked[1:]:
         found = look(mean_of([*(other.weights for other in taken), one.weights]))
