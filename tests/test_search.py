@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.search import Decoding, Hypothesis
+from captionkit.search import Constraints, Decoding, Hypothesis
 from steppers import (
     BANNED,
     BOS,
@@ -168,6 +168,20 @@ def test_a_batch_equals_each_image_alone(decoding):
         assert together.steps == max(steps)
         computed.append(together.computed)
     assert computed == [32 * max(steps), sum(needed)], "images that are done leave, where the stepper lets them"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(models, decodings(), bans, st.sampled_from([(), ((4, 5), (5, 5), (5, 4, 5))]), st.integers(0, 50))
+def test_one_image_is_searched_as_many_are(model, decoding, banned, phrases, image):
+    constraints = Constraints(banned=phrases)
+    (single,) = run(model, decoding, image, banned=banned, constraints=constraints)
+    first, second = run(model, decoding, image, image, banned=banned, constraints=constraints)
+    for together in (first, second):
+        assert brief(single) == brief(together)
+        for one, other in zip(single, together, strict=True):
+            assert (one.log_prob, one.score) == (other.log_prob, other.score)
+            assert np.array_equal(one.token_log_probs, other.token_log_probs)
+            assert np.array_equal(one.attention, other.attention)
 
 
 @pytest.mark.parametrize("penalty", [0, 1])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError
+from captionkit.search.alone import search_alone, suits
 from captionkit.search.beam import beam_search
 from captionkit.search.constraints import Constraints
 from captionkit.search.decoding import Decoding
@@ -34,9 +35,10 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Caption images [B,3,H,W]; for each, at most `num_captions` hypotheses, best first, the unfinished ones last.
 
-    `beam_search` and `sample` say how. Tokens that are `banned` are never chosen, and all that is returned keeps to the
-    `constraints`. Those are token ids, so a `decoding` that names words as text must come with its constraints
-    (`captionkit.phrases.constraints_of` makes them), else CaptionkitError.
+    `beam_search` and `sample` say how; for one image, `search_alone` finds what the first would, quicker. Tokens that
+    are `banned` are never chosen, and all that is returned keeps to the `constraints`. Those are token ids, so a
+    `decoding` that names words as text must come with its constraints (`captionkit.phrases.constraints_of` makes them),
+    else CaptionkitError.
 
     Tokens of probability zero (-inf, or NaN from a broken model) are never chosen. Where that or the constraints leave
     fewer than `num_captions` hypotheses, fewer are returned: none, if no caption is possible at all.
@@ -49,5 +51,6 @@ def search(
         )
     if not len(images):
         return []
-    decode = sample if decoding.temperature else beam_search
-    return decode(stepper, images, decoding, constraints or Constraints(), bos_id, eos_id, frozenset(banned))
+    constraints = constraints or Constraints()
+    decode = sample if decoding.temperature else search_alone if suits(images, decoding, constraints) else beam_search
+    return decode(stepper, images, decoding, constraints, bos_id, eos_id, frozenset(banned))

@@ -92,6 +92,21 @@ def _completed(
             yield np.full(begun.shape, phrase[-1]), begun
 
 
+def forbidden_after(said: Sequence, no_repeat: int, phrases: tuple[Sequence, ...]) -> set[int]:
+    """The words that may not follow those of one hypothesis, as `Forbidden` finds them for many."""
+    found = set()
+    if no_repeat and said:
+        found.add(said[-1])
+        again = no_repeat - 1
+        begun = said[len(said) - again :]
+        found.update(said[at + again] for at in range(len(said) - again) if said[at : at + again] == begun)
+    for phrase in phrases:
+        before = len(phrase) - 1
+        if before <= len(said) and said[len(said) - before :] == phrase[:-1]:
+            found.add(phrase[-1])
+    return found
+
+
 def exclusion(excluded: frozenset[int] | set[int]) -> NDArray[np.float64]:
     """What is added to the log-probability of each id; the last entry, 0, serves every id beyond the excluded ones."""
     mask = np.zeros(max(excluded) + 2)
