@@ -58,7 +58,7 @@ class CountingArithmetic(Watching):
         }
 
     def begin(self, images: np.ndarray) -> State:
-        self.graphs["encode"].run({"images": images})
+        self.graphs["encode"].run(self._stepper.pictures(images))
         return super().begin(images)
 
     def step(self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int) -> Any:

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFile, features
 
 from captionkit import images
-from captionkit.errors import ImageError, ModelError
+from captionkit.errors import ImageError, ImageTooLargeError, ModelError
 from captionkit.images import Preprocessing, describe, load_image, open_image, preprocess
 
 # Four plain quarters: what lossy formats keep and what shows every turn. Left to right, top to bottom.
@@ -464,6 +464,18 @@ def test_padding_is_the_mean_colour() -> None:
     assert (np.abs(sliver).sum((0, 2)) > 0).sum() == 1  # too thin for a row, and still there
     wide = preprocess(Image.new("RGB", (400, 100), (255, 255, 255)), settings, box=(0.1, 0.2, 0.6, 0.7))
     assert (np.abs(wide).sum((0, 2)) > 0).sum() == 10  # 200 x 50 pixels: a part keeps its shape, whatever is around it
+
+
+@pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.485, 0.456, 0.406)])
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def test_bytes_are_what_is_normalised(fit: Any, mean: tuple[float, float, float]) -> None:
+    options = images.Preprocessing(30, 50, fit, mean=mean, std=(0.2, 0.3, 0.4))
+    source = encoded(photo(90, 70), "PNG")
+    floats, found = images.load_image(source, options), images.load_bytes(source, options)
+    assert found.shape == (30, 50, 4) and found.dtype == np.uint8 and found.flags.c_contiguous
+    assert np.array_equal(images.to_bytes(floats[None], options)[0, ..., :3], found[..., :3])
+    with pytest.raises(ImageTooLargeError):
+        images.load_bytes(source, options, max_pixels=100)
 
 
 def test_flip_mirrors_what_the_box_shows() -> None:

@@ -8,6 +8,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from captionkit.export.rounding import Inputs, compensated  # noqa: E402
+from captionkit.images import Preprocessing  # noqa: E402
 
 
 def correlated(generator: np.random.Generator, many: int, size: int) -> np.ndarray:
@@ -89,7 +90,7 @@ def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monke
     graph = onnx.helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     calibrated = quantise.calibrate(model, [{"x": correlated(generator, 50, 40).astype(np.float32)} for _ in range(4)])
-    made = onnx.load_from_string(quantise.quantised(model, [], calibrated))
+    made = onnx.load_from_string(quantise.quantised(model, [], calibrated, Preprocessing()))
     found = next(onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "w_quantized")
     assert (list(calibrated.rounded) == ["w_quantized"]) is anew
     nearest = np.abs(found - weight / (np.abs(weight).max(0) / 64)).max() <= 0.51

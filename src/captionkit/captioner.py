@@ -13,7 +13,7 @@ import numpy as np
 
 from captionkit.bundle import ModelFolder
 from captionkit.errors import CaptionkitError, ImageError, ModelError
-from captionkit.images import MAX_PIXELS, Source, describe, load_image
+from captionkit.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.phrases import constraints_of
 from captionkit.search import Constraints, Decoding, Hypothesis, State, Stepper, search
 
@@ -111,8 +111,8 @@ class Opened:
     """A picture ready for the model, or the reason why it is not."""
 
     source: Source
-    #: float32 [3, height, width]; None where it could not be opened
-    pixels: NDArray[np.float32] | None
+    #: float32 [3, height, width], or uint8 [height, width, 4]; None where it could not be opened
+    pixels: NDArray[Any] | None
     error: ImageError | None
     #: milliseconds that opening took
     ms: float
@@ -126,6 +126,7 @@ class Captioner:
         self.stepper = stepper
         self.text = folder.text
         self.preprocessing = folder.preprocessing
+        self._load = load_bytes if getattr(stepper, "takes_bytes", False) else load_image
         self.decoding = folder.decoding
 
     @overload
@@ -186,7 +187,7 @@ class Captioner:
         start = time.perf_counter()
         pixels, error = None, None
         try:
-            pixels = load_image(source, self.preprocessing, max_pixels=max_pixels)
+            pixels = self._load(source, self.preprocessing, max_pixels=max_pixels)
         except ImageError as caught:
             error = caught
         return Opened(source, pixels, error, _milliseconds_since(start))
@@ -266,12 +267,12 @@ class _Encoded:
         #: milliseconds that it took
         self.ms = _milliseconds_since(start)
 
-    def begin(self, images: NDArray[np.float32]) -> State:
+    def begin(self, images: NDArray[Any]) -> State:
         return self._state
 
 
-def _batch(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Pictures [3,H,W] of one size as [B,3,H,W]; one alone is not copied."""
+def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Pictures of one shape [3,H,W] as [B,3,H,W]; one alone is not copied."""
     if len(images) == 1:
         return images[0][None]
     return np.stack(images) if images else np.empty((0, 3, 0, 0), np.float32)

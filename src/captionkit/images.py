@@ -192,18 +192,39 @@ def preprocess(
     For training, `box` cuts a part out of the picture, in fractions of its width and height, which is then fitted as a
     picture of its own; `flip` mirrors the result, and `colour` changes its colours. Padding is 0, the mean colour.
     """
-    size = preprocessing.width, preprocessing.height
-    (x0, y0, x1, y1), seen = _placement(preprocessing, _cut(_checked(box), image.size))
-    out = np.zeros((3, size[1], size[0]), np.float32)
-    resample = Image.Resampling[preprocessing.interpolation.upper()]
-    # Above a six-fold reduction the gap saves most of the work; it moves a photo's values by at most about 1 of 255.
-    patch = image.resize((x1 - x0, y1 - y0), resample, seen, reducing_gap=3.0)
+    width, height = preprocessing.width, preprocessing.height
+    out = np.zeros((3, height, width), np.float32)
+    patch, (x0, y0, x1, y1) = _fitted(image, preprocessing, box)
     pixels = np.asarray(patch if colour is None else _recoloured(patch, colour)).transpose(2, 0, 1)
-    view = out[:, y0:y1, size[0] - x1 : size[0] - x0][:, :, ::-1] if flip else out[:, y0:y1, x0:x1]
+    view = out[:, y0:y1, width - x1 : width - x0][:, :, ::-1] if flip else out[:, y0:y1, x0:x1]
     mean, std = (np.array(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     np.multiply(pixels, (1 / (255 * std)).astype(np.float32), out=view)
     np.subtract(view, (mean / std).astype(np.float32), out=view)
     return out
+
+
+def preprocess_bytes(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """What `preprocess` gives, but for normalising: uint8 [height, width, 4], red, green, blue and any byte."""
+    patch, (left, top, _, _) = _fitted(image, preprocessing, None)
+    width, height = preprocessing.width, preprocessing.height
+    if patch.size != (width, height):
+        whole = Image.new("RGB", (width, height), tuple(round(255 * mean) for mean in preprocessing.mean))
+        whole.paste(patch, (left, top))
+        patch = whole
+    return np.frombuffer(patch.tobytes("raw", "RGBX"), np.uint8).reshape(height, width, 4)  # as Pillow holds it
+
+
+def to_bytes(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """What `preprocess` gave, [B,3,height,width], as `preprocess_bytes` would have: uint8 [B,height,width,4]."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    pixels = np.rint((images * std + mean) * 255).clip(0, 255).astype(np.uint8)
+    return np.pad(pixels.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, 1)))  # [B,3,H,W] -> [B,H,W,4]
+
+
+def load_bytes(source: Source, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """`open_image` and `preprocess_bytes` in one, decoding no more of a JPEG than is needed: uint8 [height,width,4]."""
+    target = preprocessing.height, preprocessing.width
+    return preprocess_bytes(open_image(source, target=target, max_pixels=max_pixels), preprocessing)
 
 
 def load_image(
@@ -342,6 +363,16 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if not (low >= -1e-3 and high <= 1.001):  # resampling overshoots a little; NaN fails both
         raise ImageError(f"numbers from {low:g} to {high:g} do not lie within 0 and 1; scale them or use uint8")
     return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _fitted(
+    image: Image.Image, preprocessing: Preprocessing, box: Box | None
+) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """The part of an RGB `image` that the model sees of `box`, resized, and where in its input that goes."""
+    (x0, y0, x1, y1), seen = _placement(preprocessing, _cut(_checked(box), image.size))
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    # Above a six-fold reduction the gap saves most of the work; it moves a photo's values by at most about 1 of 255.
+    return image.resize((x1 - x0, y1 - y0), resample, seen, reducing_gap=3.0), (x0, y0, x1, y1)
 
 
 def _checked(box: Box | None) -> Box:

@@ -1,7 +1,8 @@
 """The ONNX Runtime side of decoding: the Stepper contract of captionkit.search over a model folder's two graphs.
 
 `encoder.onnx` takes pictures and yields the state to decode from; `decoder.onnx` goes one word further. Tensors named
-"memory.*" stay as they are for a picture, those named "state.*" go from step to step.
+"memory.*" stay as they are for a picture, those named "state.*" go from step to step. Pictures are "images", float32
+[B,3,H,W] as `captionkit.images.preprocess` gives them, or "pixels", uint8 [B,H,W,4] as `preprocess_bytes` does.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ import numpy as np
 
 from captionkit.bundle import DECODER, ENCODER, ModelFolder
 from captionkit.errors import ModelError
+from captionkit.images import to_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 State = dict[str, np.ndarray]
+
+#: what the decoder's graph tells of the next word, in this order
+_RANKED = ("log_probs", "ids", "attention")
+#: microseconds
+_SPIN = "100"
+#: the first release that can bound how long a worker waits without sleeping; before it, up to half a second
+_BOUNDED_SPIN = (1, 26)
 
 
 class OnnxStepper:
@@ -36,28 +45,37 @@ class OnnxStepper:
             decoder = pool.submit(_session, folder, DECODER, given.get(DECODER), threads)
             self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads)
             self._decoder = decoder.result()
+        self._preprocessing, self._takes = folder.preprocessing, self._encoder.get_inputs()[0].name
+        #: whether pictures are best given as bytes
+        self.takes_bytes = self._takes == "pixels"
         self._begun = [output.name for output in self._encoder.get_outputs()]
-        self._wanted = {entry.name for entry in self._decoder.get_inputs()}
-        self._stepped = [output.name for output in self._decoder.get_outputs()]
+        self._wanted = [entry.name for entry in self._decoder.get_inputs()]
+        following = [output.name for output in self._decoder.get_outputs() if output.name not in _RANKED]
+        self._stepped = [*_RANKED, *following]
+        self._changed = [name.removesuffix(".next") for name in following]
 
     def begin(self, images: np.ndarray) -> State:
-        """`images` float32 [B,3,H,W] -> state."""
-        return dict(zip(self._begun, self._encoder.run(None, {"images": images}), strict=True))
+        """`images` float32 [B,3,H,W], or uint8 [B,H,W,4] if it `takes_bytes` -> state."""
+        return dict(zip(self._begun, self._encoder.run(self._begun, self.pictures(images)), strict=True))
+
+    def pictures(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What the encoder's graph is given, by name."""
+        if self.takes_bytes and images.dtype != np.uint8:
+            images = to_bytes(images, self._preprocessing)
+        return {self._takes: images}
 
     def step(
         self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, State]:
         """`tokens`, `parents` int64 [B,K] -> log-probs and ids [B,K,T], attention [B,K,G], state."""
         given = self.inputs(tokens, parents, state, top_k)
-        found = dict(zip(self._stepped, self._decoder.run(None, given), strict=True))
-        log_probs, ids, attention = (found.pop(name) for name in ("log_probs", "ids", "attention"))
-        changed = {name.removesuffix(".next"): value for name, value in found.items()}
-        return log_probs, ids, attention, {**state, **changed}
+        log_probs, ids, attention, *changed = self._decoder.run(self._stepped, given)
+        return log_probs, ids, attention, {**state, **dict(zip(self._changed, changed, strict=True))}
 
     def inputs(self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int) -> dict[str, np.ndarray]:
         """What the decoder's graph is given for a step, by name."""
         inputs = {"tokens": tokens, "parents": parents, "top_k": np.array([top_k], np.int64), **state}
-        return {name: value for name, value in inputs.items() if name in self._wanted}
+        return {name: inputs[name] for name in self._wanted}
 
     def keep(self, state: State, rows: np.ndarray) -> State:
         """The state of the pictures `rows` [n] alone."""
@@ -80,13 +98,12 @@ def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSes
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or _processors()
     options.log_severity_level = 3
-    # Within a run its workers wait for the next operator without sleeping: one lasts microseconds, waking up takes as
-    # long. Between runs they would take the processor from the other graph and from the rest of the program.
+    # Its workers wait for the next operator, and the next word, without sleeping: one lasts microseconds, waking up
+    # takes tens of them. No longer than that, or they would take the processor from the rest of the program.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # So they would, while they wait for the first run, from what is opened or imported meanwhile. (Older releases of
-    # ONNX Runtime know no such setting.)
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN)
+    if tuple(map(int, ort.__version__.split(".")[:2])) < _BOUNDED_SPIN:
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # behind each run
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

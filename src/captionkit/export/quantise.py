@@ -21,6 +21,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from captionkit.export.rounding import LARGEST, Inputs, inputs_of
 from captionkit.export.storage import SMALL, store_bytes, store_half, store_tables
+from captionkit.export.taking_bytes import take_bytes
+from captionkit.images import Preprocessing
 from captionkit.runtime import open_session
 
 _STATIC = ["Conv", "MatMul", "Relu", "Clip", "Add"]
@@ -180,13 +182,19 @@ def _shifts(
     return shifts
 
 
-def quantised(graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated) -> bytes:
-    """A plain graph in 8 bits, as it was `calibrated`, but for the units `spared`; in its most compact storage."""
+def quantised(
+    graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated, preprocessing: Preprocessing
+) -> bytes:
+    """A plain graph in 8 bits, as it was `calibrated`, but for the units `spared`; in its most compact storage.
+
+    Pictures that have gone through `preprocessing` may be taken as bytes instead: `take_bytes` says when.
+    """
     made = _copy(graph)
     kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
     _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
     made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
     _replace(made, calibrated.rounded)
+    made = take_bytes(made, preprocessing)
     return store_half(store_bytes(store_tables(made))).SerializeToString(deterministic=True)
 
 

@@ -12,6 +12,7 @@ from captionkit.bundle import DECODER, ENCODER, ModelFolder
 from captionkit.export.drift import Walk, encode, feature_error, feeds, nats_per_word
 from captionkit.export.int8_report import Part
 from captionkit.export.quantise import Calibrated, Feed, calibrate, quantised, work_of
+from captionkit.export.quickening import quicken
 from captionkit.export.storage import plain_graph
 from captionkit.progress import track
 from captionkit.runtime import OnnxStepper
@@ -29,7 +30,7 @@ class Sparing(ABC):
 
     def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Walk, exact: OnnxStepper) -> None:
         self.folder, self.graphs, self.walked, self.exact = folder, graphs, walked, exact
-        self.graph = plain_graph(graphs[self.name])
+        self.graph = quicken(plain_graph(graphs[self.name]))
         self.work = work_of(self.graph)
         self.units = list(self.work)
         self.tried: dict[int, Part] = {}
@@ -54,7 +55,7 @@ class Sparing(ABC):
     def _spare(self, many: int) -> Part:
         if many not in self.tried:
             spared = self._order[:many] if many else []
-            content = quantised(self.graph, spared, self.calibrated)
+            content = self._quantised(spared)
             nats, error = self.measure(content, self.walked)
             self.tried[many] = Part(self.name, len(self.units), tuple(spared), nats, error, len(content), content)
         return self.tried[many]
@@ -65,8 +66,11 @@ class Sparing(ABC):
         few, costs = self.walked.first(_RANKING), {}
         for unit in track(self.units, len(self.units), f"trying {self.name}"):
             others: Collection[str] = [other for other in self.units if other != unit]
-            costs[unit], _ = self.measure(quantised(self.graph, others, self.calibrated), few)
+            costs[unit], _ = self.measure(self._quantised(others), few)
         return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)
+
+    def _quantised(self, spared: Collection[str]) -> bytes:
+        return quantised(self.graph, spared, self.calibrated, self.folder.preprocessing)
 
     @cached_property
     def calibrated(self) -> Calibrated:

@@ -86,7 +86,7 @@ def _rounded(values: np.ndarray, axes: int | tuple[int, ...]) -> tuple[np.ndarra
 
 
 def store_tables(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store tables that rows are gathered from, as word embeddings are, in 8 bits with a scale for each row."""
+    """Store tables that rows are gathered from, as word embeddings are, in 8 bits with a scale for each column."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     for node in [node for node in graph.node if node.op_type == "Gather" and node.input[0] in tensors]:
@@ -103,20 +103,13 @@ def store_tables(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _store_table(graph: onnx.GraphProto, node: onnx.NodeProto, table: np.ndarray) -> None:
-    """Gather 8-bit rows and their scales, and multiply them, in the place of `node`."""
-    rounded, scales = _rounded(table, 1)  # [V,E], [V,1]
-    name, rows, found = node.input[0], node.input[1], node.output[0]
-    stored = {f"{name}.int8": rounded, f"{name}.scales": scales}
+    """Gather 8-bit rows, and multiply them with the scales, in the place of `node`."""
+    rounded, scales = _rounded(table, 0)  # [V,E], [1,E]
+    name, found = node.input[0], node.output[0]
+    stored = {f"{name}.int8": rounded, f"{name}.scales": scales[0]}
     graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in stored.items())
-    place = list(graph.node).index(node)
-    graph.node.remove(node)
-    quantised, scale = stored
-    for made in reversed(
-        [
-            helper.make_node("Gather", [quantised, rows], [f"{found}.int8"], f"{node.name}.int8"),
-            helper.make_node("Gather", [scale, rows], [f"{found}.scale"], f"{node.name}.scale"),
-            helper.make_node("Cast", [f"{found}.int8"], [f"{found}.cast"], f"{node.name}.cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{found}.cast", f"{found}.scale"], [found], f"{node.name}.scaled"),
-        ]
-    ):
-        graph.node.insert(place, made)
+    scaled = helper.make_node(
+        "DequantizeLinear", [f"{found}.int8", f"{name}.scales"], [found], f"{node.name}.scaled", axis=-1
+    )
+    graph.node.insert(list(graph.node).index(node) + 1, scaled)
+    node.input[0], node.output[0] = f"{name}.int8", f"{found}.int8"
