@@ -108,7 +108,7 @@ def calibration_error(confidences: Floats, used: Floats, bins: int = 15) -> floa
 
 
 def _logit(probability: Floats) -> Floats:
-    clipped = np.clip(probability, _EDGE, 1 - _EDGE)
+    clipped = np.minimum(np.maximum(probability, _EDGE), 1 - _EDGE)  # of a few numbers, quicker than numpy's clip
     return np.log(clipped) - np.log1p(-clipped)
 
 

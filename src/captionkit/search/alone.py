@@ -111,11 +111,12 @@ class _Alone:
         tokens, parents = np.array([self.tokens]), np.array([self.parents])  # [1,K]
         log_probs, ids, attention, self._state = self.stepper.step(tokens, parents, self._state, ranks)
         self.grid = attention.shape[2]
+        ranked = zip(self.live, forbidden, ids[0].tolist(), log_probs[0].tolist(), strict=True)  # K of them
         options = [
             (live.log_prob + log_prob, beam, token, log_prob)
-            for beam, live in enumerate(self.live)
-            for token, log_prob in zip(ids[0, beam].tolist(), log_probs[0, beam].tolist(), strict=True)
-            if log_prob > -math.inf and token not in excluded and token not in forbidden[beam]
+            for beam, (live, kept_from, tokens_, log_probs_) in enumerate(ranked)
+            for token, log_prob in zip(tokens_, log_probs_, strict=True)
+            if log_prob > -math.inf and token not in excluded and token not in kept_from
         ]
         options.sort(key=itemgetter(0), reverse=True)  # which keeps the order of equals
         return options[: 2 * self.decoding.beam], attention[0]
@@ -152,16 +153,11 @@ class _Alone:
         return enough and self.best[-1].score >= chosen[0][0] / self._divisor(furthest)
 
     def _advance(self, chosen: list[Continuation], attention: NDArray[np.float32]) -> None:
-        before = self.live
-        self.live = [
-            _Live(
-                log_prob,
-                (*before[beam].words, token),
-                (*before[beam].log_probs, token_log_prob),
-                (*before[beam].attention, attention[beam]),
-            )
-            for log_prob, beam, token, token_log_prob in chosen
-        ]
+        lives = []
+        for log_prob, beam, token, token_log_prob in chosen:
+            _, words, log_probs, seen = self.live[beam]
+            lives.append(_Live(log_prob, (*words, token), (*log_probs, token_log_prob), (*seen, attention[beam])))
+        self.live = lives
         self.tokens, self.parents = [option[2] for option in chosen], [option[1] for option in chosen]
 
     def _divisor(self, length: int) -> float:
