@@ -156,7 +156,7 @@ def test_computed_in_eight_bits(small: Path, tmp_path: Path) -> None:
     assert len(eight) > 40
     assert max(np.abs(values.astype(int)).max() for values in eight) == 64
     assert not any(node.op_type == "DynamicQuantizeLinear" for node in [*encoder.graph.node, *decoder.graph.node])
-    assert sum(node.op_type == "MatMulIntegerToFloat" for node in run_as(decoder, tmp_path).graph.node) >= 5
+    assert sum(node.op_type == "MatMulIntegerToFloat" for node in run_as(decoder, tmp_path).graph.node) >= 3
     assert sum(node.op_type == "QuantizeLinear" for node in encoder.graph.node) > 30
     assert not any(node.op_type == "BatchNormalization" for node in encoder.graph.node)
 

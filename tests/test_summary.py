@@ -102,16 +102,19 @@ def test_show_attend_tell_by_hand():
         "decoder.gate": H,
         "decoder.from_word": E * 4 * H,
         "decoder.from_hidden": H * 4 * H,
-        "decoder.from_context": MEMORY * 4 * H,
         "decoder.output_h": H * E,
-        "decoder.output_z": MEMORY * E,
         "decoder.output": E * VOCABULARY,
-        "decoder": G * MEMORY,  # the context vector, which no part of the decoder makes
+        "decoder": G * (4 * H + E),  # what the context vector gives, from what each cell would
     }
     assert {name: part.word_flops for name, part in parts.items() if part.word_flops} == {
         name: 2 * products for name, products in word.items()
     }
-    once = {"decoder.attention": G * MEMORY * A, "decoder.init_h": MEMORY * H, "decoder.init_c": MEMORY * H}
+    once = {
+        "decoder": G * MEMORY * (4 * H + E),
+        "decoder.attention": G * MEMORY * A,
+        "decoder.init_h": MEMORY * H,
+        "decoder.init_c": MEMORY * H,
+    }
     found = {n: p.picture_flops for n, p in parts.items() if p.picture_flops and n.startswith("decoder")}
     assert found == {name: 2 * products for name, products in once.items()}
     assert parts["decoder.output"].output == [1, 1, VOCABULARY]

@@ -391,7 +391,7 @@ def test_the_bundled_models_grid_lies_where_it_is_drawn():
     pictures = np.stack([preprocess(photo, Preprocessing()) for _, photo in sample_photos()])
 
     def features(images: np.ndarray) -> np.ndarray:
-        memory = captioner.stepper.begin(np.ascontiguousarray(images))["memory.grid"]
+        memory = captioner.stepper.begin(np.ascontiguousarray(images))["memory.keys"]
         return memory.reshape(len(images), rows, columns_, -1)
 
     plain = features(pictures)

@@ -230,17 +230,17 @@ class Captioner:
         maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
         spoken = [*spoken_words(self.text, hypothesis)]
         log_probs = np.array([log_prob for *_, log_prob in spoken])  # [words]
-        confidences = self.folder.calibration(np.exp(log_probs))
+        confidences = self.folder.calibration(np.exp(log_probs)).tolist()
         words = tuple(
             # [L,rows,columns] -> [n,rows,columns] -> [rows,columns]; most words are one token
-            Word(text, confidence, log_prob, maps[at[0]].copy() if len(at) == 1 else maps[at].mean(0))
-            for (text, at, log_prob), confidence in zip(spoken, confidences.tolist(), strict=True)
+            Word(text, confidence, log_prob, maps[at[0]] if len(at) == 1 else maps[at].mean(0))
+            for (text, at, log_prob), confidence in zip(spoken, confidences, strict=True)
         )
         return Caption(
             text=self.text.decode(tokens),
             score=hypothesis.score,
             log_prob=hypothesis.log_prob,
-            confidence=float(confidences.mean()) if words else 0.0,
+            confidence=sum(confidences) / len(words) if words else 0.0,
             words=words,
             tokens=tokens,
             attention=maps,

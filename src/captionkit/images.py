@@ -291,11 +291,12 @@ def _read(path: str | os.PathLike[str] | Member) -> bytes:
         if isinstance(path, Member):
             _check_bytes(path.size)
             return path.read()
-        status = Path(path).stat()  # asked before opening, which would wait for ever on a named pipe
+        file = Path(path)
+        status = file.stat()  # asked before opening, which would wait for ever on a named pipe
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("a folder or device, not a file; name a picture file")
         _check_bytes(status.st_size)
-        return Path(path).read_bytes()
+        return file.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"cannot be read ({reason}); check the path and its permissions") from error

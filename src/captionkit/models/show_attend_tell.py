@@ -95,9 +95,9 @@ class ShowAttendTell(Decoder):
         h, c = lstm(words + self.from_hidden(h) + self.from_context(context), c)  # [B,K,4H] -> [B,K,H]
         return h, c, context, attention
 
-    def _logits(self, embedded: Tensor, h: Tensor, z: Tensor) -> Tensor:
-        """Deep output, equation 7: L_o (E y + L_h h + L_z z), [...,V]."""
-        return self.output(self.dropout(embedded + self.output_h(self.dropout(h)) + self.output_z(z)))
+    def _logits(self, embedded: Tensor, h: Tensor, seen: Tensor) -> Tensor:
+        """Deep output, equation 7: L_o (E y + L_h h + L_z z), [...,V]; `seen` is L_z z."""
+        return self.output(self.dropout(embedded + self.output_h(self.dropout(h)) + seen))
 
     def decode(self, memory: Tensor, captions: Packed) -> Decoded:
         embedded = self.dropout(self.embedding(captions.tokens))  # [P] -> [P,E]
@@ -112,7 +112,7 @@ class ShowAttendTell(Decoder):
             hs.append(h.squeeze(1))  # [n,1,H] -> [n,H]
             zs.append(z.squeeze(1))  # [n,1,D] -> [n,D]
             attended.append(attention.squeeze(1).float())  # [n,1,G] -> [n,G]
-        logits = self._logits(embedded, torch.cat(hs), torch.cat(zs))  # [P,V]
+        logits = self._logits(embedded, torch.cat(hs), self.output_z(torch.cat(zs)))  # [P,V]
         coverage = Padding(captions.sizes, logits.device).sum(torch.cat(attended))  # [P,G] -> [N,G]
         return Decoded(logits, coverage, sampler and sampler.glimpses())
 
@@ -123,12 +123,19 @@ class ShowAttendTell(Decoder):
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
         h, c = self._start(memory)
-        return {"memory.keys": self.attention.keys(memory), "memory.grid": memory, "state.h": h, "state.c": c}
+        # The product of a weighted mean is the weighted mean of products: those of the cells are made once a picture.
+        takers = torch.cat([self.from_context.weight, self.output_z.weight])  # [4H,D], [E,D] -> [4H+E,D]
+        seen = nn.functional.linear(memory, takers)  # [B,G,D] -> [B,G,4H+E]
+        return {"memory.keys": self.attention.keys(memory), "memory.seen": seen, "state.h": h, "state.c": c}
 
     def step(
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         h, c = (take(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
         embedded = self.embedding(tokens)  # [B,K] -> [B,K,E]
-        h, c, z, attention = self._advance(self.from_word(embedded), h, c, state["memory.keys"], state["memory.grid"])
-        return self._logits(embedded, h, z), attention, {"state.h": h, "state.c": c}
+        attention = self.attention(h, state["memory.keys"])  # [B,K,G]
+        seen = attention @ state["memory.seen"]  # [B,K,G] x [B,G,4H+E] -> [B,K,4H+E]
+        seen = self.gate(h).sigmoid() * seen  # beta_t z_t, times the weights of what takes it
+        gates, output = seen.split([4 * h.shape[-1], embedded.shape[-1]], dim=-1)  # [B,K,4H], [B,K,E]
+        h, c = lstm(self.from_word(embedded) + self.from_hidden(h) + gates, c)  # [B,K,4H] -> [B,K,H]
+        return self._logits(embedded, h, output), attention, {"state.h": h, "state.c": c}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from captionkit.errors import CaptionkitError, ModelError
@@ -13,6 +14,13 @@ from captionkit.tables import check_fields
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
     """A field with what the command line and the REST service say of it, and its least and largest value."""
     return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@cache
+def _numbers() -> list[tuple[str, type, float, float]]:
+    """The numbers among the settings: name, type, least and largest value."""
+    known = [(setting, setting.metadata["low"], setting.metadata["high"]) for setting in fields(Decoding)]
+    return [(setting.name, type(setting.default), low, high) for setting, low, high in known if high is not None]
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,8 @@ class Decoding:
     horizon: int = _setting(0, "stop once no caption can win within N words more; 0: within max_length", 0, 1000)
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            if known.metadata["high"] is not None:
-                self._check_number(known.name, type(known.default), known.metadata["low"], known.metadata["high"])
+        for name, kind, low, high in _numbers():
+            self._check_number(name, kind, low, high)
         if not isinstance(self.prefix, str):
             raise CaptionkitError(f"prefix is {self.prefix!r}; use a text")
         for name in ("banned_words", "words"):
