@@ -368,6 +368,20 @@ def test_storage_gives_back_what_was_stored() -> None:
     assert not found[1].any()
 
 
+def test_a_table_that_two_look_up_is_stored_once() -> None:
+    table = GENERATOR.standard_normal((50, 128)).astype(np.float32)
+    model = gathering(table, np.eye(128, dtype=np.float32))
+    second = helper.make_node("Gather", ["table", "rows"], ["also"], "again")
+    model.graph.node.append(second)
+    model.graph.output.append(helper.make_tensor_value_info("also", TensorProto.FLOAT, ["n", 128]))
+    stored = store_tables(model)
+    assert [tensor.name for tensor in stored.graph.initializer].count("table.int8") == 1
+    session = ort.InferenceSession(stored.SerializeToString(), providers=["CPUExecutionProvider"])
+    first, also = session.run(None, {"rows": np.array([3, 7])})
+    np.testing.assert_allclose(first, also, atol=1e-6)
+    np.testing.assert_allclose(also, table[[3, 7]], atol=np.abs(table).max() / 250)
+
+
 def test_evaluating_from_the_command_line(learnt: Path, data: Path, tmp_path: Path, capsys) -> None:
     arguments = ["--int8", "--output", tmp_path / "out", "--evaluate", data, "--split", "train", "--limit", 5]
     assert main(["export", str(learnt), *map(str, arguments)]) == 0

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from captionkit.bundle import TOKENIZER, WEIGHTS, open_model, write_model
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing, preprocess
+from captionkit.models import show_attend_tell
 from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning import CaptioningModel, ModelConfig
 from captionkit.models.decoder import Decoded
@@ -87,8 +88,10 @@ def by_the_paper(decoder: ShowAttendTell, cells: np.ndarray, words: Sequence[int
     return np.array(logits), np.array(attention)
 
 
+@pytest.mark.parametrize("few", [CELLS - 1, CELLS], ids=["many cells", "few cells"])
 @torch.no_grad()
-def test_both_ways_of_running_are_the_papers_equations(decoder, memory):
+def test_both_ways_of_running_are_the_papers_equations(decoder, memory, few, monkeypatch):
+    monkeypatch.setattr(show_attend_tell, "_FEW_CELLS", few)
     decoded = decoder.decode(memory, pack(CAPTIONS))
     taught = unpack(decoded.logits, pack(CAPTIONS).sizes)
     for n, (row, words) in enumerate(CAPTIONS):

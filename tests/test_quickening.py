@@ -13,6 +13,7 @@ onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 from onnx import numpy_helper  # noqa: E402
 
 from captionkit.bundle import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model, write_model  # noqa: E402
+from captionkit.errors import ModelError  # noqa: E402
 from captionkit.export import quickening  # noqa: E402
 from captionkit.export.graphs import decoder_graph, encoder_graph  # noqa: E402
 from captionkit.export.quantise import calibrate, quantised  # noqa: E402
@@ -102,6 +103,37 @@ def test_words_are_looked_up_where_their_table_is_not_too_large(model_folder: Pa
     assert kinds(quicken(plain(folder))).count("MatMul") == weighed - 1
     monkeypatch.setattr(quickening, "_LARGEST", 10)
     assert kinds(quicken(plain(folder))).count("MatMul") == weighed
+
+
+@pytest.mark.parametrize(("shape", "left"), [((6,), []), ((1, 1, 6), ["Add"]), ((3, 6), ["Add"])])
+def test_only_a_plain_bias_goes_into_the_table(shape: tuple[int, ...], left: list[str]) -> None:
+    generator = np.random.default_rng(1)
+    stored = {"table": (9, 4), "weight": (4, 6), "bias": shape}
+    tensors = [
+        numpy_helper.from_array(generator.normal(size=size).astype(np.float32), name) for name, size in stored.items()
+    ]
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "tokens"], ["embedded"], "look"),
+        onnx.helper.make_node("MatMul", ["embedded", "weight"], ["product"], "multiply"),
+        onnx.helper.make_node("Add", ["product", "bias"], ["found"], "add"),
+    ]
+    given = onnx.helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["b", 3])
+    found = onnx.helper.make_tensor_value_info("found", onnx.TensorProto.FLOAT, ["b", 3, 6])
+    graph = onnx.helper.make_graph(nodes, "g", [given], [found], tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    feed = {"tokens": generator.integers(0, 9, (2, 3))}
+    wanted = open_session(model.SerializeToString()).run(None, feed)[0]
+    quick = quicken(model)
+    assert kinds(quick) == ["Gather", *left]
+    np.testing.assert_allclose(open_session(quick.SerializeToString()).run(None, feed)[0], wanted, atol=1e-6)
+
+
+def test_graphs_that_do_not_belong_together_are_refused(decoding: ModelFolder, model_folder: Path) -> None:
+    other = open_model(model_folder)
+    if "transformer" not in str(decoding.section("architecture")):
+        pytest.skip("the two have the same states")
+    with pytest.raises(ModelError, match=r"decoder\.onnx asks for memory.*encoder\.onnx does not give; export both"):
+        OnnxStepper(other, graphs={DECODER: decoding.read(DECODER)})
 
 
 def test_what_is_used_elsewhere_stays(model_folder: Path) -> None:

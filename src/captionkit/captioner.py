@@ -36,7 +36,8 @@ class Word:
     confidence: float
     #: natural logarithm of the model's probability of the word, given the picture and the words before it
     log_prob: float
-    #: where the model looked while it chose the word: [rows, columns], the cells of the grid, summing to 1
+    #: where the model looked while it chose the word: [rows, columns], the cells of the grid, summing to 1; mostly a
+    #: view of the caption's
     attention: NDArray[np.float32] = field(repr=False)
 
     def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
@@ -126,7 +127,6 @@ class Captioner:
         self.stepper = stepper
         self.text = folder.text
         self.preprocessing = folder.preprocessing
-        self._load = load_bytes if getattr(stepper, "takes_bytes", False) else load_image
         self.decoding = folder.decoding
 
     @overload
@@ -185,9 +185,10 @@ class Captioner:
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
         """Decode a picture and make it what the model takes; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
+        load = load_bytes if getattr(self.stepper, "takes_bytes", False) else load_image
         pixels, error = None, None
         try:
-            pixels = self._load(source, self.preprocessing, max_pixels=max_pixels)
+            pixels = load(source, self.preprocessing, max_pixels=max_pixels)
         except ImageError as caught:
             error = caught
         return Opened(source, pixels, error, _milliseconds_since(start))
@@ -272,7 +273,7 @@ class _Encoded:
 
 
 def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Pictures of one shape [3,H,W] as [B,3,H,W]; one alone is not copied."""
+    """Pictures of one shape [...] as [B,...]; one alone is not copied."""
     if len(images) == 1:
         return images[0][None]
     return np.stack(images) if images else np.empty((0, 3, 0, 0), np.float32)

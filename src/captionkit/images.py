@@ -1,4 +1,4 @@
-"""Pictures in: a file, bytes, a Pillow image or an array becomes upright RGB, then the float array that a model sees.
+"""Pictures in: a file, bytes, a Pillow image or an array becomes upright RGB, then the array that a model sees.
 
 No other code opens or resizes pictures, so training, evaluation and captioning see the same pixels.
 """
@@ -135,6 +135,12 @@ class Preprocessing:
         check_fields(cls, values, "preprocessing")
         return cls(**values)
 
+    @property
+    def mean_bytes(self) -> tuple[int, int, int]:
+        """The mean colour, which is 0 once normalised, in bytes: what padding is."""
+        red, green, blue = (round(255 * mean) for mean in self.mean)
+        return red, green, blue
+
     def region(self, width: float, height: float) -> Box:
         """The part that the model sees of a picture of `width` x `height` pixels, in its pixels ("pad" exceeds it)."""
         if self.fit == "squash":
@@ -208,10 +214,11 @@ def preprocess_bytes(image: Image.Image, preprocessing: Preprocessing) -> np.nda
     patch, (left, top, _, _) = _fitted(image, preprocessing, None)
     width, height = preprocessing.width, preprocessing.height
     if patch.size != (width, height):
-        whole = Image.new("RGB", (width, height), tuple(round(255 * mean) for mean in preprocessing.mean))
+        whole = Image.new("RGB", (width, height), preprocessing.mean_bytes)
         whole.paste(patch, (left, top))
         patch = whole
-    return np.frombuffer(patch.tobytes("raw", "RGBX"), np.uint8).reshape(height, width, 4)  # as Pillow holds it
+    held = np.frombuffer(patch.tobytes("raw", "RGBX"), np.uint8)  # as Pillow holds it
+    return held.reshape(height, width, 4)  # [H*W*4] -> [H,W,4]
 
 
 def to_bytes(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

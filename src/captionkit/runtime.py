@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 State = dict[str, np.ndarray]
 
+#: the names of what an encoder's graph may take: floats, or bytes
+IMAGES, PIXELS = "images", "pixels"
 #: what the decoder's graph tells of the next word, in this order
 _RANKED = ("log_probs", "ids", "attention")
 #: microseconds
@@ -47,12 +49,18 @@ class OnnxStepper:
             self._decoder = decoder.result()
         self._preprocessing, self._takes = folder.preprocessing, self._encoder.get_inputs()[0].name
         #: whether pictures are best given as bytes
-        self.takes_bytes = self._takes == "pixels"
+        self.takes_bytes = self._takes == PIXELS
         self._begun = [output.name for output in self._encoder.get_outputs()]
         self._wanted = [entry.name for entry in self._decoder.get_inputs()]
         following = [output.name for output in self._decoder.get_outputs() if output.name not in _RANKED]
         self._stepped = [*_RANKED, *following]
         self._changed = [name.removesuffix(".next") for name in following]
+        missing = {*self._wanted} - {"tokens", "parents", "top_k", *self._begun}
+        if missing:
+            raise ModelError(
+                f"{folder.path}: {DECODER} asks for {', '.join(sorted(missing))}, which {ENCODER} does not give; "
+                "export both again"
+            )
 
     def begin(self, images: np.ndarray) -> State:
         """`images` float32 [B,3,H,W], or uint8 [B,H,W,4] if it `takes_bytes` -> state."""

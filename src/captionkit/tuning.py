@@ -14,8 +14,7 @@ import numpy as np
 from captionkit.bundle import BUNDLED, update_model
 from captionkit.captioner import BATCH, Captioner
 from captionkit.datasets import CaptionSet, Example, captioned_split
-from captionkit.errors import CaptionkitError, ImageError
-from captionkit.images import load_image
+from captionkit.errors import CaptionkitError
 from captionkit.loading import load
 from captionkit.metrics import evaluate
 from captionkit.progress import say, track
@@ -154,8 +153,7 @@ def _read(captioner: Captioner, pictures: CaptionSet) -> Iterator[tuple[list[Exa
 
 
 def _open(captioner: Captioner, example: Example) -> np.ndarray | None:
-    try:
-        return load_image(example.image, captioner.preprocessing)
-    except ImageError as error:
-        say(f"captionkit: {error}")
-        return None
+    opened = captioner.open(example.image)
+    if opened.error is not None:
+        say(f"captionkit: {opened.error}")
+    return opened.pixels

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from captionkit.models.captioning import CaptioningModel
+from captionkit.runtime import IMAGES
 
 _OPSET = 18
 
@@ -47,7 +48,7 @@ def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
     device = next(model.parameters()).device
     images = torch.zeros(2, 3, height, width, device=device)
     names = list(_state(model, images))
-    return _export(_Begin(model), (images,), ["images"], names, {"images": {0: Dim("pictures")}})
+    return _export(_Begin(model), (images,), [IMAGES], names, {IMAGES: {0: Dim("pictures")}})
 
 
 def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:

@@ -72,13 +72,13 @@ def _look_up_words(graph: onnx.GraphProto) -> None:
         products = [node for node in users[gather.output[0]] if node.op_type == "MatMul" and node.input[1] in stored]
         for product in products if table.ndim == 2 and axis == 0 else []:
             weight = stored[product.input[1]]
-            if len(table) * weight.shape[1] > _LARGEST:
+            if weight.ndim != 2 or len(table) * weight.shape[1] > _LARGEST:
                 continue
             found, last = table @ weight, product  # [V,E] x [E,N] -> [V,N]
             biases = _chain(users, product, "Add")
-            if biases and biases[1].input[1] in stored:
-                last = biases[1]
-                found = found + stored[last.input[1]]
+            bias = stored.get(biases[1].input[1]) if biases else None
+            if biases and bias is not None and bias.ndim == 1:
+                found, last = found + bias, biases[1]
             name = f"{last.output[0]}.table"
             graph.initializer.append(numpy_helper.from_array(found, name))
             last.CopyFrom(helper.make_node("Gather", [name, gather.input[1]], list(last.output), last.name))

@@ -15,7 +15,7 @@ from captionkit.export.quantise import Calibrated, Feed, calibrate, quantised, w
 from captionkit.export.quickening import quicken
 from captionkit.export.storage import plain_graph
 from captionkit.progress import track
-from captionkit.runtime import OnnxStepper
+from captionkit.runtime import IMAGES, OnnxStepper
 
 #: pictures on which each unit is tried by itself
 _RANKING = 8
@@ -92,7 +92,7 @@ class EncoderSparing(Sparing):
     name = ENCODER
 
     def feeds(self) -> Iterable[Feed]:
-        return ({"images": image[None]} for image in self.walked.images)  # [3,H,W] -> [1,3,H,W]
+        return ({IMAGES: image[None]} for image in self.walked.images)  # [3,H,W] -> [1,3,H,W]
 
     def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
         state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), walked.images)

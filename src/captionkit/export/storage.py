@@ -106,8 +106,9 @@ def _store_table(graph: onnx.GraphProto, node: onnx.NodeProto, table: np.ndarray
     """Gather 8-bit rows, and multiply them with the scales, in the place of `node`."""
     rounded, scales = _rounded(table, 0)  # [V,E], [1,E]
     name, found = node.input[0], node.output[0]
-    stored = {f"{name}.int8": rounded, f"{name}.scales": scales[0]}
-    graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in stored.items())
+    if all(tensor.name != f"{name}.int8" for tensor in graph.initializer):  # else it is another node's table too
+        stored = {f"{name}.int8": rounded, f"{name}.scales": scales[0]}
+        graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in stored.items())
     scaled = helper.make_node(
         "DequantizeLinear", [f"{found}.int8", f"{name}.scales"], [found], f"{node.name}.scaled", axis=-1
     )

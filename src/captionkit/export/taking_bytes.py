@@ -13,8 +13,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from captionkit.images import Preprocessing
-
-IMAGES, PIXELS = "images", "pixels"
+from captionkit.runtime import IMAGES, PIXELS
 
 
 class _Entry(NamedTuple):
@@ -36,7 +35,7 @@ def take_bytes(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.Mod
     entry = _entry(model.graph)
     if entry is None or len(set(preprocessing.mean)) > 1 or len(set(preprocessing.std)) > 1:
         return model
-    _widen(model.graph, entry, preprocessing.mean[0], preprocessing.std[0])
+    _widen(model.graph, entry, preprocessing)
     shape = ["pictures", preprocessing.height, preprocessing.width, 4]
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, shape))
     onnx.checker.check_model(model)
@@ -60,15 +59,15 @@ def _entry(graph: onnx.GraphProto) -> _Entry | None:
     return entry if weight.dims[1] == 3 else None
 
 
-def _widen(graph: onnx.GraphProto, entry: _Entry, mean: float, std: float) -> None:
+def _widen(graph: onnx.GraphProto, entry: _Entry, preprocessing: Preprocessing) -> None:
     """Put the transposed bytes, as 8-bit numbers of another scale, in the place of the quantised pictures."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     values = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     weight, weight_scale = (values[name] for name in entry.weight.input[:2])  # [O,3,h,w], [O]
     bias = values[entry.bias.input[0]] * values[entry.bias.input[1]]  # [O]
-    scale, zero = np.float32(1 / (255 * std)), np.uint8(round(255 * mean))
+    scale, zero = np.float32(1 / (255 * preprocessing.std[0])), np.uint8(preprocessing.mean_bytes[0])
     # A byte less the zero point, which is whole, is off by this much; all weights of an output see it.
-    off = scale * (zero - 255 * mean) * weight.astype(np.int64).sum((1, 2, 3)) * weight_scale  # [O]
+    off = scale * (zero - 255 * preprocessing.mean[0]) * weight.astype(np.int64).sum((1, 2, 3)) * weight_scale  # [O]
     bias_scale = (scale * weight_scale).astype(np.float32)
     wide = np.pad(weight, ((0, 0), (0, 1), (0, 0), (0, 0)))  # [O,3,h,w] -> [O,4,h,w]
     made = {

@@ -22,6 +22,9 @@ from captionkit.models.attention import AdditiveAttention
 from captionkit.models.decoder import Decoded, Decoder, Packed, Padding, lstm, open_forget_gate, take
 from captionkit.models.hard_attention import Sampler
 
+#: up to so many a grid's cells, times what takes them, are less to read for a word than the weights
+_FEW_CELLS = 100
+
 
 @dataclass(frozen=True)
 class ShowAttendTellConfig:
@@ -121,11 +124,15 @@ class ShowAttendTell(Decoder):
         h, c = self._start(memory)
         return tuple(x.index_select(0, image_of) for x in (self.attention.keys(memory), memory, h, c))
 
+    def _taken(self, seen: Tensor) -> Tensor:
+        """What the LSTM and the output layer take of cells or contexts: [...,D] -> [...,4H+E]."""
+        takers = torch.cat([self.from_context.weight, self.output_z.weight])  # [4H,D], [E,D] -> [4H+E,D]
+        return nn.functional.linear(seen, takers)
+
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
         h, c = self._start(memory)
         # The product of a weighted mean is the weighted mean of products: those of the cells are made once a picture.
-        takers = torch.cat([self.from_context.weight, self.output_z.weight])  # [4H,D], [E,D] -> [4H+E,D]
-        seen = nn.functional.linear(memory, takers)  # [B,G,D] -> [B,G,4H+E]
+        seen = self._taken(memory) if memory.shape[1] <= _FEW_CELLS else memory  # [B,G,D] -> [B,G,4H+E]
         return {"memory.keys": self.attention.keys(memory), "memory.seen": seen, "state.h": h, "state.c": c}
 
     def step(
@@ -134,8 +141,10 @@ class ShowAttendTell(Decoder):
         h, c = (take(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
         embedded = self.embedding(tokens)  # [B,K] -> [B,K,E]
         attention = self.attention(h, state["memory.keys"])  # [B,K,G]
-        seen = attention @ state["memory.seen"]  # [B,K,G] x [B,G,4H+E] -> [B,K,4H+E]
-        seen = self.gate(h).sigmoid() * seen  # beta_t z_t, times the weights of what takes it
+        seen = attention @ state["memory.seen"]  # [B,K,G] x [B,G,4H+E] -> [B,K,4H+E], with many cells [B,K,D]
+        seen = self.gate(h).sigmoid() * seen  # beta_t z_t
+        if attention.shape[2] > _FEW_CELLS:
+            seen = self._taken(seen)  # [B,K,D] -> [B,K,4H+E]
         gates, output = seen.split([4 * h.shape[-1], embedded.shape[-1]], dim=-1)  # [B,K,4H], [B,K,E]
         h, c = lstm(self.from_word(embedded) + self.from_hidden(h) + gates, c)  # [B,K,4H] -> [B,K,H]
         return self._logits(embedded, h, output), attention, {"state.h": h, "state.c": c}

@@ -7,6 +7,7 @@ above all where the decoder has just filled the processor's caches with its weig
 from __future__ import annotations
 
 import math
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
@@ -111,15 +112,19 @@ class _Alone:
         tokens, parents = np.array([self.tokens]), np.array([self.parents])  # [1,K]
         log_probs, ids, attention, self._state = self.stepper.step(tokens, parents, self._state, ranks)
         self.grid = attention.shape[2]
-        ranked = zip(self.live, forbidden, ids[0].tolist(), log_probs[0].tolist(), strict=True)  # K of them
-        options = [
-            (live.log_prob + log_prob, beam, token, log_prob)
-            for beam, (live, kept_from, tokens_, log_probs_) in enumerate(ranked)
-            for token, log_prob in zip(tokens_, log_probs_, strict=True)
-            if log_prob > -math.inf and token not in excluded and token not in kept_from
-        ]
+        options: list[Continuation] = []
+        most = 2 * self.decoding.beam  # and of each hypothesis no more, whose likeliest words come first
+        for beam, kept_from in enumerate(forbidden):
+            so_far = self.live[beam].log_prob
+            ranked = zip(ids[0, beam].tolist(), log_probs[0, beam].tolist(), strict=True)
+            allowed = (
+                (so_far + log_prob, beam, token, log_prob)
+                for token, log_prob in ranked
+                if log_prob > -math.inf and token not in excluded and token not in kept_from
+            )
+            options += islice(allowed, most)
         options.sort(key=itemgetter(0), reverse=True)  # which keeps the order of equals
-        return options[: 2 * self.decoding.beam], attention[0]
+        return options[:most], attention[0]
 
     def _finish(self, options: list[Continuation], length: int) -> list[Continuation]:
         """Keep those that end; returns them."""

@@ -20,7 +20,9 @@ class Stepper(Protocol):
     """A decoder as the search sees it. What `step` returns is kept until the search ends; do not overwrite it.
 
     It may also have a method `keep(state, rows) -> state`, which reduces a state to the images `rows` [n], in rising
-    order. The search then drops images that are done; without it, they are computed until the last one is done.
+    order. The search then drops images that are done; without it, they are computed until the last one is done. Where
+    its attribute `takes_bytes` is true, a captioner gives `begin` images as bytes [B,H,W,4]
+    (captionkit.images.preprocess_bytes).
     """
 
     def begin(self, images: NDArray[np.float32]) -> State:

@@ -194,7 +194,7 @@ def _teach(learner: Learner, batch: Batch) -> None:
 
 @torch.no_grad()
 def _look(learner: Learner, batch: Batch) -> None:
-    """Evaluation's pass, as `validate` does it; the search after it needs less."""
+    """Evaluation's pass, as `validate` does it; the search after it takes no more than a training step."""
     learner.model.eval()
     with learner.accelerator.autocast():
         decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
