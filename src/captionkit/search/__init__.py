@@ -18,7 +18,7 @@ from captionkit.search.constraints import Constraints
 from captionkit.search.decoding import Decoding
 from captionkit.search.hypotheses import Hypothesis
 from captionkit.search.sampling import sample
-from captionkit.search.stepping import State, Stepper
+from captionkit.search.stepping import Asked, State, Stepper
 
 __all__ = ["Constraints", "Decoding", "Hypothesis", "State", "Stepper", "search"]
 
@@ -51,6 +51,7 @@ def search(
         )
     if not len(images):
         return []
-    constraints = constraints or Constraints()
-    decode = sample if decoding.temperature else search_alone if suits(images, decoding, constraints) else beam_search
-    return decode(stepper, images, decoding, constraints, bos_id, eos_id, frozenset(banned))
+    asked = Asked(stepper, images, decoding, constraints or Constraints(), bos_id, eos_id, frozenset(banned))
+    if decoding.temperature:
+        return sample(asked)
+    return search_alone(asked) if suits(asked) else beam_search(asked)

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from captionkit.search.constraints import Constraints, forbidden_after
-from captionkit.search.decoding import Decoding
+from captionkit.search.constraints import forbidden_after
 from captionkit.search.hypotheses import Hypothesis
-from captionkit.search.stepping import Stepper
+from captionkit.search.stepping import Asked
 
 #: beams up to which this is quicker than `beam_search`
 _FEW = 8
@@ -43,38 +42,22 @@ class _Found(NamedTuple):
     finished: bool
 
 
-def suits(images: NDArray[np.float32], decoding: Decoding, constraints: Constraints) -> bool:
+def suits(asked: Asked) -> bool:
     """Whether `search_alone` can be asked: for one image, a small beam, and nothing that needs a beam of several."""
-    plain = decoding.groups == 1 and not constraints.words and not constraints.prefix
-    return len(images) == 1 and decoding.beam <= _FEW and plain
+    plain = asked.decoding.groups == 1 and not asked.constraints.words and not asked.constraints.prefix
+    return len(asked.images) == 1 and asked.decoding.beam <= _FEW and plain
 
 
-def search_alone(
-    stepper: Stepper,
-    images: NDArray[np.float32],
-    decoding: Decoding,
-    constraints: Constraints,
-    bos_id: int,
-    eos_id: int,
-    banned: frozenset[int],
-) -> list[list[Hypothesis]]:
+def search_alone(asked: Asked) -> list[list[Hypothesis]]:
     """What `beam_search` finds for an image [1,3,H,W], where it `suits`: the same hypotheses in the same order."""
-    return [_Alone(stepper, images, decoding, constraints, bos_id, eos_id, banned).run()]
+    return [_Alone(asked).run()]
 
 
 class _Alone:
     """One search."""
 
-    def __init__(
-        self,
-        stepper: Stepper,
-        images: NDArray[np.float32],
-        decoding: Decoding,
-        constraints: Constraints,
-        bos_id: int,
-        eos_id: int,
-        banned: frozenset[int],
-    ) -> None:
+    def __init__(self, asked: Asked) -> None:
+        stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
@@ -130,7 +113,7 @@ class _Alone:
         """Keep those that end; returns them."""
         ended = [option for option in options if option[2] == self.eos_id]
         if ended:
-            divisor = self._divisor(length + 1)
+            divisor = self.decoding.divisor(length + 1)
             found = [_Found(option[0] / divisor, option[0], self.live[option[1]], True) for option in ended]
             self._keep(found)
         return ended
@@ -140,7 +123,7 @@ class _Alone:
 
     def _cut(self, length: int, ended: set[int]) -> None:
         """End in mid-sentence what has not `ended`; it comes after all that has."""
-        divisor, many = self._divisor(length), self.decoding.num_captions
+        divisor, many = self.decoding.divisor(length), self.decoding.num_captions
         cut = [
             _Found(live.log_prob / divisor, live.log_prob, live, False)
             for beam, live in enumerate(self.live)
@@ -152,10 +135,9 @@ class _Alone:
         """Whether nothing lives on, or nothing that does could still be among the best."""
         if not chosen or (ended and self.decoding.beam == 1):
             return True
-        horizon, longest = self.decoding.horizon, self.decoding.max_length + 1
-        furthest = min(longest, length + 1 + horizon) if horizon else longest
+        furthest = self.decoding.furthest(length)
         enough = len(self.best) == self.decoding.num_captions
-        return enough and self.best[-1].score >= chosen[0][0] / self._divisor(furthest)
+        return enough and self.best[-1].score >= chosen[0][0] / self.decoding.divisor(furthest)
 
     def _advance(self, chosen: list[Continuation], attention: NDArray[np.float32]) -> None:
         lives = []
@@ -164,9 +146,6 @@ class _Alone:
             lives.append(_Live(log_prob, (*words, token), (*log_probs, token_log_prob), (*seen, attention[beam])))
         self.live = lives
         self.tokens, self.parents = [option[2] for option in chosen], [option[1] for option in chosen]
-
-    def _divisor(self, length: int) -> float:
-        return length**self.decoding.length_penalty
 
     def _hypothesis(self, found: _Found) -> Hypothesis:
         live = found.live

@@ -8,22 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from captionkit.search.constraints import Constraints, Forbidden, exclusion
-from captionkit.search.decoding import Decoding
+from captionkit.search.constraints import Forbidden, exclusion
 from captionkit.search.grid import Grid
 from captionkit.search.hypotheses import NONE, Hypothesis, descending, finished_first, pick, records, trace
-from captionkit.search.stepping import WHOLE, Live, Stepper
+from captionkit.search.stepping import WHOLE, Asked, Live
 
 
-def beam_search(
-    stepper: Stepper,
-    images: NDArray[np.float32],
-    decoding: Decoding,
-    constraints: Constraints,
-    bos_id: int,
-    eos_id: int,
-    banned: frozenset[int],
-) -> list[list[Hypothesis]]:
+def beam_search(asked: Asked) -> list[list[Hypothesis]]:
     """The `num_captions` best hypotheses of each image, all different, best first.
 
     At each step every live hypothesis is continued by every token that is not banned (nor the end token, before
@@ -46,7 +37,7 @@ def beam_search(
     each group's best caption, then each one's second best, and so on, without those that another has found too, until
     there are `num_captions`; then these are ordered by score.
     """
-    return _Beams(stepper, images, decoding, constraints, bos_id, eos_id, banned).run()
+    return _Beams(asked).run()
 
 
 class _Continuations(NamedTuple):
@@ -70,16 +61,8 @@ class _Chosen(NamedTuple):
 class _Beams:
     """One search. The K hypotheses of an image stand group by group, within a group bank by bank."""
 
-    def __init__(
-        self,
-        stepper: Stepper,
-        images: NDArray[np.float32],
-        decoding: Decoding,
-        constraints: Constraints,
-        bos_id: int,
-        eos_id: int,
-        banned: frozenset[int],
-    ) -> None:
+    def __init__(self, asked: Asked) -> None:
+        stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
@@ -169,7 +152,7 @@ class _Beams:
         live = _side_by_side(log_probs)
         # The captions are gathered from group after group: each gives at most so many.
         share = -(-self.decoding.num_captions // self.decoding.groups)
-        reachable = live.max(axis=1) / self._divisor(self._furthest(length))
+        reachable = live.max(axis=1) / self.decoding.divisor(self.decoding.furthest(length))
         done = self.best[group]["score"][self.live.images, share - 1] >= reachable
         if self.width == 1 and not self.grid:
             done |= has_ended[:, 0]
@@ -189,7 +172,7 @@ class _Beams:
         if ends.any():
             origin = best // options.width
             ended = np.where(ends, pick(options.log_probs, best), -np.inf)
-            found = records(ended, length, origin, self._divisor(length + 1), finished=True)
+            found = records(ended, length, origin, self.decoding.divisor(length + 1), finished=True)
             found = np.concatenate([self.best[group][self.live.images], found], axis=1)
             found = pick(found, descending(found["score"]))
             self.best[group][self.live.images] = found[:, : self.decoding.num_captions]
@@ -210,7 +193,7 @@ class _Beams:
         if len(columns) > 1:
             size = self.banks * self.width
             columns = columns[group * size : (group + 1) * size]
-        found = records(log_probs[:, columns], length, columns, self._divisor(length), finished=False)
+        found = records(log_probs[:, columns], length, columns, self.decoding.divisor(length), finished=False)
         found = np.concatenate([self.best[group][self.live.images], found], axis=1)
         self.best[group][self.live.images] = finished_first(found)[:, : self.decoding.num_captions]
 
@@ -225,14 +208,6 @@ class _Beams:
         stay = self.live.drop_done()
         if stay is not None and self.grid:
             self.grid.keep(stay)
-
-    def _furthest(self, length: int) -> int:
-        """Tokens of the longest caption that a hypothesis of `length` words, and the one chosen now, may become."""
-        horizon = self.decoding.horizon
-        return min(self.longest, length + 1 + horizon) if horizon else self.longest
-
-    def _divisor(self, length: int) -> float:
-        return length**self.decoding.length_penalty
 
 
 def _times_said(options: _Continuations, chosen: list[_Chosen]) -> NDArray[np.int64]:

@@ -127,6 +127,15 @@ class Decoding:
                 f"words such as {self.words[0]!r} are searched for, not sampled; leave out the words or the temperature"
             )
 
+    def divisor(self, length: int) -> float:
+        """What the log-probability of a caption of `length` words, its end counted, is divided by for its score."""
+        return length**self.length_penalty
+
+    def furthest(self, length: int) -> int:
+        """Tokens of the longest caption that a hypothesis of `length` words, and the one chosen now, may become."""
+        longest = self.max_length + 1
+        return min(longest, length + 1 + self.horizon) if self.horizon else longest
+
     @property
     def has_text(self) -> bool:
         """Whether there is text that a vocabulary must turn into token ids."""

@@ -7,21 +7,13 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from captionkit.search.constraints import Constraints, Forbidden, exclusion
+from captionkit.search.constraints import Forbidden, exclusion
 from captionkit.search.decoding import Decoding
 from captionkit.search.hypotheses import NONE, Hypothesis, finished_first, records, trace
-from captionkit.search.stepping import WHOLE, Live, Stepper
+from captionkit.search.stepping import WHOLE, Asked, Live
 
 
-def sample(
-    stepper: Stepper,
-    images: NDArray[np.float32],
-    decoding: Decoding,
-    constraints: Constraints,
-    bos_id: int,
-    eos_id: int,
-    banned: frozenset[int],
-) -> list[list[Hypothesis]]:
+def sample(asked: Asked) -> list[list[Hypothesis]]:
     """`num_captions` samples of each image, independent of each other and so perhaps equal, by falling score.
 
     At each step the log-probabilities of the allowed tokens are divided by `temperature`; of them the `top_k` likeliest
@@ -34,6 +26,7 @@ def sample(
     step: what is said of a picture depends neither on its place in a batch nor on the other pictures, and the first
     samples are the same however many are drawn.
     """
+    stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
     banned = banned | constraints.banned_tokens
     excluded, phrases = banned | {eos_id}, constraints.banned_phrases
     mask = exclusion(excluded)

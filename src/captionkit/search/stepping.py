@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from captionkit.search.constraints import Constraints
+from captionkit.search.decoding import Decoding
 from captionkit.search.hypotheses import Step
 
 State = Any  # whatever a Stepper carries from step to step; the search only hands it back
@@ -38,6 +40,18 @@ class Stepper(Protocol):
         Returns log-probabilities [B,K,T] in falling order and their token ids [B,K,T], T = min(top_k, vocabulary size);
         the attention [B,K,G] that produced them; and the next state.
         """
+
+
+class Asked(NamedTuple):
+    """What a search is asked: whose captions, how, and with which tokens."""
+
+    stepper: Stepper
+    images: NDArray[np.float32]  # [B,3,H,W]
+    decoding: Decoding
+    constraints: Constraints
+    bos_id: int
+    eos_id: int
+    banned: frozenset[int]  # tokens that are never chosen
 
 
 class Live:
