@@ -65,8 +65,11 @@ _KINDS = {
     "Ppm": rb"P[1-6]\s",
 }
 
-#: file names in a folder that are taken for pictures
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+#: file names that are taken for images, in folders, datasets and archives alike
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 
 _ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1:
 _UPRIGHT = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from captionkit.datasets import Problem, shards
-from captionkit.datasets.core import IMAGE_SUFFIXES
 from captionkit.files import Member
 from captionkit.images import MAX_BYTES, SUFFIXES
 
@@ -64,7 +63,7 @@ def _from_shard(name: str) -> Iterator[Input]:
         else:
             yield Input(str(picture), picture)
     if not found:
-        yield Input(name, error=f"{name}: no pictures in this archive; looked for {', '.join(IMAGE_SUFFIXES)}")
+        yield Input(name, error=f"{name}: no pictures in this archive; looked for {', '.join(SUFFIXES)}")
 
 
 def _from_stdin(stream: BinaryIO) -> Iterator[Input]:

@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from captionkit.datasets.core import IMAGE_SUFFIXES, Dataset, Example, Problem, normalise_split, split_of_folder
+from captionkit.datasets.core import Dataset, Example, Problem, normalise_split, split_of_folder
 from captionkit.datasets.finder import ImageFinder
 from captionkit.errors import DatasetError
 from captionkit.files import Member
+from captionkit.images import SUFFIXES
 
 # Folders that hold the caption files of the dataset one level up.
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
@@ -130,7 +131,7 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
 
 
 def _names_but_images(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(IMAGE_SUFFIXES))
+    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(SUFFIXES))
 
 
 def _checked_captions(entry: Entry, problems: list[Problem]) -> tuple[str, ...]:

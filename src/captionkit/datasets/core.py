@@ -24,8 +24,6 @@ WHOLE = "all"  # the one split of a dataset that has none
 
 _COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{1,18})")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
