@@ -17,6 +17,12 @@ from captionkit.errors import CaptionkitError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: file names that are taken for images, in folders, datasets and archives alike
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Member:

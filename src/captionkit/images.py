@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from captionkit.errors import ImageError, ImageTooLargeError, ModelError
-from captionkit.files import Member
+from captionkit.files import IMAGE_SUFFIXES, Member
 from captionkit.tables import check_fields
 
 MAX_PIXELS = 2**27  # 134 megapixels, above any common camera; 512 MiB once decoded
@@ -65,11 +65,7 @@ _KINDS = {
     "Ppm": rb"P[1-6]\s",
 }
 
-#: file names that are taken for images, in folders, datasets and archives alike
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
+SUFFIXES = IMAGE_SUFFIXES
 
 _ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1:
 _UPRIGHT = {

@@ -13,8 +13,7 @@ from typing import NamedTuple
 from captionkit.datasets.core import Dataset, Example, Problem, normalise_split, split_of_folder
 from captionkit.datasets.finder import ImageFinder
 from captionkit.errors import DatasetError
-from captionkit.files import Member
-from captionkit.images import SUFFIXES
+from captionkit.files import IMAGE_SUFFIXES, Member
 
 # Folders that hold the caption files of the dataset one level up.
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
@@ -131,7 +130,7 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
 
 
 def _names_but_images(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(SUFFIXES))
+    return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(IMAGE_SUFFIXES))
 
 
 def _checked_captions(entry: Entry, problems: list[Problem]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from captionkit.datasets.assemble import Entry, Place
 from captionkit.datasets.core import Problem
-from captionkit.images import SUFFIXES
+from captionkit.files import IMAGE_SUFFIXES
 
 LOOKS_FOR = "images (.jpg, .png, .webp, ...) at any depth"
 _CAPTION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".token")
@@ -16,7 +16,7 @@ _CAPTION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".token")
 
 def detect(place: Place) -> list[Path]:
     """The folder itself, if there is an image in it."""
-    found = (isinstance(item, str) and item.casefold().endswith(SUFFIXES) for item in _walk(place.root))
+    found = (isinstance(item, str) and item.casefold().endswith(IMAGE_SUFFIXES) for item in _walk(place.root))
     return [place.root] if not place.file and any(found) else []
 
 
@@ -26,7 +26,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
         for item in _walk(root):
             if isinstance(item, Problem):
                 yield item
-            elif item.casefold().endswith(SUFFIXES):
+            elif item.casefold().endswith(IMAGE_SUFFIXES):
                 yield Entry(item, item, [], "", root.name, root)
             elif item.casefold().endswith(_CAPTION_SUFFIXES):
                 yield Problem("unread file", item, "if it holds captions, open its own folder or name the layout")

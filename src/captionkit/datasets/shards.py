@@ -26,8 +26,7 @@ from captionkit.datasets.core import Problem, id_of_file, split_of_file, split_o
 from captionkit.datasets.table import CAPTION_COLUMNS
 from captionkit.datasets.tar import walk
 from captionkit.errors import CaptionkitError
-from captionkit.files import Member
-from captionkit.images import SUFFIXES
+from captionkit.files import IMAGE_SUFFIXES, Member
 from captionkit.progress import track
 
 LOOKS_FOR = "tar shards, not compressed (train-000000.tar, 00000.tar, val.tar), here or in train/, val/, test/"
@@ -44,7 +43,7 @@ def detect(place: Place) -> list[Path]:
         named = [place.file] if _SHARD.fullmatch(place.file.name) else []
     else:
         here = sorted(place.root.iterdir())
-        if any(path.name.casefold().endswith(SUFFIXES) for path in here):
+        if any(path.name.casefold().endswith(IMAGE_SUFFIXES) for path in here):
             return []
         inner = (sorted(folder.iterdir()) for folder in place.split_folders("data"))
         named = [*filter(_numbered, here), *(path for folder in inner for path in folder)]
@@ -130,7 +129,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
             problems.append(member)
             continue
         key, ending = _key(member.name)
-        picture = f".{ending}" in SUFFIXES
+        picture = f".{ending}" in IMAGE_SUFFIXES
         if not picture and ending not in ("txt", "json"):
             continue  # of another use: classes, masks, sound
         sample = found.setdefault(key, _Sample())
