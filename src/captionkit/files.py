@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,9 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+
+_MOST_LINKS = 40  # that are followed, as by Linux
+_LONGEST = 50  # letters of a file's name in that of its temporary file, so that the system takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +59,109 @@ def cache_folder() -> Path:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically and durably; a failure leaves what was there before. Raises CaptionkitError."""
+    """Write a file atomically and durably; a failure leaves what was there before. Raises CaptionkitError.
+
+    What a symbolic link leads to is replaced, not the link; a file that is replaced keeps its mode, and its owner where
+    that may be kept. Pipes, devices and what /dev/stdout and its like stand for are written straight to.
+    """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        if (descriptor := _descriptor(path)) is not None:
+            _write_to(descriptor, content)
+        elif is_stream(path):
+            with path.open("wb") as stream:
+                stream.write(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> CaptionkitError:
+    """The error for a place that cannot be written, by what the system says of it."""
+    return CaptionkitError(f"{path}: cannot be written ({error.strerror}); free space or name another place")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is there is no file to be replaced, but a pipe or a device that takes what is written to it.
+
+    Raises OSError where the path cannot be followed.
+    """
+    if _descriptor(path) is not None:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _descriptor(path: Path) -> int | None:
+    """The descriptor of this process that /dev/stdout, /dev/fd/3 or a link to such stands for; None for a usual path.
+
+    A shell may have opened a file for it: that is written on where it stands, as everything else that goes there is.
+    """
+    own = {f"/proc/{os.getpid()}/fd", "/dev/fd"}
+    for _ in range(_MOST_LINKS):
+        if path.name.isdecimal() and os.path.realpath(path.parent) in own:
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _write_to(descriptor: int, content: bytes) -> None:
+    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+        with suppress(AttributeError, ValueError):  # closed, or none at all
+            stream.flush()
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a new file in the place of `path`, which is no link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.stat() if path.exists() else None
+    if before is not None and stat.S_ISDIR(before.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if before is not None and not os.access(path, os.W_OK):  # a new name for it would get round its owner's wish
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_LONGEST]}.", suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
+                _set_rights(Path(temporary), before)
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise CaptionkitError(
-            f"{path}: cannot be written ({error.strerror}); free space or name another place"
-        ) from None
+        # Only the file is ours to write: its folder takes no other, or it is mounted by itself, as into a container.
+        if before is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS):
+            raise
+        with path.open("r+b") as file:
+            file.write(content)
+            file.truncate()
+
+
+def _set_rights(path: Path, before: os.stat_result | None) -> None:
+    """Give a new file the mode and the owner of the one that it replaces; of none, what the umask leaves."""
+    if before is None:
+        path.chmod(0o666 & ~_umask())
+        return
+    mode = stat.S_IMODE(before.st_mode)
+    if hasattr(os, "chown"):
+        with suppress(PermissionError):  # only root may give a file to somebody else
+            os.chown(path, before.st_uid, -1)
+        try:
+            os.chown(path, -1, before.st_gid)
+        except PermissionError:
+            mode &= ~stat.S_IRWXG  # which would be another group's
+    path.chmod(mode)
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
