@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from captionkit.errors import ModelError
 from captionkit.models.decoder import Decoded, Decoder, Packed
-from captionkit.models.encoder import EncoderConfig, build_encoder
+from captionkit.models.encoder import Encoder, EncoderConfig, build_encoder
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
 from captionkit.models.transformer import Transformer, TransformerConfig
@@ -68,22 +68,32 @@ class CaptioningModel(nn.Module):
         build = _known(config.decoder.name).build
         self.config = config
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder
-        width = config.memory or self.encoder.dim
-        self.neck = nn.Sequential(nn.Dropout(config.feature_dropout))
-        if config.memory:
-            self.neck.extend([nn.Linear(self.encoder.dim, width), nn.LayerNorm(width)])
-        self.decoder = build(config.decoder, width, vocabulary)
+        self.neck = self._new_neck()
+        self.decoder = build(config.decoder, config.memory or self.encoder.dim, vocabulary)
+
+    def _new_neck(self) -> nn.Sequential:
+        neck = nn.Sequential(nn.Dropout(self.config.feature_dropout))
+        if self.config.memory:
+            neck.extend([nn.Linear(self.encoder.dim, self.config.memory), nn.LayerNorm(self.config.memory)])
+        return neck
+
+    def replace_encoder(self, encoder: Encoder, config: EncoderConfig) -> None:
+        """Take another encoder, described by `config`, and a new neck; the decoder stays. Needs a `memory` width."""
+        self.encoder, self.config = encoder, replace(self.config, encoder=config)
+        self.neck = self._new_neck()
 
     def features(self, images: Tensor) -> Tensor:
         """`images` [B,3,H,W] -> the encoder's grid [B,G,D'], the part that a frozen encoder computes once."""
         return self.encoder(images)
 
     def remember(self, features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """The encoder's grid [B,G,D'] -> memory [B,G,D].
+        """The encoder's grid [B,G,D'], or the maps [B,H,W,C] of its frozen stages, -> memory [B,G,D].
 
         `grid` is its rows and columns, which a decoder that tells cells apart by their place wants to know; without
         it, they are those of the pictures that the model was made for.
         """
+        if features.ndim == 4:
+            features = self.encoder.encode_trained(features)  # [B,H,W,C] -> [B,G,D']
         return self.decoder.place(self.neck(features), grid)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -111,9 +121,9 @@ class CaptioningModel(nn.Module):
         captions: Packed,
         grid: tuple[int, int] | None = None,
     ) -> Decoded:
-        """Training's entry: pictures, or the features (of a `grid`) that the frozen encoder made of them; captions."""
+        """Training's entry: pictures, or what the encoder's frozen stages made of them (for a `grid`); captions."""
         return self.decode(self.seen(images, features, grid), captions)
 
     def seen(self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None) -> Tensor:
-        """Memory [B,G,D] of pictures, or of the features (of a `grid`) that the frozen encoder made of them."""
+        """Memory [B,G,D] of pictures, or of what the encoder's frozen stages made of them (for a `grid`)."""
         return self.encode(images) if features is None else self.remember(features, grid)

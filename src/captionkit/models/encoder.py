@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
@@ -87,6 +87,26 @@ class Encoder(nn.Module, ABC):
         """Whether no part of the encoder is trained, so that its features can be computed once and kept."""
         return self.trained_from is None
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether `encode_frozen` and `encode_trained` split the encoder where its trained stages begin."""
+        return self.frozen
+
+    def encode_frozen(self, images: Tensor) -> Tensor:
+        """What the frozen stages compute, which is the same in every epoch: `images` [B,3,H,W] -> grid [B,G,D].
+
+        An encoder of which some stages are trained answers with the last frozen one's maps [B,H',W',C] instead.
+        """
+        return self(images)
+
+    def encode_trained(self, maps: Tensor) -> Tensor:
+        """What the trained stages make of the maps of `encode_frozen`: [B,H',W',C] -> grid [B,G,D]."""
+        raise ModelError("this encoder cannot be split where its trained stages begin")
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The parameters and buffers that `encode_frozen` depends on, by name."""
+        return self.state_dict()
+
     def train(self, mode: bool = True) -> Encoder:
         """As `nn.Module.train`, but frozen stages stay in evaluation mode."""
         super().train(mode and self.trained_from == 0)
@@ -112,7 +132,7 @@ def register(name: str) -> Callable[[Builder], Builder]:
 
 def build_encoder(config: EncoderConfig) -> Encoder:
     """The encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
-    from captionkit.models import adapters, backbones, mobilenets  # noqa: F401  (each registers its encoders)
+    from captionkit.models import adapters, backbones, efficientnet_lite, mobilenets  # noqa: F401  (each registers its encoders)
 
     if config.backbone:
         return _BUILDERS["transformers"](config)

@@ -8,6 +8,7 @@ scaled to -1..1. The published weights have batch norm folded into the convoluti
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +34,13 @@ class SameConv(nn.Module):
         groups: int = 1,
         act: nn.Module | None,
         norm: bool = False,
+        epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
         # An odd kernel at stride 1 pads alike on both sides, which the convolution does by itself.
         padding = kernel // 2 if stride == 1 else 0
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=not norm)
-        self.norm = nn.BatchNorm2d(outputs) if norm else None
+        self.norm = nn.BatchNorm2d(outputs, epsilon) if norm else None
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,17 +80,18 @@ class Block(NamedTuple):
 class Bottleneck(nn.Module):
     """Inverted bottleneck: expand, depthwise, project; fused: one full convolution does the first two."""
 
-    def __init__(self, block: Block, act: nn.Module, norm: bool) -> None:
+    def __init__(self, block: Block, act: nn.Module, norm: bool, epsilon: float = 1e-5) -> None:
         super().__init__()
         inputs, expand, outputs, kernel, stride, fused, residual = block
+        conv = partial(SameConv, norm=norm, epsilon=epsilon)
         if fused:
-            self.expand = SameConv(inputs, expand, kernel, stride, act=act, norm=norm)
+            self.expand = conv(inputs, expand, kernel, stride, act=act)
         elif expand != inputs:
-            self.expand = SameConv(inputs, expand, 1, act=act, norm=norm)
+            self.expand = conv(inputs, expand, 1, act=act)
         else:
             self.expand = None
-        self.dw = None if fused else SameConv(expand, expand, kernel, stride, groups=expand, act=act, norm=norm)
-        self.project = SameConv(expand, outputs, 1, act=None, norm=norm)
+        self.dw = None if fused else conv(expand, expand, kernel, stride, groups=expand, act=act)
+        self.project = conv(expand, outputs, 1, act=None)
         self.residual = residual and stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,13 +123,33 @@ class MobileNet(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """`images` [B,3,H,W] in -1..1 -> grid [B,G,D]."""
-        x = images
-        for layer in self.features:
-            x = layer(x)  # [B,C,H',W']
-        return x.flatten(2).transpose(1, 2)  # [B,D,H/32,W/32] -> [B,G,D]
+        return self._stages(images, 0, None).flatten(2).transpose(1, 2)  # [B,D,H/32,W/32] -> [B,G,D]
+
+    def _stages(self, x: Tensor, first: int, end: int | None) -> Tensor:
+        """What the stages from `first` up to `end` make of maps [B,C,H,W] -> [B,C',H',W']."""
+        for layer in self.features[first:end]:
+            x = layer(x)
+        return x
+
+    @property
+    def cacheable(self) -> bool:
+        return self.trained_from != 0
+
+    def encode_frozen(self, images: Tensor) -> Tensor:
+        if self.trained_from is None:
+            return self(images)
+        return self._stages(images, 0, self.trained_from).permute(0, 2, 3, 1)  # [B,C,H',W'] -> [B,H',W',C]
+
+    def encode_trained(self, maps: Tensor) -> Tensor:
+        maps = maps.permute(0, 3, 1, 2)  # [B,H',W',C] -> [B,C,H',W']
+        return self._stages(maps, self.trained_from or 0, None).flatten(2).transpose(1, 2)  # -> [B,D,H/32,W/32] -> ...
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        frozen = tuple(f"features.{number}." for number in range(len(self.features))[: self.trained_from])
+        return {name: value for name, value in self.state_dict().items() if name.startswith(frozen)}
 
     def load_published(self, path: str | os.PathLike[str]) -> None:
-        """Load published ImageNet weights (a safetensors file of folded convolutions; the classifier is left out)."""
+        """Load published ImageNet weights (a safetensors file; the classifier is left out)."""
         from safetensors.torch import load_file
 
         if not Path(path).is_file():
@@ -136,16 +159,17 @@ class MobileNet(Encoder):
         except Exception as error:
             raise ModelError(f"{path}: not a safetensors file ({error}); get it again") from None
         wanted = self.state_dict()
-        names = {_published_name(name): name for name in wanted}
-        found = {names[key]: value.float() for key, value in stored.items() if key in names}
-        wrong = sorted(set(wanted) - set(found)) + [k for k, v in found.items() if wanted[k].shape != v.shape]
+        names = {self.published_name(name): name for name in wanted}
+        found = {names[key]: value.to(wanted[names[key]].dtype) for key, value in stored.items() if key in names}
+        missing = {name for name in set(wanted) - set(found) if not name.endswith("num_batches_tracked")}
+        wrong = sorted(missing) + [k for k, v in found.items() if wanted[k].shape != v.shape]
         if wrong:
             raise ModelError(f"{path}: not the weights of this encoder ({wrong[0]} does not fit); name another file")
-        self.load_state_dict(found)
+        self.load_state_dict(found, strict=False)  # what counts the batches of a norm layer may be missing
 
-
-def _published_name(name: str) -> str:
-    return name.replace(".conv.", ".")
+    def published_name(self, name: str) -> str:
+        """The name of a parameter in the published weights."""
+        return name.replace(".conv.", ".")
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -72,7 +72,9 @@ def open_teachers(recipe: Recipe, text: Text) -> list[tuple[ModelFolder, Caption
                 f"distillation.teachers: {name} has another vocabulary than this run; take models of the same data and "
                 "tokenizer, or start from it by --init"
             )
-        found.append((folder, load_model(folder)))
+        model = load_model(folder)
+        model.encoder.train_from(None)
+        found.append((folder, model))
     return found
 
 

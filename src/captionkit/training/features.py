@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of each picture, computed once and kept on disk."""
+"""What the frozen stages of an encoder make of each picture, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import nn
 
 from captionkit import __version__, files
 from captionkit.datasets import CaptionSet, Example
@@ -40,7 +39,7 @@ class JoinedFeatures:
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
     def __getitem__(self, place: tuple[int, int]) -> np.ndarray:
-        """The features [G,D] of a picture, by its index, in a view."""
+        """The features [G,D] or maps [H,W,C] of a picture, by its index, in a view."""
         index, view = place
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part][index - self._starts[part], view]
@@ -57,12 +56,12 @@ def cached_features(
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Features [N,views,G,D] float16, mapped from disk, and why some pictures (by index) could not be read.
 
-    Views are the picture and, with `flips`, its mirror image. The file's name is a hash of all that decides its
-    content (see `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes
-    it. Raises TrainingError when the disk is full, or when the features do not fit 16 bits.
+    Where later stages of the encoder are trained they are maps [N,views,H,W,C], see `Encoder.encode_frozen`. Views are
+    the picture and, with `flips`, its mirror image. The file's name is a hash of all that decides its content (see
+    `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes it. Raises
+    TrainingError when the disk is full, or when the features do not fit 16 bits.
     """
-    rows, columns = encoder.grid(preprocessing.height, preprocessing.width)
-    shape = (len(captions), 2 if flips else 1, rows * columns, encoder.dim)
+    shape = (len(captions), 2 if flips else 1, *_shape(encoder, preprocessing))
     path = files.cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
     partial, notes = path.with_suffix(".partial"), path.with_suffix(".broken.json")
     try:
@@ -83,6 +82,13 @@ def cached_features(
         ) from None
     broken = json.loads(notes.read_text(encoding="utf-8"))
     return np.load(path, mmap_mode="r"), {int(index): reason for index, reason in broken.items()}
+
+
+@torch.inference_mode()
+def _shape(encoder: Encoder, preprocessing: Preprocessing) -> tuple[int, ...]:
+    """The shape of one picture's features: [G,D], or [H,W,C] where later stages are trained."""
+    blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width, device=next(encoder.parameters()).device)
+    return tuple(encoder.encode_frozen(blank).shape[1:])
 
 
 def _whole(path: Path, notes: Path, shape: tuple[int, ...]) -> bool:
@@ -125,7 +131,7 @@ def _compute(
                 read = list(pool.map(lambda example, flip=flip: _read(example, preprocessing, bool(flip)), examples))
                 views.append(_encode_what_fits(encoder, np.stack([image for image, _ in read]), precision))
             broken |= {start + place: reason for place, (_, reason) in enumerate(read) if reason}
-            file.write(np.stack(views, axis=1).tobytes())  # [B,views,G,D]
+            file.write(np.stack(views, axis=1).tobytes())  # [B,views,...]
         file.flush()
         os.fsync(file.fileno())
     return broken
@@ -146,11 +152,11 @@ def _encode_what_fits(encoder: Encoder, images: np.ndarray, precision: str) -> n
 
 
 def _encode(encoder: Encoder, images: np.ndarray, precision: str) -> np.ndarray:
-    """`images` [B,3,H,W] -> features [B,G,D], float16."""
+    """`images` [B,3,H,W] -> features [B,G,D] or [B,H,W,C], float16."""
     device = next(encoder.parameters()).device
     pixels = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
     with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
-        features = encoder(pixels).to(torch.float16).cpu().numpy()
+        features = encoder.encode_frozen(pixels).to(torch.float16).cpu().numpy()
     if not np.isfinite(features).all():
         raise TrainingError(
             "the encoder's features do not fit 16 bits, in which they are kept; train the encoder too, or take another"
@@ -165,8 +171,8 @@ def _read(example: Example, preprocessing: Preprocessing, flip: bool) -> tuple[n
         return np.zeros((3, preprocessing.height, preprocessing.width), np.float32), str(error)
 
 
-def _key(encoder: nn.Module, captions: CaptionSet, preprocessing: Preprocessing, flips: bool, precision: str) -> str:
-    """A hash of captionkit's version, the encoder's weights, the preprocessing, the precision and the pictures.
+def _key(encoder: Encoder, captions: CaptionSet, preprocessing: Preprocessing, flips: bool, precision: str) -> str:
+    """A hash of captionkit's version, the encoder's frozen weights, the preprocessing, the precision and the pictures.
 
     Pictures are known by name, size and time of change, so that one that was mended is looked at again.
     """
@@ -174,7 +180,7 @@ def _key(encoder: nn.Module, captions: CaptionSet, preprocessing: Preprocessing,
     digest = hashlib.sha256(repr(facts).encode())
     for example in captions:
         digest.update(repr((example.id, example.name, _version(example.image))).encode())
-    for name, tensor in encoder.state_dict().items():
+    for name, tensor in encoder.frozen_state().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -18,12 +18,12 @@ from captionkit.training.teaching import Teaching
 
 
 def teaching_of(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> Teaching:
-    """What is taught ("train") or evaluated ("val"): features, computed once, where a frozen encoder allows it."""
+    """What is taught ("train") or evaluated ("val"): features, computed once, where frozen stages allow it."""
     training = part == "train"
     captions, image = setup.train if training else setup.val, recipe.image
     features, broken = None, {}
     anew = training and (image.crop < 1 or image.colour > 0)  # each time another picture
-    if setup.model.encoder.frozen and not anew:
+    if setup.model.encoder.cacheable and not recipe.encoder.thaw and not anew:
         sets = [source.train for source in setup.sources] if training else [captions]
         seen = Seeing(setup.model.encoder, setup.preprocessing)
         features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)

@@ -74,9 +74,9 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     notes: list[str] = []
     if recipe.run.init:
         folder = open_model(recipe.run.init)
-        expected = folder.preprocessing
         model = load_model(folder)
         _check_kept(recipe, model)
+        model, expected = _with_encoder(model, folder.preprocessing, recipe, notes)
         text = _grown(model, folder.text, train, recipe, notes)
         model = _with_dropout(model, recipe)
     else:
@@ -264,6 +264,27 @@ def _model_config(recipe: Recipe, encoder: EncoderConfig, grid: tuple[int, int])
     return ModelConfig(encoder, decoder, memory=wanted.memory, feature_dropout=wanted.feature_dropout)
 
 
+def _with_encoder(
+    model: CaptioningModel, expected: Preprocessing, recipe: Recipe, notes: list[str]
+) -> tuple[CaptioningModel, Preprocessing]:
+    """The model to start from, with another encoder and a new neck where the recipe names one, and its preprocessing.
+
+    The decoder keeps its weights: it knows the words and how they follow one another, and learns to see anew.
+    """
+    own = model.config.encoder.name
+    if not _names_another_encoder(recipe, model):
+        return model, expected
+    encoder, config = _encoder(recipe)
+    model.replace_encoder(encoder, config)
+    name, start = recipe.encoder.name, recipe.run.init
+    notes.append(f"{start}: its encoder {own} is replaced by {name}; what joins that to the decoder starts anew")
+    return model, encoder.preprocessing()
+
+
+def _names_another_encoder(recipe: Recipe, model: CaptioningModel) -> bool:
+    return recipe.encoder.name not in (EncoderRecipe().name, model.config.encoder.name)
+
+
 def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
     model.neck[0].p = recipe.decoder.feature_dropout
     model.decoder.set_dropout(recipe.decoder.dropout)
@@ -273,11 +294,16 @@ def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
 
 
 def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
-    """A model to start from has its architecture already; a recipe that asks for another one is told so."""
-    _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
+    """A model to start from has its decoder already; a recipe that asks for another one is told so."""
+    if not _names_another_encoder(recipe, model):
+        _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
+    elif not model.config.memory:
+        raise RecipeError(
+            f"encoder.name = {recipe.encoder.name!r}: the decoder of {recipe.run.init} takes its own encoder's grid as "
+            "it is (decoder.memory = 0); leave it out"
+        )
     decoder = asdict(model.config.decoder)
-    stored = {f"decoder.{name}": value for name, value in decoder.items()}
-    stored |= {"decoder.memory": model.config.memory, "encoder.name": model.config.encoder.name}
+    stored = {f"decoder.{name}": value for name, value in decoder.items()} | {"decoder.memory": model.config.memory}
     if decoder["name"] == "transformer":
         named = (name for name, size in SIZES.items() if size.items() <= decoder.items())
         stored["decoder.size"] = next(named, "another size")
