@@ -198,7 +198,8 @@ def test_a_plain_folder_at_any_depth_in_the_order_of_names(tmp_path: Path) -> No
 
 
 def test_every_layout_is_covered_here() -> None:
-    assert {layout for layout, _, _ in CASES.values()} | {"folder", "shards"} == set(LAYOUTS)  # test_shards has these
+    elsewhere = {"classes", "folder", "shards"}  # test_class_folders and test_shards have these
+    assert {layout for layout, _, _ in CASES.values()} | elsewhere == set(LAYOUTS)
 
 
 # --- one caption file, its images beside it ---------------------------------------------------------------------------

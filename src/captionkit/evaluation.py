@@ -27,6 +27,7 @@ from captionkit.metrics.scoring import check_metrics, check_numbers, make_metric
 from captionkit.progress import say, track
 from captionkit.results import ResultsFile
 from captionkit.search import Decoding
+from captionkit.text import split_words
 from captionkit.viz.page import Card, sectioned_page
 
 RESULTS, SCORES, GALLERY = "results.json", "scores.json", "gallery.html"
@@ -90,7 +91,7 @@ def evaluate_model(
         resamples=resamples,
         seed=seed,
     )
-    scores.notes.extend(left_out)
+    scores.notes.extend([*left_out, *_named(said, pictures)])
     made = _made_by(captioner, pictures, chosen, round(time.monotonic() - started, 1))
     files.write_text(
         output / SCORES, json.dumps({**scores.to_dict(), **made}, ensure_ascii=False, indent=1, default=str) + "\n"
@@ -115,6 +116,20 @@ def _captions(
             said[str(example.id)] = outcome.caption.text
             file.add({"path": example.name, "image_id": example.id, "captions": [outcome.caption.to_dict()]})
     return said, failures
+
+
+def _named(said: dict[str, str], pictures: CaptionSet) -> list[str]:
+    """A line about how many captions say the name of the class that their image is known to be of, if any is."""
+    known = [
+        (example.label, said[str(example.id)]) for example in pictures if example.label and str(example.id) in said
+    ]
+    if not known:
+        return []
+    names, captions = (split_words(texts) for texts in zip(*known, strict=True))
+    right = sum(
+        f" {' '.join(name)} " in f" {' '.join(caption)} " for name, caption in zip(names, captions, strict=True)
+    )
+    return [f"captions that name the class of their image: {right:,} of {len(known):,} ({right / len(known):.1%})"]
 
 
 def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from captionkit.datasets import coco, flickr, folder, imagefolder, kaggle, karpathy, seed, shards, table
+from captionkit.datasets import classes, coco, flickr, folder, imagefolder, kaggle, karpathy, seed, shards, table
 from captionkit.datasets.assemble import Entry, Place, assemble
 from captionkit.datasets.core import CaptionSet, Dataset, Example, Problem
 from captionkit.datasets.inspect import DatasetReport, inspect_dataset
@@ -61,6 +61,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "coco": coco,
     "csv": table,
     "shards": shards,
+    "classes": classes,
     "folder": folder,
 }
 

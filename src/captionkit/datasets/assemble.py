@@ -71,7 +71,7 @@ class Entry:
     """One image as a caption file states it, nothing checked yet.
 
     source: the file that states it, for messages. folder: where the image must lie, if the layout fixes that.
-    member: the image itself, where a layout keeps it in an archive.
+    member: the image itself, where a layout keeps it in an archive. label: the class that the image is known to be of.
     """
 
     id: int | str
@@ -81,26 +81,30 @@ class Entry:
     source: str
     folder: Path | None = None
     member: Member | None = None
+    label: str = ""
 
 
 class Row(NamedTuple):
-    """One line of a table: an image and some of its captions; split "" where none is given."""
+    """One line of a table: an image and some of its captions; split and label "" where none is given."""
 
     image: str
     captions: list[object]
     split: str
+    label: str = ""
 
 
 def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Problem]:
     """Join the rows that name the same image, whose id is that name; images in the order of their first rows."""
     images: dict[tuple[str, str], list[object]] = {}
+    labels: dict[tuple[str, str], str] = {}
     for row in rows:
         if isinstance(row, Problem):
             yield row
         else:
             images.setdefault((row.split, row.image), []).extend(row.captions)
+            labels.setdefault((row.split, row.image), row.label)
     for (split, image), captions in images.items():
-        yield Entry(image, image, captions, split, source)
+        yield Entry(image, image, captions, split, source, label=labels[split, image])
 
 
 def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Dataset:
@@ -123,7 +127,7 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
             left_out = f" (captions left out: {len(entry.captions)})" if entry.captions else ""
             problems.append(Problem(image.kind, image.where, image.detail + left_out))
         else:
-            examples[str(entry.id)] = Example(entry.id, image, _checked_captions(entry, problems))
+            examples[str(entry.id)] = Example(entry.id, image, _checked_captions(entry, problems), entry.label)
     for examples in splits.values():
         problems += _without_caption(examples.values())
     return Dataset(place.root, layout, {name: list(examples.values()) for name, examples in splits.items()}, problems)

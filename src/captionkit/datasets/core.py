@@ -27,11 +27,15 @@ _COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{1,18})")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image, by path, in an archive, or as the bytes of its file, and its reference captions (none to many)."""
+    """An image, by path, in an archive, or as the bytes of its file, and its reference captions (none to many).
+
+    label: the name of the class that the image is known to be of, in lower-case words; empty for none.
+    """
 
     id: int | str
     image: Path | Member | bytes
     captions: tuple[str, ...]
+    label: str = ""
 
     @property
     def name(self) -> str:

@@ -106,6 +106,11 @@ def _rank(names: tuple[str, ...], split: str) -> int | None:
     return None if len(known) < len(ranks) else 0 if 0 in known else max(known)
 
 
+def is_image_folder(name: str) -> bool:
+    """Whether a folder is called as folders of images are, whatever these show: images, photos, train2017, ..."""
+    return bool(_IMAGE_FOLDER.fullmatch(name) or _COCO_FOLDER.fullmatch(name))
+
+
 def _rank_of_name(name: str, split: str) -> int | None:
     # "val/" is closed to other splits, whose 1.jpg is another picture; COCO's names are unique over all its folders.
     coco = _COCO_FOLDER.fullmatch(name)

@@ -42,7 +42,7 @@ def _placed(row: Row, place: Place, file: Path) -> Row:
     image = row.image if file.parent == place.root else f"{place.name(file.parent)}/{row.image}"
     folders = (file.parent.name, row.image.split("/", 1)[0])
     split = row.split or next(filter(None, map(split_of_folder, folders)), "")
-    return Row(image, row.captions, split)
+    return Row(image, row.captions, split, row.label)
 
 
 def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:

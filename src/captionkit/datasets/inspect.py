@@ -40,13 +40,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split in numbers. `lengths` counts the captions of each number of words."""
+    """One split in numbers.
+
+    lengths: how many captions have each number of words. classes: how many images are known to be of each class.
+    """
 
     images: int
     captions: int
     captions_per_image: Spread
     words_per_caption: Spread
     lengths: dict[int, int]
+    classes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def _split_report(examples: CaptionSet, lengths: list[int]) -> SplitReport:
         captions_per_image=Spread.of([len(example.captions) for example in examples]),
         words_per_caption=Spread.of(lengths),
         lengths=dict(sorted(Counter(lengths).items())),
+        classes=dict(sorted(Counter(example.label for example in examples if example.label).items())),
     )
 
 
@@ -137,12 +142,12 @@ def _count_words(dataset: Dataset) -> tuple[dict[str, list[int]], int, int]:
 
 
 def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
-    named: dict[str, list[tuple[str, Example]]] = defaultdict(list)
+    named: dict[tuple[str, str], list[tuple[str, Example]]] = defaultdict(list)
     for split, examples in dataset.items():
         for example in examples:
-            named[example.name].append((split, example))
+            named[example.name, example.label].append((split, example))
     shared: dict[str, list[str]] = {}
-    for name, places in named.items():
+    for (name, _), places in named.items():
         if len({split for split, _ in places}) > 1:
             # train/1.jpg and val/1.jpg are mostly two pictures; an equal id or size tells that they are one.
             splits_of: dict[tuple[str, object], set[str]] = defaultdict(set)
@@ -191,10 +196,26 @@ def _lines(report: DatasetReport) -> Iterator[str]:
             f"{words.min:>3}{words.median:>7.3g}{words.p95:>5.3g}{words.max:>5}"
         )
     yield from _histogram(report)
+    yield from _class_lines(report)
     yield ""
     yield f"vocabulary: {report.vocabulary:,} words, {report.seen_once:.0%} of them seen once"
     yield f"images in more than one split: {_some(list(report.shared_images))}"
     yield from _problem_lines(report)
+
+
+def _class_lines(report: DatasetReport) -> Iterator[str]:
+    names = list(dict.fromkeys(chain.from_iterable(split.classes for split in report.splits.values())))
+    if not names:
+        return
+    yield ""
+    yield f"classes: {_some(names)}"
+    for name, split in report.splits.items():
+        if split.classes:
+            images = Spread.of(list(split.classes.values()))
+            yield (
+                f"  {_printable(name):<10}{len(split.classes):>10,} classes, images a class: "
+                f"{images.min:,} to {images.max:,}, median {images.median:,.3g}"
+            )
 
 
 def _problem_lines(report: DatasetReport) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """CSV and TSV with a header that names an image column and a caption column; one row an image, or one a caption.
 
 Fields may be separated by commas, tabs, semicolons or bars; the Flickr30k file of Kaggle (results.csv: `image_name|
-comment_number| comment`) is one of these. The split stands in a column called split, or in the file's name (train.csv).
+comment_number| comment`) is one of these. The split stands in a column called split, or in the file's name (train.csv);
+the class that an image is known to be of, in one called class.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class _Columns(NamedTuple):
     image: int
     caption: int
     split: int | None
+    label: int | None
 
 
 def detect(place: Place) -> list[Path]:
@@ -78,7 +80,8 @@ def _columns(header: str) -> _Columns | None:
         image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)
         caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
         if image is not None and caption is not None:
-            return _Columns(delimiter, len(names), image, caption, names.index("split") if "split" in names else None)
+            split, label = (names.index(name) if name in names else None for name in ("split", "class"))
+            return _Columns(delimiter, len(names), image, caption, split, label)
     return None
 
 
@@ -90,7 +93,8 @@ def _row(cells: list[str], header: _Columns, where: str) -> Row | Problem:
     image, caption = cells[header.image].strip(), cells[header.caption]
     if not image:
         return Problem("caption without image", where, ascii(caption[:80]))
-    return Row(image, _listed(caption), "" if header.split is None else cells[header.split].strip())
+    split, label = ("" if column is None else cells[column].strip() for column in (header.split, header.label))
+    return Row(image, _listed(caption), split, label)
 
 
 def _listed(cell: str) -> list[object]:
