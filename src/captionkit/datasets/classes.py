@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from captionkit.datasets.assemble import Entry, Place
-from captionkit.datasets.core import IMAGE_SUFFIXES, Problem, split_of_folder
+from captionkit.datasets.core import Problem, split_of_folder
 from captionkit.datasets.finder import is_image_folder
 from captionkit.datasets.reading import peek_line, read_lines
 from captionkit.errors import DatasetError
+from captionkit.files import IMAGE_SUFFIXES
 
 LOOKS_FOR = "folders called after what their images show (NAME/1.jpg), here or in train/, valid/, test/"
 TEMPLATES_FILE, NAMES_FILE = "templates.txt", "names.txt"
