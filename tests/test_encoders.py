@@ -22,9 +22,16 @@ from captionkit.viz.samples import sample_photos
 WEIGHTS = {
     "mobilenet-edgetpu": "weights/mobilenet_edgetpu_1.0_224.fp16.safetensors",
     "mobilenet-v2": "weights/mobilenet_v2_1.0_224_tf2ptq.fp16.safetensors",
+    "efficientnet-lite2": "weights/efficientnet_lite2.fp16.safetensors",
 }
-PARAMETERS = {"mobilenet-edgetpu": 2.79, "mobilenet-v2": 2.21}  # millions, as published
-both = pytest.mark.parametrize("name", WEIGHTS)
+PARAMETERS = {"mobilenet-edgetpu": 2.79, "mobilenet-v2": 2.21, "efficientnet-lite2": 4.81}  # millions, as published
+# of the ImageNet classifier: the name of its tensors, and how many rows stand before the first class
+CLASSIFIER = {
+    "mobilenet-edgetpu": ("classifier", 1),
+    "mobilenet-v2": ("classifier", 1),
+    "efficientnet-lite2": ("_fc", 0),
+}
+every = pytest.mark.parametrize("name", WEIGHTS)
 # ImageNet classes: Egyptian cat; espresso; tripod; moped or motor scooter
 CLASSES = {"chelsea.png": {285}, "coffee.png": {967}, "camera.png": {872}, "motorcycle_left.png": {665, 670}}
 
@@ -59,30 +66,31 @@ def test_padding_is_tensorflows(kernel, stride, size):
     np.testing.assert_allclose(out, same_convolution(x, weight, stride), atol=1e-12)
 
 
-@both
+@every
 def test_published_weights_know_real_photos(name, shared):
     pytest.importorskip("skimage", reason="the extra `demo` is not installed")
     encoder = fresh(name, batch_norm=False).eval()
     encoder.load_published(shared / WEIGHTS[name])
     stored = load_file(shared / WEIGHTS[name])
-    weight, bias = (stored[f"classifier.{part}"].float() for part in ("weight", "bias"))
+    head, background = CLASSIFIER[name]
+    weight, bias = (stored[f"{head}.{part}"].float() for part in ("weight", "bias"))
     photos = {file: photo for file, photo in sample_photos() if file in CLASSES}
     assert len(photos) >= 3
     images = np.stack([preprocess(photo, encoder.preprocessing()) for photo in photos.values()])
     with torch.inference_mode():
         pooled = encoder(torch.from_numpy(images)).mean(1)  # [B,G,D] -> [B,D]
-    classes = nn.functional.linear(pooled, weight.flatten(1), bias.flatten()).argmax(-1) - 1  # row 0 is the background
+    classes = nn.functional.linear(pooled, weight.flatten(1), bias.flatten()).argmax(-1) - background
     wrong = {file: found for file, found in zip(photos, classes.tolist(), strict=True) if found not in CLASSES[file]}
     assert not wrong
 
 
-@both
+@every
 def test_size_is_as_published(name):
     count = sum(parameter.numel() for parameter in fresh(name, batch_norm=False).parameters()) / 1e6
     assert count == pytest.approx(PARAMETERS[name], abs=0.006)
 
 
-@both
+@every
 @pytest.mark.parametrize("size", [(224, 224), (64, 96), (33, 65), (1, 31)])
 def test_grid_is_that_of_the_output(name, size):
     encoder = fresh(name).eval()
@@ -91,7 +99,7 @@ def test_grid_is_that_of_the_output(name, size):
         assert encoder(torch.zeros(2, 3, *size)).shape == (2, rows * columns, encoder.dim)
 
 
-@both
+@every
 def test_cells_are_in_row_major_order(name):
     encoder = fresh(name).eval()
     picture = torch.zeros(1, 3, 96, 160)
@@ -131,7 +139,9 @@ def test_wrong_weights_are_refused_in_one_line(tmp_path, shared):
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ModelError, match="'mobilenet-edgtpu' is unknown; did you mean 'mobilenet-edgetpu'"):
         build_encoder(EncoderConfig("mobilenet-edgtpu"))
-    with pytest.raises(ModelError, match="'xyz' is unknown; use mobilenet-edgetpu, mobilenet-v2 or a transformers"):
+    with pytest.raises(
+        ModelError, match="'xyz' is unknown; use efficientnet-lite2, mobilenet-edgetpu, mobilenet-v2 or a transformers"
+    ):
         build_encoder(EncoderConfig("xyz"))
     with pytest.raises(ModelError, match="'transformers' is unknown"):
         build_encoder(EncoderConfig("transformers"))
@@ -150,7 +160,7 @@ def training_step(encoder: Encoder) -> set[str]:
     return {name for name, tensor in encoder.state_dict().items() if not torch.equal(before[name], tensor)}
 
 
-@both
+@every
 @pytest.mark.parametrize("stage", [None, 0, 3, -1, -4])
 def test_only_what_is_trained_changes(name, stage):
     encoder = fresh(name)
@@ -165,6 +175,33 @@ def test_only_what_is_trained_changes(name, stage):
     assert {key[: key.index(".", 9) + 1] for key in changed} == expected
     for statistic in ("norm.running_mean", "norm.weight", "conv.weight") if expected else ():
         assert any(key.endswith(statistic) for key in changed)
+
+
+@every
+@pytest.mark.parametrize("stage", [3, -1, -7])
+def test_what_frozen_stages_compute_may_be_kept(name, stage):
+    encoder = fresh(name)
+    assert not encoder.cacheable  # trained whole
+    encoder.train_from(stage)
+    assert encoder.cacheable
+    encoder.eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        kept = encoder.encode_frozen(images)  # [B,H,W,C]
+        torch.testing.assert_close(encoder.encode_trained(kept), encoder(images), rtol=0, atol=0)
+    state, first = encoder.frozen_state(), stage % len(encoder.stages)
+    frozen = torch.nn.Module()
+    frozen.features = nn.ModuleList(encoder.stages[:first])
+    assert set(state) == set(frozen.state_dict())
+
+
+def test_what_a_frozen_encoder_computes_is_its_grid():
+    encoder = fresh().eval()
+    encoder.train_from(None)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(encoder.encode_frozen(images), encoder(images))
+    assert set(encoder.frozen_state()) == set(encoder.state_dict())
 
 
 def test_frozen_stages_stay_in_evaluation_mode_however_they_are_asked():
