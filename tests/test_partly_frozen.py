@@ -138,6 +138,16 @@ def publish(path: Path) -> None:
     save_file({name: value for name, value in stored.items() if not name.endswith("num_batches_tracked")}, path)
 
 
+def test_an_encoder_is_named_where_nothing_else_tells_which(data: Path, start: Path, tmp_path: Path) -> None:
+    unnamed = {"encoder.name": "", "encoder.weights": start, **SIZE}
+    assert setup.prepare(recipe_of(unnamed), data).model.config.encoder.name == "mobilenet-v2"
+    publish(tmp_path / "lite.safetensors")
+    with pytest.raises(RecipeError, match=r"encoder\.name is empty, .* name it"):
+        setup.prepare(recipe_of({**unnamed, "encoder.weights": tmp_path / "lite.safetensors"}), data)
+    with pytest.raises(RecipeError, match=r"encoder of .* is mobilenet-v2, not mobilenet-edgetpu"):
+        setup.prepare(recipe_of({**unnamed, "encoder.name": "mobilenet-edgetpu"}), data)
+
+
 def test_a_decoder_that_sees_the_encoders_own_grid_keeps_its_encoder(data: Path, start: Path) -> None:
     model = load_model(open_model(start))
     plain = CaptioningModel(setup.replace(model.config, memory=0), 20)

@@ -86,9 +86,9 @@ class EncoderRecipe:
     """Which encoder, with what weights, and how much of it is trained."""
 
     name: str = _field(
-        "mobilenet-edgetpu",
-        "mobilenet-edgetpu, mobilenet-v2, the Hub id or folder of a transformers vision backbone, timm:NAME or "
-        "torchvision:NAME",
+        "",
+        "efficientnet-lite2, mobilenet-edgetpu, mobilenet-v2, the Hub id or folder of a transformers vision backbone, "
+        "timm:NAME or torchvision:NAME; empty: that of the model whose weights are taken, by --init or encoder.weights",
     )
     weights: str = _field(
         "bundled",

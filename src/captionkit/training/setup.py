@@ -216,7 +216,7 @@ def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     wanted = recipe.encoder
     adapted = is_adapted(wanted.name)
-    backbone = adapted or "/" in wanted.name or Path(wanted.name).is_dir()
+    backbone = adapted or "/" in wanted.name or bool(wanted.name and Path(wanted.name).is_dir())
     if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
         source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
         raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")
@@ -226,6 +226,10 @@ def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
         return load(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
     if wanted.weights and not wanted.weights.endswith(".safetensors"):
         return _encoder_of(wanted)
+    if not wanted.name:
+        raise RecipeError(
+            "encoder.name is empty, and encoder.weights is no captioning model that would tell; name it"
+        )
     config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
     encoder = build_encoder(config)
     if wanted.weights:
@@ -243,7 +247,7 @@ def _refuse_weights(wanted: EncoderRecipe, why: str) -> None:
 def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
     """The encoder of a captioning model."""
     model = load_model(open_model(wanted.weights))
-    if model.config.encoder.name != wanted.name:
+    if wanted.name not in ("", model.config.encoder.name):
         raise RecipeError(
             f"encoder.weights: the encoder of {wanted.weights} is {model.config.encoder.name}, not {wanted.name}; "
             "change encoder.name, or name other weights"
@@ -282,7 +286,7 @@ def _with_encoder(
 
 
 def _names_another_encoder(recipe: Recipe, model: CaptioningModel) -> bool:
-    return recipe.encoder.name not in (EncoderRecipe().name, model.config.encoder.name)
+    return recipe.encoder.name not in ("", model.config.encoder.name)
 
 
 def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:

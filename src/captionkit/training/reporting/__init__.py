@@ -51,7 +51,7 @@ def _document(material: Material) -> Document:
     try:
         (encoder, decoder), figures = material.architecture, results.key_figures(material)
     except Exception:  # the sections say why
-        encoder, decoder, figures = material.recipe.encoder.name, material.recipe.decoder.name, []
+        encoder, decoder, figures = material.recipe.encoder.name or "an encoder", material.recipe.decoder.name, []
     made_by = f"Written by captionkit {__version__}; `captionkit report {material.path}` writes it anew."
     return Document(f"{decoder} on {encoder}", _lead(material), figures, sections, made_by)
 
