@@ -227,9 +227,7 @@ def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     if wanted.weights and not wanted.weights.endswith(".safetensors"):
         return _encoder_of(wanted)
     if not wanted.name:
-        raise RecipeError(
-            "encoder.name is empty, and encoder.weights is no captioning model that would tell; name it"
-        )
+        raise RecipeError("encoder.name is empty, and encoder.weights is no captioning model that would tell; name it")
     config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
     encoder = build_encoder(config)
     if wanted.weights:
