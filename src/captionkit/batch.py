@@ -12,12 +12,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captionkit import files
+from captionkit import files, paths
 from captionkit.errors import CaptionkitError
 from captionkit.images import open_image
 from captionkit.inputs import Input, find_inputs
 from captionkit.loading import load
-from captionkit.progress import say, track
+from captionkit.progress import say, tell, track
 from captionkit.results import ResultsFile
 
 # `load` imports the captioner, while it opens the model.
@@ -55,7 +55,7 @@ def caption_inputs(
             if results:
                 results.add(record)
             if "error" in record:
-                failures.append(given.name)
+                failures.append(paths.shown(given.name))
                 say(f"captionkit: {record['error']}")
             elif drawings and outcome.caption:
                 _draw(captioner, given, outcome.caption, drawings.place(given))
@@ -131,19 +131,19 @@ def _outcomes(
 
 
 def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
-    if given.name == "-":  # a picture from standard input came as bytes, which nobody has named
-        outcome = replace(outcome, error=outcome.error.replace("bytes:", "-:", 1))
+    if isinstance(given.source, bytes):  # from standard input or a pipe, so the model was told no name
+        outcome = replace(outcome, error=outcome.error.replace("bytes:", f"{given.name}:", 1))
     return outcome.to_dict(given.name, maps=maps)
 
 
 def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
     if as_json:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        tell(json.dumps(record, ensure_ascii=False))
         return
     captions = record.get("captions", ())
     for caption in captions:
         line = caption["text"] if len(captions) == 1 else f"{caption['confidence']:.2f}  {caption['text']}"
-        print(line if single else f"{record['path']}\t{line}", flush=True)
+        tell(line if single else f"{record['path']}\t{line}")
 
 
 def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
@@ -188,7 +188,7 @@ def caption_samples(output: Path, *, model: str | None) -> int:
         if found is None:
             cards.append(Card(label=name, error=outcome.error))
             continue
-        print(f"{name}\t{found.text}", flush=True)
+        tell(f"{name}\t{found.text}")
         cards.append(
             Card(
                 photo=photo,
@@ -201,5 +201,5 @@ def caption_samples(output: Path, *, model: str | None) -> int:
         )
     note = "Sample photographs that come with scikit-image, captioned by captionkit."
     files.write_text(output, captions_page("What captionkit sees", cards, note=note))
-    print(f"page with attention maps: {output}", file=sys.stderr)
+    say(f"page with attention maps: {output}")
     return 0

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from captionkit import files
+from captionkit import files, paths
 from captionkit.calibration import Calibration
 from captionkit.errors import CaptionkitError, ModelError
 
@@ -115,9 +115,10 @@ class ModelFolder:
         if expected is None:
             raise ModelError(f"{self.path}: has no {name}; {_REMEDY.get(name, 'get the model again')}")
         try:
+            paths.check_file(self.path / name, ModelError)
             content = (self.path / name).read_bytes()
         except OSError as error:
-            raise ModelError(f"{self.path / name}: cannot be read ({error.strerror}); get the model again") from None
+            raise ModelError(paths.unreadable(self.path / name, error)) from None
         if len(content) != expected["bytes"]:
             raise ModelError(
                 f"{self.path / name}: has {len(content)} bytes instead of {expected['bytes']}; get the model again"
@@ -141,21 +142,29 @@ _REMEDY = {
 
 def open_model(source: str | os.PathLike[str] | None = None) -> ModelFolder:
     """Open a model: a folder, a Hub id such as `owner/name` (or `owner/name@revision`), or None for the bundled one."""
-    path = BUNDLED if source is None or str(source) == "bundled" else Path(source)
-    if not path.exists() and _HUB_ID.fullmatch(str(source)):
-        path = _from_hub(str(source))
-    files.recover_folder(path)
+    path = BUNDLED if source is None or str(source) == "bundled" else _found(source)
     config_path = path / CONFIG
-    if not config_path.is_file():
-        raise ModelError(f"{path}: no model folder ({CONFIG} not found); give a folder made by captionkit, or a Hub id")
-    if config_path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ModelError(f"{config_path}: too large for a config; get the model again")
+    if not paths.exists(config_path, ModelError):
+        raise ModelError(
+            f"{paths.shown(path)}: no model folder ({CONFIG} not found); give a folder made by captionkit, or a Hub id"
+        )
+    content = paths.read_text(config_path, ModelError, limit=_MAX_CONFIG_BYTES)
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{config_path}: not JSON ({error}); get the model again") from None
     _check(config, config_path)
     return ModelFolder(path, config)
+
+
+def _found(source: str | os.PathLike[str]) -> Path:
+    """Where a model that is named lies, fetched from the Hub where no folder has that name."""
+    path = Path(source)
+    if not paths.exists(source, ModelError) and path.name:
+        files.recover_folder(path)
+        if not paths.exists(path) and _HUB_ID.fullmatch(str(source)):
+            return _from_hub(str(source))
+    return path
 
 
 def _check(config: Any, path: Path) -> None:

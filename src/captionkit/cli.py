@@ -15,34 +15,50 @@ from typing import Any, NoReturn
 
 from captionkit import __version__
 from captionkit.errors import CaptionkitError
+from captionkit.paths import unreadable
+from captionkit.progress import discard, say, tell
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 not (all) done, 2 wrong usage."""
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name or a word that the terminal cannot show must not end the work
             stream.reconfigure(errors="backslashreplace")
-    parser = _parser(arguments if arguments is not None else sys.argv[1:])
-    parsed, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        parsed.parser.refuse(unknown)
+    parsed = argparse.Namespace(extra="")
     try:
+        parsed, unknown = _parser(arguments if arguments is not None else sys.argv[1:]).parse_known_args(arguments)
+        if unknown:
+            parsed.parser.refuse(unknown)
         return parsed.command(parsed)
     except CaptionkitError as error:
-        print(f"captionkit: {error}", file=sys.stderr)
+        say(f"captionkit: {error}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("captionkit"):
             raise
-        print(f"captionkit: {error.name} is not installed; run `{_INSTALL}[{parsed.extra}]'`", file=sys.stderr)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        sys.stderr.close()
+        say(f"captionkit: {error.name} is not installed; run `{_INSTALL}[{parsed.extra}]'`")
+    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+        discard(sys.stdout)
+    except OSError as error:  # what failed in the midst of work, such as a disk that went
+        say(f"captionkit: {unreadable(error.filename or 'a file', error)}")
     except KeyboardInterrupt:
-        print("captionkit: interrupted", file=sys.stderr)
+        say("captionkit: interrupted")
         return 130
     return 1
+
+
+def _fill_closed_streams() -> None:
+    """Put something in the place of standard streams that the caller closed.
+
+    Otherwise a file that is opened later would take the place, and what is printed would land in it.
+    """
+    for name, use in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, use)  # the lowest that is free: the closed one
+            if name != "stdin":  # to write to what is open for reading fails, as it should where an answer is lost
+                setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115
 
 
 _INSTALL = "pip install 'captionkit"
@@ -50,6 +66,10 @@ _INSTALL = "pip install 'captionkit"
 
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong; a command with sixty options has too long a usage to show."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            (tell if file is sys.stdout else say)(message.rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"captionkit: {message} (see `{self.prog} --help`)\n")
@@ -78,7 +98,6 @@ def caption(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train a captioner on captioned pictures."""
-    from captionkit.progress import say
     from captionkit.training.recipe import load_recipe, usual_recipe
 
     overrides = _overrides(options)
@@ -103,9 +122,9 @@ def find_lr(options: argparse.Namespace) -> int:
 
     tests, suggested = find_rates(options.data, options.output, recipe, steps=options.steps)
     for test in tests:
-        print(f"captionkit: {test}", file=sys.stderr)
-    print(f"captionkit: the curves are in {options.output}; to train with what they suggest:", file=sys.stderr)
-    print(shlex.join(["captionkit", "train", str(options.data), "--output", "RUN", *suggested.to_flags()]))
+        say(f"captionkit: {test}")
+    say(f"captionkit: the curves are in {options.output}; to train with what they suggest:")
+    tell(shlex.join(["captionkit", "train", str(options.data), "--output", "RUN", *suggested.to_flags()]))
     return 0
 
 
@@ -146,7 +165,7 @@ def evaluate(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     _show(done.scores, done.scores.notes, options.json)
-    print(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}", file=sys.stderr)
+    say(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}")
     return 1 if done.failures else 0
 
 
@@ -164,7 +183,7 @@ def tune(options: argparse.Namespace) -> int:
         horizons=options.horizon,
         write=options.write,
     )
-    print(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
+    tell(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
     return 0
 
 
@@ -173,7 +192,7 @@ def average(options: argparse.Namespace) -> int:
     from captionkit.training.soup import average_models
 
     chosen = {"split": options.split, "half": options.half, "every": options.all}
-    print(average_models(options.data, options.models, options.output, **chosen))
+    tell(average_models(options.data, options.models, options.output, **chosen))
     return 0
 
 
@@ -224,8 +243,8 @@ def _metrics(options: argparse.Namespace) -> list[Any] | None:
 
 def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:
     for note in notes:
-        print(f"captionkit: {note}", file=sys.stderr)
-    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if as_json else report)
+        say(f"captionkit: {note}")
+    tell(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if as_json else report)
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -236,9 +255,9 @@ def inspect(options: argparse.Namespace) -> int:
     summary = _summary(report.path) if isinstance(report, ModelReport) else None
     if options.json:
         values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
-        print(json.dumps(values, ensure_ascii=False, indent=1))
+        tell(json.dumps(values, ensure_ascii=False, indent=1))
     else:
-        print(f"{report}\n\n{summary}" if summary else report)
+        tell(f"{report}\n\n{summary}" if summary else report)
     return 0 if report.sound else 1
 
 
@@ -256,7 +275,7 @@ def _summary(model: str) -> Any:
         more = f"{error.name} is not installed; `{_INSTALL}[train]'` adds each part's shape, parameters, FLOPs, memory"
     except CaptionkitError as error:
         more = f"its parts cannot be told: {error}"
-    print(f"captionkit: {more}", file=sys.stderr)
+    say(f"captionkit: {more}")
     return None
 
 
@@ -273,14 +292,14 @@ def export(options: argparse.Namespace) -> int:
             raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
         given["data"] = given.pop("evaluate", None)
         given["keep_weights"] = options.keep_weights
-        print(export_int8(options.model, options.output, pictures=options.pictures, **given))
+        tell(export_int8(options.model, options.output, pictures=options.pictures, **given))
         return 0
     from captionkit.export.folder import export_model
 
     if given or options.output or options.keep_weights:
         others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
         raise CaptionkitError(f"{others} go with --int8; add it")
-    print(export_model(options.model, pictures=options.pictures, half=options.half))
+    tell(export_model(options.model, pictures=options.pictures, half=options.half))
     return 0
 
 
@@ -300,7 +319,7 @@ def plot(options: argparse.Namespace) -> int:
     from captionkit.inspection import plot_runs
 
     plot_runs(options.runs, options.output)
-    print(f"curves: {options.output}", file=sys.stderr)
+    say(f"curves: {options.output}")
     return 0
 
 
@@ -308,7 +327,7 @@ def report(options: argparse.Namespace) -> int:
     """Write the report of a run: report.html and report.md in its folder."""
     from captionkit.training.reporting.again import report_run
 
-    print(report_run(options.run, options.data))
+    tell(report_run(options.run, options.data))
     return 0
 
 
@@ -333,35 +352,35 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         metavar="PHOTO",
         help="picture, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
-    add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
     _add_decoding(add, fields=arguments[:1] == ["caption"])
     add("--json", action="store_true", help="one JSON object a line")
     add(
         "--attention",
         metavar="OUT",
-        type=Path,
+        type=_path,
         help="where the model looked: OUT.png, .gif or .npz, a folder for several, or - for terminal or JSON",
     )
-    add("--output", metavar="FILE", type=Path, help="also write a file: .json (COCO results), .jsonl or .csv")
+    add("--output", metavar="FILE", type=_path, help="also write a file: .json (COCO results), .jsonl or .csv")
 
     add = _add(commands, train, extra="train")
     add(
         "data",
-        type=Path,
+        type=_path,
         nargs="+",
         metavar="DATA",
         help="captioned pictures, in any layout that `captionkit inspect` knows; of several, the first's validation "
         "split decides what is kept, and --data.weights says how often each is shown",
     )
-    add("--output", type=Path, required=True, metavar="RUN", help="folder for everything the run makes")
+    add("--output", type=_path, required=True, metavar="RUN", help="folder for everything the run makes")
     add("--resume", action="store_true", help="go on with the run in --output")
     _add_recipe(add, fields=arguments[:1] == ["train"])
 
     add = _add(commands, find_lr, extra="train")
-    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
     add(
         "--output",
-        type=Path,
+        type=_path,
         default=Path("learning-rate.png"),
         metavar="FILE",
         help="the plot; its points come beside it, as .json (default: %(default)s)",
@@ -370,31 +389,31 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_recipe(add, fields=arguments[:1] == ["find-lr"])
 
     add = _add(commands, sweep, extra="sweep")
-    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
-    add("--space", type=Path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
+    add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
     add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
     add("--timeout", type=float, metavar="MINUTES", help="after which no trial is begun")
     add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
     _add_recipe(add, fields=arguments[:1] == ["sweep"])
 
     add = _add(commands, evaluate, extra="train")
-    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
-    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     _add_decoding(add, fields=arguments[:1] == ["evaluate"])
     _add_scoring(add)
     add(
         "--output",
-        type=Path,
+        type=_path,
         default=Path("captionkit-evaluation"),
         metavar="FOLDER",
         help="for results.json, scores.json and gallery.html (default: %(default)s)",
     )
 
     add = _add(commands, tune, extra="train")
-    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
-    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     add("--beam", type=_numbers(int), default=(1, 3, 5), metavar="N,...", help="to try (default: 1,3,5)")
     penalties = (0.5, 0.7, 0.85, 1.0, 1.2)
@@ -406,59 +425,77 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, average, extra="train")
-    add("data", type=Path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
-    add("models", nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("models", type=_named, nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
+    add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
     add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
     add("--all", action="store_true", help="average all of them, whether it helps or not")
 
     add = _add(commands, score, extra="train")
-    add("references", metavar="REFERENCES", help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset")
-    add("candidates", metavar="CANDIDATES", help="captions to score: COCO results (.json), .jsonl or .csv")
+    add(
+        "references",
+        type=_named,
+        metavar="REFERENCES",
+        help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset",
+    )
+    add("candidates", type=_named, metavar="CANDIDATES", help="captions to score: COCO results (.json), .jsonl or .csv")
     add("--split", help="of the references (default: the one that the candidates are of)")
     _add_scoring(add)
-    add("--per-image", type=Path, metavar="OUT.csv", help="write the scores of each image")
-    add("--compare", metavar="OTHER", help="another results file: what differs, and how surely")
+    add("--per-image", type=_path, metavar="OUT.csv", help="write the scores of each image")
+    add("--compare", type=_named, metavar="OTHER", help="another results file: what differs, and how surely")
     add("--tokenizer", choices=("ptb", "words"), help="coco-caption's, or one for any language (default: what suits)")
-    add("--frequencies", type=Path, metavar="FILE", help="CIDEr's document frequencies: references, or a saved .npz")
-    add("--training", metavar="DATA", help="the captions of the training set, to tell how many candidates are new")
+    add("--frequencies", type=_path, metavar="FILE", help="CIDEr's document frequencies: references, or a saved .npz")
+    add(
+        "--training",
+        type=_named,
+        metavar="DATA",
+        help="the captions of the training set, to tell how many candidates are new",
+    )
 
     add = _add(commands, inspect, extra="train")
-    add("path", metavar="DATA|MODEL|RUN")
+    add("path", type=_named, metavar="DATA|MODEL|RUN")
     add("--layout", help="read the dataset as this layout instead of detecting it")
     add("--images", action="store_true", help="also open every picture")
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, export, extra="export")
-    add("model", metavar="MODEL", help="model folder with weights")
-    add("--pictures", type=Path, metavar="DIR", help="real pictures to try the graphs on (default: sample photographs)")
+    add("model", type=_named, metavar="MODEL", help="model folder with weights")
+    add(
+        "--pictures", type=_path, metavar="DIR", help="real pictures to try the graphs on (default: sample photographs)"
+    )
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
     add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
-    add("--output", type=Path, metavar="FOLDER", help="the folder for --int8")
+    add("--output", type=_path, metavar="FOLDER", help="the folder for --int8")
     add("--keep-weights", action="store_true", help="put the weights to train on into that folder too")
-    add("--evaluate", type=Path, metavar="DATA", help="score captions before and after --int8 on these pictures")
+    add("--evaluate", type=_path, metavar="DATA", help="score captions before and after --int8 on these pictures")
     add("--split", help="which of its splits (default: val)")
     add("--limit", type=int, metavar="N", help="the first N of its pictures alone")
     add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
 
     add = _add(commands, serve, extra="serve")
-    add("model", nargs="?", metavar="MODEL", help="model folder or Hub id (default: what comes with captionkit)")
+    add(
+        "model",
+        type=_named,
+        nargs="?",
+        metavar="MODEL",
+        help="model folder or Hub id (default: what comes with captionkit)",
+    )
     _add_fields(add, Settings, "serve", defaults=True)
 
     add = _add(commands, plot, extra="train")
-    add("runs", nargs="+", metavar="RUN", help="folders that `captionkit train` made")
-    add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture (default: %(default)s)")
+    add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
+    add("--output", type=_path, default=Path("curves.png"), metavar="FILE", help="the picture (default: %(default)s)")
 
     add = _add(commands, report, extra="train")
-    add("run", type=Path, metavar="RUN", help="folder that `captionkit train` made")
-    add("--data", type=Path, nargs="+", metavar="DATA", help="where its pictures lie now (default: where they lay)")
+    add("run", type=_path, metavar="RUN", help="folder that `captionkit train` made")
+    add("--data", type=_path, nargs="+", metavar="DATA", help="where its pictures lie now (default: where they lay)")
 
     add = _add(commands, demo, extra="demo")
-    add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
     add(
         "--output",
-        type=Path,
+        type=_path,
         default=Path("captionkit-demo.html"),
         metavar="FILE",
         help="the page (default: %(default)s)",
@@ -507,6 +544,17 @@ def _add_fields(add: Callable[..., Any], table: type, kind: str, *, defaults: bo
         add(flag, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
 
 
+def _named(text: str) -> str:
+    """What names a file, a folder or a model."""
+    if not text:  # pathlib would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty name; is a shell variable unset?")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_named(text))
+
+
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     def numbers(text: str) -> tuple[Any, ...]:
         return tuple(kind(part) for part in text.split(",") if part.strip())
@@ -520,7 +568,12 @@ def _listed(phrases: str) -> tuple[str, ...]:
 
 def _add_scoring(add: Callable[..., Any]) -> None:
     add("--metrics", metavar="NAMES", help="bleu, meteor, rouge, cider, cider-plain, spice, diversity; with commas")
-    add("--clip", metavar="CLIP", help="also CLIPScore and RefCLIPScore, by this CLIP model: a folder or Hub id")
+    add(
+        "--clip",
+        type=_named,
+        metavar="CLIP",
+        help="also CLIPScore and RefCLIPScore, by this CLIP model: a folder or Hub id",
+    )
     add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
     add("--seed", type=int, default=0, help="of the resamples (default: 0)")
     add("--json", action="store_true", help="machine-readable")
@@ -528,8 +581,14 @@ def _add_scoring(add: Callable[..., Any]) -> None:
 
 def _add_recipe(add: Callable[..., Any], *, fields: bool) -> None:
     """The recipe's flags: a name or a file, and (with `fields`, which take a while) one for every field."""
-    add("--recipe", metavar="NAME|FILE", help="shipped recipe, or a TOML file")
-    add("--init", dest="recipe:run.init", metavar="MODEL", help="start from a model: a folder, a Hub id, or 'bundled'")
+    add("--recipe", type=_named, metavar="NAME|FILE", help="shipped recipe, or a TOML file")
+    add(
+        "--init",
+        type=_named,
+        dest="recipe:run.init",
+        metavar="MODEL",
+        help="start from a model: a folder, a Hub id, or 'bundled'",
+    )
     if fields:
         _add_recipe_fields(add)
 

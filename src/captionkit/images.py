@@ -67,6 +67,20 @@ _KINDS = {
 
 SUFFIXES = IMAGE_SUFFIXES
 
+#: names of images of kinds that are not opened, and what makes JPEGs of them
+UNOPENED = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "`heif-convert` (libheif)"),
+    ".jxl": "`djxl` (libjxl)",
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf", ".jxr", ".psd", ".tga"), "`magick` (ImageMagick)"),
+    **dict.fromkeys(
+        (
+            *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".rwl"),
+            *(".pef", ".srw", ".iiq", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".x3f", ".gpr"),
+        ),
+        "`darktable-cli`, or export them from the camera's program",
+    ),
+}
+
 _ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1:
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -1,24 +1,27 @@
-"""What the command line names, as pictures: files, folders, tar shards, patterns, and standard input."""
+"""What the command line names, as images: files, folders, tar shards, patterns, pipes, and standard input."""
 
 from __future__ import annotations
 
 import glob
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from captionkit import paths
 from captionkit.datasets import Problem, shards
+from captionkit.errors import CaptionkitError
 from captionkit.files import Member
-from captionkit.images import MAX_BYTES, SUFFIXES
-
-_SNIFF = 1024
+from captionkit.images import MAX_BYTES, SUFFIXES, UNOPENED
+from captionkit.piped import read_piped
 
 
 @dataclass(frozen=True)
 class Input:
-    """A picture to caption, or the reason why there is none."""
+    """An image to caption, or the reason why there is none."""
 
     name: str
     source: str | bytes | Member = ""
@@ -26,77 +29,156 @@ class Input:
 
 
 def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[Input]:
-    """The pictures that `named` stand for, in order; `-` is standard input: a picture, or a list of paths."""
+    """The images that `named` stand for, in order, at least one Input for each; `-` is standard input.
+
+    That is an image, or a list of paths. Whatever cannot be looked at is an Input with an error.
+    """
     for name in named:
         if name == "-":
-            yield from _from_stdin(stdin or sys.stdin.buffer)
+            yield from _from_stdin(stdin or getattr(sys.stdin, "buffer", None))
         else:
             yield from _from_name(name)
 
 
 def _from_name(name: str) -> Iterator[Input]:
-    path = Path(name)
-    if path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
-            yield Input(name, error=f"{name}: no pictures in this folder; looked for {', '.join(SUFFIXES)}")
-        yield from (Input(path, path) for path in found)
-    elif not path.exists() and glob.has_magic(name):
-        found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-        matches = [Input(match, match) for match in found if Path(match).is_file()]
-        yield from matches or [Input(name, error=f"{name}: no file matches this pattern; check it")]
-    elif path.suffix.lower() == ".tar" and path.is_file():
-        yield from _from_shard(name)
-    else:
-        yield Input(name, name)
+    try:
+        kind = paths.kind_of(name)
+        if kind == "folder":
+            yield from _from_folder(name)
+        elif kind == "pipe":  # read once and for all: a drawing of its attention wants the image a second time
+            yield _image(name, paths.read_pipe(name, limit=MAX_BYTES + 1))
+        elif kind is None and glob.has_magic(name):
+            yield from _from_pattern(name)
+        elif kind == "file" and name.lower().endswith(".tar"):
+            yield from _from_shard(name)
+        else:
+            yield Input(name, name)
+    except CaptionkitError as error:
+        yield Input(name, error=str(error))
+
+
+def _from_folder(name: str) -> Iterator[Input]:
+    """The images at any depth, by path, and what keeps others from being captioned."""
+    found: list[str] = []
+    unopened: Counter[str] = Counter()
+    problems: list[Input] = []
+    for entry in _files(name):
+        suffix = os.path.splitext(entry)[1].lower() if isinstance(entry, str) else ""  # noqa: PTH122
+        if isinstance(entry, OSError):
+            problems.append(Input(entry.filename, error=paths.unreadable(entry.filename, entry)))
+        elif suffix in SUFFIXES:
+            found.append(entry)
+        elif suffix in UNOPENED:
+            unopened[suffix] += 1
+    if unopened:
+        problems.append(Input(name, error=_passed_over(name, unopened)))
+    if not found and not problems:
+        looked_for = ", ".join(SUFFIXES)
+        problems.append(Input(name, error=f"{paths.shown(name)}: no pictures in this folder; looked for {looked_for}"))
+    yield from (Input(path, path) for path in sorted(found))
+    yield from problems
+
+
+def _passed_over(folder: str, unopened: Counter[str]) -> str:
+    counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unopened.items()))
+    ways: dict[str, list[str]] = {}
+    for suffix in sorted(unopened):
+        ways.setdefault(UNOPENED[suffix], []).append(suffix)
+    told = ", ".join(f"{' '.join(suffixes)} with {way}" for way, suffixes in ways.items())
+    return (
+        f"{paths.shown(folder)}: passed over {unopened.total()} images of kinds that are not opened ({counted}); "
+        f"convert them to JPEG: {told}"
+    )
+
+
+def _files(root: str) -> Iterator[str | OSError]:
+    """The paths of the files in a folder at any depth, links followed, and the errors of what cannot be looked into.
+
+    Names that begin with a dot are passed over: they are no images of the user's, but thumbnails, waste and what macOS
+    writes beside each file. A folder is entered once, and links after all else, so that no circle of them goes on.
+    """
+    entered: set[tuple[int, int]] = set()
+    folders, linked = [root], list[str]()
+    while folders or linked:
+        folder = folders.pop() if folders else linked.pop(0)
+        try:
+            status = os.stat(folder)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            yield error
+            continue
+        for entry in listed:
+            try:
+                if not entry.is_dir():
+                    yield entry.path
+                elif entry.is_symlink():
+                    linked.append(entry.path)
+                else:
+                    folders.append(entry.path)
+            except OSError as error:  # a link to where nobody may look, or in a circle
+                yield error
+
+
+def _from_pattern(pattern: str) -> Iterator[Input]:
+    """What a pattern matches, as if the shell had matched it; with `**` files alone, which it finds at any depth."""
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    everywhere = "**" in pattern
+    matches = [match for match in found if not (everywhere and Path(match).is_dir())]
+    for match in matches:
+        yield from _from_name(match)
+    if not matches:
+        yield Input(pattern, error=f"{paths.shown(pattern)}: no file matches this pattern; check it")
 
 
 def _from_shard(name: str) -> Iterator[Input]:
     try:
         found = list(shards.pictures(Path(name)))
     except OSError as error:
-        yield Input(name, error=f"{name}: cannot be read ({error.strerror}); check its permissions")
+        yield Input(name, error=paths.unreadable(name, error))
         return
-    for picture in found:
-        if isinstance(picture, Problem):
-            yield Input(name, error=f"{name}: {picture.where}: {picture.detail}")
+    for image in found:
+        if isinstance(image, Problem):
+            yield Input(name, error=f"{name}: {image.where}: {image.detail}")
         else:
-            yield Input(str(picture), picture)
+            yield Input(str(image), image)
     if not found:
         yield Input(name, error=f"{name}: no pictures in this archive; looked for {', '.join(SUFFIXES)}")
 
 
-def _from_stdin(stream: BinaryIO) -> Iterator[Input]:
-    """Text is a list of paths, one a line, served as they come; anything else is one picture."""
-    start = stream.readline(_SNIFF)
-    if not start:
-        yield Input("-", error="-: standard input is empty; pipe in a picture, or paths one a line")
+def _from_stdin(stream: BinaryIO | None) -> Iterator[Input]:
+    if stream is None:
+        yield Input("-", error="-: standard input is closed; pipe in an image, or paths one a line")
         return
-    if _is_text(start):
-        for line in _lines(start, stream):
-            if line.strip():
-                yield Input(line, line)
-        return
-    content = start + stream.read(MAX_BYTES + 1 - len(start))
-    if len(content) > MAX_BYTES:
-        yield Input("-", error=f"-: more than {MAX_BYTES >> 20} MB on standard input; give a smaller picture")
-        return
-    yield Input("-", content)
-
-
-def _lines(start: bytes, stream: BinaryIO) -> Iterator[str]:
-    yield (
-        (start if start.endswith(b"\n") else start + stream.readline())
-        .decode("utf-8", "surrogateescape")
-        .rstrip("\r\n")
-    )
-    for line in stream:
-        yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-
-
-def _is_text(start: bytes) -> bool:
     try:
-        text = start.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return text.rstrip("\r\n").isprintable()
+        piped = read_piped(stream)
+        if isinstance(piped, bytes):
+            yield _image("-", piped)
+            return
+        empty = True
+        for path in piped:
+            empty = False
+            yield _listed(path)
+        if empty:
+            yield Input("-", error="-: standard input is empty; pipe in an image, or paths one a line")
+    except OSError as error:
+        yield Input("-", error=paths.unreadable("-", error))
+    except CaptionkitError as error:
+        yield Input("-", error=str(error))
+
+
+def _listed(path: str) -> Input:
+    try:
+        paths.kind_of(path)
+    except CaptionkitError as error:
+        return Input(path, error=str(error))
+    return Input(path, path)
+
+
+def _image(name: str, content: bytes) -> Input:
+    if len(content) > MAX_BYTES:
+        return Input(name, error=f"{name}: more than {MAX_BYTES >> 20} MB; give a smaller image")
+    return Input(name, content)

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from captionkit import bundle
+from captionkit import bundle, paths
 from captionkit.datasets import inspect_dataset, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
+
+_MAX_METRICS_BYTES = 1 << 30
 
 
 class Report(Protocol):
@@ -26,9 +28,10 @@ class Report(Protocol):
 def inspect_path(path: str, *, layout: str | None = None, check_images: bool = False) -> Report:
     """Look at whatever is at `path`. Raises CaptionkitError where it is nothing that captionkit knows."""
     place = Path(path)
-    if (place / "recipe.toml").is_file():
+    there = paths.exists(path)
+    if paths.is_file(place / "recipe.toml"):
         return inspect_run(place)
-    if path == "bundled" or (place / bundle.CONFIG).is_file() or ("/" in path and not place.exists()):
+    if path == "bundled" or paths.is_file(place / bundle.CONFIG) or ("/" in path and not there):
         return inspect_model(bundle.open_model(path))
     return inspect_dataset(open_dataset(place, layout=layout), check_images=check_images)
 
@@ -194,9 +197,9 @@ def inspect_run(path: Path) -> RunReport:
         best_cider=best.get("cider") if best else None,
         best_epoch=best["epoch"] if best else None,
         evaluations=len(evaluations),
-        resumable=(path / "last.safetensors").is_file(),
-        model=(path / "best" / bundle.CONFIG).is_file(),
-        report=(path / "report.html").is_file(),
+        resumable=paths.is_file(path / "last.safetensors"),
+        model=paths.is_file(path / "best" / bundle.CONFIG),
+        report=paths.is_file(path / "report.html"),
     )
 
 
@@ -224,18 +227,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
+    if not paths.exists(path):
         return []
     rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise CaptionkitError(f"{path}: cannot be read ({reason}); give the folder of a run") from None
-    for line in lines:
+    for line in paths.read_text(path, limit=_MAX_METRICS_BYTES).splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a run that is being written, or was killed, can end in half a line
     if not all(map(_is_row, rows)):
         raise CaptionkitError(f"{path}: not the metrics of a run; give the folder that `captionkit train` made")

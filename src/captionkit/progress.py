@@ -1,11 +1,16 @@
-"""What a person sees of long work: a bar and lines on a terminal, plain lines in a pipe; all on standard error."""
+"""What is printed: answers on standard output; on standard error lines and, on a terminal, a bar."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+from captionkit.errors import CaptionkitError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,11 +26,37 @@ def _console() -> Console:
 
 
 def say(line: str) -> None:
-    """Print a line, above the bar where there is one."""
-    if sys.stderr.isatty():
-        _console().print(line, markup=False, soft_wrap=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
+    """Print a line on standard error, above the bar where there is one; it may be that nobody can hear it."""
+    try:
+        if sys.stderr.isatty():
+            _console().print(line, markup=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+    except OSError:  # a full disk, or a reader that has gone: no reason to lose the work
+        discard(sys.stderr)
+
+
+def tell(answer: object) -> None:
+    """Print an answer on standard output, at once. Raises CaptionkitError where it cannot be written.
+
+    BrokenPipeError passes: its reader, such as `head`, has what it wanted.
+    """
+    try:
+        print(answer, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard(sys.stdout)
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        raise CaptionkitError(f"standard output: cannot be written ({reason}); free space, or name a place") from None
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream still holds, and all that follows, come to nothing, or Python would complain at its exit."""
+    with suppress(OSError, ValueError):  # a stream that is no file has nothing that could fail at the exit
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def track(

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from captionkit import paths
 from captionkit.datasets.core import Dataset, Example, Problem, normalise_split, split_of_folder
 from captionkit.datasets.finder import ImageFinder
 from captionkit.errors import DatasetError
@@ -29,11 +30,13 @@ class Place:
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Place:
         """DatasetError if there is nothing at `path`."""
+        kind = paths.kind_of(path, DatasetError)
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-        if absolute.is_dir():
+        if kind == "folder":
             return cls(absolute)
-        if not absolute.is_file():
-            raise DatasetError(f"{path}: no such file or folder")
+        if kind is None:
+            raise DatasetError(f"{paths.shown(path)}: no such file or folder")
+        paths.check_file(path, DatasetError)
         folder = absolute.parent
         return cls(folder.parent if folder.name.casefold() in _TEXT_FOLDERS else folder, absolute)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from captionkit import paths
 from captionkit.errors import DatasetError
 
 MAX_BYTES = 1 << 30
@@ -26,6 +27,7 @@ def read_text(path: Path) -> str:
 
     A NUL is refused: no caption has one, and it gives away UTF-16 without its mark.
     """
+    paths.check_file(path, DatasetError)
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise DatasetError(
@@ -76,6 +78,7 @@ def _parse(text: str, path: Path, lines_before: int, pairs_hook: PairsHook | Non
 
 def peek(path: Path) -> tuple[str, str]:
     """The first and the last 64 KiB of a file, for telling what it is without reading it."""
+    paths.check_file(path, DatasetError)
     with path.open("rb") as file:
         head = file.read(_PEEK)
         file.seek(max(0, path.stat().st_size - _PEEK))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captionkit import files
+from captionkit import files, paths
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.core import Floats, tokens_of, words_of
 from captionkit.metrics.ngrams import LONGEST, Ints, Sentences, find, number, positions
@@ -88,6 +88,7 @@ class DocumentFrequencies:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DocumentFrequencies:
         """Read what `save` wrote. CaptionkitError where it is something else."""
+        paths.check_file(path)
         try:
             with zipfile.ZipFile(path) as archive:  # the sizes are known before anything is unpacked
                 if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from captionkit import paths
 from captionkit.datasets import CaptionSet, Dataset, Problem, stated_captions
 from captionkit.datasets.core import is_id, normalise_split
 from captionkit.datasets.reading import first_line, peek, read_json, read_json_lines, read_text
@@ -143,14 +144,14 @@ def _unique(rows: Iterable[tuple[Id, str, str]], origin: str) -> dict[Id, str]:
 def _rows(path: Path) -> Iterator[tuple[Id, str, str]]:
     """(id, caption, where) of each caption in a file."""
     readers = {".json": _json, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
-    if path.is_dir():
+    if paths.is_folder(path, DatasetError):
         raise DatasetError(f"{path}: is a folder; name the results file in it, such as {path / 'results.json'}")
     if path.suffix.lower() not in readers:
         raise DatasetError(f"{path}: unknown kind of results file; its name must end in {', '.join(readers)}")
     try:
         yield from readers[path.suffix.lower()](path)
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from None
+        raise DatasetError(paths.unreadable(path, error)) from None
 
 
 def _json(path: Path) -> Iterator[tuple[Id, str, str]]:
@@ -234,7 +235,7 @@ def _fitted(cells: list[str], columns: list[str], delimiter: str, where: str) ->
 
 def _check_references(path: Path) -> None:
     """Results in the place of references are worth a sentence of their own."""
-    if path.suffix.lower() == ".json" and path.is_file():
+    if path.suffix.lower() == ".json" and paths.is_file(path):
         head = peek(path)[0]
         if head.lstrip().startswith("[") and '"image_id"' in head and '"caption"' in head:
             raise CaptionkitError(f"{path}: these are results, not references; name the references first")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from captionkit import paths
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
 from captionkit.models.encoder import Encoder, EncoderConfig, register
@@ -152,8 +152,9 @@ class MobileNet(Encoder):
         """Load published ImageNet weights (a safetensors file; the classifier is left out)."""
         from safetensors.torch import load_file
 
-        if not Path(path).is_file():
+        if not paths.exists(path, ModelError):
             raise ModelError(f"{path}: no such file of encoder weights; see the README for where to get them")
+        paths.check_file(path, ModelError)
         try:
             stored = load_file(path)
         except Exception as error:

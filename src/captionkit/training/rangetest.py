@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch.optim import Optimizer
 
-from captionkit import files
+from captionkit import files, paths
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.progress import track
 from captionkit.training.batches import Plan, batches
@@ -96,7 +96,7 @@ def check_output(output: Path, points: Path, steps: int) -> None:
     if output.suffix.lower() != ".png":
         raise CaptionkitError(f"{output}: the plot is a PNG; end the name in .png")
     for path in (output, points):
-        if path.exists():
+        if paths.exists(path):
             raise CaptionkitError(f"{path}: is there already; move it away, or give another --output")
     if steps < 2 * _PATIENCE:
         raise CaptionkitError(f"--steps {steps}: too few to tell anything; give {2 * _PATIENCE} or more")

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from captionkit import paths
 from captionkit.errors import RecipeError
 from captionkit.training.fields import (
     DataRecipe,
@@ -35,6 +36,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_MAX_BYTES = 1 << 24  # of a recipe or another TOML file
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 #: the shipped recipe for a run that starts from a model and names none
@@ -199,15 +201,12 @@ def _parsed(origin: str, content: str) -> dict[str, Any]:
 
 
 def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+    return paths.read_text(path, RecipeError, limit=_MAX_BYTES)
 
 
 def _read(source: str) -> tuple[str, str]:
     path = Path(source)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or paths.is_file(source, RecipeError):
         return source, _text_of(path)
     shipped = shipped_recipes()
     if source not in shipped:

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from captionkit import files
+from captionkit import files, paths
 from captionkit.errors import TrainingError
 from captionkit.training.recipe import Recipe, load_recipe, recipe_fields
 from captionkit.training.sittings import SITTINGS
@@ -49,15 +49,15 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Raises TrainingError if the folder holds a run already, or what a run would write over."""
-        if (self.path / RECIPE).exists():
+        if paths.exists(self.path / RECIPE, TrainingError):
             raise TrainingError(f"{self.path}: holds a run already; continue it with --resume or give another --output")
         for name in _OURS:
-            if (self.path / name).exists():
+            if paths.exists(self.path / name, TrainingError):
                 raise TrainingError(f"{self.path}: holds {name}, which a new run would replace; give another --output")
 
     def recipe(self) -> Recipe:
         """The recipe of the run that is here. Raises TrainingError if there is none."""
-        if not (self.path / RECIPE).exists():
+        if not paths.exists(self.path / RECIPE, TrainingError):
             raise TrainingError(f"{self.path}: holds no run to resume ({RECIPE} not found); leave out --resume")
         return load_recipe(str(self.path / RECIPE))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from captionkit import paths
 from captionkit.bundle import open_model
 from captionkit.datasets import CaptionSet, Dataset, Problem, open_dataset
 from captionkit.datasets.core import WHOLE
@@ -95,20 +97,20 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     return Setup(train, val, text, model, preprocessing, sources, notes)
 
 
-def _sources(paths: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
+def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
     """The datasets, and the validation split of the first; of the others, no picture is held out."""
     weights = recipe.data.weights
-    if weights and len(weights) != len(paths):
+    if weights and len(weights) != len(data):
         listed = ",".join(map(str, weights))
-        raise RecipeError(f"data.weights = {listed!r}: {len(paths)} DATA want as many weights; give one for each")
-    places = [path.resolve() for path in paths]
-    for number, path in enumerate(paths):
+        raise RecipeError(f"data.weights = {listed!r}: {len(data)} DATA want as many weights; give one for each")
+    places = [os.path.realpath(path) for path in data]
+    for number, path in enumerate(data):
         if places[number] in places[:number]:
             raise TrainingError(f"{path}: named twice; name it once, with a larger weight in data.weights")
-    first = open_dataset(paths[0])
+    first = open_dataset(data[0])
     train, val = _splits(first, recipe)
-    others = [(path, open_dataset(path)) for path in paths[1:]]
-    sources = [Source(paths[0], train, first.problems)]
+    others = [(path, open_dataset(path)) for path in data[1:]]
+    sources = [Source(data[0], train, first.problems)]
     sources += [Source(path, _training_split(dataset, recipe), dataset.problems) for path, dataset in others]
     return sources, val
 
@@ -216,7 +218,7 @@ def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     wanted = recipe.encoder
     adapted = is_adapted(wanted.name)
-    backbone = adapted or "/" in wanted.name or bool(wanted.name and Path(wanted.name).is_dir())
+    backbone = adapted or "/" in wanted.name or bool(wanted.name and paths.is_folder(wanted.name, RecipeError))
     if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
         source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
         raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")

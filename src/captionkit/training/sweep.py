@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
-from captionkit import files
+from captionkit import files, paths
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.progress import say
 from captionkit.training.batches import Plan
@@ -108,9 +108,10 @@ def sweep(
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
+    kind = paths.kind_of(folder, TrainingError)
+    if kind not in (None, "folder"):
         raise TrainingError(f"{folder}: is a file; give another --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL).exists():
+    if kind and not paths.exists(folder / JOURNAL, TrainingError) and any(folder.iterdir()):
         raise TrainingError(f"{folder}: holds something other than a sweep; give another --output")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from captionkit import paths
 from captionkit.datasets import CaptionSet
 from captionkit.errors import CaptionkitError
 from captionkit.inspection import read_metrics
@@ -26,9 +27,9 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
     `data` says where its datasets lie now; without it they are looked for where they lay. Raises CaptionkitError where
     the folder holds no run, or `data` is not what the run was made from.
     """
-    if not (run / RECIPE).is_file():
+    if not paths.is_file(run / RECIPE):
         raise CaptionkitError(f"{run}: holds no run ({RECIPE} not found); give a folder that `captionkit train` made")
-    rows = read_metrics(run) if (run / METRICS).exists() and (run / METRICS).stat().st_size else []
+    rows = read_metrics(run) if paths.exists(run / METRICS) and (run / METRICS).stat().st_size else []
     material = Material(run, load_recipe(str(run / RECIPE)), rows, read_sittings(run), live=_is_live(run))
     material.whole = material.best is not None
     if material.kept:
