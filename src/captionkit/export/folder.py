@@ -59,6 +59,7 @@ def export_model(
     leaving the folder as it was, where the graphs differ from torch.
     """
     folder = open_model(source)
+    photos = pictures_of(pictures)
     model = load_model(folder)
     height, width = folder.preprocessing.height, folder.preprocessing.width
     graphs = {ENCODER: encoder_graph(model, height, width), DECODER: decoder_graph(model, height, width)}
@@ -66,7 +67,6 @@ def export_model(
         name: (store_half(graph) if half else graph).SerializeToString(deterministic=True)
         for name, graph in graphs.items()
     }
-    photos = pictures_of(pictures)
     with TemporaryDirectory() as scratch:
         staged = update_model(folder, contents, to=Path(scratch) / "model")
         parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), photos)

@@ -141,13 +141,15 @@ def _check_objective(recipe: Recipe) -> None:
 
 
 def _check_teachers(recipe: Recipe) -> None:
-    """Raises RecipeError for what teachers cannot be asked about."""
+    """Raises RecipeError for what teachers cannot be asked about, ModelError for one that is not there."""
     if not recipe.distillation.teachers:
         return
     if recipe.optimizer.objective == "self-critical":
         raise RecipeError("distillation.teachers: are for learning people's captions, by cross-entropy; leave them out")
     if recipe.image.flip_swap:
         raise RecipeError("distillation.teachers: know the captions as they are; leave out image.flip_swap")
+    for name in recipe.distillation.teachers:
+        open_model(name)  # one that is not there is known before any work
 
 
 def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:
