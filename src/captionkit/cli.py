@@ -225,15 +225,12 @@ def _overrides(options: argparse.Namespace, kind: str = "recipe") -> dict[str, A
 
 def _metrics(options: argparse.Namespace) -> list[Any] | None:
     """The metrics asked for; None for the usual ones."""
-    if options.metrics is None and not options.clip:
+    if options.metrics is None and not (options.clip or options.chair):
         return None
-    from captionkit.metrics import USUAL
-
-    chosen: list[Any] = [
-        name.strip()
-        for name in (",".join(USUAL) if options.metrics is None else options.metrics).split(",")
-        if name.strip()
-    ]
+    named = "usual" if options.metrics is None else options.metrics
+    chosen: list[Any] = [name.strip() for name in named.split(",") if name.strip()]
+    if options.chair:
+        chosen.append("chair")
     if options.clip:
         from captionkit.models.clip_score import ClipScore
 
@@ -567,7 +564,9 @@ def _listed(phrases: str) -> tuple[str, ...]:
 
 
 def _add_scoring(add: Callable[..., Any]) -> None:
-    add("--metrics", metavar="NAMES", help="bleu, meteor, rouge, cider, cider-plain, spice, diversity; with commas")
+    names = "bleu, meteor, rouge, cider, cider-plain, spice, chair, diversity"
+    add("--metrics", metavar="NAMES", help=f"{names}; with commas; 'usual': the default's")
+    add("--chair", action="store_true", help="also CHAIR: how often captions name objects that no reference has")
     add(
         "--clip",
         type=_named,

@@ -149,7 +149,7 @@ def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, sec
 def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: dict[str, Any]) -> str:
     examples = {str(example.id): example for example in pictures}
     by = _RANKED_BY if _RANKED_BY in scores else next(iter(scores), "")
-    order = np.argsort(-scores.per_image[by], kind="stable") if by else np.arange(len(scores.ids))
+    order = _ranked(scores, by) if by else np.arange(len(scores.ids))
     sections = []
     for heading, places in _groups(order).items():
         cards = [_card(captioner, examples[str(scores.ids[place])], scores, place) for place in places]
@@ -160,6 +160,12 @@ def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: d
         figures.append((name, f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if high > low else "")))
     note = f"{made['data']['name']}, split {made['data']['split']}: {len(scores.ids):,} images. {made['command']}"
     return sectioned_page("Captions, from the best to the worst", sections, note=note, figures=figures)
+
+
+def _ranked(scores: Scores, by: str) -> np.ndarray:
+    """Places of the images, the best caption's first."""
+    values = scores.per_image[by]
+    return np.argsort(values if by in scores.less_is_better else -values, kind="stable")
 
 
 def _groups(order: np.ndarray) -> dict[str, np.ndarray]:

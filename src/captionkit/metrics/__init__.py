@@ -11,6 +11,7 @@ kind.
 from __future__ import annotations
 
 from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.chair import Chair, objects_invented, objects_named
 from captionkit.metrics.cider import Cider, CiderD
 from captionkit.metrics.core import Metric, Result
 from captionkit.metrics.diversity import Diversity, Variety
@@ -26,6 +27,7 @@ __all__ = [
     "METRICS",
     "USUAL",
     "Bleu",
+    "Chair",
     "Cider",
     "CiderD",
     "Comparison",
@@ -39,6 +41,8 @@ __all__ = [
     "Spice",
     "Variety",
     "evaluate",
+    "objects_invented",
+    "objects_named",
     "tokenize",
     "tokenize_all",
 ]

@@ -5,8 +5,8 @@ Sizes: N images, M numbers that a metric gives (BLEU gives four), S statistics t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,12 +26,16 @@ class Result:
     statistics: [N,S]; what must be added up over images to score a corpus of them.
     corpus: sums [...,S] -> scores [...,M]. That the corpus score is a function of sums alone is what makes
         resampling (confidence intervals, paired comparison) one matrix product.
+    less_is_better: of rates of what is wrong.
+    remarks: what there is to say of each image besides numbers: N texts, by what they are called.
     """
 
     names: tuple[str, ...]
     per_image: Floats
     statistics: Floats
     corpus: Callable[[Floats], Floats]
+    less_is_better: bool = False
+    remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float]:

@@ -17,6 +17,8 @@ from captionkit.metrics.diversity import Variety
 from captionkit.metrics.reading import Id
 from captionkit.metrics.resampling import paired
 
+_LESS = "   less is better"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Mapping[str, float]):
@@ -50,6 +52,11 @@ class Scores(Mapping[str, float]):
         """Scores of each image, [N] by name."""
         return {name: result.per_image[:, m] for result in self.results for m, name in enumerate(result.names)}
 
+    @cached_property
+    def less_is_better(self) -> frozenset[str]:
+        """The names of the rates of what is wrong."""
+        return frozenset(name for result in self.results if result.less_is_better for name in result.names)
+
     def __getitem__(self, name: str) -> float:
         return self.values_by_name[name]
 
@@ -65,6 +72,7 @@ class Scores(Mapping[str, float]):
             "images": len(self.ids),
             **self.values_by_name,
             **(self.variety.to_dict() if self.variety else {}),
+            **({"less is better": sorted(self.less_is_better)} if self.less_is_better else {}),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "without references": self.without_references,
             "without candidate": self.without_candidate,
@@ -73,13 +81,15 @@ class Scores(Mapping[str, float]):
         }
 
     def to_csv(self) -> str:
-        """A row for each image: its id, candidate and scores."""
+        """A row for each image: its id, candidate and scores, and what its metrics say of it in words."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         columns = self.per_image
-        writer.writerow(["image_id", "caption", *columns])
+        remarks = {name: texts for result in self.results for name, texts in result.remarks.items()}
+        writer.writerow(["image_id", "caption", *columns, *remarks])
         for row, (known, said) in enumerate(zip(self.ids, self.candidates, strict=True)):
-            writer.writerow([known, said, *(f"{column[row]:.6f}" for column in columns.values())])
+            numbers = (f"{column[row]:.6f}" for column in columns.values())
+            writer.writerow([known, said, *numbers, *(texts[row] for texts in remarks.values())])
         return buffer.getvalue()
 
     def compare(self, other: Scores) -> Comparison:
@@ -104,7 +114,8 @@ class Scores(Mapping[str, float]):
         width = max((len(name) for name in self), default=0)
         for name, value in self.items():
             low, high = self.intervals.get(name, (np.nan, np.nan))
-            lines.append(f"{name:{width}}  {value:7.4f}" + (f"   {low:.4f} to {high:.4f}" if self.intervals else ""))
+            interval = f"   {low:.4f} to {high:.4f}" if self.intervals else ""
+            lines.append(f"{name:{width}}  {value:7.4f}{interval}" + _LESS * (name in self.less_is_better))
         if self.variety:
             v = self.variety
             novel = "" if v.novel is None else f", {v.novel:.1%} not among the training captions"
@@ -129,6 +140,7 @@ class Difference:
     low: float
     high: float
     p: float
+    less_is_better: bool = False
 
     @property
     def difference(self) -> float:
@@ -154,6 +166,7 @@ class Comparison:
                     "difference": d.difference,
                     "interval": [d.low, d.high],
                     "p": d.p,
+                    **({"less is better": True} if d.less_is_better else {}),
                 }
                 for d in self.differences
             },
@@ -168,13 +181,13 @@ class Comparison:
         ]
         for d in self.differences:
             interval = f"{d.low:+.4f} to {d.high:+.4f}"
-            lines.append(f"{d.name:{width}} {d.one:7.4f}  {d.other:7.4f}  {d.difference:+.4f}  {interval}  p {d.p:.3f}")
+            row = f"{d.name:{width}} {d.one:7.4f}  {d.other:7.4f}  {d.difference:+.4f}  {interval}  p {d.p:.3f}"
+            lines.append(row + _LESS * d.less_is_better)
         return "\n".join(lines)
 
 
 def _differences(one: Result, other: Result, facts: Mapping[str, Any]) -> Iterator[Difference]:
     interval, p = paired(one, other, resamples=facts["resamples"], seed=facts["seed"])
     for m, name in enumerate(one.names):
-        yield Difference(
-            name, one.values[name], other.values[name], float(interval[0, m]), float(interval[1, m]), float(p[m])
-        )
+        low, high, chance = (float(column[m]) for column in (*interval, p))
+        yield Difference(name, one.values[name], other.values[name], low, high, chance, one.less_is_better)

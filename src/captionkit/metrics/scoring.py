@@ -9,8 +9,9 @@ from typing import Any
 from captionkit.errors import CaptionkitError
 from captionkit.images import Source
 from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.chair import Chair
 from captionkit.metrics.cider import Cider, CiderD
-from captionkit.metrics.core import Metric, Result
+from captionkit.metrics.core import Metric, Result, Tokens
 from captionkit.metrics.diversity import Diversity, Variety
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.meteor import Meteor, data_missing
@@ -29,13 +30,15 @@ _MAKERS: dict[str, Callable[[DocumentFrequencies | None], Metric]] = {
     "cider": CiderD,
     "cider-plain": Cider,
     "spice": lambda _: Spice(),
+    "chair": lambda _: Chair(),
 }
 _DIVERSITY = "diversity"
 _MOST_RESAMPLES = 100_000
 #: what there is by name
 METRICS = (*_MAKERS, _DIVERSITY)
-#: what is computed unless told otherwise
+#: what is computed unless told otherwise, or where _ALL_USUAL is named
 USUAL = ("bleu", "meteor", "rouge", "cider", _DIVERSITY)
+_ALL_USUAL = "usual"
 
 
 def evaluate(
@@ -56,9 +59,10 @@ def evaluate(
     Args:
         candidates: {id: caption}, COCO results, or a .json, .jsonl or .csv file of them.
         references: {id: captions}, a CaptionSet, a dataset, or the path of one; pictures need not be there.
-        metrics: names ("bleu", "meteor", "rouge", "cider", "cider-plain", "spice", "diversity") or metric objects, such
-            as `captionkit.ClipScore(model)`, which forget what they held before. By default bleu, meteor, rouge, cider
-            (that is CIDEr-D) and diversity, and a note instead of meteor where its data is not installed.
+        metrics: names ("bleu", "meteor", "rouge", "cider", "cider-plain", "spice", "chair", "diversity") or metric
+            objects, such as `captionkit.ClipScore(model)`, which forget what they held before. By default, and in the
+            place of "usual", bleu, meteor, rouge, cider (that is CIDEr-D) and diversity, and a note instead of meteor
+            where its data is not installed.
         split: of the references; by default the one that all candidates are of, else all.
         tokenizer: "ptb" (coco-caption's) or "words" (any language); by default what suits the references.
         frequencies: CIDEr's, if not those of the references.
@@ -79,9 +83,14 @@ def evaluate(
     notes = [*pairs.notes, *notes]
     if not tokenizer and kind != PTB:
         notes.append(f"references are Chinese or Japanese: compared by characters (tokenizer {kind!r}), without METEOR")
-        chosen = [metric for metric in chosen if metrics is not None or not isinstance(metric, Meteor)]
+        asked = {name if isinstance(name, str) else type(name) for name in metrics or ()}
+        chosen = [metric for metric in chosen if not isinstance(metric, Meteor) or asked & {"meteor", Meteor}]
     split_up = _tokenizer(kind)
     said, written = _tokens(pairs, split_up)
+    chosen, unfit = _fitting(chosen, written)
+    if unfit and not chosen and _DIVERSITY not in wanted:
+        raise CaptionkitError(unfit[0])
+    notes += unfit
     results = [_score(metric, pairs, said, written, images) for metric in chosen]
     variety = _variety(said, None if training is None else split_up(training)) if _DIVERSITY in wanted else None
     notes += _doubts(pairs, said, variety)
@@ -128,20 +137,23 @@ def check_metrics(metrics: Sequence[str | Metric] | None) -> tuple[list[str | Me
     if isinstance(metrics, str):
         raise CaptionkitError(f"metrics is the text {metrics!r}; give a list of names")
     if metrics is None:
-        reason = data_missing()
-        usual: list[str | Metric] = [name for name in USUAL if name != "meteor" or not reason]
-        return usual, [f"METEOR is left out: {reason}"] if reason else []
+        metrics = [_ALL_USUAL]
     if not metrics:
         raise CaptionkitError(f"no metric is named; there are {', '.join(METRICS)}")
     for name in metrics:
         whole = all(callable(getattr(name, method, None)) for method in ("update", "compute", "reset"))
         if not isinstance(name, str) and (isinstance(name, (type, Diversity)) or not whole):
             raise CaptionkitError(f"{name!r} is no metric; give a name, or an object with update, compute and reset")
-        if isinstance(name, str) and name not in METRICS:
+        if isinstance(name, str) and name not in (*METRICS, _ALL_USUAL):
             near = get_close_matches(name.casefold(), METRICS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise CaptionkitError(f"metric {name!r} is unknown; {hint}there are {', '.join(METRICS)}")
-    return list(dict.fromkeys(metrics)), []
+    if _ALL_USUAL not in metrics:
+        return list(dict.fromkeys(metrics)), []
+    reason = "" if "meteor" in metrics else data_missing()
+    usual = [name for name in USUAL if name != "meteor" or not reason]
+    chosen = [one for name in metrics for one in (usual if name == _ALL_USUAL else [name])]
+    return list(dict.fromkeys(chosen)), [f"METEOR is left out: {reason}"] if reason else []
 
 
 def _tokenizer(kind: str) -> Any:
@@ -154,6 +166,13 @@ def _tokens(pairs: Pairs, split_up: Any) -> tuple[list[list[str]], list[list[lis
     said = split_up(pairs.candidates)
     flat = iter(split_up(caption for some in pairs.references for caption in some))
     return said, [[next(flat) for _ in some] for some in pairs.references]
+
+
+def _fitting(chosen: Sequence[Metric], written: Sequence[Sequence[Tokens]]) -> tuple[list[Metric], list[str]]:
+    """The metrics that can score against these references, and why others cannot."""
+    reasons = [metric.unfit(written) if isinstance(metric, Chair) else "" for metric in chosen]
+    fitting = [metric for metric, reason in zip(chosen, reasons, strict=True) if not reason]
+    return fitting, [reason for reason in reasons if reason]
 
 
 def _doubts(pairs: Pairs, said: list[list[str]], variety: Variety | None) -> list[str]:
