@@ -196,6 +196,15 @@ def average(options: argparse.Namespace) -> int:
     return 0
 
 
+def name(options: argparse.Namespace) -> int:
+    """Caption class folders with a model that says the name of each image's class in a sentence."""
+    from captionkit.naming import name_images
+
+    done = name_images(options.data, options.noun, model=options.model, batch=options.batch)
+    print(f"captionkit: {done}", file=sys.stderr)
+    return 1 if done.failures else 0
+
+
 def score(options: argparse.Namespace) -> int:
     """Score captions against references."""
     from captionkit.scoring import score_files
@@ -428,6 +437,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
     add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
     add("--all", action="store_true", help="average all of them, whether it helps or not")
+
+    add = _add(commands, name, extra="")
+    add("data", type=Path, metavar="DATA", help="class folders: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg")
+    add("--noun", required=True, metavar="TEXT", help="what the model calls all that they show, for instance bird")
+    add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--batch", type=int, default=16, help="images that go through the model together (default: 16)")
 
     add = _add(commands, score, extra="train")
     add(

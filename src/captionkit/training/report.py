@@ -74,6 +74,8 @@ class Report:
         for source, shown in zip(setup.sources, plan.shown, strict=True):
             if len(setup.sources) > 1 or shown != len(source.train):
                 self.say(f"{source.path}: {len(source.train)} training pictures, {shown} shown in an epoch")
+            if classes := {example.label for example in source.train if example.label}:
+                self.say(f"{source.path}: names of {len(classes)} classes are taught")
             if source.problems:
                 first = source.problems[0]
                 self.say(
