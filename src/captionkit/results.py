@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,20 @@ _EVERY = 20.0  # seconds between two writes
 
 
 def image_ids(paths: Sequence[str]) -> list[int | str]:
-    """COCO image ids from file names: 000000000042.jpg is 42, dog.jpg is "dog"; the whole path where names repeat."""
+    """COCO image ids from file names: 000000000042.jpg is 42, dog.jpg is "dog"; the whole path where names repeat.
+
+    Two paths never share an id, not even as text: where a path is another's id, all ids are paths.
+    """
     ids = [id_of_file(path) for path in paths]
-    repeated = {known for known in ids if ids.count(known) > 1} if len(set(ids)) < len(ids) else set()
-    return [path if known in repeated else known for known, path in zip(ids, paths, strict=True)]
+    counts = Counter(str(known) for known in ids)
+    if len(counts) == len(ids):
+        return ids
+    mixed = [path if counts[str(known)] > 1 else known for known, path in zip(ids, paths, strict=True)]
+    return mixed if len(set(map(str, mixed))) == len(set(paths)) else list(paths)
 
 
 def _coco(records: Sequence[Record]) -> str:
-    good = [record for record in records if "captions" in record]
+    good = _each_once(record for record in records if "captions" in record)
     ids = [record["image_id"] for record in good if "image_id" in record]
     ids = ids or image_ids([record["path"] for record in good])
     rows = [
@@ -38,6 +46,14 @@ def _coco(records: Sequence[Record]) -> str:
         for known, record in zip(ids, good, strict=True)
     ]
     return "[" + ",\n".join(rows) + "]\n"
+
+
+def _each_once(records: Iterable[Record]) -> list[Record]:
+    """The first record of each image: one that was named twice, as a.jpg and ./a.jpg, has one result."""
+    first: dict[object, Record] = {}
+    for record in records:
+        first.setdefault(record.get("image_id", os.path.abspath(record["path"])), record)  # noqa: PTH100 - links stay
+    return list(first.values())
 
 
 def _json_lines(records: Sequence[Record]) -> str:

@@ -20,9 +20,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from captionkit.datasets import classes, coco, flickr, folder, imagefolder, kaggle, karpathy, seed, shards, table
+from captionkit.datasets import (
+    classes,
+    coco,
+    flickr,
+    folder,
+    imagefolder,
+    kaggle,
+    karpathy,
+    records,
+    seed,
+    shards,
+    table,
+)
 from captionkit.datasets.assemble import Entry, Place, assemble
 from captionkit.datasets.core import CaptionSet, Dataset, Example, Problem
+from captionkit.datasets.foreign import way_out
 from captionkit.datasets.inspect import DatasetReport, inspect_dataset
 from captionkit.datasets.reading import read_json
 from captionkit.errors import DatasetError
@@ -60,6 +73,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "kaggle": kaggle,
     "coco": coco,
     "csv": table,
+    "json": records,
     "shards": shards,
     "classes": classes,
     "folder": folder,
@@ -75,6 +89,8 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         place = Place.of(path)
         name, files = _detect(place) if layout is None else _named(place, layout)
         dataset = assemble(place, name, LAYOUTS[name].read(place, files))
+        if LAYOUTS[name] not in (folder, shards):  # the folder's own reading names them; shards carry theirs along
+            dataset.problems.extend(_unread(place))
     except OSError as error:
         file = error.filename or path
         raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
@@ -116,9 +132,23 @@ def _detect(place: Place) -> tuple[str, list[Path]]:
             return name, files
     if place.file and place.file.suffix.casefold() == ".json":
         read_json(place.file)  # malformed JSON says so itself
-    looked_for = "; ".join(f"{name}: {layout.LOOKS_FOR}" for name, layout in LAYOUTS.items())
     named = place.file or place.root
+    if place.file and (advice := way_out(place.file)):
+        raise DatasetError(f"{named}: {place.file.suffix} is not read; {advice}")
+    for problem in _unread(place):
+        raise DatasetError(f"{named}: no captions that can be read; {problem.where}: {problem.detail}")
+    looked_for = "; ".join(f"{name}: {layout.LOOKS_FOR}" for name, layout in LAYOUTS.items())
     raise DatasetError(f"{named}: no known dataset layout ({_contents(place)}); looked for {looked_for}")
+
+
+def _unread(place: Place) -> Iterator[Problem]:
+    """The caption files, here and in the folders of splits, that are of a kind that is not read."""
+    if place.file:
+        return
+    inner = place.split_folders("data")
+    for path in sorted(path for where in (place.root, *inner) for path in where.iterdir()):
+        if (advice := way_out(path)) and path.is_file():
+            yield Problem("unread file", place.name(path), f"{path.suffix} is not read; {advice}")
 
 
 def _named(place: Place, layout: str) -> tuple[str, list[Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captionkit import paths
-from captionkit.datasets.core import Dataset, Example, Problem, normalise_split, split_of_folder
+from captionkit.datasets.captions import checked_captions
+from captionkit.datasets.core import Dataset, Example, Problem, normalise_split, split_of_folder, whole
 from captionkit.datasets.finder import ImageFinder
 from captionkit.errors import DatasetError
 from captionkit.files import IMAGE_SUFFIXES, Member
 
 # Folders that hold the caption files of the dataset one level up.
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Entry:
 
 
 class Row(NamedTuple):
-    """One line of a table: an image and some of its captions; split and label "" where none is given."""
+    """One line of a table: an image and some of its captions as stated; split, label "" where none is given."""
 
     image: str
     captions: list[object]
@@ -97,7 +101,10 @@ class Row(NamedTuple):
 
 
 def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Problem]:
-    """Join the rows that name the same image, whose id is that name; images in the order of their first rows."""
+    """Join the rows that name the same image; images in the order of their first rows.
+
+    An image's id is that name, or the number where the name is but a number.
+    """
     images: dict[tuple[str, str], list[object]] = {}
     labels: dict[tuple[str, str], str] = {}
     for row in rows:
@@ -107,7 +114,9 @@ def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Pro
             images.setdefault((row.split, row.image), []).extend(row.captions)
             labels.setdefault((row.split, row.image), row.label)
     for (split, image), captions in images.items():
-        yield Entry(image, image, captions, split, source, label=labels[split, image])
+        name = whole(image)
+        known = int(name) if _NUMBER.fullmatch(name) else image
+        yield Entry(known, name, captions, split, source, label=labels[split, image])
 
 
 def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Dataset:
@@ -130,7 +139,9 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
             left_out = f" (captions left out: {len(entry.captions)})" if entry.captions else ""
             problems.append(Problem(image.kind, image.where, image.detail + left_out))
         else:
-            examples[str(entry.id)] = Example(entry.id, image, _checked_captions(entry, problems), entry.label)
+            captions, wrong = checked_captions(entry.captions, entry.file_name, entry.source)
+            problems += wrong
+            examples[str(entry.id)] = Example(entry.id, image, captions, entry.label)
     for examples in splits.values():
         problems += _without_caption(examples.values())
     return Dataset(place.root, layout, {name: list(examples.values()) for name, examples in splits.items()}, problems)
@@ -138,28 +149,6 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
 
 def _names_but_images(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.casefold().endswith(IMAGE_SUFFIXES))
-
-
-def _checked_captions(entry: Entry, problems: list[Problem]) -> tuple[str, ...]:
-    """The captions that can be used, each as one line without space around it."""
-    captions = []
-    for number, caption in enumerate(entry.captions, 1):
-        line = " ".join(caption.split()) if isinstance(caption, str) and _encodable(caption) else None
-        if line:
-            captions.append(line)
-        else:
-            kind = "empty caption" if line == "" or caption is None else "malformed caption"
-            detail = f"{entry.source}: caption {number} of {len(entry.captions)} is {ascii(caption)[:60]}"
-            problems.append(Problem(kind, entry.file_name, detail))
-    return tuple(captions)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, as "\ud83d" in a JSON gives
-        return False
-    return True
 
 
 def _without_caption(examples: Iterable[Example]) -> list[Problem]:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from captionkit.datasets import records
 from captionkit.datasets.assemble import Entry, Place
-from captionkit.datasets.core import Problem, is_id, split_of_file
+from captionkit.datasets.captions import shown
+from captionkit.datasets.core import Problem, is_id, split_of_file, whole
 from captionkit.datasets.reading import peek, read_json
 from captionkit.errors import DatasetError
 
@@ -25,8 +27,11 @@ def detect(place: Place) -> list[Path]:
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
     """The images of each file, in its order."""
     for file in files:
-        split = split_of_file(file.stem) or ""
-        yield from entries(read_json(file), file, place.name(file), split)
+        content, source, split = read_json(file), place.name(file), split_of_file(file.stem) or ""
+        if _by_file_names(content):
+            yield from records.entries(content, file, source, split)
+        else:
+            yield from entries(_with_images(content), file, source, split)
 
 
 def without_images(file: Path) -> Any:
@@ -35,16 +40,37 @@ def without_images(file: Path) -> Any:
     if '"annotations"' not in head or ('"images"' in head and '"file_name"' in head):
         return None
     content = read_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list) or _by_file_names(content):
         return None
-    listed = content.get("images") or content["annotations"]
+    listed = content.get("images")
+    return _with_images({**content, "images": None}) if not listed else {**content, "images": _named(listed, "id")}
+
+
+def _with_images(content: Any) -> Any:
+    """COCO content that has a list of annotations and no images, with an image for each id that they name."""
+    if not isinstance(content, dict) or content.get("images") or not isinstance(content.get("annotations"), list):
+        return content
+    return {**content, "images": _named(content["annotations"], "image_id")} if content["annotations"] else content
+
+
+def _named(listed: Any, name: str) -> list[dict[str, Any]]:
     ids: dict[str, Any] = {}
     for entry in listed if isinstance(listed, list) else ():
-        known = entry.get("id" if listed is content.get("images") else "image_id") if isinstance(entry, dict) else None
-        if is_id(known):
+        if isinstance(entry, dict) and is_id(known := whole(entry.get(name))):
             ids.setdefault(str(known), known)
-    named = [{"id": known, "file_name": str(known)} for known in ids.values()]
-    return {"images": named, "annotations": content["annotations"]}
+    return [{"id": known, "file_name": str(known)} for known in ids.values()]
+
+
+def _by_file_names(content: Any) -> bool:
+    """Whether the captions stand with file names, in "images" or "annotations", and not with ids of images."""
+    if not isinstance(content, dict):
+        return False
+    listed = content.get("annotations") or content.get("images")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if not isinstance(first, dict) or is_id(whole(first.get("image_id"))):
+        return False
+    row = records.record(first, "")
+    return not isinstance(row, Problem) and bool(row.captions)
 
 
 def entries(content: Any, file: Path, source: str, split: str, folder: Path | None = None) -> Iterator[Entry | Problem]:
@@ -58,16 +84,17 @@ def entries(content: Any, file: Path, source: str, split: str, folder: Path | No
     yield from collect_captions(content.get("annotations", []), file, source, captions)
     ids = set()
     for index, image in enumerate(images):
-        if isinstance(image, dict) and is_id(image.get("id")) and isinstance(image.get("file_name"), str):
-            key = str(image["id"])
+        known: Any = whole(image.get("id")) if isinstance(image, dict) else None
+        if is_id(known) and isinstance(image.get("file_name"), str):
+            key = str(known)
             ids.add(key)
-            yield Entry(image["id"], image["file_name"], captions.get(key, []), split, source, folder)
+            yield Entry(known, image["file_name"], captions.get(key, []), split, source, folder)
         else:
             yield Problem("malformed entry", f"{source}: images[{index}]", 'it needs an "id" and a "file_name"')
     for key, orphans in captions.items():
         if key not in ids:
             for caption in orphans:
-                yield Problem("caption without image", f"image_id {key}", f"{source}: {str(caption)[:80]!a}")
+                yield Problem("caption without image", f"image_id {key}", f"{source}: {shown(caption)}")
 
 
 def collect_captions(annotations: Any, file: Path, source: str, captions: dict[str, list[object]]) -> Iterator[Problem]:
@@ -75,8 +102,10 @@ def collect_captions(annotations: Any, file: Path, source: str, captions: dict[s
     if not isinstance(annotations, list):
         raise DatasetError(f'{file}: "annotations" is not a list of {{"image_id", "caption"}}; mend the file')
     for index, annotation in enumerate(annotations):
-        if isinstance(annotation, dict) and is_id(annotation.get("image_id")) and "caption" in annotation:
-            captions.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
+        known = whole(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if is_id(known) and "caption" in annotation:
+            caption = annotation["caption"]
+            captions.setdefault(str(known), []).extend(caption if isinstance(caption, list) else [caption])
         else:
             where = f"{source}: annotations[{index}]"
             yield Problem("malformed entry", where, 'it needs an "image_id" and a "caption"')

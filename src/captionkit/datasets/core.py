@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import overload
+from pathlib import Path, PurePosixPath
+from typing import Any, overload
 
 from captionkit.errors import DatasetError
 from captionkit.files import Member
@@ -22,7 +22,9 @@ _SPLIT_NAMES = {
 }
 WHOLE = "all"  # the one split of a dataset that has none
 
-_COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{1,18})")
+_COCO_NAME = re.compile(r"(?:COCO_\w+_)?([0-9]{1,18})")
+_WHOLE = re.compile(r"(-?[0-9]{1,18})\.0*")
+_EXACT = 2**53  # up to here a float tells one whole number from the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class CaptionSet(Sequence[Example]):
 class Dataset(Mapping[str, CaptionSet]):
     """The caption sets of a dataset by split name ("train", "val", "test", others as they are called; else "all").
 
-    Attributes: root (the folder that its paths never leave), layout (the name under which it was read), problems.
+    Attributes: root (the folder that its caption files cannot name a path out of), layout (the name under which it was
+    read), problems.
     A split none of whose images can be used is there, and empty.
     """
 
@@ -174,8 +177,25 @@ def is_id(value: object) -> bool:
     return type(value) is int or (isinstance(value, str) and value != "")
 
 
+def whole(value: Any) -> Any:
+    """An id that was read as a float, as pandas reads those of a column with holes, as the whole number that it is.
+
+    1.0 is 1 and "1.0" is "1"; anything else stays as it is.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    if isinstance(value, str) and (number := _WHOLE.fullmatch(value)):
+        return number[1]
+    return value
+
+
+def base_name(path: str) -> str:
+    """What stands behind the last slash of a path, as either POSIX or Windows writes it."""
+    return re.split(r"[/\\]", path)[-1]
+
+
 def id_of_file(name: str) -> int | str:
     """The image id that a file name tells of, as COCO names files: 000000000042.jpg is 42, dog.jpg is "dog"."""
-    stem = Path(name).stem
+    stem = PurePosixPath(name.replace("\\", "/")).stem
     number = _COCO_NAME.fullmatch(stem)
     return int(number[1]) if number else stem

@@ -12,7 +12,8 @@ from pathlib import Path
 from captionkit.datasets.assemble import Entry, Place, Row, by_image
 from captionkit.datasets.core import Problem, split_of_folder
 from captionkit.datasets.reading import peek, read_json_lines
-from captionkit.datasets.table import CAPTION_COLUMNS, rows
+from captionkit.datasets.records import record
+from captionkit.datasets.table import rows
 
 LOOKS_FOR = "metadata.jsonl or metadata.csv with file_name, here or in train/, validation/, test/"
 _NAMES = ("metadata.jsonl", "metadata.csv")
@@ -47,9 +48,4 @@ def _placed(row: Row, place: Place, file: Path) -> Row:
 
 def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
     for line, value in read_json_lines(file):
-        name = value.get("file_name") if isinstance(value, dict) else None
-        if isinstance(name, str) and name:
-            captions: object = next((value[key] for key in CAPTION_COLUMNS if key in value), [])
-            yield Row(name, captions if isinstance(captions, list) else [captions], str(value.get("split") or ""))
-        else:
-            yield Problem("malformed entry", f"{source}, line {line}", 'it needs a "file_name"')
+        yield record(value, f"{source}, line {line}")

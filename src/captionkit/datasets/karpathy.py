@@ -1,5 +1,7 @@
 """Karpathy's dataset_*.json: {"images": [{"split", "filename", "filepath", "sentences": [{"raw"}]}]}.
 
+A sentence may have its "tokens" alone, or be a text.
+
 https://cs.stanford.edu/people/karpathy/deepimagesent/ (COCO, Flickr8k, Flickr30k); RSICD and UCM-captions use it too.
 """
 
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.datasets.assemble import Entry, Place
-from captionkit.datasets.core import Problem, is_id
+from captionkit.datasets.core import Problem, is_id, whole
 from captionkit.datasets.reading import peek, read_json
 from captionkit.errors import DatasetError
 
@@ -38,14 +40,14 @@ def _entry(image: Any, where: str, source: str) -> Entry | Problem:
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         return Problem("malformed entry", where, 'it needs a "filename"')
     sentences = image.get("sentences", [])
-    if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
-        return Problem("malformed entry", where, '"sentences" is not a list of {"raw"}')
+    if not isinstance(sentences, list) or not all(isinstance(sentence, (dict, str)) for sentence in sentences):
+        return Problem("malformed entry", where, '"sentences" is not a list of {"raw"} or {"tokens"}')
     name, folder = image["filename"], image.get("filepath")
-    ids = [image[key] for key in ("cocoid", "imgid") if is_id(image.get(key))]
+    ids = [known for key in ("cocoid", "imgid") if is_id(known := whole(image.get(key)))]
     return Entry(
         id=ids[0] if ids else name,
         file_name=f"{folder}/{name}" if isinstance(folder, str) and folder else name,
-        captions=[sentence.get("raw") for sentence in sentences],
+        captions=sentences,
         split=str(image.get("split") or ""),
         source=source,
     )

@@ -19,6 +19,17 @@ in memory while it is read."""
 
 _PEEK = 1 << 16
 
+# What lies under the name of a text file and is none: by its first bytes, what to say of it.
+_FOREIGN = {
+    b"\x1f\x8b": "is packed by gzip; unpack it with `gunzip`",
+    b"BZh": "is packed by bzip2; unpack it with `bunzip2`",
+    b"\xfd7zXZ": "is packed by xz; unpack it with `unxz`",
+    b"\x28\xb5\x2f\xfd": "is packed by zstd; unpack it with `unzstd`",
+    b"PK\x03\x04": "is a ZIP archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)",
+    b"PAR1": "is a Parquet file; save it as CSV, as pandas does",
+    b"version https://git-lfs": "is only the pointer to a file in Git LFS; fetch the file by `git lfs pull`",
+}
+
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
@@ -35,9 +46,10 @@ def read_text(path: Path) -> str:
             "split it into several"
         )
     data = path.read_bytes()
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if foreign := next((what for start, what in _FOREIGN.items() if data.startswith(start)), None):
+        raise DatasetError(f"{path}: {foreign}")
     try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        text = decoded(data)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{error.object[error.start]:02x}"
@@ -46,6 +58,12 @@ def read_text(path: Path) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DatasetError(f"{path}, line {line}: not UTF-8 text (it holds a NUL); save it as UTF-8")
     return text
+
+
+def decoded(data: bytes) -> str:
+    """Bytes as text, UTF-8 or UTF-16 with a byte order mark, without the mark. Raises UnicodeDecodeError."""
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if utf16 else "utf-8-sig")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -58,6 +76,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_json(path: Path, pairs_hook: PairsHook | None = None) -> Any:
     """The value of a JSON file; `pairs_hook` as json.loads' object_pairs_hook."""
     return _parse(read_text(path), path, 0, pairs_hook)
+
+
+def keep_repeated(pairs: list[tuple[str, Any]]) -> Any:
+    """A `pairs_hook` that loses nothing: an object with a key twice, whose last json would keep, stays pairs."""
+    content = dict(pairs)
+    return content if len(content) == len(pairs) else pairs
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -82,12 +106,13 @@ def peek(path: Path) -> tuple[str, str]:
     with path.open("rb") as file:
         head = file.read(_PEEK)
         file.seek(max(0, path.stat().st_size - _PEEK))
-        return _legible(head), _legible(file.read(_PEEK))
+        utf16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(head[:2], "")
+        return _legible(head, utf16), _legible(file.read(_PEEK), utf16)
 
 
 def peek_line(path: Path) -> str:
-    """The first line of a file, for telling what it is without reading it."""
-    return first_line(peek(path)[0])
+    """The first line of a file, for telling what it is without reading it; `sep=;` of Excel is passed over."""
+    return first_line(re.sub(r"^sep=.[\r\n]+", "", peek(path)[0], flags=re.IGNORECASE))
 
 
 def first_line(text: str) -> str:
@@ -95,6 +120,7 @@ def first_line(text: str) -> str:
     return re.split(r"[\r\n]", text[:_PEEK], maxsplit=1)[0]
 
 
-def _legible(data: bytes) -> str:
-    # Without its NULs and its byte order mark, the ASCII part of UTF-16 reads like UTF-8.
-    return data.replace(b"\0", b"").decode("utf-8", errors="ignore").removeprefix("\ufeff")
+def _legible(data: bytes, utf16: str) -> str:
+    # Without its NULs, the ASCII part of UTF-16 that lacks its byte order mark reads like UTF-8.
+    text = data.decode(utf16, "ignore") if utf16 else data.replace(b"\0", b"").decode("utf-8", "ignore")
+    return text.removeprefix("\ufeff")

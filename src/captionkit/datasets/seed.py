@@ -14,7 +14,7 @@ from typing import Any
 from captionkit.datasets import coco
 from captionkit.datasets.assemble import Entry, Place
 from captionkit.datasets.core import Problem, split_of_folder
-from captionkit.datasets.reading import read_json
+from captionkit.datasets.reading import keep_repeated, read_json
 from captionkit.errors import DatasetError
 
 LOOKS_FOR = "captions.json beside image/, in train/, val/, test/ (here or in data/) or here"
@@ -34,7 +34,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
     for file in files:
         source, folder = place.name(file), file.parent / "image"
         split = split_of_folder(file.parent.name) or ""
-        content = read_json(file, pairs_hook=_keep_repeated)
+        content = read_json(file, pairs_hook=keep_repeated)
         if isinstance(content, dict) and "images" in content:
             yield from coco.entries(content, file, source, split, folder)
             continue
@@ -44,12 +44,6 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
             number = int(key) if re.fullmatch("[0-9]{1,18}", key) else None
             name = key if number is None else f"{number:012d}.jpg"
             yield Entry(key if number is None else number, name, texts, split, source, folder)
-
-
-def _keep_repeated(pairs: list[tuple[str, Any]]) -> Any:
-    # json would keep the last of two equal keys and lose the other's captions: such an object stays a list of pairs.
-    content = dict(pairs)
-    return content if len(content) == len(pairs) else pairs
 
 
 def _collect_captions(content: Any, file: Path, source: str, captions: dict[str, list[object]]) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """WebDataset's tar shards, as webdataset, img2dataset or plain tar write them: train-000000.tar, 00000.tar, val.tar.
 
-The files of a sample share what stands before the first dot of their names: KEY.jpg with KEY.txt (a caption a line) or
-KEY.json (captions under "caption", "text", ...; it goes before KEY.txt). https://github.com/webdataset/webdataset.
-The split is that of the shard's folder or name.
+The files of a sample share what stands before the first dot of their names: KEY.jpg with KEY.txt or KEY.caption (a
+caption a line) or KEY.json (captions under "caption", "text", ...; it goes first).
+https://github.com/webdataset/webdataset. The split is that of the shard's folder or name.
 
 Nothing is unpacked: one pass over the headers of a shard finds where its pictures lie, and each is then read from
 there, in any order. What a pass finds is kept in the cache, by the shard's path, size and time of change.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,18 +21,15 @@ from typing import Any
 
 from captionkit import files
 from captionkit.datasets.assemble import Entry, Place
+from captionkit.datasets.captions import MAX_CAPTIONS, SIDECARS, captions_of_file
 from captionkit.datasets.core import Problem, id_of_file, split_of_file, split_of_folder
-from captionkit.datasets.table import CAPTION_COLUMNS
 from captionkit.datasets.tar import walk
 from captionkit.errors import CaptionkitError
 from captionkit.files import IMAGE_SUFFIXES, Member
 from captionkit.progress import track
 
 LOOKS_FOR = "tar shards, not compressed (train-000000.tar, 00000.tar, val.tar), here or in train/, val/, test/"
-MAX_CAPTIONS = 1 << 20
-"""The largest KEY.txt or KEY.json that is read, 1 MiB."""
-
-_VERSION = 2  # of what is cached
+_VERSION = 3  # of what is cached
 _SHARD = re.compile(r"(.+?)\.(tar|tgz|tar\.(gz|bz2|xz|zst))", re.IGNORECASE)
 
 
@@ -53,12 +49,9 @@ def detect(place: Place) -> list[Path]:
 
 def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
     """The pictures in the order of the shards; an id is the sample's key, after its shard's name where it repeats."""
-    root, taken = os.path.realpath(place.root), set()
+    taken = set()
     for path in track(shards, len(shards), "shards"):
         source = place.name(path)
-        if not Path(os.path.realpath(path)).is_relative_to(root):
-            yield Problem("path outside the root", source, f"a link leads out of {place.root}; copy the shard into it")
-            continue
         split = split_of_folder(path.parent.name) or split_of_file(path.stem) or ""
         samples, problems = _contents(path)
         for problem in problems:
@@ -130,7 +123,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
             continue
         key, ending = _key(member.name)
         picture = f".{ending}" in IMAGE_SUFFIXES
-        if not picture and ending not in ("txt", "json"):
+        if not picture and f".{ending}" not in SIDECARS:
             continue  # of another use: classes, masks, sound
         sample = found.setdefault(key, _Sample())
         if ending in sample.captions or (picture and sample.picture):
@@ -144,7 +137,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
             sample.captions[ending] = _captions(member, ending, problems)
     samples = []
     for key, sample in found.items():
-        captions = sample.captions.get("json") or sample.captions.get("txt") or []
+        captions = next(filter(None, map(sample.captions.get, ("json", "txt", "caption"))), [])
         if sample.picture:
             samples.append((sample.picture, captions))
         else:
@@ -160,14 +153,7 @@ def _captions(member: Member, ending: str, problems: list[Problem]) -> list[Any]
         problems.append(Problem("malformed caption", member.name, detail))
         return []
     try:
-        text = member.read().decode("utf-8-sig")
-        if ending == "txt":
-            return [line for line in text.splitlines() if line.strip()]
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "valid JSON"
-        problems.append(Problem("malformed caption", member.name, f"not {kind} ({error}); left out"))
+        return captions_of_file(member.read(), f".{ending}")
+    except ValueError as error:
+        problems.append(Problem("malformed caption", member.name, f"{error}; left out"))
         return []
-    if isinstance(value, dict):
-        value = next((value[name] for name in CAPTION_COLUMNS if value.get(name)), [])
-    return value if isinstance(value, list) else [value]

@@ -2,30 +2,39 @@
 
 Fields may be separated by commas, tabs, semicolons or bars; the Flickr30k file of Kaggle (results.csv: `image_name|
 comment_number| comment`) is one of these. The split stands in a column called split, or in the file's name (train.csv);
-the class that an image is known to be of, in one called class.
+the class that an image is known to be of, in one called class. Without a header, each line begins with the name of an
+image file: `1.jpg,a dog`, `1.jpg#0<TAB>a dog`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from captionkit.datasets.assemble import Entry, Place, Row, by_image
+from captionkit.datasets.captions import CAPTION_COLUMNS
 from captionkit.datasets.core import Problem, split_of_file
-from captionkit.datasets.reading import first_line, peek_line, read_text
+from captionkit.datasets.reading import first_line, peek_line, read_lines, read_text
 from captionkit.errors import DatasetError
+from captionkit.files import IMAGE_SUFFIXES
 
 IMAGE_COLUMNS = (
-    *("file_name", "filename", "image", "image_name", "image_path", "image_file"),
-    *("file", "file_path", "filepath", "path", "img"),
+    *("file_name", "filename", "image", "image_name", "image_path", "image_file", "image_file_name"),
+    *("file", "file_path", "filepath", "path", "img", "img_name", "img_path", "photo"),
 )
-CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
+"""What an image's file is called in a table or an object, the likeliest first."""
+
 LOOKS_FOR = "*.csv or *.tsv with an image column (image, file_name, ...) and a caption column (caption, text, ...)"
+
+_HINT = re.compile(r"sep=.\r?\n?", re.IGNORECASE)  # to Excel, which separates as its language does
+_TEXT = re.compile(r"caption|annotation|token|result|descri|sentence|text|train|val|test|dev|data", re.IGNORECASE)
+_ENDINGS = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_BARE = re.compile(rf'\s*"?([^"\t,;|]+?\.(?:{_ENDINGS}))(?:#\d+)?"?(\s*[\t,;|]\s*|\s+)(?=\S)', re.IGNORECASE)
+_NUMBER = re.compile(r"\d+\s*[\t,;|]\s*")  # of the comment, between the image and it
 
 
 class _Columns(NamedTuple):
@@ -38,8 +47,11 @@ class _Columns(NamedTuple):
 
 
 def detect(place: Place) -> list[Path]:
-    """The tables whose header names an image and a caption column."""
-    return [file for file in place.files("*.csv", "*.tsv", "captions.txt") if _columns(peek_line(file))]
+    """The tables whose header names an image and a caption column, or whose first line begins with an image."""
+    tables = place.files("*.csv", "*.tsv", "captions.txt")
+    lists = [file for file in place.files("*.txt") if place.file or _TEXT.search(file.stem)]
+    bare = [file for file in dict.fromkeys((*tables, *lists)) if _is_bare(file)]
+    return [file for file in dict.fromkeys((*tables, *lists)) if file in bare or (file in tables and _is_table(file))]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
@@ -54,7 +66,10 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
 
 def rows(file: Path, source: str) -> Iterator[Row | Problem]:
     """The rows after the header. A file that is not CSV raises DatasetError; a row that does not fit is a Problem."""
-    text = read_text(file)
+    if bare_fields(peek_line(file)):
+        yield from _bare_rows(file, source)
+        return
+    text = without_hint(read_text(file))
     header = _columns(first_line(text))
     if header is None:
         raise DatasetError(f"{file}, line 1: the header names no image or no caption column; looked for {LOOKS_FOR}")
@@ -72,12 +87,58 @@ def rows(file: Path, source: str) -> Iterator[Row | Problem]:
         raise DatasetError(f"{file}, line {line}: not valid CSV ({error}); double the quotes inside a field") from None
 
 
+def without_hint(text: str) -> str:
+    """A table without the line `sep=;` before its header, by which Excel is told what separates the fields."""
+    hint = _HINT.match(text)
+    return text[hint.end() :] if hint else text
+
+
+def column_names(header: str, delimiter: str) -> list[str]:
+    """The columns that a header line names, in small letters and with underscores for spaces and hyphens."""
+    try:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:  # a field longer than any name
+        cells = []
+    return [re.sub(r"[\s-]+", "_", cell.strip().casefold()) for cell in cells]
+
+
+def bare_fields(line: str) -> tuple[str, str] | None:
+    """(image, caption) of a line that begins with the name of an image file; None for any other."""
+    found = _BARE.match(line)
+    if not found:
+        return None
+    caption = line[found.end() :]
+    if found[2].strip() or "\t" in found[2]:
+        number = _NUMBER.match(caption)
+        caption = caption[number.end() :] if number else caption
+    quoted = re.fullmatch(r'"((?:[^"]|"")*)"\s*', caption)
+    return found[1].strip(), quoted[1].replace('""', '"') if quoted else caption
+
+
+def _is_table(file: Path) -> bool:
+    return _columns(peek_line(file)) is not None
+
+
+def _is_bare(file: Path) -> bool:
+    fields = bare_fields(peek_line(file))
+    return fields is not None and re.search(r"[^\W\d_]", fields[1]) is not None and "lemma" not in file.name.casefold()
+
+
+def _bare_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+    for number, line in read_lines(file):
+        fields = bare_fields(line)
+        if fields:
+            yield Row(fields[0], [fields[1]], "")
+        else:
+            detail = "it does not begin with the name of an image file and a separator"
+            yield Problem("malformed row", f"{source}, line {number}", detail)
+
+
 def _columns(header: str) -> _Columns | None:
     """What a header line says, in the first delimiter by which it names both an image and a caption column."""
     for delimiter in ",\t;|":
-        cells = next(csv.reader([header], delimiter=delimiter), [])
-        names = [re.sub(r"[\s-]+", "_", cell.strip().casefold()) for cell in cells]
-        image = next((names.index(name) for name in IMAGE_COLUMNS if name in names), None)
+        names = column_names(header, delimiter)
+        image = next((names.index(name) for name in (*IMAGE_COLUMNS, "image_id") if name in names), None)
         caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
         if image is not None and caption is not None:
             split, label = (names.index(name) if name in names else None for name in ("split", "class"))
@@ -94,14 +155,4 @@ def _row(cells: list[str], header: _Columns, where: str) -> Row | Problem:
     if not image:
         return Problem("caption without image", where, ascii(caption[:80]))
     split, label = ("" if column is None else cells[column].strip() for column in (header.split, header.label))
-    return Row(image, _listed(caption), split, label)
-
-
-def _listed(cell: str) -> list[object]:
-    # A field can hold a JSON list of captions; other brackets belong to a caption.
-    if cell.startswith('["') and cell.endswith('"]'):
-        try:
-            return list(json.loads(cell))
-        except (ValueError, RecursionError):
-            pass
-    return [cell]
+    return Row(image, [caption], split, label)

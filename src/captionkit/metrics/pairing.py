@@ -5,28 +5,41 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-from captionkit.datasets.core import id_of_file, normalise_split
+from captionkit.datasets.captions import is_missing
+from captionkit.datasets.core import base_name, id_of_file, normalise_split
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.reading import Id, Said, Written, Wrote
 
 _NAMED = 5  # so many images are named in a message
 
+
+def _tail(path: object) -> object:
+    """The folder and the name that a path ends in; None, which matches nothing, where it has no folder."""
+    parts = str(path).replace("\\", "/").split("/")
+    return "/".join(parts[-2:]) if len(parts) > 1 else None
+
+
+def _stem(name: object) -> str:
+    return str(id_of_file(str(name))).casefold()
+
+
 # From the strictest on: what must be equal, of a candidate's id and of an image with references; and how to say it.
 _RULES: tuple[tuple[Callable[[Id], object], Callable[[Written], object], str], ...] = (
     (lambda known: (type(known), known), lambda image: (type(image.id), image.id), ""),
     (str, lambda image: str(image.id), "image ids are text on one side and numbers on the other; matched as text"),
+    (_tail, lambda image: _tail(image.name), "candidates are matched with references by folder and file name"),
     (
-        lambda known: PurePosixPath(str(known)).name,
-        lambda image: PurePosixPath(image.name).name,
+        lambda known: base_name(str(known)),
+        lambda image: base_name(image.name),
         "candidates are matched with references by file name",
     ),
     (
-        lambda known: str(id_of_file(str(known))),
-        lambda image: str(id_of_file(image.name)),
+        _stem,
+        lambda image: _stem(image.name),
         "candidates are matched with references by the number or stem of the file name",
     ),
+    (_stem, lambda image: _stem(image.id), "candidates are matched with references by the number in their image id"),
 )
 
 
@@ -45,6 +58,7 @@ class Pairs:
 def pair(said: Said, wrote: Wrote, split: str | None = None) -> Pairs:
     """Match candidates with references. CaptionkitError where none match."""
     images, note = _of_split(wrote, split), ""
+    said, disagreements = _by_the_right_column(said, images, wrote.origin)
     found, how = _matched(said, images)
     if not found:
         raise CaptionkitError(_nothing_matches(said, wrote, images))
@@ -62,7 +76,7 @@ def pair(said: Said, wrote: Wrote, split: str | None = None) -> Pairs:
         references=[images[place].captions for place in used],
         without_references=[known for known in said.captions if known not in taken],
         without_candidate=[image.id for place, image in enumerate(images) if place not in found and image.captions],
-        notes=[text for text in (note, how) if text],
+        notes=[text for text in (*disagreements, note, how) if text],
     )
     if not used:
         raise CaptionkitError(f"{wrote.origin}: none of the images that have a candidate has a reference caption")
@@ -88,6 +102,29 @@ def _of_split(wrote: Wrote, split: str | None) -> list[Written]:
     return images
 
 
+def _by_the_right_column(said: Said, images: Sequence[Written], references: str) -> tuple[Said, list[str]]:
+    """The candidates by the column whose ids agree with the references, and what other columns say against it.
+
+    It is the likeliest column that matches half of what the best does: numbers of rows meet image ids by chance.
+    """
+    readings = [said, *said.others]
+    matches = [_matched(reading, images)[0] for reading in readings]
+    most = max(map(len, matches))
+    best = next(place for place, found in enumerate(matches) if 2 * len(found) >= most)
+    chosen, found = readings[best], matches[best]
+    if chosen.fault:
+        raise CaptionkitError(chosen.fault)
+    notes = []
+    for other, theirs in zip(readings, matches, strict=True):
+        against = sum(
+            other.captions[theirs[place]] != chosen.captions[found[place]] for place in found if place in theirs
+        )
+        if found and (against or not theirs):
+            what = f"names other images in {against:,} rows" if theirs else "names no image"
+            notes.append(f"column {other.column!r} {what} of {references}; images are told by column {chosen.column!r}")
+    return chosen, notes
+
+
 def _matched(said: Said, images: Sequence[Written]) -> tuple[dict[int, Id], str]:
     """Place in `images` -> the candidate's id, by the strictest rule that matches half of what the best rule does.
 
@@ -97,7 +134,8 @@ def _matched(said: Said, images: Sequence[Written]) -> tuple[dict[int, Id], str]
     for key_of, key_of_image, how in _RULES:
         known = _once((key_of_image(image), place) for place, image in enumerate(images))
         keys = _once((key_of(candidate), candidate) for candidate in said.captions)
-        tried.append(({known[key]: candidate for key, candidate in keys.items() if key in known}, how))
+        pairs = {known[key]: candidate for key, candidate in keys.items() if key is not None and key in known}
+        tried.append((pairs, how))
     most = max(len(found) for found, _ in tried)
     return next((found, how) for found, how in tried if 2 * len(found) >= most)
 
@@ -133,6 +171,9 @@ def _partial(pairs: Pairs, said: Said, wrote: Wrote) -> Iterable[str]:
     if silent:
         total = len(silent) + len(pairs.ids)
         yield f"{len(silent):,} of {total:,} images with references have no candidate and are left out: {named(silent)}"
+    empty = [known for known, text in zip(pairs.ids, pairs.candidates, strict=True) if is_missing(text)]
+    if empty:
+        yield f"{len(empty):,} captions only stand for a missing value, as 'nan' does: {named(empty)}"
     if wrote.problems:
         yield f"{wrote.origin}: {len(wrote.problems):,} problems{_first(wrote.problems)}"
 

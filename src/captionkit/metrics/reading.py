@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +14,26 @@ from typing import Any, NamedTuple
 
 from captionkit import paths
 from captionkit.datasets import CaptionSet, Dataset, Problem, stated_captions
-from captionkit.datasets.core import is_id, normalise_split
+from captionkit.datasets.captions import (
+    CAPTION_COLUMNS,
+    checked_captions,
+    holds_captions,
+    is_missing,
+    shown,
+    texts_of,
+)
+from captionkit.datasets.core import is_id, normalise_split, whole
+from captionkit.datasets.foreign import way_out
 from captionkit.datasets.reading import first_line, peek, read_json, read_json_lines, read_text
-from captionkit.datasets.table import CAPTION_COLUMNS, IMAGE_COLUMNS
+from captionkit.datasets.table import IMAGE_COLUMNS, column_names, without_hint
 from captionkit.errors import CaptionkitError, DatasetError
 
 Id = int | str
 
 _SHAPE = '{id: caption} or [{"image_id", "caption"}, ...]'
-_ID_COLUMNS = ("image_id", "id", *IMAGE_COLUMNS)
+# What can tell the image of a candidate, the most telling first: a number can meet another image's by chance, and an
+# "id" can be that of the row.
+_ID_COLUMNS = (*IMAGE_COLUMNS, "image_id", "id")
 
 
 class Written(NamedTuple):
@@ -36,10 +47,17 @@ class Written(NamedTuple):
 
 @dataclass
 class Said:
-    """Candidates by image id, and what they are called in messages."""
+    """Candidates by image id, and what they are called in messages.
+
+    column: what the ids were read from, where more than one column could be ids; `others` are read from these.
+    fault: why nothing can be scored by these ids, where that is so.
+    """
 
     captions: dict[Id, str]
     origin: str = "candidates"
+    column: str = ""
+    fault: str = ""
+    others: list[Said] = field(default_factory=list)
 
 
 @dataclass
@@ -65,8 +83,8 @@ def read_candidates(source: Candidates) -> Said:
     if isinstance(source, Mapping):
         return Said({_plain(known): _one(caption, known, "candidates") for known, caption in source.items()})
     if isinstance(source, (str, os.PathLike)):
-        return Said(_unique(_rows(Path(source)), str(source)), str(source))
-    return Said(_unique(_results(source, "candidates"), "candidates"))
+        return _said(list(_rows(Path(source))), str(source))
+    return _said(list(_results(source, "candidates")), "candidates")
 
 
 def read_references(source: References) -> Wrote:
@@ -92,9 +110,8 @@ def read_references(source: References) -> Wrote:
         if isinstance(stated, Problem):
             wrote.problems.append(f"{stated.kind}: {stated.where} ({stated.detail})")
             continue
-        good = tuple(" ".join(text.split()) for text in stated.captions if isinstance(text, str) and text.strip())
-        if len(good) < len(stated.captions):
-            wrote.problems.append(f"{stated.file_name}: {len(stated.captions) - len(good)} captions are no text")
+        good, problems = checked_captions(stated.captions, stated.file_name, stated.source)
+        wrote.problems.extend(f"{problem.kind}: {problem.where} ({problem.detail})" for problem in problems)
         wrote.images.append(Written(stated.id, stated.file_name, good, normalise_split(stated.split)))
     return wrote
 
@@ -109,117 +126,172 @@ def _several(captions: object, known: Id) -> tuple[str, ...]:
 
 
 def _one(caption: object, known: object, origin: str) -> str:
-    if isinstance(caption, (list, tuple)) and len(caption) == 1:  # as pycocoevalcap takes them
-        caption = caption[0]
-    if not isinstance(caption, str):
-        several = "several captions" if isinstance(caption, (list, tuple)) and len(caption) else "no caption"
+    """The one text of a candidate: itself, or in a list of one or an object, as pycocoevalcap takes them."""
+    given = list(caption) if isinstance(caption, (list, tuple)) else [caption]
+    try:
+        texts = [text for one in given for text in texts_of(one)]
+    except ValueError:
+        raise CaptionkitError(f"{origin}: image {known!r} has {shown(caption)}, a list that cannot be read") from None
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        several = "several captions" if len(texts) > 1 else "no caption"
         raise CaptionkitError(f"{origin}: image {known!r} has {several}; one text for each image is scored")
-    return caption
+    return texts[0]
 
 
-def _results(rows: object, origin: str) -> Iterator[tuple[Id, str, str]]:
-    """(id, caption, where) of each entry of COCO results."""
+class _Row(NamedTuple):
+    """One candidate: what may be its image's id, by column, and where it stands."""
+
+    ids: dict[str, Id]
+    caption: str
+    where: str
+
+
+def _said(rows: Sequence[_Row], origin: str) -> Said:
+    """The candidates by each column that can be ids, the likeliest first."""
+    there = {column for row in rows for column in row.ids}
+    readings = [_by(column, rows, origin) for column in _ID_COLUMNS if column in there]
+    if not readings:
+        return Said({}, origin)
+    if len(readings) == 1 and readings[0].fault:
+        raise CaptionkitError(readings[0].fault)
+    readings[0].others = readings[1:]
+    return readings[0]
+
+
+def _by(column: str, rows: Sequence[_Row], origin: str) -> Said:
+    said = Said({}, origin, column)
+    seen: dict[str, _Row] = {}
+    for row in rows:
+        known = row.ids.get(column)
+        if known is None:
+            said.fault = said.fault or f"{origin}, {row.where}: names no image under {column!r}; give each its image"
+            continue
+        first = seen.setdefault(str(known), row)
+        if first is row:
+            said.captions[known] = row.caption
+        elif first.caption != row.caption:  # what is said twice alike is no matter
+            twice = f"{origin}: image {known!r} has two captions ({first.where} and {row.where}); keep one"
+            said.fault = said.fault or twice
+    return said
+
+
+def _results(rows: object, origin: str, where: str = "entry {}") -> Iterator[_Row]:
+    """Each entry of COCO results, or of a list like it."""
     if not isinstance(rows, Sequence) or isinstance(rows, (str, bytes)):
         raise CaptionkitError(f"{origin}: not captions by image; give {_SHAPE}")
     for place, row in enumerate(rows):
         if isinstance(row, str):
             raise CaptionkitError(f"{origin}: a list of captions has no image ids; give {_SHAPE}")
-        known = _plain(row.get("image_id")) if isinstance(row, Mapping) else None
-        if known is None or not is_id(known) or "caption" not in row:
+        entry = row if isinstance(row, Mapping) else {}
+        ids = {name: known for name in _ID_COLUMNS if is_id(known := _plain(entry.get(name)))}
+        column = next((name for name in CAPTION_COLUMNS if name in entry), None)
+        if not ids or column is None:
             raise CaptionkitError(f'{origin}: entry {place} needs an "image_id" and a "caption"; give {_SHAPE}')
-        yield known, _one(row["caption"], known, origin), f"entry {place}"
+        yield _Row(ids, _one(entry[column], next(iter(ids.values())), origin), where.format(place))
 
 
-def _unique(rows: Iterable[tuple[Id, str, str]], origin: str) -> dict[Id, str]:
-    captions: dict[Id, str] = {}
-    seen: dict[str, str] = {}
-    for known, caption, where in rows:
-        if first := seen.get(str(known)):
-            raise CaptionkitError(f"{origin}: image {known!r} has two captions ({first} and {where}); keep one")
-        seen[str(known)] = where
-        captions[known] = caption
-    return captions
-
-
-def _rows(path: Path) -> Iterator[tuple[Id, str, str]]:
-    """(id, caption, where) of each caption in a file."""
+def _rows(path: Path) -> Iterator[_Row]:
+    """Each caption in a file."""
     readers = {".json": _json, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
     if paths.is_folder(path, DatasetError):
         raise DatasetError(f"{path}: is a folder; name the results file in it, such as {path / 'results.json'}")
     if path.suffix.lower() not in readers:
-        raise DatasetError(f"{path}: unknown kind of results file; its name must end in {', '.join(readers)}")
+        raise DatasetError(
+            f"{path}: unknown kind of results file; its name must end in {', '.join(readers)}{way_out(path, '; ')}"
+        )
     try:
         yield from readers[path.suffix.lower()](path)
     except OSError as error:
         raise DatasetError(paths.unreadable(path, error)) from None
 
 
-def _json(path: Path) -> Iterator[tuple[Id, str, str]]:
+def _json(path: Path) -> Iterator[_Row]:
     content = read_json(path, pairs_hook=lambda pairs: _object(pairs, path))
     if not isinstance(content, dict):
         return _results(content, str(path))
+    if (listed := _wrapped(content)) is not None and "images" not in content:
+        return _results(listed, str(path))
     if {"annotations", "images"} & set(content):
         raise CaptionkitError(f"{path}: these are references, not results; name the references first, then {_SHAPE}")
-    if {"image_id", "caption"} & set(content) or not all(isinstance(text, (str, list)) for text in content.values()):
+    if {"image_id", "caption"} & set(content) or not all(map(holds_captions, content.values())):
         raise CaptionkitError(f"{path}: not captions by image; give {_SHAPE}")
-    return ((known, _one(caption, known, str(path)), "twice") for known, caption in content.items())
+    return (
+        _Row({"image_id": whole(known)}, _one(caption, known, str(path)), f"the key {known!r}")
+        for known, caption in content.items()
+    )
+
+
+def _wrapped(content: dict[str, Any]) -> list[Any] | None:
+    """The results in an object around them, {"results": [{"image_id", "caption"}]}: its only list of entries with ids.
+
+    Captions by image, {"1": [{"caption": ...}]}, are no such list.
+    """
+    lists = [value for value in content.values() if isinstance(value, list) and value and _is_entry(value[0])]
+    if len(lists) != 1:
+        return None
+    ids = [str(entry.get("image_id")) for entry in lists[0] if isinstance(entry, dict)]
+    return None if "annotations" in content and len(set(ids)) < len(ids) else lists[0]  # several an image: references
+
+
+def _is_entry(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    named = any(is_id(_plain(value.get(name))) for name in _ID_COLUMNS if name != "id")
+    return named and any(name in value for name in CAPTION_COLUMNS)
 
 
 def _object(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):  # which json.loads would pass over in silence
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise CaptionkitError(f"{path}: {twice!r} stands twice in one object; keep one")
     return made
 
 
-def _json_lines(path: Path) -> Iterator[tuple[Id, str, str]]:
-    """COCO results one a line, or what `captionkit caption --json` prints; pictures that failed are passed over."""
+def _json_lines(path: Path) -> Iterator[_Row]:
+    """COCO results one a line, or what `captionkit caption --json` prints; images that failed are passed over."""
     for number, row in read_json_lines(path):
         where = f"line {number}"
         if not (isinstance(row, dict) and isinstance(row.get("path"), str) and {"captions", "error"} & set(row)):
-            yield from ((known, caption, where) for known, caption, _ in _results([row], f"{path}, {where}"))
+            yield from _results([row], f"{path}, {where}", where)
         elif captions := row.get("captions"):
             if not isinstance(captions, list) or not isinstance(captions[0], dict):
                 raise CaptionkitError(
                     f'{path}, {where}: its "captions" are not a list of {{"text", ...}}; write it anew'
                 )
-            yield row["path"], _one(captions[0].get("text"), row["path"], str(path)), where
+            yield _Row({"path": row["path"]}, _one(captions[0].get("text"), row["path"], str(path)), where)
 
 
-def _table(path: Path) -> Iterator[tuple[Id, str, str]]:
-    """A table with a header; of several ranked captions of a picture (`captionkit caption --output`), the first."""
-    text = read_text(path)
+def _table(path: Path) -> Iterator[_Row]:
+    """A table with a header; of several ranked captions of an image (`captionkit caption --output`), the first."""
+    text = without_hint(read_text(path))
     columns, delimiter = _columns(first_line(text), path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
         for cells in reader:
             if line > 1 and any(cell.strip() for cell in cells):
-                row = dict(zip(columns, _fitted(cells, columns, delimiter, f"{path}, line {line}"), strict=True))
-                if not row["id"].strip():
-                    raise CaptionkitError(f"{path}, line {line}: names no image; give each caption its image")
-                if row.get("rank", "1") == "1" and not row.get("error"):
-                    yield row["id"].strip(), row["caption"], f"line {line}"
+                where = f"line {line}"
+                row = dict(zip(columns, _fitted(cells, columns, delimiter, f"{path}, {where}"), strict=True))
+                named = {name: whole(row[name].strip()) for name in _ID_COLUMNS if row.get(name, "").strip()}
+                ids = {name: known for name, known in named.items() if not is_missing(known)}
+                if not ids:
+                    raise CaptionkitError(f"{path}, {where}: names no image; give each caption its image")
+                if whole(row.get("rank", "1").strip()) == "1" and not row.get("error"):
+                    yield _Row(ids, _one(row["caption"], next(iter(ids.values())), f"{path}, {where}"), where)
             line = reader.line_num + 1
     except csv.Error as error:
         raise CaptionkitError(f"{path}, line {line}: not valid CSV ({error}); mend the quotes") from None
 
 
 def _columns(header: str, path: Path) -> tuple[list[str], str]:
-    """The columns, those of images and captions called "id" and "caption", and the delimiter that shows both."""
+    """The columns, that of captions called "caption" and each name but once, and the delimiter that shows both."""
     for delimiter in ",\t;|":
-        names = [re.sub(r"[\s-]+", "_", name.strip().casefold()) for name in header.split(delimiter)]
-        names = [name.strip('"') for name in names]
-        image = next((names.index(name) for name in _ID_COLUMNS if name in names), None)
+        names = column_names(header, delimiter)
         caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
-        if image is not None and caption is not None:
-            known = {image: "id", caption: "caption"}
-            return [
-                known.get(place, f"{name} {place}" if name in known.values() else name)
-                for place, name in enumerate(names)
-            ], delimiter
+        if caption is not None and any(name in names for name in _ID_COLUMNS):
+            firsts = [name if names.index(name) == place else f"{name} {place}" for place, name in enumerate(names)]
+            return ["caption" if place == caption else name for place, name in enumerate(firsts)], delimiter
     raise CaptionkitError(f"{path}, line 1: the header names no image_id (or image) or no caption column")
 
 
@@ -234,13 +306,19 @@ def _fitted(cells: list[str], columns: list[str], delimiter: str, where: str) ->
 
 
 def _check_references(path: Path) -> None:
-    """Results in the place of references are worth a sentence of their own."""
-    if path.suffix.lower() == ".json" and paths.is_file(path):
-        head = peek(path)[0]
-        if head.lstrip().startswith("[") and '"image_id"' in head and '"caption"' in head:
-            raise CaptionkitError(f"{path}: these are results, not references; name the references first")
+    """Results in the place of references are worth a sentence of their own.
+
+    They are a list of one caption an image, and no image files; several of an image are references.
+    """
+    if path.suffix.lower() != ".json" or not paths.is_file(path) or not peek(path)[0].lstrip().startswith("["):
+        return
+    content = read_json(path)
+    entries = [row for row in content if isinstance(row, dict) and is_id(_plain(row.get("image_id")))]
+    single = all(isinstance(row.get("caption"), str) and not set(IMAGE_COLUMNS) & set(row) for row in entries)
+    if entries and single and len({str(row["image_id"]) for row in entries}) == len(entries):
+        raise CaptionkitError(f"{path}: these are results, not references; name the references first")
 
 
 def _plain(known: Any) -> Any:
-    """An id out of numpy or pandas as a plain number."""
-    return known.item() if hasattr(known, "item") else known
+    """An id out of numpy or pandas as a plain number, and a whole one where it is whole."""
+    return whole(known.item() if hasattr(known, "item") else known)

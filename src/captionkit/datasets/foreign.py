@@ -1,0 +1,46 @@
+"""Files that may hold captions in a form that is not read: what they are, and the way out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_PANDAS = "save it as CSV: `import pandas; pandas.read_{kind}({name!a}).to_csv('captions.csv', index=False)`"
+_SHEET = "save it as CSV (UTF-8) in the spreadsheet program"
+_UNPACK = "unpack it beside the images"
+_OTHER = "write its captions as CSV with the columns image and caption"
+
+_WAYS_OUT = {
+    ".parquet": _PANDAS.replace("{kind}", "parquet"),
+    **dict.fromkeys((".feather", ".arrow"), _PANDAS.replace("{kind}", "feather")),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SHEET),
+}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+# Packed files and others are named only where their names speak of captions: archives of images often lie about.
+_PACKED_TEXT = re.compile(r".*\.(json|jsonl|ndjson|csv|tsv|txt|token)\.(gz|bz2|xz|zst|zip)")
+_SPEAKS = re.compile(r"caption|annotation|metadata")
+_OTHERS = (
+    *_PACKED,
+    ".pkl",
+    ".pickle",
+    ".npy",
+    ".npz",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".h5",
+    ".hdf5",
+    ".db",
+    ".sqlite",
+    ".mat",
+)
+
+
+def way_out(path: Path, before: str = "") -> str:
+    """What to do with a file of a kind that holds captions and is not read, behind `before`; "" for any other kind."""
+    name, suffix = path.name.casefold(), path.suffix.casefold()
+    if suffix in _WAYS_OUT:
+        return before + _WAYS_OUT[suffix].replace("{name!a}", ascii(path.name))
+    if _PACKED_TEXT.fullmatch(name) or (suffix in _PACKED and _SPEAKS.search(name)):
+        return before + _UNPACK
+    return before + _OTHER if suffix in _OTHERS and _SPEAKS.search(name) else ""
