@@ -27,7 +27,7 @@ TEMPLATES_FILE, NAMES_FILE = "templates.txt", "names.txt"
 TEMPLATES = ("a {name}", "a photo of a {name}", "this is a {name}")
 
 _MOST_TEMPLATES = 100
-_CAPTION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".token", ".txt")
+_CAPTION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".token", ".caption", ".txt")
 _WORDNET = re.compile(r"n\d{8}")
 _DATE = re.compile(r"(19|20)\d\d[-_.]?[01]\d(?!\d{3})")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -35,7 +35,10 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass
 class _Listing:
-    """What lies directly in a folder, names sorted; hidden names are passed over."""
+    """What lies directly in a folder, names sorted; hidden names are passed over.
+
+    links: those to a folder that lies in it anyway; other linked folders are as good as folders.
+    """
 
     images: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -56,12 +59,17 @@ class _Listing:
             if name.startswith("."):
                 continue
             if entry.is_dir():
-                (listing.links if entry.is_symlink() else listing.folders).append(entry.name)
+                again = entry.is_symlink() and _is_inside(entry.path, folder)
+                (listing.links if again else listing.folders).append(entry.name)
             elif name.endswith(IMAGE_SUFFIXES):
                 listing.images.append(entry.name)
             elif name.endswith(_CAPTION_SUFFIXES):
                 listing.captions.append(entry.name)
         return listing
+
+
+def _is_inside(path: str, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def detect(place: Place) -> list[Path]:
@@ -122,7 +130,7 @@ def _read_classes(
     inside = _Listing.of(parent)
     folders: dict[str, list[str]] = defaultdict(list)
     for link in inside.links:
-        yield Problem("linked folder", place.name(parent / link), "not followed; copy the folder here")
+        yield Problem("linked folder", place.name(parent / link), "leads to a folder that is read already")
     for folder in inside.folders:
         where, listing = place.name(parent / folder), _Listing.of(parent / folder)
         name = stated.get(folder) or name_of(folder)
