@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captionkit import files, paths
+from captionkit import files, outputs, paths
 from captionkit.errors import CaptionkitError
 from captionkit.images import open_image
 from captionkit.inputs import Input, find_inputs
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from captionkit.viz.overlay import Box, Words
 
 _PHOTO_SIDE = 1024  # pictures are drawn at about this size
+_LONGEST_STEM = 200  # bytes of a drawing's name, which gets a number and an ending
 
 
 def caption_inputs(
@@ -43,13 +46,16 @@ def caption_inputs(
     """Caption everything that `named` stand for; returns the exit status, 0 only if every picture was captioned."""
     if batch < 1:
         raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
-    inputs, total, single = _survey(named)
     shown = str(attention) == "-"  # in the terminal, or in the JSON
-    drawings = _Drawings(attention, single) if attention and not shown else None
-    captioner = load(model)
+    place = None if shown else attention
+    inputs, total, single, sources = _survey(named, place)
+    drawings = _Drawings(place, single, sources) if place else None
+    if drawings and total is None:
+        inputs = drawings.unwritten(inputs)
     failures: list[str] = []
     with ExitStack() as stack:
-        results = stack.enter_context(ResultsFile(output)) if output else None
+        results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
+        captioner = load(model)
         for given, outcome in track(_outcomes(captioner, inputs, batch, decoding), total, "captioning"):
             record = _record(given, outcome, maps=shown and as_json)
             if results:
@@ -58,7 +64,8 @@ def caption_inputs(
                 failures.append(paths.shown(given.name))
                 say(f"captionkit: {record['error']}")
             elif drawings and outcome.caption:
-                _draw(captioner, given, outcome.caption, drawings.place(given))
+                with drawings.place(given) as path:
+                    _draw(captioner, given, outcome.caption, path)
             _print(record, as_json, single)
             if shown and not as_json and outcome.caption:
                 _show_maps(outcome.caption)
@@ -73,11 +80,13 @@ def caption_inputs(
 class _Drawings:
     """Where attention is drawn: in the file named for a single picture, or in a folder, a file for each.
 
-    CaptionkitError, before any work, for a file where there are several pictures, or one that is in the way.
+    Neither what the run reads nor what captionkit did not draw is drawn over. CaptionkitError, before any work, for a
+    file where there are several pictures, or one that is in the way.
     """
 
-    def __init__(self, place: Path, single: bool) -> None:
-        self._place, self._taken = place, Counter[str]()
+    def __init__(self, place: Path, single: bool, inputs: Sequence[str]) -> None:
+        self._place, self._inputs, self._written = place, outputs.Files(inputs), outputs.Files()
+        self._names, self._numbers = set[str](), Counter[str]()
         self._file = bool(place.suffix) and not place.is_dir()
         if self._file:
             from captionkit.viz.saving import check_name
@@ -85,27 +94,82 @@ class _Drawings:
             check_name(place)
             if not single:
                 raise CaptionkitError(f"{place}: is one file, but there may be several pictures; name a folder")
-        elif place.exists() and not place.is_dir():
-            raise CaptionkitError(f"{place}: is a file where a folder for the drawings is wanted; name another place")
+            outputs.check_file(place, outputs.is_drawing, inputs=inputs)
+        else:
+            outputs.check_folder(place)
 
-    def place(self, given: Input) -> Path:
-        """The file for a picture; of several with one stem, all but the first get a number."""
-        if self._file:
-            return self._place
+    @contextmanager
+    def place(self, given: Input) -> Iterator[Path]:
+        """The file for a picture, for as long as it takes to draw; of several with one stem, all but the first get a
+        number.
+        """
+        path = self._place if self._file else self._free(given)
+        yield path
+        self._written.add(path)
+
+    def _free(self, given: Input) -> Path:
         stem = "stdin" if given.name == "-" else Path(given.name).stem
-        self._taken[stem] += 1
-        number = f"-{self._taken[stem]}" if self._taken[stem] > 1 else ""
-        return self._place / f"{stem}{number}.png"
+        while len(os.fsencode(stem)) > _LONGEST_STEM:
+            stem = stem[:-1]
+        for number in count(self._numbers[stem] + 1):
+            name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
+            known = unicodedata.normalize("NFC", name).casefold()  # as some file systems compare them
+            if known not in self._names and self._may_draw(self._place / name):
+                break
+        self._numbers[stem] = number
+        self._names.add(known)
+        return self._place / name
+
+    def _may_draw(self, path: Path) -> bool:
+        try:
+            ours = not path.is_symlink() and outputs.replaceable(path, outputs.is_drawing)
+        except OSError:
+            return False
+        return ours and not self._inputs.holds(path)
+
+    def unwritten(self, inputs: Iterator[Input]) -> Iterator[Input]:
+        """Inputs as they come, without what was drawn before they came."""
+        for given in inputs:
+            if isinstance(given.source, str) and self._written.holds(given.source):
+                given = replace(
+                    given, error=f"{given.name}: was drawn by this run; name another folder for --attention"
+                )
+            yield given
 
 
-def _survey(named: Sequence[str]) -> tuple[Iterator[Input], int | None, bool]:
-    """The inputs, how many they are (None where standard input will tell), and whether there is just one picture."""
+def _survey(named: Sequence[str], drawn: Path | None) -> tuple[Iterator[Input], int | None, bool, list[str]]:
+    """The inputs, how many they are, whether there is just one picture, and the files that hold them.
+
+    Where standard input names them, their number is None, and what files they are is not known yet. What earlier runs
+    drew in the folder `drawn` is passed over, unless it is named itself.
+    """
     inputs = find_inputs(named)
     if "-" not in named:
-        listed = list(inputs)
-        return iter(listed), len(listed), len(listed) == 1
+        listed = _without_drawings(list(inputs), named, drawn) if drawn else list(inputs)
+        sources = (given.source.archive if isinstance(given.source, files.Member) else given.source for given in listed)
+        held = [str(path) for path in sources if path and not isinstance(path, bytes)]
+        return iter(listed), len(listed), len(listed) == 1, held
     first = next(inputs)
-    return chain([first], inputs), None, len(named) == 1 and first.name == "-"
+    return chain([first], inputs), None, len(named) == 1 and first.name == "-", []
+
+
+def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -> list[Input]:
+    drawn = outputs.Files([folder])
+
+    def is_drawing(given: Input) -> bool:
+        path = Path(given.source) if isinstance(given.source, str) and given.source else None
+        if path is None or given.name in named or not drawn.holds(path.parent):
+            return False
+        with suppress(OSError, ValueError):
+            return outputs.is_drawing(path)
+        return False
+
+    kept = [given for given in inputs if not is_drawing(given)]
+    if not kept:
+        raise CaptionkitError(f"{folder}: holds no pictures but drawings of an earlier run; name others to caption")
+    if left := len(inputs) - len(kept):
+        say(f"captionkit: {folder}: {left} drawing{'s' if left > 1 else ''} of an earlier run passed over")
+    return kept
 
 
 def _outcomes(
@@ -180,6 +244,7 @@ def caption_samples(output: Path, *, model: str | None) -> int:
     from captionkit.viz.page import Card, captions_page
     from captionkit.viz.samples import sample_photos
 
+    outputs.check_file(output, outputs.is_page)
     captioner = load(model)
     photos = sample_photos()
     cards = []

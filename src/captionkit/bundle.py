@@ -11,15 +11,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from captionkit import files, paths
+from captionkit import files, outputs, paths
 from captionkit.calibration import Calibration
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.progress import say
 
 # What reads a folder's parts is imported with the first of them: see captionkit.loading.
 if TYPE_CHECKING:
@@ -42,6 +46,10 @@ CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD = (
 #: the model that comes with the package
 BUNDLED = Path(__file__).parent / "assets" / "flickr8k"
 _MAX_CONFIG_BYTES = 4 << 20
+_BLOCK = 1 << 20  # bytes that are hashed at once
+#: in a model folder: a model that is written whole, and about to be moved to its place; and what writing may leave
+_NEXT = ".model.next"
+_LEFT = re.compile(r"\.model\.next|\..*\.\w{8}\.partial")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
@@ -143,6 +151,8 @@ _REMEDY = {
 def open_model(source: str | os.PathLike[str] | None = None) -> ModelFolder:
     """Open a model: a folder, a Hub id such as `owner/name` (or `owner/name@revision`), or None for the bundled one."""
     path = BUNDLED if source is None or str(source) == "bundled" else _found(source)
+    with suppress(OSError):  # whoever may not write here reads what is there
+        _settle(path)
     config_path = path / CONFIG
     if not paths.exists(config_path, ModelError):
         raise ModelError(
@@ -161,7 +171,7 @@ def _found(source: str | os.PathLike[str]) -> Path:
     """Where a model that is named lies, fetched from the Hub where no folder has that name."""
     path = Path(source)
     if not paths.exists(source, ModelError) and path.name:
-        files.recover_folder(path)
+        _bring_back(path)
         if not paths.exists(path) and _HUB_ID.fullmatch(str(source)):
             return _from_hub(str(source))
     return path
@@ -186,43 +196,149 @@ def _check(config: Any, path: Path) -> None:
 def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], contents: Mapping[str, bytes]) -> ModelFolder:
     """Write a model folder whole, replacing the model at `path`. `contents` maps file names to bytes.
 
-    Files and folders there that are no part of that model, such as somebody's notes, stay.
+    Files and folders there that are no part of that model, such as somebody's notes, stay; a part of it that somebody
+    has changed is kept under another name. Raises CaptionkitError where something else than a model is there.
     """
     described = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in sorted(contents.items())
     }
     full = {"format": FORMAT, **config, "files": described}
+    told = (json.dumps(full, indent=1, ensure_ascii=False) + "\n").encode()
     path = Path(path)
-    with files.new_folder(path) as folder:
-        for name, content in contents.items():
-            files.write_bytes(folder / name, content)
-        files.write_text(folder / CONFIG, json.dumps(full, indent=1, ensure_ascii=False) + "\n")
-        for entry in _others(path):
-            if not (folder / entry.name).exists():
-                _copy(entry, folder / entry.name)
+    try:
+        _write(path, {**contents, CONFIG: told})
+    except OSError as error:
+        raise files.cannot_write(path, error) from None
     return ModelFolder(path, full)
 
 
-def _others(path: Path) -> list[Path]:
-    """What lies in a model folder without being a part of the model."""
-    try:
-        listed = open_model(path.absolute()).config["files"]  # or "bundled" and "owner/name" would be other models
-    except ModelError:
-        return []
-    own = {CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *listed}
-    return [entry for entry in path.iterdir() if entry.name not in own and entry.suffix != ".partial"]
+def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Refuse, before any work, a folder that a model cannot be written to, or must not.
+
+    It may be new, empty, or hold a model that captionkit wrote, beside which other files stay. Raises CaptionkitError
+    where it is one of the `inputs` of the run, belongs to the package, or holds something that would be replaced.
+    """
+    if path.resolve() == BUNDLED.resolve():
+        raise CaptionkitError("the bundled model belongs to the package and is not written to; give another --output")
+    outputs.check_folder(path, inputs=inputs)
+    known = _files_at(path)
+    for name in sorted({TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *known}):
+        if os.path.lexists(path / name) and not _is_saved(path / name, known.get(name)):
+            raise CaptionkitError(
+                f"{path / name}: was not written by captionkit, or changed since; move it away or name another folder"
+            )
 
 
-def _copy(entry: Path, to: Path) -> None:
+def _files_at(path: Path) -> Mapping[str, Any]:
+    """What the model in a folder lists; nothing where the folder is new or empty.
+
+    Raises CaptionkitError where it holds something else.
+    """
+    if not path.exists():
+        return {}
     try:
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, to, symlinks=True)
+        listed: Mapping[str, Any] = open_model(path.absolute()).config["files"]
+    except ModelError:  # absolute, or "bundled" and "owner/name" would be other models
+        if foreign := next((name for name in sorted(os.listdir(path)) if not _LEFT.fullmatch(name)), ""):  # noqa: PTH208
+            raise CaptionkitError(
+                f"{path}: holds {foreign}, and no model that captionkit wrote; name a new or empty folder"
+            ) from None
+        return {}
+    return listed
+
+
+def _is_saved(path: Path, entry: Mapping[str, Any] | None) -> bool:
+    """Whether a file is what captionkit wrote: its `entry` in the list of files says what that was."""
+    if entry is None or not path.is_file() or path.stat().st_size != entry["bytes"]:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return bool(digest.hexdigest() == entry["sha256"])
+
+
+def _write(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all files beside their places, and only then move them there."""
+    _files_at(path)
+    place = Path(os.path.realpath(path))  # what a link leads to
+    new = not place.exists()
+    place.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{place.name[:50]}.", suffix=".partial"))
+    try:
+        for name, content in contents.items():
+            files.write_bytes(staged / name, content)
+        staged.rename(place / _NEXT)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        if new:
+            with suppress(OSError):
+                place.rmdir()
+        raise
+    _settle(place)
+
+
+def _settle(place: Path) -> None:
+    """Move a model that has been written whole to its place; one that a kill kept on its way there, too.
+
+    The config comes last: until then, what is still to be done can be told, and the old model's files are known.
+    """
+    ready = place / _NEXT
+    if not (ready / CONFIG).is_file():
+        if ready.is_dir():
+            ready.rmdir()
+        return
+    old, new = _listed(place / CONFIG) or {}, _listed(ready / CONFIG)
+    if new is None:
+        return
+    for name in sorted({*old, *new}):
+        if name in new and not (ready / name).exists():
+            continue  # is there already
+        if os.path.lexists(place / name) and not _is_saved(place / name, old.get(name)):
+            _set_aside(place / name)
+        if name in new:
+            _move(ready / name, place / name)
         else:
-            shutil.copy2(entry, to, follow_symlinks=False)
-    except OSError as error:
-        reason = error.strerror or error
-        raise CaptionkitError(f"{entry}: cannot be kept with the new model ({reason}); free space or move it") from None
+            (place / name).unlink(missing_ok=True)
+    _move(ready / CONFIG, place / CONFIG)
+    ready.rmdir()
+
+
+def _listed(config: Path) -> dict[str, Any] | None:
+    """The list of files in a config; None where there is none that captionkit wrote."""
+    try:
+        found = json.loads(config.read_bytes())
+        _check(found, config)
+    except (OSError, ValueError, ModelError):
+        return None
+    return dict(found["files"])
+
+
+def _move(path: Path, to: Path) -> None:
+    if to.is_symlink():
+        files.write_bytes(to, path.read_bytes())
+        path.unlink()
+        return
+    if to.exists():
+        files.set_rights(path, to.stat())
+    path.replace(to)
+
+
+def _set_aside(path: Path) -> None:
+    """Give another name to what is no part of the model as it was written."""
+    names = (path.with_name(f"{path.name}.kept{f'-{number}' if number > 1 else ''}") for number in count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    path.rename(kept)
+    say(f"captionkit: {path} was not written by captionkit, or changed since; it is kept as {kept.name}")
+
+
+def _bring_back(path: Path) -> None:
+    """Bring back a model of earlier versions, which exchanged whole folders and may have been killed while at it."""
+    old = path.with_name(f".{path.name}.old")
+    if (old / CONFIG).is_file():
+        with suppress(OSError):
+            old.rename(path)
 
 
 def update_model(

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from captionkit import __version__
 from captionkit.errors import CaptionkitError
 from captionkit.paths import unreadable
 from captionkit.progress import discard, say, tell
+from captionkit.stopping import Stopped, stoppable
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -32,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = _parser(arguments if arguments is not None else sys.argv[1:]).parse_known_args(arguments)
         if unknown:
             parsed.parser.refuse(unknown)
-        return parsed.command(parsed)
+        with nullcontext() if parsed.command is serve else stoppable():  # a server ends in its own way
+            return parsed.command(parsed)
     except CaptionkitError as error:
         say(f"captionkit: {error}")
     except ModuleNotFoundError as error:
@@ -43,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discard(sys.stdout)
     except OSError as error:  # what failed in the midst of work, such as a disk that went
         say(f"captionkit: {unreadable(error.filename or 'a file', error)}")
+    except Stopped as stopped:
+        say(f"captionkit: stopped by {stopped}")
+        return stopped.status
     except KeyboardInterrupt:
         say("captionkit: interrupted")
         return 130

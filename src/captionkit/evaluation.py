@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from captionkit import __version__, files
+from captionkit import __version__, files, outputs
 from captionkit.batch import attention_of
 from captionkit.captioner import Captioner
 from captionkit.datasets import CaptionSet, Example, open_dataset
@@ -68,6 +68,7 @@ def evaluate_model(
     check_numbers(resamples, seed)
     if batch < 1:
         raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
+    _check_output(output, [data, model])
     dataset = open_dataset(data)
     pictures = dataset.split(split)
     if not any(example.captions for example in pictures):
@@ -75,8 +76,6 @@ def evaluate_model(
     captioner = load(model)
     chosen = replace(captioner.decoding, **(decoding or {}))
     captioner.decoding = chosen
-    for stale in (SCORES, GALLERY):  # of an earlier evaluation: they must not lie beside new results
-        (output / stale).unlink(missing_ok=True)
     started = time.monotonic()
     said, failures = _captions(captioner, pictures, output / RESULTS, batch)
     if not said:
@@ -100,6 +99,14 @@ def evaluate_model(
     return Evaluation(scores, output, failures)
 
 
+def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse, before any work, a folder in which another file than an earlier evaluation's would be replaced."""
+    outputs.check_folder(output, inputs=inputs)
+    proofs = {RESULTS: outputs.is_captions, SCORES: outputs.is_scores, GALLERY: outputs.is_page}
+    for name, proof in proofs.items():
+        outputs.check_file(output / name, proof, inputs=inputs)
+
+
 def _captions(
     captioner: Captioner, pictures: CaptionSet, results: Path, batch: int
 ) -> tuple[dict[str, str], list[str]]:
@@ -107,7 +114,8 @@ def _captions(
     said: dict[str, str] = {}
     failures = []
     outcomes = captioner.stream([example.image for example in pictures], batch=batch)
-    with ResultsFile(results) as file:
+    # Scores of an earlier evaluation must not lie beside new results.
+    with ResultsFile(results, outdated=[results.with_name(name) for name in (SCORES, GALLERY)]) as file:
         for example, outcome in zip(pictures, track(outcomes, len(pictures), "captioning"), strict=True):
             if outcome.caption is None:
                 failures.append(outcome.error)

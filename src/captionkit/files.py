@@ -1,19 +1,17 @@
-"""Writing that is never half done: a file or folder appears whole or not at all; and files inside an archive."""
+"""Writing that is never half done: a file appears whole or not at all; and files inside an archive."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
-import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import CaptionkitError
 
@@ -26,6 +24,10 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
+#: what images and pages that captionkit draws carry as the name of their maker, so that it knows them again
+MARK = "captionkit"
+
+_SOFTWARE = 305  # the tag of EXIF
 _MOST_LINKS = 40  # that are followed, as by Linux
 _LONGEST = 50  # letters of a file's name in that of its temporary file, so that the system takes it
 
@@ -133,7 +135,7 @@ def _replace(path: Path, content: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
-                _set_rights(Path(temporary), before)
+                set_rights(Path(temporary), before)
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
         except BaseException:
@@ -148,7 +150,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.truncate()
 
 
-def _set_rights(path: Path, before: os.stat_result | None) -> None:
+def set_rights(path: Path, before: os.stat_result | None) -> None:
     """Give a new file the mode and the owner of the one that it replaces; of none, what the umask leaves."""
     if before is None:
         path.chmod(0o666 & ~_umask())
@@ -177,45 +179,25 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
     if kind not in Pillow.SAVE:
         raise CaptionkitError(f"{path}: no known kind of picture; end its name in .png or .jpg")
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    image.save(buffer, kind, **_marked(kind))
     write_bytes(path, buffer.getvalue())
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, replacing what was there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        recover_folder(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-    except OSError as error:
-        raise CaptionkitError(
-            f"{path}: cannot be written ({error.strerror}); free space or name another place"
-        ) from None
-    old = _set_aside(path)
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _marked(kind: str) -> dict[str, Any]:
+    """What Pillow takes to leave the mark in an image of this kind."""
+    if kind == "PNG":
+        from PIL.PngImagePlugin import PngInfo
 
+        told = PngInfo()
+        told.add_text("Software", MARK)
+        return {"pnginfo": told}
+    if kind == "GIF":
+        return {"comment": MARK.encode()}
+    from PIL.Image import Exif
 
-def recover_folder(path: Path) -> None:
-    """Bring back what `new_folder` had set aside if it was killed between its two renames."""
-    old = _set_aside(path)
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(path)
-
-
-def _set_aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    exif = Exif()
+    exif[_SOFTWARE] = MARK
+    return {"exif": exif}
 
 
 def _umask() -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from captionkit import bundle, paths
+from captionkit import bundle, outputs, paths
 from captionkit.datasets import inspect_dataset, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 
@@ -209,6 +209,7 @@ def plot_runs(runs: Sequence[str], output: Path) -> None:
 
     if output.suffix.lower() != ".png":
         raise CaptionkitError(f"{output}: curves are drawn as PNG; end the name in .png")
+    outputs.check_file(output, outputs.is_drawing)
     rows = {name: read_metrics(Path(name)) for name in dict.fromkeys(runs)}
     if len(rows) == 1:
         draw_curves(next(iter(rows.values())), output)

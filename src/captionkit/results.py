@@ -1,6 +1,7 @@
 """Captions as files: COCO results JSON, JSON lines, CSV.
 
-A file is rewritten whole from time to time, atomically, so what lies on disk is always readable.
+A file is rewritten whole from time to time, atomically, so what lies on disk is always readable. An earlier file stays
+until there is a caption to put in its place.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captionkit import files
+from captionkit import files, outputs
 from captionkit.datasets.core import id_of_file
 from captionkit.errors import CaptionkitError
+from captionkit.progress import say
 
 Record = Mapping[str, Any]
 
@@ -78,27 +80,52 @@ _FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {".json": _coco, ".json
 class ResultsFile:
     """Collects records and keeps a file of them. Use as a context manager: leaving it writes what there is."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, inputs: Iterable[str | os.PathLike[str]] = (), outdated: Sequence[Path] = ()
+    ) -> None:
+        """CaptionkitError, before any work, for a place that cannot be written, or must not: see `check_file`.
+
+        Args:
+            path: the file.
+            inputs: what the run reads.
+            outdated: what goes with the earlier file: removed as soon as that is replaced.
+        """
         if path.suffix.lower() not in _FORMATS:
             raise CaptionkitError(f"{path}: unknown kind of results file; end its name in {', '.join(_FORMATS)}")
         self.path = path
         self._format = _FORMATS[path.suffix.lower()]
         self._records: list[Record] = []
+        self._outdated = outdated
         self._written = time.monotonic()
-        self._write()  # a place that cannot be written is better known before the work than after it
+        outputs.check_file(path, outputs.is_captions, inputs=inputs)
+        self._once = files.is_stream(path)  # which cannot take back what it was given
 
     def add(self, record: Record) -> None:
         """One picture's record, as the machine-readable output has it."""
         self._records.append(record)
-        if time.monotonic() - self._written > _EVERY:
+        if not self._once and time.monotonic() - self._written > _EVERY and self._captioned:
             self._write()
 
+    @property
+    def _captioned(self) -> bool:
+        return any("captions" in record for record in self._records)
+
     def _write(self) -> None:
+        for path in self._outdated:
+            path.unlink(missing_ok=True)
         files.write_text(self.path, self._format(self._records))
         self._written = time.monotonic()
 
     def __enter__(self) -> ResultsFile:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._write()
+    def __exit__(self, failure: object, *_: object) -> None:
+        if not self._captioned and (failure or self.path.is_file()):
+            if not failure:
+                say(f"captionkit: {self.path}: stays as it was, as nothing was captioned")
+            return
+        try:
+            self._write()
+        except KeyboardInterrupt:
+            self._write()  # an interrupt that came just then is no reason to lose what was nearly written
+            raise

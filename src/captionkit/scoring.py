@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captionkit import files
+from captionkit import files, outputs
 from captionkit.datasets import open_dataset
-from captionkit.errors import CaptionkitError
 from captionkit.metrics import Comparison, DocumentFrequencies, Metric, Scores, evaluate
 from captionkit.metrics.reading import Said, Wrote, read_candidates, read_references
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
@@ -50,8 +49,9 @@ def score_files(
     frequencies: a file of saved document frequencies, or a corpus of references to count them in.
     training: a dataset, whose training captions are meant. compare: another results file. per_image: a CSV to write.
     """
-    if per_image and per_image.is_dir():
-        raise CaptionkitError(f"{per_image}: is a folder; name a file for the scores of each image")
+    if per_image:
+        named = (references, candidates, compare, frequencies, training)
+        outputs.check_file(per_image, outputs.is_image_scores, inputs=[path for path in named if path])
     wrote, said = read_references(references), read_candidates(candidates)
     other = read_candidates(compare) if compare else None
     looks = any(getattr(metric, "needs_images", False) for metric in metrics or ())

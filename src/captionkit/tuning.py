@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from captionkit.bundle import BUNDLED, update_model
+from captionkit.bundle import check_place, update_model
 from captionkit.captioner import BATCH, Captioner
 from captionkit.datasets import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError
@@ -89,10 +89,8 @@ def tune_model(
     Raises CaptionkitError.
     """
     captioner = load(model)
-    if write and captioner.folder.path == BUNDLED:
-        raise CaptionkitError(
-            "the bundled model belongs to the package and is not written to; tune a copy of its folder"
-        )
+    if write:
+        check_place(captioner.folder.path)
     found = [
         Decoding(**{**captioner.decoding.to_dict(), "num_captions": 1, **dict(zip(TRIED, settings, strict=True))})
         for settings in product(beams, length_penalties, no_repeats, horizons or (captioner.decoding.horizon,))

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from captionkit.bundle import CARD, DECODER, ENCODER, open_model, update_model
+from captionkit.bundle import CARD, DECODER, ENCODER, check_place, open_model, update_model
 from captionkit.captioner import Captioner
 from captionkit.errors import ImageError, ModelError
 from captionkit.export.graphs import decoder_graph, encoder_graph
@@ -59,6 +59,7 @@ def export_model(
     leaving the folder as it was, where the graphs differ from torch.
     """
     folder = open_model(source)
+    check_place(folder.path)
     photos = pictures_of(pictures)
     model = load_model(folder)
     height, width = folder.preprocessing.height, folder.preprocessing.width

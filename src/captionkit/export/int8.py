@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captionkit.bundle import CARD, DECODER, ENCODER, WEIGHTS, ModelFolder, open_model, write_model
+from captionkit.bundle import CARD, DECODER, ENCODER, WEIGHTS, ModelFolder, check_place, open_model, write_model
 from captionkit.datasets import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.drift import walk
@@ -44,7 +44,7 @@ def export_int8(
     and after: raises ModelError and writes nothing where CIDEr-D falls by more than the share `max_loss`.
     """
     folder = open_model(source)
-    _check(folder, output, limit, max_loss)
+    _check(folder, output, [path for path in (data, pictures) if isinstance(path, Path)], limit, max_loss)
     judged = _judged(data, split, limit) if data else None
     where, sources = _calibration(pictures, data, split)
     graphs = _float_graphs(folder)
@@ -71,13 +71,12 @@ def export_int8(
     )
 
 
-def _check(folder: ModelFolder, output: Path, limit: int, max_loss: float) -> None:
+def _check(folder: ModelFolder, output: Path, inputs: Sequence[Path], limit: int, max_loss: float) -> None:
     if limit < 0 or not 0 <= max_loss <= 1:
         raise CaptionkitError(f"limit {limit}, max-loss {max_loss}: use a number of pictures, and a share from 0 to 1")
     if output.exists() and output.resolve() == folder.path.resolve():
         raise CaptionkitError(f"{output}: is the float model itself; name another folder with --output")
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file()):
-        raise CaptionkitError(f"{output}: exists and is no model folder; name another with --output")
+    check_place(output, inputs=inputs)
 
 
 def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:

@@ -71,11 +71,22 @@ def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
         if not open_model(path).runnable:
             from captionkit.export.folder import export_model
 
-            export_model(path, pictures=_readable(pictures), half=half)
+            photos = _readable(pictures)
+            if not photos:
+                raise ImageError(f"no image of {pictures.name}, split {pictures.split}, can be opened to compare on")
+            export_model(path, pictures=photos, half=half)
     except Exception as error:  # torch's exporter raises its own kinds, and a trained model must not be lost to any
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"not exported ({reason}); {by_hand}"
+        return f"not exported ({_reason(error)}); {by_hand}"
     return f"try it: captionkit caption PHOTO --model {path}"
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in one line: what was raised, and what that came from, which torch's exporter leaves to the traceback."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    said = [(str(one).strip().splitlines() or [type(one).__name__])[0] for one in (error, first)]
+    return ": ".join(dict.fromkeys(said))
 
 
 def _readable(pictures: CaptionSet) -> list[Image.Image]:

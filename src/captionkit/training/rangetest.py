@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from captionkit import files, paths
 from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.outputs import check_file
 from captionkit.progress import track
 from captionkit.training.batches import Plan, batches
 from captionkit.training.learner import Learner
@@ -98,6 +99,7 @@ def check_output(output: Path, points: Path, steps: int) -> None:
     for path in (output, points):
         if paths.exists(path):
             raise CaptionkitError(f"{path}: is there already; move it away, or give another --output")
+        check_file(path, lambda _: False)
     if steps < 2 * _PATIENCE:
         raise CaptionkitError(f"--steps {steps}: too few to tell anything; give {2 * _PATIENCE} or more")
 

@@ -16,7 +16,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from captionkit import files, paths
-from captionkit.errors import TrainingError
+from captionkit.bundle import open_model
+from captionkit.errors import ModelError, TrainingError
 from captionkit.training.recipe import Recipe, load_recipe, recipe_fields
 from captionkit.training.sittings import SITTINGS
 from captionkit.training.trackers import TENSORBOARD, Trackers
@@ -72,10 +73,8 @@ class RunFolder:
             self._lock.acquire()
             if not resume:
                 self.check_new()  # again, as another run may have begun and ended here since it was asked for
-            for name in _OURS:
-                for left in self.path.glob(f".{name}.*.partial"):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-            files.recover_folder(self.path / BEST)
+            if resume:
+                self._mend()
         except Timeout:
             raise TrainingError(f"{self.path}: another process is training here; wait for it, or stop it") from None
         except NotImplementedError as error:  # of filelock before 3.21, on such a disk
@@ -87,6 +86,15 @@ class RunFolder:
         self._trackers = Trackers(recipe.run.trackers, self.path)
         threading.excepthook = self._hook
         self.writes = True
+
+    def _mend(self) -> None:
+        """Remove what a kill left half written, and finish the model that it kept from its place."""
+        for name in _OURS:
+            for folder in (self.path, self.path / BEST):
+                for left in folder.glob(f".{name}.*.partial"):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        with suppress(ModelError):
+            open_model(self.path / BEST)
 
     def track(self, recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
         """Start the trackers; `known` are the ids that they gave the run before. Returns those of now."""

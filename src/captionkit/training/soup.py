@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from captionkit.bundle import BUNDLED, WEIGHTS, ModelFolder, open_model
+from captionkit.bundle import WEIGHTS, ModelFolder, check_place, open_model
 from captionkit.datasets import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.models.stored import architecture, load_model, stores_half
@@ -88,11 +88,10 @@ def average_models(
     """
     if len(models) < 2:
         raise CaptionkitError("one model has no mean; name two or more that were trained from one model")
-    if output.resolve() == BUNDLED.resolve():
-        raise CaptionkitError("the bundled model belongs to the package and is not written to; give another --output")
     folders = [open_model(model) for model in models]
     if output.resolve() in [folder.path.resolve() for folder in folders]:
         raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
+    check_place(output, inputs=[data])
     _check_alike(folders)
     look = _Look(folders[0], data, split)
     offered = []

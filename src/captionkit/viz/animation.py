@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from captionkit.files import MARK
 from captionkit.viz.lettering import INK, broken, font_for, line_height
 from captionkit.viz.overlay import Box, Words, overlays
 
@@ -107,5 +108,5 @@ def _encoded(frames: list[Image.Image], colours: int) -> bytes:
     buffer = io.BytesIO()
     durations = [FRAME_MS] * len(rest) + [LAST_MS]
     animated = {"save_all": True, "append_images": rest, "duration": durations, "loop": 0} if rest else {}
-    first.save(buffer, "GIF", optimize=False, **animated)
+    first.save(buffer, "GIF", optimize=False, comment=MARK.encode(), **animated)
     return buffer.getvalue()

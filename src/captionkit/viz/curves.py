@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captionkit.errors import CaptionkitError
-from captionkit.files import write_bytes
+from captionkit.files import MARK, write_bytes
 from captionkit.viz.panels import column, panels_of, rows_of, smooth
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def write_figure(figure: Figure, out: str | os.PathLike[str]) -> None:
     """Write a figure as a PNG, atomically, in the look that all curves share. Raises CaptionkitError."""
     _finish(figure)
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    figure.savefig(png, format="png", metadata={"Software": MARK})
     write_bytes(out, png.getvalue())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from captionkit.files import write_text
+from captionkit.files import MARK, write_text
 
 PHOTO_SIDE = 800
 FIGURE_SIDE = 2000
@@ -83,6 +83,7 @@ def page_html(title: str, style: str, body: Sequence[str]) -> str:
         "<head>",
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta name="generator" content="{MARK}">',
         '<meta name="color-scheme" content="light dark">',
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">",
