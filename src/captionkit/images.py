@@ -5,11 +5,13 @@ No other code opens or resizes pictures, so training, evaluation and captioning 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
 import re
 import reprlib
+import shlex
 import stat
 import textwrap
 import warnings
@@ -17,11 +19,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
+from captionkit import lookalikes, mending
 from captionkit.errors import ImageError, ImageTooLargeError, ModelError
 from captionkit.files import IMAGE_SUFFIXES, Member
 from captionkit.tables import check_fields
@@ -30,7 +33,7 @@ MAX_PIXELS = 2**27  # 134 megapixels, above any common camera; 512 MiB once deco
 MAX_BYTES = 2**28  # 256 MiB of file
 MAX_SIDE = 4096  # of a model's input
 
-Source = str | os.PathLike[str] | bytes | Member | Image.Image | np.ndarray
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Member | Image.Image | np.ndarray
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Fit = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
@@ -59,7 +62,7 @@ _KINDS = {
     "Png": rb"\x89PNG\r\n\x1a\n",
     "WebP": rb"RIFF....WEBP",
     "Gif": rb"GIF8[79]a",
-    "Avif": rb"....ftyp(avi[fs]|m[is]f1)",
+    "Avif": rb"....ftyp(?=.{0,60}avi[fs])",  # among the brands; without it, one of them may be HEIC's
     "Tiff": rb"II[*+]\0|MM\0[*+]",
     "Bmp": rb"BM",
     "Ppm": rb"P[1-6]\s",
@@ -91,6 +94,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_URL = re.compile(r"(?i)(https?|ftps?|s3|gs|file)://")
+_NO_END = "lacks its end marker, but none of its pixels; captioned all the same"
+
+# A TIFF's tags
+_BITS, _PHOTOMETRIC, _SUBFILE, _SUBDIRECTORIES, _SAMPLE_FORMAT, _DNG = 258, 262, 254, 330, 339, 50706
 
 # Cameras and editors often leave damaged metadata, of which nothing but the orientation is used here.
 _METADATA_WARNINGS = r"PIL\.(Tiff|Png)ImagePlugin$"
@@ -172,23 +181,43 @@ def describe(source: Source) -> str:
         source = getattr(source, "filename", "") or "image"
     elif isinstance(source, Member):
         source = str(source)
+    elif _is_file(source) and isinstance(name := getattr(source, "name", None), str):
+        source = name
     elif not isinstance(source, (str, os.PathLike)):
         return type(source).__name__
     name = os.fsdecode(source)
     return name if name and name.isprintable() else repr(name)
 
 
-def open_image(source: Source, *, target: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def url_problem(name: str) -> str:
+    """Why `name` is not opened if it is a URL, and what to do; "" where it is none."""
+    scheme = _URL.match(name)
+    if not scheme:
+        return ""
+    if scheme[1].lower() == "file":
+        return "a URL of a file; give its path instead"
+    fetch = {"s3": "aws s3 cp {} -", "gs": "gcloud storage cat {}"}.get(scheme[1].lower(), "curl -sL {}")
+    return f"a URL, which is not fetched; pipe it in: {fetch.format(shlex.quote(name))} | captionkit caption -"
+
+
+def open_image(
+    source: Source,
+    *,
+    target: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    notes: list[str] | None = None,
+) -> Image.Image:
     """The picture in RGB, upright by its EXIF orientation, transparency laid on white, the first frame of an animation.
 
-    `source` is a path, the bytes of a file, a member of an archive, a Pillow image (returned as it is where nothing has
-    to change), or an array of H x W, H x W x 1, 3 or 4 (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`,
-    (height, width), is what the caller will shrink the upright picture to: a JPEG is then decoded at a half, quarter or
-    eighth of its size where that leaves no side smaller. Safe to call from many threads. Whatever is wrong with the
-    picture is an ImageError.
+    `source` is a path, the bytes of a file, a file object opened for reading bytes (read from its start where it can be
+    rewound), a member of an archive, a Pillow image (returned as it is where nothing has to change), or an array of
+    H x W, H x W x 1, 3 or 4 (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`, (height, width), is what the
+    caller will shrink the upright image to: a JPEG is then decoded at a half, quarter or eighth of its size where that
+    leaves no side smaller. Damage beside the pixels does not matter; what is worth telling of it is added to `notes`.
+    Safe to call from many threads. Whatever is wrong with the image is an ImageError.
     """
     try:
-        return _open(source, target, max_pixels)
+        return _open(source, target, max_pixels, [] if notes is None else notes)
     except ImageError as error:
         raise type(error)(f"{describe(source)}: {error}") from None
     except Exception as error:  # Pillow raises nearly anything on a damaged file
@@ -241,10 +270,12 @@ def to_bytes(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return np.pad(pixels.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, 1)))  # [B,3,H,W] -> [B,H,W,4]
 
 
-def load_bytes(source: Source, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_bytes(
+    source: Source, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS, notes: list[str] | None = None
+) -> np.ndarray:
     """`open_image` and `preprocess_bytes` in one, decoding no more of a JPEG than is needed: uint8 [height,width,4]."""
     target = preprocessing.height, preprocessing.width
-    return preprocess_bytes(open_image(source, target=target, max_pixels=max_pixels), preprocessing)
+    return preprocess_bytes(open_image(source, target=target, max_pixels=max_pixels, notes=notes), preprocessing)
 
 
 def load_image(
@@ -255,11 +286,12 @@ def load_image(
     flip: bool = False,
     colour: Colour | None = None,
     max_pixels: int = MAX_PIXELS,
+    notes: list[str] | None = None,
 ) -> np.ndarray:
     """`open_image` and `preprocess` in one, decoding no more of a JPEG than is needed: float32 [3, height, width]."""
     left, top, right, bottom = _checked(box)
     target = math.ceil(preprocessing.height / (bottom - top)), math.ceil(preprocessing.width / (right - left))
-    image = open_image(source, target=target, max_pixels=max_pixels)
+    image = open_image(source, target=target, max_pixels=max_pixels, notes=notes)
     return preprocess(image, preprocessing, box=box, flip=flip, colour=colour)
 
 
@@ -273,22 +305,57 @@ def _recoloured(image: Image.Image, colour: Colour) -> Image.Image:
     return image.convert("RGB", tuple(value for row in matrix.tolist() for value in (*row, offset)))
 
 
-def _open(source: Source, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
+def _open(source: Source, target: tuple[int, int] | None, max_pixels: int, notes: list[str]) -> Image.Image:
     _ignore_metadata_warnings()
     if isinstance(source, Image.Image):
-        image = source
-    elif isinstance(source, np.ndarray):
-        image = Image.fromarray(_to_uint8(source))
-    else:
-        image = _identify(source if isinstance(source, bytes) else _read(source))
-    if image.format == "TIFF" and Image.MAX_IMAGE_PIXELS:  # while it decodes one, Pillow would warn of more
-        max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
+        return _upright(_loaded(source, None, max_pixels))
+    if isinstance(source, np.ndarray):
+        return _upright(_loaded(Image.fromarray(_to_uint8(source)), None, max_pixels))
+    data = _read(source)
+    kind = _kind(data)
+    if kind == "Jpeg" and not mending.jpeg_ends(data):
+        data = _with_end(data, max_pixels, notes)
+    try:
+        return _upright(_loaded(_header(kind, data), target, max_pixels))
+    except ImageError:
+        raise
+    except Exception:  # Pillow raises nearly anything on a damaged file
+        mended = mending.MENDERS[kind](data) if kind in mending.MENDERS else None
+        if mended is None:
+            raise
+    return _upright(_loaded(_header(kind, mended), target, max_pixels))
+
+
+def _with_end(data: bytes, max_pixels: int, notes: list[str]) -> bytes:
+    """A JPEG that lacks its end marker, with one; ImageError where more is missing."""
+
+    def pixels(data: bytes) -> bytes:
+        return hashlib.sha256(_loaded(_header("Jpeg", data), None, max_pixels).tobytes()).digest()
+
+    whole = mending.jpeg_with_end(mending.jpeg(data) or data, pixels)
+    if whole is None:
+        raise ImageError("truncated: the end of the image is missing; copy or download it again")
+    notes.append(_NO_END)
+    return whole
+
+
+def _loaded(image: Image.Image, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
+    """`image` with its pixels decoded."""
+    if image.format == "TIFF":
+        _check_preview(image)
+        if Image.MAX_IMAGE_PIXELS:  # while it decodes one, Pillow would warn of more
+            max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > max_pixels:
         raise ImageTooLargeError(f"{image.width} x {image.height} is more than {max_pixels} pixels; shrink it first")
-    if target and image is not source and image.format == "JPEG":
+    if target and image.format == "JPEG":
         height, width = target if _orientation(image) < 5 else target[::-1]
         image.draft("RGB", (width, height))
     image.load()  # before the orientation, which a PNG may hold behind the pixels and a TIFF applies itself
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded `image` in RGB, turned as its EXIF orientation says."""
     orientation = _orientation(image)
     image = _to_rgb(image)
     if orientation != 1:
@@ -304,22 +371,51 @@ def _ignore_metadata_warnings() -> None:
         warnings.filterwarnings("ignore", category=UserWarning, module=_METADATA_WARNINGS)
 
 
-def _read(path: str | os.PathLike[str] | Member) -> bytes:
-    if not isinstance(path, (str, os.PathLike, Member)):
-        raise ImageError("not a path, bytes, Pillow image or numpy array; give one of these")
+def _is_file(source: object) -> bool:
+    return callable(getattr(source, "read", None)) and not isinstance(source, Member)
+
+
+def _read(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Member) -> bytes:
+    """The bytes of the file that `source` is or names."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        _check_bytes(memoryview(source).nbytes)
+        return bytes(source)
+    if not isinstance(source, (str, os.PathLike, Member)) and not _is_file(source):
+        raise ImageError("not a path, bytes, binary file, Pillow image or numpy array; give one of these")
     try:
-        if isinstance(path, Member):
-            _check_bytes(path.size)
-            return path.read()
-        file = Path(path)
-        status = file.stat()  # asked before opening, which would wait for ever on a named pipe
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("a folder or device, not a file; name a picture file")
-        _check_bytes(status.st_size)
-        return file.read_bytes()
+        if isinstance(source, Member):
+            _check_bytes(source.size)
+            return source.read()
+        if isinstance(source, (str, os.PathLike)):
+            return _read_path(source)
+        return _read_file(source)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"cannot be read ({reason}); check the path and its permissions") from error
+
+
+def _read_path(path: str | os.PathLike[str]) -> bytes:
+    if problem := url_problem(os.fsdecode(path)):
+        raise ImageError(problem)
+    file = Path(path)
+    status = file.stat()  # asked before opening, which would wait for ever on a named pipe
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("a folder or device, not a file; name a picture file")
+    _check_bytes(status.st_size)
+    return file.read_bytes()
+
+
+def _read_file(file: BinaryIO) -> bytes:
+    if isinstance(file, io.BytesIO):  # whatever its position, which other threads may be moving
+        content: Any = file.getvalue()
+    else:
+        if callable(seekable := getattr(file, "seekable", None)) and seekable():
+            file.seek(0)
+        content = file.read(MAX_BYTES + 1)
+    if not isinstance(content, bytes):
+        raise ImageError("a file that gives text, not bytes; open it with mode 'rb'")
+    _check_bytes(len(content))
+    return content
 
 
 def _check_bytes(size: int) -> None:
@@ -329,16 +425,37 @@ def _check_bytes(size: int) -> None:
         raise ImageError("empty; replace it")
 
 
-def _identify(data: bytes) -> Image.Image:
-    """The picture that `data` holds, its header read and its pixels not yet decoded."""
-    _check_bytes(len(data))
+def _kind(data: bytes) -> str:
+    """The kind of image, by Pillow's name, that `data` are."""
     for kind, start in _KINDS.items():
-        if re.match(start, data, re.DOTALL):
-            image = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
-            if kind == "Jpeg":  # all at once: libjpeg decodes anew the rows that a block of Pillow's ends in
-                image.decodermaxblock = len(data)
-            return image
-    raise ImageError(f"not a picture of a kind that is opened ({', '.join(_KINDS).upper()}); save it as JPEG or PNG")
+        if re.match(start, data, re.DOTALL) and not re.match(lookalikes.RAW_START, data, re.DOTALL):
+            return kind
+    opened = f"of a kind that is opened ({', '.join(_KINDS).upper()})"
+    found = lookalikes.look(data)
+    if found:
+        raise ImageError(f"{found.what}, not an image {opened}; {found.way_out}")
+    raise ImageError(f"not an image {opened}; save it as JPEG or PNG")
+
+
+def _header(kind: str, data: bytes) -> Image.Image:
+    """The image that `data` of a `kind` hold, its header read and its pixels not yet decoded."""
+    image: Image.Image = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
+    if kind == "Jpeg":  # all at once: libjpeg decodes anew the rows that a block of Pillow's ends in
+        image.decodermaxblock = len(data)  # type: ignore[attr-defined]
+    return image
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF; of other images, none."""
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+
+
+def _check_preview(image: Image.Image) -> None:
+    """ImageError for a TIFF that is a camera's RAW file, of which Pillow would show the small preview."""
+    tags = _tags(image)
+    reduced = isinstance(subfile := tags.get(_SUBFILE), int) and subfile & 1
+    if _DNG in tags or (reduced and _SUBDIRECTORIES in tags):
+        raise ImageError(f"{lookalikes.RAW.what}, which is not opened; {lookalikes.RAW.way_out}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -351,18 +468,48 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":  # Pillow's own conversion of these clips at 255
-        pixels = np.asarray(image)
-        if image.mode == "I":  # what older Pillow makes of 16 bits
-            if pixels.min() < 0 or pixels.max() > 65535:
-                raise ImageError("has pixels of more than 16 bits; save it with 8 or 16")
-            pixels = pixels.astype(np.uint16)
-        image = Image.fromarray(_to_uint8(pixels))
+        image = _of_many_bits(image)
+    if image.mode == "LAB":  # of which Pillow's own conversion knows nothing
+        cms = import_module("PIL.ImageCms")
+        image = cms.profileToProfile(image, cms.createProfile("LAB"), cms.createProfile("sRGB"), outputMode="RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         opaque = Image.new("RGB", image.size, (255, 255, 255))
         opaque.paste(image, mask=image.getchannel("A"))
         return opaque
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _of_many_bits(image: Image.Image) -> Image.Image:
+    """An `image` of whole numbers of 16 bits, or of floats, in bytes."""
+    pixels, tags = np.asarray(image), _tags(image)
+    bits, signed = (_first(tags.get(tag)) for tag in (_BITS, _SAMPLE_FORMAT))
+    if image.mode[0] == "I":
+        low, high = int(pixels.min()), int(pixels.max())
+        if bits == 32:
+            raise ImageError("a TIFF of 32-bit whole numbers, of which none is known to be white; save it with 8 or 16")
+        if bits == 16 and signed == 2:
+            if low < 0:
+                raise ImageError(
+                    f"a TIFF of signed 16-bit numbers, here from {low} to {high}, of which none is known to be black; "
+                    f"save it with unsigned ones, 8 or 16 bits"
+                )
+            bits = 15
+        if low < 0 or high > 65535:
+            raise ImageError("has pixels of more than 16 bits; save it with 8 or 16")
+        white = 2**bits - 1 if bits in (12, 15) else 65535
+        pixels = (pixels.astype(np.uint32) * 65535 // white).astype(np.uint16)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds where there are 8 bits
+        pixels = (65535 if image.mode[0] == "I" else 1) - pixels
+    shown = Image.fromarray(_to_uint8(pixels))
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        shown.putalpha(Image.fromarray(np.asarray(image) != hidden).convert("L"))
+    return shown
+
+
+def _first(values: Any) -> Any:
+    return values[0] if isinstance(values, tuple) and values else values
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
