@@ -63,7 +63,9 @@ def caption_inputs(
             if "error" in record:
                 failures.append(paths.shown(given.name))
                 say(f"captionkit: {record['error']}")
-            elif drawings and outcome.caption:
+            elif outcome.note:
+                say(f"captionkit: {paths.shown(given.name)}: {outcome.note}")
+            if drawings and outcome.caption:
                 with drawings.place(given) as path:
                     _draw(captioner, given, outcome.caption, path)
             _print(record, as_json, single)

@@ -90,6 +90,8 @@ class Outcome:
     error: str = ""
     #: milliseconds to open, encode and decode this picture (its share, where several went together)
     ms: dict[str, float] = field(default_factory=dict)
+    #: what is odd about the image's file, although it could be captioned
+    note: str = ""
 
     @property
     def captions(self) -> list[Caption]:
@@ -100,11 +102,12 @@ class Outcome:
         """The machine-readable line of a picture that came as `path`; with `maps`, also where the model looked."""
         if self.caption is None:
             return {"path": path, "error": self.error}
-        return {
+        record = {
             "path": path,
             "captions": [caption.to_dict(maps=maps) for caption in self.captions],
             "ms": {stage: round(value, 2) for stage, value in self.ms.items()},
         }
+        return {**record, "note": self.note} if self.note else record
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Opened:
     error: ImageError | None
     #: milliseconds that opening took
     ms: float
+    #: what is odd about its file, although it could be opened
+    note: str = ""
 
 
 class Captioner:
@@ -134,7 +139,7 @@ class Captioner:
     @overload
     def caption(self, images: Source, **decoding: Any) -> Caption: ...
     def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
-        """Describe a picture, or each of a list: paths, bytes, PIL images or arrays.
+        """Describe a picture, or each of a list: paths, bytes, binary files, PIL images or arrays.
 
         `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words. Raises
         ImageError at the first picture that cannot be captioned; `stream` goes on instead.
@@ -187,11 +192,12 @@ class Captioner:
         start = time.perf_counter()
         load = load_bytes if getattr(self.stepper, "takes_bytes", False) else load_image
         pixels, error = None, None
+        notes: list[str] = []
         try:
-            pixels = load(source, self.preprocessing, max_pixels=max_pixels)
+            pixels = load(source, self.preprocessing, max_pixels=max_pixels, notes=notes)
         except ImageError as caught:
             error = caught
-        return Opened(source, pixels, error, _milliseconds_since(start))
+        return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes))
 
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
         """Describe opened pictures, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
@@ -220,7 +226,8 @@ class Captioner:
             if not captions:
                 yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}")
                 continue
-            yield Outcome(source, replace(captions[0], alternatives=tuple(captions[1:])), ms=share)
+            best = replace(captions[0], alternatives=tuple(captions[1:]))
+            yield Outcome(source, best, ms=share, note=picture.note)
 
     def _caption_of(self, hypothesis: Hypothesis) -> Caption:
         tokens = tuple(hypothesis.tokens.tolist())

@@ -342,7 +342,7 @@ def _with_end(data: bytes, max_pixels: int, notes: list[str]) -> bytes:
 def _loaded(image: Image.Image, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
     """`image` with its pixels decoded."""
     if image.format == "TIFF":
-        _check_preview(image)
+        _check_tags(image)
         if Image.MAX_IMAGE_PIXELS:  # while it decodes one, Pillow would warn of more
             max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > max_pixels:
@@ -450,12 +450,16 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
-def _check_preview(image: Image.Image) -> None:
-    """ImageError for a TIFF that is a camera's RAW file, of which Pillow would show the small preview."""
+def _check_tags(image: Image.Image) -> None:
+    """ImageError for a TIFF of which Pillow would show something else than the image."""
     tags = _tags(image)
     reduced = isinstance(subfile := tags.get(_SUBFILE), int) and subfile & 1
-    if _DNG in tags or (reduced and _SUBDIRECTORIES in tags):
+    if _DNG in tags or (reduced and _SUBDIRECTORIES in tags):  # what comes first is a small preview
         raise ImageError(f"{lookalikes.RAW.what}, which is not opened; {lookalikes.RAW.way_out}")
+    if _first(tags.get(_BITS)) == 8 and _first(tags.get(_SAMPLE_FORMAT)) == 2:
+        raise ImageError(
+            "a TIFF of signed 8-bit numbers, of which none is known to be black; save it with unsigned ones"
+        )
 
 
 def _orientation(image: Image.Image) -> int:

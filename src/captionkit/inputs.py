@@ -15,7 +15,7 @@ from captionkit import paths
 from captionkit.datasets import Problem, shards
 from captionkit.errors import CaptionkitError
 from captionkit.files import Member
-from captionkit.images import MAX_BYTES, SUFFIXES, UNOPENED
+from captionkit.images import MAX_BYTES, SUFFIXES, UNOPENED, url_problem
 from captionkit.piped import read_piped
 
 
@@ -47,7 +47,7 @@ def _from_name(name: str) -> Iterator[Input]:
             yield from _from_folder(name)
         elif kind == "pipe":  # read once and for all: a drawing of its attention wants the image a second time
             yield _image(name, paths.read_pipe(name, limit=MAX_BYTES + 1))
-        elif kind is None and glob.has_magic(name):
+        elif kind is None and glob.has_magic(name) and not url_problem(name):  # whose ? is none of a pattern
             yield from _from_pattern(name)
         elif kind == "file" and name.lower().endswith(".tar"):
             yield from _from_shard(name)
