@@ -41,13 +41,16 @@ def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator
 
 
 def _from_name(name: str) -> Iterator[Input]:
+    if url_problem(name):  # before its ? makes a pattern of it
+        yield Input(name, name)
+        return
     try:
         kind = paths.kind_of(name)
         if kind == "folder":
             yield from _from_folder(name)
         elif kind == "pipe":  # read once and for all: a drawing of its attention wants the image a second time
             yield _image(name, paths.read_pipe(name, limit=MAX_BYTES + 1))
-        elif kind is None and glob.has_magic(name) and not url_problem(name):  # whose ? is none of a pattern
+        elif kind is None and glob.has_magic(name):
             yield from _from_pattern(name)
         elif kind == "file" and name.lower().endswith(".tar"):
             yield from _from_shard(name)
