@@ -430,11 +430,9 @@ def _kind(data: bytes) -> str:
     for kind, start in _KINDS.items():
         if re.match(start, data, re.DOTALL) and not re.match(lookalikes.RAW_START, data, re.DOTALL):
             return kind
-    opened = f"of a kind that is opened ({', '.join(_KINDS).upper()})"
+    said = f"not a picture of a kind that is opened ({', '.join(_KINDS).upper()})"
     found = lookalikes.look(data)
-    if found:
-        raise ImageError(f"{found.what}, not an image {opened}; {found.way_out}")
-    raise ImageError(f"not an image {opened}; save it as JPEG or PNG")
+    raise ImageError(f"{said} but {found.what}; {found.way_out}" if found else f"{said}; save it as JPEG or PNG")
 
 
 def _header(kind: str, data: bytes) -> Image.Image:
