@@ -427,9 +427,9 @@ def test_a_url_is_not_fetched_and_how_to_pipe_it_is_said() -> None:
     assert "its path" in refusal("file:///tmp/a.jpg")
 
 
-def test_captions_of_such_images(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captions_of_such_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-        status = cli.main(["caption", "--model", str(model_folder), *arguments])
+        status = cli.main(["caption", *arguments])
         said = capsys.readouterr()
         return status, said.out.splitlines(), said.err.splitlines()
 
@@ -443,7 +443,7 @@ def test_captions_of_such_images(model_folder: Path, tmp_path: Path, capsys: pyt
     status, out, err = run(str(good), "https://a.org/x.jpg?size=9", str(cut))
     assert status == 1 and [line.partition("\t")[0] for line in out] == [str(good), str(cut)]
     assert any("curl -sL 'https://a.org/x.jpg?size=9' | captionkit caption -" in line for line in err)
-    captioner = captionkit.load(model_folder)
+    captioner = captionkit.load()
     same, path = captioner.caption([io.BytesIO(JPEG), good])
     assert str(same) == str(path) == str(captioner.caption(io.BytesIO(JPEG)))
 
