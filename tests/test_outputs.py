@@ -250,6 +250,25 @@ def test_average_refuses_before_it_averages(tmp_path: Path, capsys: pytest.Captu
     assert tree(tmp_path) == before
 
 
+def test_runs_sweeps_and_reports_replace_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("torch", "accelerate", "optuna"):
+        pytest.importorskip(name, reason="the extra `sweep` is not installed")
+    photo(tmp_path / "data" / "a.jpg")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "journal.jsonl").write_text('{"day": 1}\n{"day": 2, "cut')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text("")
+    (tmp_path / "run" / "report.md").write_text("What I think of it.\n")
+    before = tree(tmp_path)
+    assert run("train", tmp_path / "data", "--output", tmp_path / "data") == 1
+    refused(capsys, tmp_path / "data", "is an input of this run")
+    assert run("sweep", tmp_path / "data", "--output", tmp_path / "sweep") == 1
+    refused(capsys, tmp_path / "sweep" / "journal.jsonl", "not written by captionkit")
+    assert run("report", tmp_path / "run") == 1
+    refused(capsys, tmp_path / "run" / "report.md", "not written by captionkit")
+    assert tree(tmp_path) == before
+
+
 # --- captions and drawings ---
 
 

@@ -203,6 +203,15 @@ def is_scores(path: Path) -> bool:
     return isinstance(scores, dict) and scores.keys() >= {"images", "intervals", "command", "model", "data", "decoding"}
 
 
+def is_journal(path: Path) -> bool:
+    """Whether this is the journal of a sweep: lines of what Optuna did."""
+    try:
+        first = json.loads(next(_lines(path), ""))
+    except RecursionError:
+        return False
+    return isinstance(first, dict) and first.keys() >= {"op_code", "worker_id"}
+
+
 def _json(path: Path) -> Any:
     """The value in a JSON file. ValueError where it is none, or too large to look through."""
     if path.stat().st_size > _MOST:

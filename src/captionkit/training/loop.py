@@ -19,6 +19,7 @@ from captionkit.bundle import CONFIG
 from captionkit.calibration import Calibration
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.models.captioning import CaptioningModel
+from captionkit.outputs import check_folder
 from captionkit.training.batches import Batch, Plan, batches
 from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from captionkit.training.compiling import check_compiler, compile_parts, compiler_errors
@@ -84,6 +85,7 @@ def train(
         paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
         if not paths:
             raise TrainingError("no dataset to train on; name at least one")
+        check_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
         run = _Run(recipe, paths, folder, resume, watcher, export)

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from captionkit import files, paths
 from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.outputs import check_file, is_journal
 from captionkit.progress import say
 from captionkit.training.batches import Plan
 from captionkit.training.interrupt import deferred_interrupts
@@ -90,7 +91,8 @@ def sweep(
     work = Sweep(data, folder, recipe, chosen, trials, deadline)
     study = _study(work)
     study.agree({"data": str(data.resolve()), "recipe": recipe.to_dict(), "space": to_tables(chosen)})
-    files.write_text(folder / SPACE, to_toml(chosen))
+    if not (folder / SPACE).exists():  # what --space names may be that very file, in its writer's own words
+        files.write_text(folder / SPACE, to_toml(chosen))
     say(f"searching {', '.join(chosen)}; of each trial the curves are kept, and the model of the best only")
     try:
         if workers == 1:
@@ -113,6 +115,7 @@ def _check_folder(folder: Path) -> None:
         raise TrainingError(f"{folder}: is a file; give another --output")
     if kind and not paths.exists(folder / JOURNAL, TrainingError) and any(folder.iterdir()):
         raise TrainingError(f"{folder}: holds something other than a sweep; give another --output")
+    check_file(folder / JOURNAL, is_journal)
 
 
 def _study(work: Sweep) -> Study:

@@ -13,9 +13,10 @@ from captionkit import paths
 from captionkit.datasets import CaptionSet
 from captionkit.errors import CaptionkitError
 from captionkit.inspection import read_metrics
+from captionkit.outputs import check_file, is_report
 from captionkit.training.recipe import load_recipe
 from captionkit.training.reporting import Material, write_report
-from captionkit.training.run import CURVES, METRICS, RECIPE
+from captionkit.training.run import CURVES, METRICS, RECIPE, REPORT, REPORT_TEXT
 from captionkit.training.setup import splits_of
 from captionkit.training.sittings import read_sittings
 from captionkit.viz.curves import draw_curves
@@ -29,6 +30,8 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
     """
     if not paths.is_file(run / RECIPE):
         raise CaptionkitError(f"{run}: holds no run ({RECIPE} not found); give a folder that `captionkit train` made")
+    for name in (REPORT, REPORT_TEXT):
+        check_file(run / name, is_report)
     rows = read_metrics(run) if paths.exists(run / METRICS) and (run / METRICS).stat().st_size else []
     material = Material(run, load_recipe(str(run / RECIPE)), rows, read_sittings(run), live=_is_live(run))
     material.whole = material.best is not None
