@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from captionkit import __version__
 from captionkit.captioner import Captioner
@@ -21,6 +22,7 @@ from captionkit.serve.front import mount_front
 from captionkit.serve.guard import Guard
 from captionkit.serve.huggingface import huggingface
 from captionkit.serve.options import reason_of
+from captionkit.serve.routing import Addresses, Methods, Routes
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
 from captionkit.serve.upkeep import upkeep
@@ -43,12 +45,17 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    routers = [captions(service), huggingface(service), chat(service), upkeep(service)]
+    own: list[BaseRoute] = [*app.routes, *(route for router in routers for route in router.routes)]
+    routes = Routes(own)
+    app.add_middleware(Methods, routes=routes)
     app.add_middleware(Guard, settings=settings, meters=service.meters)
+    app.add_middleware(Addresses, prefix=settings.root_path, routes=routes)
     if settings.cors:  # around the guard, because a browser asks whether it may ask without the token
         methods = ["GET", "POST"]
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=methods, allow_headers=["*"])
     _add_errors(app)
-    for router in (captions(service), huggingface(service), chat(service), upkeep(service)):
+    for router in routers:
         app.include_router(router)
     # The web page comes after every other route, so that it may take GET / and all that is left below it.
     mount_front(app, service)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from captionkit.captioner import Outcome
 from captionkit.errors import CaptionkitError
-from captionkit.serve.errors import Reply, named
+from captionkit.serve.errors import Reply, named, raise_if_all
 from captionkit.serve.intake import take_in
 from captionkit.serve.logs import tell
 from captionkit.serve.options import Options, read_options, split_options
@@ -35,8 +35,7 @@ def captions(service: Service) -> APIRouter:
         more, more_maps = read_options(intake.options)
         decoding = service.decoding(**{**chosen, **more})
         found = await service.caption_all([data for _, data in intake.pictures], decoding)
-        if all(isinstance(outcome, CaptionkitError) for outcome in found):
-            raise found[0]  # type: ignore[misc]
+        raise_if_all(found)
         names = [name for name, _ in intake.pictures]
         records = [_record(*pair, maps=maps or more_maps) for pair in zip(names, found, strict=True)]
         tell(request, found)

@@ -6,90 +6,21 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from captionkit.captioner import Caption
+from captionkit.captioner import Caption, Outcome
 from captionkit.errors import CaptionkitError
-from captionkit.search import Decoding
-from captionkit.serve.errors import RefusalError, Reply
-from captionkit.serve.intake import content_type, pictures_in, take_json
+from captionkit.serve.conversation import ChatRequest, read_conversation
+from captionkit.serve.errors import RefusalError, Reply, named, raise_if_all
+from captionkit.serve.intake import pictures_in, take_json
 from captionkit.serve.logs import tell
-from captionkit.serve.options import Options, read_options, reason_of
-from captionkit.serve.schema import COMPLETION, MODELS, failures, json_body
-from captionkit.serve.service import CEILINGS, Service
-
-
-class ImageUrl(BaseModel):
-    """A picture."""
-
-    url: str = Field(description="data:image/jpeg;base64,... or, where the service allows them, an http(s) URL")
-
-
-class Part(BaseModel):
-    """A part of a message. Texts are passed over: a captioner describes, whatever it is told."""
-
-    type: str
-    text: str | None = None
-    image_url: ImageUrl | None = None
-
-
-class Message(BaseModel):
-    """A message. The pictures of the last one that has any are described."""
-
-    role: str
-    content: str | list[Part] | None = None
-
-
-class StreamOptions(BaseModel):
-    """What a stream tells beside the caption."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """What is taken of OpenAI's request. Options of /v1/captions may stand beside it; the rest is passed over."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    messages: list[Message] = Field(min_length=1, max_length=1000)
-    model: str | None = Field(None, description="whatever it is, the one model answers")
-    stream: bool | None = Field(None, description="send the caption as server-sent events, a word each")
-    stream_options: StreamOptions | None = None
-    n: int | None = Field(None, ge=1, le=CEILINGS["num_captions"], description="captions, best first")
-    max_tokens: int | None = Field(None, ge=1, description="most words of a caption")
-    max_completion_tokens: int | None = Field(None, ge=1, description="the same")
-
-    def pictures(self) -> list[str]:
-        """The URLs of the pictures to describe."""
-        for message in reversed(self.messages):
-            parts = message.content if isinstance(message.content, list) else []
-            found = [part.image_url.url for part in parts if part.type == "image_url" and part.image_url]
-            if found:
-                return found
-        raise RefusalError(422, "no message has a picture; send a part of type image_url with a data: URL")
-
-    def decoding(self, service: Service) -> Decoding:
-        """The options by OpenAI's names and by captionkit's, as they fit together."""
-        known = set(Options.model_fields) - {"attention"}
-        given = {name: value for name, value in (self.model_extra or {}).items() if name in known and value is not None}
-        if not given.get("temperature"):
-            given.pop("top_p", None)  # clients send it along with what is for samples only
-        chosen, _ = read_options(given)
-        usual = service.captioner.decoding
-        if self.n and "num_captions" not in chosen:
-            chosen["num_captions"] = self.n
-            if not chosen.get("temperature", usual.temperature):
-                chosen["beam"] = max(self.n, chosen.get("beam", usual.beam))
-        most = self.max_completion_tokens or self.max_tokens
-        if most and "max_length" not in chosen:
-            chosen["max_length"] = min(most, CEILINGS["max_length"])
-            chosen["min_length"] = min(chosen.get("min_length", usual.min_length), chosen["max_length"])
-        return service.decoding(**chosen)
+from captionkit.serve.schema import COMPLETION, MODEL, MODELS, failures, json_body
+from captionkit.serve.service import Service
 
 
 def chat(service: Service) -> APIRouter:
@@ -97,9 +28,15 @@ def chat(service: Service) -> APIRouter:
     router = APIRouter(tags=["OpenAI"])
     model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "captionkit"}
 
-    @router.get("/v1/models", summary="The model", responses={200: MODELS})
+    @router.get("/v1/models", summary="The models, of which there is one", responses={200: MODELS})
     async def list_models() -> Response:
         return Reply({"object": "list", "data": [model]})
+
+    @router.get("/v1/models/{name}", summary="The model", responses={200: MODEL, 404: {"description": "Another"}})
+    async def retrieve_model(name: str) -> Response:
+        if name != service.model:
+            raise RefusalError(404, f"there is no model {name!r} here; there is {service.model!r}")
+        return Reply(model)
 
     @router.post(
         "/v1/chat/completions",
@@ -109,49 +46,72 @@ def chat(service: Service) -> APIRouter:
     )
     async def create_chat_completion(request: Request) -> Response:
         """The pictures of the last message that has any are described, each in a line. What is said beside them is
-        passed over.
+        passed over; where there are none, the answer says what the model does.
         """
-        if content_type(request) != "application/json":
-            raise RefusalError(415, f"a conversation does not come as {content_type(request)!r}; send application/json")
-        asked = _read(await take_json(request))
-        decoding = asked.decoding(service)
-        pictures = await pictures_in(asked.pictures(), request, service.settings)
-        found = await service.caption_all(pictures, decoding)
-        tell(request, found)
-        captions: list[list[Caption]] = []
-        for outcome in found:
-            if isinstance(outcome, CaptionkitError):
-                raise outcome
-            captions.append(outcome.captions)
-        answers = [_Answer(choice, decoding) for choice in zip(*captions, strict=False)]
-        completion = _Completion(service.model, answers)
+        asked = read_conversation(await take_json(request))
+        answers = await _answers(asked, request, service)
+        completion = _Completion(service.model, [answer.stopped(asked.stops) for answer in answers])
         if asked.stream:
-            usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            return StreamingResponse(completion.events(usage), media_type="text/event-stream")
+            return StreamingResponse(completion.events(asked.tells_usage), media_type="text/event-stream")
         return Reply(completion.whole())
 
     return router
 
 
-def _read(body: dict[str, Any]) -> ChatRequest:
-    try:
-        return ChatRequest.model_validate(body)
-    except ValidationError as error:
-        raise RefusalError(422, reason_of(error.errors())) from None
-
-
+@dataclass(frozen=True)
 class _Answer:
-    """One choice: a caption of each picture, in lines."""
+    """One choice: a line for each picture."""
 
-    def __init__(self, captions: tuple[Caption, ...], decoding: Decoding) -> None:
-        self.text = "\n".join(caption.text for caption in captions)
-        self.tokens = sum(len(caption.tokens) for caption in captions)
-        cut = any(len(caption.tokens) >= decoding.max_length for caption in captions)
-        self.finish = "length" if cut else "stop"
+    text: str
+    tokens: int
+    finish: str
+
+    def stopped(self, stops: Sequence[str]) -> _Answer:
+        """The answer up to the first of the texts at which it was to stop."""
+        found = [place for stop in stops if (place := self.text.find(stop)) >= 0]
+        return _Answer(self.text[: min(found)], self.tokens, "stop") if found else self
 
     def pieces(self) -> Iterator[str]:
         """The text word by word."""
-        return iter(re.findall(r"\s*\S+", self.text))
+        return iter(re.findall(r"\s*\S+|\s+", self.text))
+
+
+async def _answers(asked: ChatRequest, request: Request, service: Service) -> list[_Answer]:
+    """The choices. Of several pictures, one that has no caption has the reason in its line."""
+    decoding = asked.decoding(service)
+    texts = asked.pictures()
+    if not texts:
+        return [_introduction(service.model, asked.most_words)] * (asked.n or 1)
+    pictures = await pictures_in(texts, request, service.settings)
+    found = await service.caption_all([data for _, data in pictures], decoding)
+    raise_if_all(found)
+    tell(request, found)
+    names = [name for name, _ in pictures]
+    choices = min(len(outcome.captions) for outcome in found if isinstance(outcome, Outcome))
+    return [_described(names, found, choice, decoding.max_length) for choice in range(choices)]
+
+
+def _described(names: Sequence[str], found: Sequence[Outcome | CaptionkitError], choice: int, most: int) -> _Answer:
+    lines: list[str] = []
+    captions: list[Caption] = []
+    for name, outcome in zip(names, found, strict=True):
+        if isinstance(outcome, CaptionkitError):
+            lines.append(f"[{named(outcome, name)}]")
+        else:
+            captions.append(outcome.captions[choice])
+            lines.append(captions[-1].text)
+    cut = any(len(caption.tokens) >= most for caption in captions)
+    return _Answer("\n".join(lines), sum(len(caption.tokens) for caption in captions), "length" if cut else "stop")
+
+
+def _introduction(model: str, most: int | None) -> _Answer:
+    """What is said where there is nothing to describe: clients try a service out with a few words."""
+    words = (
+        f"This is {model}, an image captioner of captionkit: it describes images and does nothing else, "
+        "so send it one, in a part of type image_url."
+    ).split()
+    said = words[:most]
+    return _Answer(" ".join(said), len(said), "stop" if len(said) == len(words) else "length")
 
 
 class _Completion:
@@ -176,18 +136,23 @@ class _Completion:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage}
 
     def events(self, usage: bool) -> Iterator[str]:
-        """Server-sent events; the words come one after another, though the search found them together."""
+        """Server-sent events; the words come one after another, though the search found them together.
+
+        With `usage` the last of them tells it, and the others have a field for it that is empty, as OpenAI's do.
+        """
+        empty: dict[str, Any] = {"usage": None} if usage else {}
         for index, answer in enumerate(self._answers):
-            yield self._event(index, {"role": "assistant", "content": ""})
+            yield self._event(index, {"role": "assistant", "content": ""}, empty)
             for piece in answer.pieces():
-                yield self._event(index, {"content": piece})
-            yield self._event(index, {}, answer.finish)
+                yield self._event(index, {"content": piece}, empty)
+            yield self._event(index, {}, empty, answer.finish)
         if usage:
             yield self._line({"choices": [], "usage": self._usage})
         yield "data: [DONE]\n\n"
 
-    def _event(self, index: int, delta: dict[str, str], finish: str | None = None) -> str:
-        return self._line({"choices": [{"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}]})
+    def _event(self, index: int, delta: dict[str, str], more: dict[str, Any], finish: str | None = None) -> str:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._line({"choices": [choice], **more})
 
     def _line(self, content: dict[str, Any]) -> str:
         return f"data: {json.dumps({**self._head, 'object': 'chat.completion.chunk', **content})}\n\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -76,6 +76,12 @@ def status_of(error: CaptionkitError) -> int:
 def reply_to(error: CaptionkitError) -> Reply:
     """The reply that tells of an error."""
     return error_reply(status_of(error), named(error), getattr(error, "headers", None))
+
+
+def raise_if_all(found: Sequence[object]) -> None:
+    """Raise the first of the errors where nothing else was found."""
+    if all(isinstance(outcome, CaptionkitError) for outcome in found):
+        raise found[0]  # type: ignore[misc]
 
 
 def named(error: CaptionkitError, name: str = "") -> str:

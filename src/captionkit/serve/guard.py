@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from captionkit.serve.errors import BusyError, RefusalError, error_reply, reply_to
 from captionkit.serve.logs import LOG, log_request
 from captionkit.serve.meters import Meters
+from captionkit.serve.routing import path_of
 from captionkit.serve.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -66,7 +67,7 @@ class Guard:
 
         exchange.scope["state"]["hold"] = hold
         try:
-            if exchange.scope["path"] not in OPEN_PATHS and not self._trusted(headers):
+            if path_of(exchange.scope) not in OPEN_PATHS and not self._trusted(headers):
                 challenge = {"WWW-Authenticate": 'Bearer, Basic realm="captionkit"'}
                 raise RefusalError(401, "the token is missing or wrong; send `Authorization: Bearer TOKEN`", challenge)
             body = await self._body(headers, receive, hold)

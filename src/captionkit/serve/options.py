@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from dataclasses import fields
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from captionkit.search import Decoding
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.service import CEILINGS
 
 _PHRASES, _LETTERS = 100, 200
+_SEEDS = 2**63
+#: what pydantic puts into the place of an error for each form that a value may have
+_FORM = re.compile(r"[A-Z]|(constrained-)?str$|list\[")
 
 
 def _split(value: Any) -> Any:
@@ -24,6 +37,8 @@ def _split(value: Any) -> Any:
 
 _Phrase = Annotated[str, Field(max_length=_LETTERS)]
 _Phrases = Annotated[list[_Phrase], BeforeValidator(_split)]
+#: the options that have several values
+SEVERAL = {known.name for known in fields(Decoding) if isinstance(known.default, tuple)}
 
 
 def _fields() -> dict[str, Any]:
@@ -41,10 +56,28 @@ def _fields() -> dict[str, Any]:
     return made
 
 
+class _AsClientsWrite(BaseModel):
+    """Takes null and a seed of -1 for what is left out, a top_k of -1 for all words, any whole number for a seed."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: dict[str, Any]) -> dict[str, Any]:
+        known = {name: value for name, value in given.items() if value is not None}
+        if str(known.get("top_k")) == "-1":
+            known["top_k"] = 0
+        if str(known.get("seed")) == "-1":
+            del known["seed"]
+        elif type(known.get("seed")) is int:
+            known["seed"] %= _SEEDS
+        return known
+
+
 #: left out, a field is the model's own
 Options: Any = create_model(
     "Options",
-    __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
+    __base__=_AsClientsWrite,
     __doc__="How captions are made. What is left out is as the model's makers chose.",
     **_fields(),
     attention=(bool, Field(False, description="also send where the model looked: for each word, rows of cells")),
@@ -65,10 +98,35 @@ def split_options(options: BaseModel) -> tuple[dict[str, Any], bool]:
     return given, given.pop("attention", False)
 
 
+def decoding_fields(
+    given: dict[str, Any], usual: Decoding, *, captions: int | None = None, words: int | None = None
+) -> dict[str, Any]:
+    """The fields of Decoding for clients of other conventions, who ask for so many `captions` of at most so many
+    `words`, send what is for samples along with a search, and expect samples without a seed to differ.
+
+    RefusalError, 422, for what does not fit.
+    """
+    chosen, _ = read_options(given)
+    temperature = chosen.get("temperature", usual.temperature)
+    if captions and "num_captions" not in chosen:
+        chosen["num_captions"] = captions
+        if not temperature:
+            chosen["beam"] = max(captions, chosen.get("beam", usual.beam))
+    if words:
+        chosen["max_length"] = min(words, chosen.get("max_length", usual.max_length))
+        chosen["min_length"] = min(chosen.get("min_length", usual.min_length), chosen["max_length"])
+    if not temperature:
+        chosen |= {"top_k": 0, "top_p": 1.0}
+    elif "seed" not in chosen:
+        chosen["seed"] = secrets.randbelow(_SEEDS)
+    return chosen
+
+
 def reason_of(errors: Any) -> str:
-    """The first of pydantic's errors, in one line."""
-    first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body")) or "the request"
+    """The first of pydantic's errors, in one line; of those about the forms that a value may have, the most precise."""
+    first = max(errors, key=lambda error: len(error["loc"]))
+    parts = [str(part) for part in first["loc"] if part not in ("query", "body")]
+    place = ".".join(part for part in parts if not _FORM.match(part)) or "the request"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"there is no option {place}; /docs lists them{more}"

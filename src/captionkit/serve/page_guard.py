@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from gradio.route_utils import CustomCORSMiddleware
 from gradio.utils import get_upload_folder
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount
+from starlette.routing import Mount
 
 from captionkit.serve.errors import error_reply
 
@@ -39,11 +39,8 @@ def conform(app: FastAPI) -> None:
     # Gradio lets the pages of every origin in; here `--cors` alone says which, and it stands around all.
     mounted.user_middleware = [one for one in mounted.user_middleware if one.cls is not CustomCORSMiddleware]
 
-    async def refused(request: Request, error: Exception) -> Response:
+    async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        others = (route.matches(request.scope)[0] for route in app.routes if route is not mount)
-        if Match.PARTIAL in others:  # a path of the API, asked with a method that it has not
-            return error_reply(405, "Method Not Allowed")
         return error_reply(error.status_code, str(error.detail), error.headers)
 
     for status in (404, 405):

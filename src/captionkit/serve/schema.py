@@ -11,6 +11,7 @@ from captionkit.serve.options import Options
 
 _FILE = {"type": "string", "format": "binary"}
 _NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
+_ENCODED = {"type": "string", "format": "byte", "description": "base64, or a data: URL"}
 _PICTURES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 _FAILURES = {
     400: "The body is not what its content type says",
@@ -66,9 +67,11 @@ COMPLETION = {
         "text/event-stream": {"schema": _TEXT},
     },
 }
+_MODEL = _object(["id", "object", "created", "owned_by"], id=_TEXT, object=_TEXT, created=_NUMBER, owned_by=_TEXT)
+MODEL = {"description": "The model", "content": _json(_MODEL)}
 MODELS = {
     "description": "A list of one model",
-    "content": _json(_object(["object", "data"], object=_TEXT, data=_list(_object(["id"], id=_TEXT)))),
+    "content": _json(_object(["object", "data"], object=_TEXT, data=_list(_MODEL))),
 }
 
 
@@ -81,21 +84,25 @@ def failures() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def picture_body() -> dict[str, Any]:
-    """A request whose body is a picture."""
-    return {"required": True, "content": {kind: {"schema": _FILE} for kind in _PICTURES}}
-
-
 def captions_body() -> dict[str, Any]:
     """A request whose body is a picture, a form with files and options, or JSON with pictures and options."""
     options = Options.model_json_schema()["properties"]
     pictures = {"minItems": 1, "maxItems": MOST_PICTURES}
     form = _object(["images"], images=_list(_FILE, **pictures), **options)
-    encoded = {"type": "string", "format": "byte", "description": "base64, or a data: URL"}
-    sent = _object(["images"], images=_list(encoded, **pictures), **options)
-    body = picture_body()
-    body["content"] = {"multipart/form-data": {"schema": form}, **_json(sent), **body["content"]}
-    return body
+    sent = _object(["images"], images=_list(_ENCODED, **pictures), **options)
+    return _picture_body({"multipart/form-data": {"schema": form}, **_json(sent)})
+
+
+def inputs_body(parameters: type[BaseModel]) -> dict[str, Any]:
+    """A request whose body is a picture, or JSON as Hugging Face has it."""
+    options = Options.model_json_schema()["properties"]
+    del options["attention"]
+    inner = _object([], **parameters.model_json_schema()["properties"], **options)
+    return _picture_body(_json(_object(["inputs"], inputs=_ENCODED, parameters=inner)))
+
+
+def _picture_body(others: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {**others, **{kind: {"schema": _FILE} for kind in _PICTURES}}}
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -83,9 +83,11 @@ class Service:
         return found
 
     async def caption_all(
-        self, pictures: Sequence[bytes], decoding: Decoding | None = None
+        self, pictures: Sequence[bytes | CaptionkitError], decoding: Decoding | None = None
     ) -> list[Outcome | CaptionkitError]:
         """Caption pictures, in order: an outcome with a caption for each, or the error that says why not.
+
+        An error among the pictures, which says why there are no bytes, stays in its place.
 
         Raises BusyError and LateError for all of them together.
         """
@@ -123,7 +125,10 @@ class Service:
         """How long the model needs for what is waiting now."""
         return min(60, max(1, math.ceil(self._inside * self.meters.seconds_a_picture)))
 
-    async def _caption(self, picture: bytes, decoding: Decoding) -> Outcome | CaptionkitError:
+    async def _caption(self, picture: bytes | CaptionkitError, decoding: Decoding) -> Outcome | CaptionkitError:
+        if isinstance(picture, CaptionkitError):
+            self.meters.pictures.labels("unusable").inc()
+            return picture
         loop = asyncio.get_running_loop()
         opened = await loop.run_in_executor(self._openers, self._open, picture)
         if opened.error is not None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from captionkit.errors import CaptionkitError
 
 LOG_FORMATS = ("text", "json")
+#: what links and pages may hold without a thought of escaping
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
+
+
+def is_prefix(path: str) -> bool:
+    """Whether a text is a path below which a proxy may put the service, such as /captions."""
+    return len(path) <= 256 and _PREFIX.fullmatch(path) is not None
 
 
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -21,6 +29,7 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0: every one of this machine")
     port: int = _setting(1234, "port to listen on; 0: any that is free", 0, 65535)
     token: str = _setting("", "what clients must send as a bearer token; $CAPTIONKIT_TOKEN is not seen by other users")
+    root_path: str = _setting("", "path below which a proxy serves it, such as /captions; cut off by the proxy or not")
     cors: tuple[str, ...] = _setting((), "origins whose web pages may use the service, or *")
     allow_urls: bool = _setting(False, "fetch pictures that requests name by URL, from public addresses only")
     max_batch: int = _setting(32, "pictures that go through the model together, at most", 1, 32)
@@ -38,5 +47,8 @@ class Settings:
                 raise CaptionkitError(f"--{known.name.replace('_', '-')} is {value}; use a number from {low} to {high}")
         if self.log_format not in LOG_FORMATS:
             raise CaptionkitError(f"--log-format is {self.log_format!r}; use {' or '.join(LOG_FORMATS)}")
+        object.__setattr__(self, "root_path", self.root_path.rstrip("/"))
+        if self.root_path and not is_prefix(self.root_path):
+            raise CaptionkitError(f"--root-path is {self.root_path!r}; use a path such as /captions")
         if not (self.token.isascii() and self.token.isprintable()) or self.token.strip() != self.token:
             raise CaptionkitError("--token has characters that no HTTP header carries; use letters and digits")
