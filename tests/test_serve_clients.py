@@ -146,6 +146,8 @@ def test_content_types_that_say_nothing(
         for body in (photo, ask, b"\xef\xbb\xbf \r\n" + ask):
             reply = client.post(path, content=body, headers=headers)
             assert reply.status_code == 200 and text in reply.text, (path, reply.text)
+        refused(client.post(path, content=b"{\0\1 garbage", headers=headers), 422)
+        assert "JSON" in refused(client.post(path, content=b'{"inputs": ', headers=headers), 400)
     assert contents(client.post(CHAT, content=talk, headers=headers)) == [text]
 
 

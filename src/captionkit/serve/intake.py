@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ MOST_PICTURES = 32
 _FIELDS = 64
 #: content types that say nothing of what the body is
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream")
+#: how an object of JSON begins, after a byte-order mark perhaps; a brace alone may begin anything
+_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 #: names under which JSON and forms have images
 _NAMES = ("images", "image", "inputs")
 
@@ -73,7 +76,7 @@ async def take_json(request: Request) -> dict[str, Any]:
 
 
 async def _begins_an_object(request: Request) -> bool:
-    return (await request.body())[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    return _OBJECT.match((await request.body())[:1024]) is not None
 
 
 async def _object(request: Request) -> dict[str, Any]:
