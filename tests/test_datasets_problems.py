@@ -239,7 +239,10 @@ def test_malformed_entries_of_a_karpathy_json(tmp_path: Path) -> None:
 def test_malformed_rows(tmp_path: Path) -> None:
     text = "image,caption,split\n1.jpg,one,train\n1.jpg,two\n1.jpg,a,b,train\n,four,train\n"
     write(tmp_path / "a.csv", text)
-    write(tmp_path / "b" / "metadata.jsonl", '{"file_name": "1.jpg"}\n[1]\n{"text": "x"}\n\n{"file_name": 3}\n')
+    write(
+        tmp_path / "b" / "metadata.jsonl",
+        '{"file_name": "1.jpg", "text": "x"}\n[1]\n{"text": "x"}\n\n{"file_name": 3}\n',
+    )
     write(tmp_path / "c" / "x.token", "1.jpg#0\tone\nno tab\n1.jpg\tno number\n")
     for folder in (".", "b", "c"):
         touch(tmp_path / folder, ["1.jpg"])

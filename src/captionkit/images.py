@@ -96,6 +96,7 @@ _UPRIGHT = {
 }
 
 _URL = re.compile(r"(?i)(https?|ftps?|s3|gs|file)://")
+_DATA_URL = re.compile(r"(?i)data:image/[\w.+-]+[;,]")
 _NO_END = "lacks its end marker, but none of its pixels; captioned all the same"
 
 # A TIFF's tags
@@ -191,6 +192,8 @@ def describe(source: Source) -> str:
 
 def url_problem(name: str) -> str:
     """Why `name` is not opened if it is a URL, and what to do; "" where it is none."""
+    if _DATA_URL.match(name):
+        return "an image in base64 text; decode what follows the comma and pipe it in: base64 -d | captionkit caption -"
     scheme = _URL.match(name)
     if not scheme:
         return ""
@@ -437,7 +440,16 @@ def _kind(data: bytes) -> str:
 
 def _header(kind: str, data: bytes) -> Image.Image:
     """The image that `data` of a `kind` hold, its header read and its pixels not yet decoded."""
-    image: Image.Image = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
+    reader = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")
+    try:
+        image: Image.Image = reader(io.BytesIO(data))
+    except SyntaxError as error:
+        if str(error) != "unknown pixel mode":  # which Pillow says of TIFFs alone
+            raise
+        raise ImageError(
+            "a TIFF of numbers of a kind that is not opened, such as signed ones in colour; "
+            "save it with unsigned ones, 8 or 16 bits"
+        ) from None
     if kind == "Jpeg":  # all at once: libjpeg decodes anew the rows that a block of Pillow's ends in
         image.decodermaxblock = len(data)  # type: ignore[attr-defined]
     return image

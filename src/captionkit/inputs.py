@@ -41,8 +41,8 @@ def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator
 
 
 def _from_name(name: str) -> Iterator[Input]:
-    if url_problem(name):  # before its ? makes a pattern of it
-        yield Input(name, name)
+    if problem := url_problem(name):  # before its ? makes a pattern of it
+        yield Input(paths.shown(name), error=f"{paths.shown(name)}: {problem}")
         return
     try:
         kind = paths.kind_of(name)

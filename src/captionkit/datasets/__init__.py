@@ -34,6 +34,7 @@ from captionkit.datasets import (
     table,
 )
 from captionkit.datasets.assemble import Entry, Place, assemble
+from captionkit.datasets.captions import CAPTION_COLUMNS
 from captionkit.datasets.core import CaptionSet, Dataset, Example, Problem
 from captionkit.datasets.foreign import way_out
 from captionkit.datasets.inspect import DatasetReport, inspect_dataset
@@ -91,6 +92,9 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         dataset = assemble(place, name, LAYOUTS[name].read(place, files))
         if LAYOUTS[name] not in (folder, shards):  # the folder's own reading names them; shards carry theirs along
             dataset.problems.extend(_unread(place))
+        if LAYOUTS[name] in (imagefolder, records) and not any(e.captions for part in dataset.values() for e in part):
+            detail = f"names images and no captions, which are looked for under {', '.join(CAPTION_COLUMNS)}"
+            dataset.problems.extend(Problem("unread file", place.name(file), detail) for file in files)
     except OSError as error:
         file = error.filename or path
         raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
@@ -135,7 +139,7 @@ def _detect(place: Place) -> tuple[str, list[Path]]:
     named = place.file or place.root
     if place.file and (advice := way_out(place.file)):
         raise DatasetError(f"{named}: {place.file.suffix} is not read; {advice}")
-    for problem in _unread(place):
+    for problem in folder.unread(place.root) if not place.file else ():
         raise DatasetError(f"{named}: no captions that can be read; {problem.where}: {problem.detail}")
     looked_for = "; ".join(f"{name}: {layout.LOOKS_FOR}" for name, layout in LAYOUTS.items())
     raise DatasetError(f"{named}: no known dataset layout ({_contents(place)}); looked for {looked_for}")

@@ -22,6 +22,7 @@ from captionkit.files import IMAGE_SUFFIXES, Member
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
 
 _NUMBER = re.compile("[0-9]{1,18}")
+_FROM_HERE = re.compile(r"^(\.[/\\]+)+")
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,22 @@ def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Pro
     An image's id is that name, or the number where the name is but a number.
     """
     images: dict[tuple[str, str], list[object]] = {}
-    labels: dict[tuple[str, str], str] = {}
+    firsts: dict[tuple[str, str], Row] = {}
     for row in rows:
         if isinstance(row, Problem):
             yield row
         else:
-            images.setdefault((row.split, row.image), []).extend(row.captions)
-            labels.setdefault((row.split, row.image), row.label)
+            first = firsts.setdefault((row.split, _here(row.image)), row)
+            images.setdefault((row.split, first.image), []).extend(row.captions)
     for (split, image), captions in images.items():
         name = whole(image)
         known = int(name) if _NUMBER.fullmatch(name) else image
-        yield Entry(known, name, captions, split, source, label=labels[split, image])
+        yield Entry(known, name, captions, split, source, label=firsts[split, _here(image)].label)
+
+
+def _here(path: str) -> str:
+    """A path without ./ before it."""
+    return _FROM_HERE.sub("", path)
 
 
 def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Dataset:
@@ -124,6 +130,7 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
     finder = ImageFinder(place.root)
     problems: list[Problem] = []
     splits: dict[str, dict[str, Example]] = {}
+    named: dict[tuple[str, Path], int | str] = {}
     for entry in stated:
         if isinstance(entry, Problem):
             problems.append(entry)
@@ -142,6 +149,10 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
             captions, wrong = checked_captions(entry.captions, entry.file_name, entry.source)
             problems += wrong
             examples[str(entry.id)] = Example(entry.id, image, captions, entry.label)
+            first_id = named.setdefault((split, image), entry.id) if isinstance(image, Path) else entry.id
+            if first_id != entry.id:
+                detail = f"{entry.source}: is the image of id {first_id}, too; kept as two, which count as two"
+                problems.append(Problem("duplicate image", entry.file_name, detail))
     for examples in splits.values():
         problems += _without_caption(examples.values())
     return Dataset(place.root, layout, {name: list(examples.values()) for name, examples in splits.items()}, problems)

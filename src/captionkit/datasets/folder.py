@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from captionkit.datasets.assemble import Entry, Place
@@ -22,7 +22,7 @@ _CAPTION_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".token")
 _NO_CAPTIONS = re.compile(r"read_?me|licen[cs]e|requirements|change_?log|notes|classes|labels", re.IGNORECASE)
 _UNREAD = (
     "no captions of images were found in it; a table needs a header that names an image and a caption column, such as "
-    'image,caption, and JSON a list of {"image", "caption"}'
+    'image,caption, and JSON a list of {"image", "caption"} or {"1.jpg": ["a caption"]}'
 )
 
 
@@ -47,6 +47,11 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
                 yield Entry(item, item, captions, split or "", root.name, root)
                 yield from problems
         yield from _unread(root, [item for item in items if isinstance(item, str)], beside)
+
+
+def unread(root: Path) -> Iterator[Problem]:
+    """The files at any depth of kinds that are not read and may hold captions."""
+    return _of_other_kinds(root, (item for item in _walk(root) if isinstance(item, str)))
 
 
 class _Beside:
@@ -83,16 +88,37 @@ def _read(root: Path, name: str, problems: list[Problem]) -> list[object]:
 
 
 def _unread(root: Path, items: list[str], beside: _Beside) -> Iterator[Problem]:
+    yield from _of_other_kinds(root, items)
+    yield from _elsewhere(root, items, beside)
     for item in items:
         lower, path = item.casefold(), root / item
-        if _is_image(item) or item in beside.used:
+        if _is_image(item) or item in beside.used or way_out(path):
             continue
-        if advice := way_out(path):
-            yield Problem("unread file", item, f"{path.suffix} is not read; {advice}")
-        elif lower.endswith(_CAPTION_SUFFIXES) or ("caption" in path.name.casefold() and lower.endswith(".txt")):
+        if lower.endswith(_CAPTION_SUFFIXES) or ("caption" in path.name.casefold() and lower.endswith(".txt")):
             yield Problem("unread file", item, _UNREAD)
-        elif beside.used and lower.endswith(SIDECARS) and not _NO_CAPTIONS.match(path.stem):
+        elif lower.endswith(SIDECARS if beside.used else ".caption") and not _NO_CAPTIONS.match(path.stem):
             yield Problem("caption without image", item, "no image of that name lies beside it")
+
+
+def _of_other_kinds(root: Path, items: Iterable[str]) -> Iterator[Problem]:
+    for item in items:
+        if advice := way_out(root / item):
+            yield Problem("unread file", item, f"{Path(item).suffix} is not read; {advice}")
+
+
+def _elsewhere(root: Path, items: list[str], beside: _Beside) -> Iterator[Problem]:
+    """The folders of texts that are called as images in other folders are, each but once."""
+    images = {_stem(item).rpartition("/")[2]: item for item in items if _is_image(item)}
+    said: set[str] = set()
+    for item in items:
+        place, _, name = item.rpartition("/")
+        image = images.get(_stem(name))
+        if place in said or image is None or item in beside.used or not item.casefold().endswith((".txt", ".caption")):
+            continue
+        said.add(place)
+        if _read(root, item, []):  # no boxes of objects, which lie about like that, too
+            detail = f"called as the image {image} is, but captions are read beside their image: move them there"
+            yield Problem("unread file", item, detail)
 
 
 def _is_image(item: str) -> bool:

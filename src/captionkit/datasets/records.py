@@ -50,12 +50,19 @@ def entries(content: Any, file: Path, source: str, split: str) -> Iterator[Entry
 def record(value: Any, where: str, ids: tuple[str, ...] = ()) -> Row | Problem:
     """The row that one object states; `ids` are the names under which an id may stand instead of an image's file."""
     if isinstance(value, dict):
-        image = next((name for column in IMAGE_COLUMNS if (name := _file_name(value.get(column)))), None)
-        image = image or next((str(whole(value[name])) for name in ids if is_id(whole(value.get(name)))), None)
+        image = _file_of(value) or next(
+            (str(whole(value[name])) for name in ids if is_id(whole(value.get(name)))), None
+        )
         if image:
             return Row(image, _captions(value), str(value.get("split") or ""))
     wanted = '"file_name"' if not ids else '"image" (or "file_name", ...) and a "caption"'
     return Problem("malformed entry", where, f"it needs a {wanted}")
+
+
+def _file_of(entry: Any) -> str:
+    """The image file that an object names; "" where it names none, or is no object."""
+    columns = IMAGE_COLUMNS if isinstance(entry, dict) else ()
+    return next((name for column in columns if (name := _file_name(entry.get(column)))), "")
 
 
 def _file_name(value: Any) -> str:
@@ -109,8 +116,7 @@ def _is_inner(key: str, value: Any) -> bool:
 def _names_image(value: Any, *, ids: bool) -> bool:
     if not isinstance(value, dict) or not any(name in value for name in CAPTION_COLUMNS):
         return False
-    file = any(_file_name(value.get(name)) for name in IMAGE_COLUMNS)
-    return file or (ids and is_id(whole(value.get("image_id"))))
+    return bool(_file_of(value)) or (ids and is_id(whole(value.get("image_id"))))
 
 
 def _fits(file: Path, *, pointed_at: bool) -> bool:
@@ -119,10 +125,10 @@ def _fits(file: Path, *, pointed_at: bool) -> bool:
         value, rest = _first(head)
         if _names_image(value, ids=pointed_at):
             return True
+        if not head.startswith("{") or _file_of(value):  # an entry, but without captions
+            return False
         if isinstance(value, dict):  # all of it: a short file
             return any(_fits_pair(key, inner, pointed_at) for key, inner in value.items())
-        if not head.startswith("{"):
-            return False
         key, rest = _first(head[1:].lstrip())
         inner = rest.lstrip().removeprefix(":").lstrip()
         if not isinstance(key, str) or not inner:

@@ -41,6 +41,7 @@ class _Columns(NamedTuple):
     delimiter: str
     width: int
     image: int
+    by_row_id: bool  # an image's id stands in a column called just "id", as in many a table that has none of images
     caption: int
     split: int | None
     label: int | None
@@ -51,7 +52,8 @@ def detect(place: Place) -> list[Path]:
     tables = place.files("*.csv", "*.tsv", "captions.txt")
     lists = [file for file in place.files("*.txt") if place.file or _TEXT.search(file.stem)]
     bare = [file for file in dict.fromkeys((*tables, *lists)) if _is_bare(file)]
-    return [file for file in dict.fromkeys((*tables, *lists)) if file in bare or (file in tables and _is_table(file))]
+    read_by_header = [file for file in tables if _is_table(file, pointed_at=bool(place.file))]
+    return [file for file in dict.fromkeys((*tables, *lists)) if file in bare or file in read_by_header]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
@@ -115,8 +117,9 @@ def bare_fields(line: str) -> tuple[str, str] | None:
     return found[1].strip(), quoted[1].replace('""', '"') if quoted else caption
 
 
-def _is_table(file: Path) -> bool:
-    return _columns(peek_line(file)) is not None
+def _is_table(file: Path, *, pointed_at: bool) -> bool:
+    header = _columns(peek_line(file))
+    return header is not None and (pointed_at or not header.by_row_id)
 
 
 def _is_bare(file: Path) -> bool:
@@ -138,11 +141,11 @@ def _columns(header: str) -> _Columns | None:
     """What a header line says, in the first delimiter by which it names both an image and a caption column."""
     for delimiter in ",\t;|":
         names = column_names(header, delimiter)
-        image = next((names.index(name) for name in (*IMAGE_COLUMNS, "image_id") if name in names), None)
+        image = next((name for name in (*IMAGE_COLUMNS, "image_id", "id") if name in names), None)
         caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
         if image is not None and caption is not None:
             split, label = (names.index(name) if name in names else None for name in ("split", "class"))
-            return _Columns(delimiter, len(names), image, caption, split, label)
+            return _Columns(delimiter, len(names), names.index(image), image == "id", caption, split, label)
     return None
 
 

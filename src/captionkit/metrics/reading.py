@@ -226,18 +226,20 @@ def _wrapped(content: dict[str, Any]) -> list[Any] | None:
 
     Captions by image, {"1": [{"caption": ...}]}, are no such list.
     """
-    lists = [value for value in content.values() if isinstance(value, list) and value and _is_entry(value[0])]
+    lists = [value for value in content.values() if isinstance(value, list) and value and _are_results(value)]
     if len(lists) != 1:
         return None
     ids = [str(entry.get("image_id")) for entry in lists[0] if isinstance(entry, dict)]
     return None if "annotations" in content and len(set(ids)) < len(ids) else lists[0]  # several an image: references
 
 
-def _is_entry(value: object) -> bool:
-    if not isinstance(value, dict):
+def _are_results(entries: list[Any]) -> bool:
+    """Whether entries name their images. The one caption of an image may have an id of its own, several are none."""
+    first = entries[0]
+    if not isinstance(first, dict):
         return False
-    named = any(is_id(_plain(value.get(name))) for name in _ID_COLUMNS if name != "id")
-    return named and any(name in value for name in CAPTION_COLUMNS)
+    named = any(is_id(_plain(first.get(name))) for name in _ID_COLUMNS if name != "id" or len(entries) > 1)
+    return named and any(name in first for name in CAPTION_COLUMNS)
 
 
 def _object(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
