@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,12 @@ IMAGE_SUFFIXES = (
 
 #: what images and pages that captionkit draws carry as the name of their maker, so that it knows them again
 MARK = "captionkit"
+#: the tag of EXIF that holds it
+SOFTWARE = 305
 
-_SOFTWARE = 305  # the tag of EXIF
 _MOST_LINKS = 40  # that are followed, as by Linux
+_PATIENCE = 30.0  # seconds that a named pipe may be without a reader
+_PAUSE = 0.05  # seconds between two looks whether it has one
 _LONGEST = 50  # letters of a file's name in that of its temporary file, so that the system takes it
 
 
@@ -71,7 +75,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         if (descriptor := _descriptor(path)) is not None:
             _write_to(descriptor, content)
         elif is_stream(path):
-            with path.open("wb") as stream:
+            with os.fdopen(_opened(path), "wb") as stream:
                 stream.write(content)
         else:
             _replace(Path(os.path.realpath(path)), content)
@@ -111,6 +115,23 @@ def _descriptor(path: Path) -> int | None:
             return None
         path = path.parent / path.readlink()
     return None
+
+
+def _opened(path: Path) -> int:
+    """The descriptor of a device, or of a named pipe as soon as somebody reads from it, within some time."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        except OSError as error:
+            if error.errno != errno.ENXIO or not path.is_fifo():
+                raise
+            if time.monotonic() > end:
+                raise OSError(errno.ENXIO, f"a named pipe that nobody reads for {_PATIENCE:.0f} seconds") from None
+            time.sleep(_PAUSE)
+        else:
+            os.set_blocking(descriptor, True)
+            return descriptor
 
 
 def _write_to(descriptor: int, content: bytes) -> None:
@@ -196,7 +217,7 @@ def _marked(kind: str) -> dict[str, Any]:
     from PIL.Image import Exif
 
     exif = Exif()
-    exif[_SOFTWARE] = MARK
+    exif[SOFTWARE] = MARK
     return {"exif": exif}
 
 

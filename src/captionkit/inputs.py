@@ -127,14 +127,35 @@ def _files(root: str) -> Iterator[str | OSError]:
 
 
 def _from_pattern(pattern: str) -> Iterator[Input]:
-    """What a pattern matches, as if the shell had matched it; with `**` files alone, which it finds at any depth."""
+    """What a pattern matches, as if the shell had matched it; with `**` files alone, which it finds at any depth.
+
+    Folders that it leads into and that may not be looked into are Inputs with an error.
+    """
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     everywhere = "**" in pattern
     matches = [match for match in found if not (everywhere and Path(match).is_dir())]
     for match in matches:
         yield from _from_name(match)
-    if not matches:
+    closed = _closed_folders(pattern)
+    yield from closed
+    if not matches and not closed:
         yield Input(pattern, error=f"{paths.shown(pattern)}: no file matches this pattern; check it")
+
+
+def _closed_folders(pattern: str) -> list[Input]:
+    """The folders that a pattern looks into in vain; glob passes over them in silence."""
+    folders: set[str] = set()
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)  # noqa: PTH120
+        folders.update(os.path.normpath(folder) for folder in glob.glob(pattern or ".", recursive=True))  # noqa: PTH207
+    closed = []
+    for folder in sorted(filter(os.path.isdir, folders)):
+        try:
+            with os.scandir(folder):
+                pass
+        except OSError as error:
+            closed.append(Input(folder, error=paths.unreadable(folder, error)))
+    return closed
 
 
 def _from_shard(name: str) -> Iterator[Input]:

@@ -12,26 +12,27 @@ import json
 import os
 import re
 import stat
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from captionkit.errors import CaptionkitError
-from captionkit.files import MARK, cannot_write, is_stream
+from captionkit.files import MARK, SOFTWARE, cannot_write, is_stream
 
-#: tells by a file's content whether captionkit wrote it; may raise OSError and ValueError
+#: tells by a file's content whether captionkit wrote it; may raise OSError, and what a parser raises of other content
 Proof = Callable[[Path], bool]
 
 _HEAD = 1 << 16  # bytes of a file in which its mark is looked for
 _MOST = 1 << 26  # bytes of a JSON file that is looked through, and characters of a line of one
-_SOFTWARE = 305  # the tag of EXIF
 _GENERATOR = re.compile(rf'<meta name="generator" content="{MARK}"')
 #: pages of versions that left no such mark
 _EARLIER_PAGE = re.compile(
     "<title>(What captionkit sees|Captions, from the best to the worst)</title>|<footer>Written by captionkit "
 )
+_SCORE = re.compile(r"-?\d+\.\d{6}|-?inf|nan")  # as scores of each image are written
 _ARRAYS = {f"{name}.npy" for name in ("words", "caption", "attention", "region", "photo")}
 
 
@@ -118,7 +119,7 @@ def replaceable(path: Path, proof: Proof) -> bool:
         return True
     try:
         return proof(path)
-    except ValueError:
+    except (ValueError, RecursionError, csv.Error):
         return False
 
 
@@ -157,20 +158,26 @@ def is_report(path: Path) -> bool:
 
 def is_drawing(path: Path) -> bool:
     """Whether captionkit drew this image, or wrote these arrays of attention."""
-    if path.suffix.lower() == ".npz":
+    with path.open("rb") as file:
         try:
-            with zipfile.ZipFile(path) as archive:
-                return set(archive.namelist()) == _ARRAYS
-        except zipfile.BadZipFile:
+            return _is_arrays(file) if path.suffix.lower() == ".npz" else _is_marked(file)
+        except Exception:  # what is damaged makes Pillow and zipfile raise errors of many kinds; it is no drawing
             return False
-    from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(path) as image:  # reads what comes before the pixels
-            comment = image.info.get("comment", b"")
-            marks = (image.info.get("Software"), comment, image.getexif().get(_SOFTWARE))
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, EOFError, KeyError, TypeError):
-        return False
+
+def _is_arrays(file: IO[bytes]) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        return set(archive.namelist()) == _ARRAYS
+
+
+def _is_marked(file: IO[bytes]) -> bool:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(file)  # reads what comes before the pixels
+        comment = image.info.get("comment", b"")
+        marks = (image.info.get("Software"), comment, image.getexif().get(SOFTWARE))
     return MARK in marks or MARK.encode() in marks
 
 
@@ -180,21 +187,33 @@ def is_captions(path: Path) -> bool:
     if kind == ".jsonl":
         return all(_is_record(json.loads(line)) for line in _lines(path))
     if kind == ".csv":
-        return _header(path) == ["path", "rank", "caption", "log_prob", "confidence", "error"]
+        return next(csv.reader(_lines(path)), []) == ["path", "rank", "caption", "log_prob", "confidence", "error"]
     results = _json(path)
-    return isinstance(results, list) and all(
-        isinstance(result, dict) and result.keys() == {"image_id", "caption"} for result in results
-    )
+    if not isinstance(results, list) or not all(map(_is_result, results)):
+        return False
+    return len({str(result["image_id"]) for result in results}) == len(results)  # references have several of an image
+
+
+def _is_result(result: Any) -> bool:
+    return isinstance(result, dict) and result.keys() == {"image_id", "caption"}
 
 
 def _is_record(record: Any) -> bool:
-    return isinstance(record, dict) and "path" in record and bool({"captions", "error"} & record.keys())
+    if not isinstance(record, dict) or "path" not in record:
+        return False
+    captions = record.get("captions", () if isinstance(record.get("error"), str) else None)
+    return isinstance(captions, (list, tuple)) and all(
+        isinstance(caption, dict) and caption.keys() >= {"text", "log_prob", "confidence"} for caption in captions
+    )
 
 
 def is_image_scores(path: Path) -> bool:
     """Whether this is a CSV of the scores of each image."""
-    header = _header(path)
-    return header[:2] == ["image_id", "caption"] and len(header) > 2
+    rows = csv.reader(_lines(path))
+    header, first = next(rows, []), next(rows, None)
+    if header[:2] != ["image_id", "caption"] or len(header) < 3:
+        return False
+    return first is None or (len(first) == len(header) and bool(_SCORE.fullmatch(first[2])))
 
 
 def is_scores(path: Path) -> bool:
@@ -205,10 +224,7 @@ def is_scores(path: Path) -> bool:
 
 def is_journal(path: Path) -> bool:
     """Whether this is the journal of a sweep: lines of what Optuna did."""
-    try:
-        first = json.loads(next(_lines(path), ""))
-    except RecursionError:
-        return False
+    first = json.loads(next(_lines(path), ""))
     return isinstance(first, dict) and first.keys() >= {"op_code", "worker_id"}
 
 
@@ -216,10 +232,7 @@ def _json(path: Path) -> Any:
     """The value in a JSON file. ValueError where it is none, or too large to look through."""
     if path.stat().st_size > _MOST:
         raise ValueError("too large")
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return json.loads(path.read_bytes())
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -229,7 +242,3 @@ def _lines(path: Path) -> Iterator[str]:
             if len(line) == _MOST:
                 raise ValueError("a line is too long")
             yield line
-
-
-def _header(path: Path) -> list[str]:
-    return next(csv.reader([next(_lines(path), "")]), [])

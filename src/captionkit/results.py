@@ -111,9 +111,9 @@ class ResultsFile:
         return any("captions" in record for record in self._records)
 
     def _write(self) -> None:
+        files.write_text(self.path, self._format(self._records))
         for path in self._outdated:
             path.unlink(missing_ok=True)
-        files.write_text(self.path, self._format(self._records))
         self._written = time.monotonic()
 
     def __enter__(self) -> ResultsFile:
