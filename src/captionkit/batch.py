@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import unicodedata
 from collections import Counter
@@ -89,7 +90,7 @@ class _Drawings:
     def __init__(self, place: Path, single: bool, inputs: Sequence[str]) -> None:
         self._place, self._inputs, self._written = place, outputs.Files(inputs), outputs.Files()
         self._names, self._numbers = set[str](), Counter[str]()
-        self._file = bool(place.suffix) and not place.is_dir()
+        self._file = bool(place.suffix) and not paths.is_folder(place)
         if self._file:
             from captionkit.viz.saving import check_name
 
@@ -124,7 +125,13 @@ class _Drawings:
 
     def _may_draw(self, path: Path) -> bool:
         try:
-            ours = not path.is_symlink() and outputs.replaceable(path, outputs.is_drawing)
+            link = stat.S_ISLNK(path.lstat().st_mode)
+        except FileNotFoundError:
+            link = False
+        except OSError as error:  # of the folder: no other name would do either
+            raise files.cannot_write(path, error) from None
+        try:
+            ours = not link and outputs.replaceable(path, outputs.is_drawing)
         except OSError:
             return False
         return ours and not self._inputs.holds(path)

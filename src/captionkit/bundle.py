@@ -219,7 +219,7 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
     It may be new, empty, or hold a model that captionkit wrote, beside which other files stay. Raises CaptionkitError
     where it is one of the `inputs` of the run, belongs to the package, or holds something that would be replaced.
     """
-    if path.resolve() == BUNDLED.resolve():
+    if paths.real(path) == paths.real(BUNDLED):
         raise CaptionkitError("the bundled model belongs to the package and is not written to; give another --output")
     outputs.check_folder(path, inputs=inputs)
     known = _files_at(path)

@@ -207,7 +207,7 @@ def name(options: argparse.Namespace) -> int:
     from captionkit.naming import name_images
 
     done = name_images(options.data, options.noun, model=options.model, batch=options.batch)
-    print(f"captionkit: {done}", file=sys.stderr)
+    say(f"captionkit: {done}")
     return 1 if done.failures else 0
 
 
@@ -445,9 +445,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--all", action="store_true", help="average all of them, whether it helps or not")
 
     add = _add(commands, name, extra="")
-    add("data", type=Path, metavar="DATA", help="class folders: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg")
+    add("data", type=_path, metavar="DATA", help="class folders: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg")
     add("--noun", required=True, metavar="TEXT", help="what the model calls all that they show, for instance bird")
-    add("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
     add("--batch", type=int, default=16, help="images that go through the model together (default: 16)")
 
     add = _add(commands, score, extra="train")

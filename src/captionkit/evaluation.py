@@ -64,7 +64,6 @@ def evaluate_model(
     """
     # Better known before the work than after it.
     wanted, left_out = check_metrics(metrics)
-    measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
     check_numbers(resamples, seed)
     if batch < 1:
         raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
@@ -74,6 +73,7 @@ def evaluate_model(
     if not any(example.captions for example in pictures):
         raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
     captioner = load(model)
+    measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
     chosen = replace(captioner.decoding, **(decoding or {}))
     captioner.decoding = chosen
     started = time.monotonic()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captionkit import paths
 from captionkit.errors import CaptionkitError
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError) -> CaptionkitError:
     """The error for a place that cannot be written, by what the system says of it."""
-    return CaptionkitError(f"{path}: cannot be written ({error.strerror}); free space or name another place")
+    return CaptionkitError(
+        f"{paths.shown(path)}: cannot be written ({error.strerror}); free space or name another place"
+    )
 
 
 def is_stream(path: Path) -> bool:

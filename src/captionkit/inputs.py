@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import sys
@@ -122,8 +123,8 @@ def _files(root: str) -> Iterator[str | OSError]:
                     linked.append(entry.path)
                 else:
                     folders.append(entry.path)
-            except OSError as error:  # a link to where nobody may look, or in a circle
-                yield error
+            except OSError as error:  # a link in a circle, which leads to no folder, or to where nobody may look
+                yield entry.path if error.errno == errno.ELOOP else error
 
 
 def _from_pattern(pattern: str) -> Iterator[Input]:

@@ -214,7 +214,7 @@ def plot_runs(runs: Sequence[str], output: Path) -> None:
     if len(rows) == 1:
         draw_curves(next(iter(rows.values())), output)
         return
-    names = [Path(name).resolve().name for name in rows]
+    names = [paths.real(name).name for name in rows]
     shown = names if len(set(names)) == len(names) else list(rows)
     compare_curves(dict(zip(shown, rows.values(), strict=True)), output)
 

@@ -72,8 +72,9 @@ def check_folder(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -
     Raises CaptionkitError. What lies in the folder is not looked at.
     """
     try:
-        if path.exists() and not path.is_dir():
-            raise CaptionkitError(f"{path}: is a file where a folder is wanted; name another place")
+        with suppress(FileNotFoundError):
+            if not stat.S_ISDIR(path.stat().st_mode):
+                raise CaptionkitError(f"{path}: is a file where a folder is wanted; name another place")
         if Files(inputs).holds(path):
             raise CaptionkitError(f"{path}: is an input of this run; name another folder to write to")
         _check_rights(path)

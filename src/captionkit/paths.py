@@ -88,6 +88,11 @@ def is_folder(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -
     return kind_of(path, failure) == "folder"
 
 
+def real(path: AnyPath) -> Path:
+    """Where a path leads, as far as links can be followed; Path.resolve raises of links in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def check_file(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> None:
     """Raises `failure` unless a plain file lies at `path`: reading anything else may never end."""
     kind = kind_of(path, failure)

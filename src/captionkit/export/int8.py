@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captionkit import paths
 from captionkit.bundle import CARD, DECODER, ENCODER, WEIGHTS, ModelFolder, check_place, open_model, write_model
 from captionkit.datasets import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
@@ -74,7 +75,7 @@ def export_int8(
 def _check(folder: ModelFolder, output: Path, inputs: Sequence[Path], limit: int, max_loss: float) -> None:
     if limit < 0 or not 0 <= max_loss <= 1:
         raise CaptionkitError(f"limit {limit}, max-loss {max_loss}: use a number of pictures, and a share from 0 to 1")
-    if output.exists() and output.resolve() == folder.path.resolve():
+    if paths.real(output) == paths.real(folder.path):
         raise CaptionkitError(f"{output}: is the float model itself; name another folder with --output")
     check_place(output, inputs=inputs)
 

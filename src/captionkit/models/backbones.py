@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captionkit import paths
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
 from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
@@ -165,7 +166,7 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
     stored = json.loads(network.config.to_json_string(use_diff=False))
     filled = replace(
         config,
-        name=path.resolve().name if path.exists() else config.name,
+        name=paths.real(path).name if path.exists() else config.name,
         backbone={key: value for key, value in stored.items() if key not in _INCIDENTAL and not key.startswith("_")},
         preprocessing=json.loads(json.dumps(built.preprocessing().to_dict())),
     )

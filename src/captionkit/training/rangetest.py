@@ -79,8 +79,7 @@ def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple
         TrainingError: the loss falls at no rate; and whatever `train` refuses.
     """
     refuse_several("find-lr")
-    recipe, points = with_precision(recipe), output.with_suffix(".json")
-    check_output(output, points, steps)
+    recipe, points = with_precision(recipe), check_output(output, steps)
     tests: list[RangeTest] = []
     for part in ("decoder", "encoder")[: 1 if recipe.encoder.train == "frozen" else 2]:
         found = _test(data, recipe, part, steps)
@@ -92,16 +91,18 @@ def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple
     return tests, recipe
 
 
-def check_output(output: Path, points: Path, steps: int) -> None:
-    """Refuse, before any work, what cannot be written, and too few steps to tell anything."""
+def check_output(output: Path, steps: int) -> Path:
+    """The file beside `output` for its points. Refuses, before any work, what cannot be written, and too few steps."""
     if output.suffix.lower() != ".png":
         raise CaptionkitError(f"{output}: the plot is a PNG; end the name in .png")
+    points = output.with_suffix(".json")
     for path in (output, points):
         if paths.exists(path):
             raise CaptionkitError(f"{path}: is there already; move it away, or give another --output")
         check_file(path, lambda _: False)
     if steps < 2 * _PATIENCE:
         raise CaptionkitError(f"--steps {steps}: too few to tell anything; give {2 * _PATIENCE} or more")
+    return points
 
 
 def rate_at(step: int, steps: int) -> float:

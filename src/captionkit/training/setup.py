@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -103,7 +102,7 @@ def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], Captio
     if weights and len(weights) != len(data):
         listed = ",".join(map(str, weights))
         raise RecipeError(f"data.weights = {listed!r}: {len(data)} DATA want as many weights; give one for each")
-    places = [os.path.realpath(path) for path in data]
+    places = [paths.real(path) for path in data]
     for number, path in enumerate(data):
         if places[number] in places[:number]:
             raise TrainingError(f"{path}: named twice; name it once, with a larger weight in data.weights")

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from captionkit import paths
 from captionkit.bundle import WEIGHTS, ModelFolder, check_place, open_model
 from captionkit.datasets import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
@@ -89,7 +90,7 @@ def average_models(
     if len(models) < 2:
         raise CaptionkitError("one model has no mean; name two or more that were trained from one model")
     folders = [open_model(model) for model in models]
-    if output.resolve() in [folder.path.resolve() for folder in folders]:
+    if paths.real(output) in [paths.real(folder.path) for folder in folders]:
         raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
     check_place(output, inputs=[data])
     _check_alike(folders)

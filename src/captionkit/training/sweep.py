@@ -90,7 +90,7 @@ def sweep(
     deadline = math.inf if minutes is None else time.time() + 60 * minutes
     work = Sweep(data, folder, recipe, chosen, trials, deadline)
     study = _study(work)
-    study.agree({"data": str(data.resolve()), "recipe": recipe.to_dict(), "space": to_tables(chosen)})
+    study.agree({"data": str(paths.real(data)), "recipe": recipe.to_dict(), "space": to_tables(chosen)})
     if not (folder / SPACE).exists():  # what --space names may be that very file, in its writer's own words
         files.write_text(folder / SPACE, to_toml(chosen))
     say(f"searching {', '.join(chosen)}; of each trial the curves are kept, and the model of the best only")

@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from captionkit import __version__, files
+from captionkit import __version__, files, paths
 from captionkit.training.recipe import Recipe, change_recipe
 from captionkit.training.space import NAME, short_name
 from captionkit.training.study import FIRST, TRIALS, Study
@@ -52,7 +52,7 @@ def write_report(study: Study, data: Path) -> None:
         tell("Failures", Listing([f"{trial.number:04d}: {trial.user_attrs['why']}" for trial in failed]))
     if best is not None:
         tell(f"Recipe of trial {best.number:04d} ({RECIPE})", Code(recipe.to_toml().rstrip()))
-    title, made_by = f"Sweep over {data.resolve().name}", f"Written by captionkit {__version__}."
+    title, made_by = f"Sweep over {paths.real(data).name}", f"Written by captionkit {__version__}."
     document = Document(title, _note(study, trials), _figures(trials, best), sections, made_by)
     files.write_text(folder / PAGE, document_html(document))
     files.write_text(folder / TEXT, document_markdown(document))

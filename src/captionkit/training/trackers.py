@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
+from captionkit import paths
 from captionkit.errors import RecipeError
 from captionkit.progress import say
 
@@ -107,7 +108,7 @@ class Trackers:
 
 def _options(name: str, path: Path, known: str | None) -> dict[str, Any]:
     """What makes a tracker call the run by its folder, and take it up again where it knows it."""
-    called = path.resolve().name
+    called = paths.real(path).name
     if name == "wandb":
         return {"name": called, "dir": str(path), **({"id": known, "resume": "allow"} if known else {})}
     if name == "mlflow":

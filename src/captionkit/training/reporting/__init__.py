@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from captionkit import __version__, files
+from captionkit import __version__, files, paths
 from captionkit.errors import CaptionkitError
 from captionkit.training.reporting import course, examples, making, results
 from captionkit.training.reporting.material import Material, write_captions
@@ -69,7 +69,7 @@ def _lead(material: Material) -> str:
     """One sentence on what this is."""
     rows, best = material.rows, material.best
     epochs = f"{rows[-1]['epoch']:.4g}" if rows else "0"
-    name = f"The run {material.path.resolve().name}"
+    name = f"The run {paths.real(material.path).name}"
     data = f" on {material.data['name']}" if material.data.get("name") else ""
     if material.live:
         return f"{name}{data}, under way: {epochs} of {material.recipe.optimizer.epochs} epochs so far."
