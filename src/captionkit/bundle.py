@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionkit import files, outputs, paths
 from captionkit.calibration import Calibration
+from captionkit.confidence import Confidence
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.progress import say
 
@@ -86,6 +87,11 @@ class ModelFolder:
     def calibration(self) -> Calibration:
         """The curve from a word's probability to its confidence; that of a folder without one changes nothing."""
         return self._parse("calibration", Calibration.from_dict) if "calibration" in self.config else Calibration()
+
+    @cached_property
+    def confidence(self) -> Confidence | None:
+        """How likely a caption is right in the main thing; None where that was not fitted."""
+        return self._parse("confidence", Confidence.from_dict) if "confidence" in self.config else None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -6,8 +6,9 @@ wrote of the picture. On validation captions two numbers are fitted that turn on
 
     confidence = sigmoid(offset + slope * logit(probability))
 
-Of words of confidence 0.8, about 80 % are then among those of the references. A caption's confidence is the mean of its
-words': the expected share of them that people used as well.
+Of words of confidence 0.8, about 80 % are then among those of the references. A whole caption's confidence is another
+matter (`captionkit.confidence`); where a model has none, it is the mean of its words': the expected share of them that
+people used as well.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ Floats = NDArray[np.float64]
 _EDGE = 1e-6  # probabilities are kept this far from 0 and 1
 _PRIOR = 1.0  # of the ridge that keeps few or one-sided words from steep curves
 _STEPS = 50
+_STILL = 1e-9  # a step of Newton's method that changes nothing any more
 _CENTRE = np.array([0.0, 1.0])  # offset and slope that leave a probability as it is
 
 
@@ -52,7 +54,7 @@ class Calibration:
 
     def __call__(self, probabilities: ArrayLike) -> Floats:
         """The confidences, 0 to 1, of words with these probabilities, in an array of the same shape."""
-        return _sigmoid(self.offset + self.slope * _logit(np.asarray(probabilities, np.float64)))
+        return sigmoid(self.offset + self.slope * logit(np.asarray(probabilities, np.float64)))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as a model's config stores them."""
@@ -68,36 +70,44 @@ class Calibration:
 def fit(probabilities: Sequence[float], used: Sequence[bool]) -> Calibration:
     """Fit the curve to words' `probabilities` and whether people `used` them; without words, the default.
 
-    Logistic regression by Newton's method with halved steps, Platt's smoothed targets and a weak pull towards slope 1.
+    Logistic regression with Platt's smoothed targets and a weak pull towards slope 1.
     """
     if not len(probabilities):
         return Calibration()
-    x, seen = _logit(np.array(probabilities, np.float64)), np.array(used, np.float64)
+    x, seen = logit(np.array(probabilities, np.float64)), np.array(used, np.float64)
     hits = seen.sum()
     targets = np.where(seen > 0, (hits + 1) / (hits + 2), 1 / (len(seen) - hits + 2))
     features = np.stack([np.ones_like(x), x], axis=1)  # [N,2]
-    weights = _CENTRE
-    for _ in range(_STEPS):
-        found = _sigmoid(features @ weights)
-        gradient = features.T @ (found - targets) + _PRIOR * (weights - _CENTRE)
-        curvature = (features * (found * (1 - found))[:, None]).T @ features + _PRIOR * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        while (
-            _cost(features, targets, weights - step) > _cost(features, targets, weights) and np.abs(step).max() > 1e-9
-        ):
-            step = step / 2
-        weights = weights - step
-        if np.abs(step).max() < 1e-9:
-            break
-    before, after = (calibration_error(_sigmoid(features @ w), seen) for w in (_CENTRE, weights))
+    weights = logistic(features, targets, np.full(2, _PRIOR), _CENTRE)
+    before, after = (calibration_error(sigmoid(features @ w), seen) for w in (_CENTRE, weights))
     return Calibration(float(weights[1]), float(weights[0]), len(x), before, after)
 
 
-def _cost(features: Floats, targets: Floats, weights: Floats) -> float:
+def logistic(features: Floats, targets: Floats, ridge: Floats, centre: Floats) -> Floats:
+    """Weights [F] of a logistic regression of `targets` [N], 0 to 1, on `features` [N,F], by Newton's method.
+
+    ridge: how strongly each weight is pulled towards its `centre` [F], all above 0.
+    """
+    weights = centre
+    for _ in range(_STEPS):
+        found = sigmoid(features @ weights)
+        gradient = features.T @ (found - targets) + ridge * (weights - centre)
+        curvature = (features * (found * (1 - found))[:, None]).T @ features + np.diag(ridge)
+        step = np.linalg.solve(curvature, gradient)
+        cost = _cost(features, targets, weights, ridge, centre)
+        while _cost(features, targets, weights - step, ridge, centre) > cost and np.abs(step).max() > _STILL:
+            step = step / 2
+        weights = weights - step
+        if np.abs(step).max() < _STILL:
+            break
+    return weights
+
+
+def _cost(features: Floats, targets: Floats, weights: Floats, ridge: Floats, centre: Floats) -> float:
     """Negative log-likelihood with the pull towards the centre."""
     value = features @ weights
     nats = np.logaddexp(0, value) - targets * value
-    return float(nats.sum() + _PRIOR * ((weights - _CENTRE) ** 2).sum() / 2)
+    return float(nats.sum() + (ridge * (weights - centre) ** 2).sum() / 2)
 
 
 def calibration_error(confidences: Floats, used: Floats, bins: int = 15) -> float:
@@ -107,10 +117,12 @@ def calibration_error(confidences: Floats, used: Floats, bins: int = 15) -> floa
     return float(distance.sum() / max(len(confidences), 1))
 
 
-def _logit(probability: Floats) -> Floats:
+def logit(probability: Floats) -> Floats:
+    """Logarithm of the odds; probabilities of 0 and 1 are taken for ones close by."""
     clipped = np.minimum(np.maximum(probability, _EDGE), 1 - _EDGE)  # of a few numbers, quicker than numpy's clip
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _sigmoid(value: Floats) -> Floats:
+def sigmoid(value: Floats) -> Floats:
+    """The probability of which `value` is the logarithm of the odds."""
     return 0.5 * (1 + np.tanh(value / 2))

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from captionkit.bundle import ModelFolder
+from captionkit.confidence import told
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.phrases import constraints_of
@@ -59,7 +60,8 @@ class Caption:
     score: float
     #: natural logarithm of the model's probability of the whole sentence, a given prefix and its end included
     log_prob: float
-    #: mean of the words' confidences, 0..1: the share of them that people are expected to have used as well
+    #: how likely it is right in the main thing, 0..1 (see captionkit.confidence); of a model for which that was never
+    #: fitted, the mean of the words' confidences: the share of them that people are expected to have used as well
     confidence: float
     words: tuple[Word, ...] = field(repr=False)
     tokens: tuple[int, ...] = field(repr=False)
@@ -67,6 +69,8 @@ class Caption:
     attention: NDArray[np.float32] = field(repr=False)
     #: the next best captions, if more than one was asked for
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
+    #: whether somebody should look at it, since its confidence is below what was asked for; None: nothing was asked for
+    review: bool | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -77,6 +81,7 @@ class Caption:
             "text": self.text,
             "log_prob": round(self.log_prob, 4),
             "confidence": round(self.confidence, 4),
+            **({} if self.review is None else {"review": self.review}),
             "words": [word.to_dict(maps=maps) for word in self.words],
         }
 
@@ -98,6 +103,13 @@ class Outcome:
         """The captions, best first."""
         return [self.caption, *self.caption.alternatives] if self.caption else []
 
+    def reviewed(self, min_confidence: float | None) -> Outcome:
+        """The same, with every caption told whether it needs a `review`; None asks for none."""
+        if self.caption is None or min_confidence is None:
+            return self
+        best, *others = (replace(one, review=one.confidence < min_confidence) for one in self.captions)
+        return replace(self, caption=replace(best, alternatives=tuple(others)))
+
     def to_dict(self, path: str, *, maps: bool = False) -> dict[str, Any]:
         """The machine-readable line of a picture that came as `path`; with `maps`, also where the model looked."""
         if self.caption is None:
@@ -105,6 +117,7 @@ class Outcome:
         record = {
             "path": path,
             "captions": [caption.to_dict(maps=maps) for caption in self.captions],
+            **({} if self.caption.review is None else {"review": self.caption.review}),
             "ms": {stage: round(value, 2) for stage, value in self.ms.items()},
         }
         return {**record, "note": self.note} if self.note else record
@@ -134,6 +147,11 @@ class Captioner:
         self.preprocessing = folder.preprocessing
         self.decoding = folder.decoding
 
+    @property
+    def sure_from(self) -> float | None:
+        """The confidence below which a caption is as likely false as not; None where no such claim can be made."""
+        return self.folder.confidence.sure_from if self.folder.confidence else None
+
     @overload
     def caption(self, images: list[Source] | tuple[Source, ...], **decoding: Any) -> list[Caption]: ...
     @overload
@@ -141,8 +159,9 @@ class Captioner:
     def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
         """Describe a picture, or each of a list: paths, bytes, binary files, PIL images or arrays.
 
-        `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words. Raises
-        ImageError at the first picture that cannot be captioned; `stream` goes on instead.
+        `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words; with
+        `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first picture that
+        cannot be captioned; `stream` goes on instead.
         """
         captions = []
         for outcome in self.stream(_as_list(images), **decoding):
@@ -151,14 +170,27 @@ class Captioner:
             captions.append(outcome.caption)
         return captions if isinstance(images, (list, tuple)) else captions[0]
 
-    def stream(self, sources: Iterable[Source], *, batch: int = BATCH, **decoding: Any) -> Iterator[Outcome]:
+    def stream(
+        self,
+        sources: Iterable[Source],
+        *,
+        batch: int = BATCH,
+        min_confidence: float | None = None,
+        **decoding: Any,
+    ) -> Iterator[Outcome]:
         """Describe pictures one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
 
-        The next pictures are read and encoded while captions are told. Raises CaptionkitError for settings that do not
-        fit together, and for a word that captions must contain but that is not in the vocabulary.
+        The next pictures are read and encoded while captions are told. With `min_confidence`, 0 to 1, captions below it
+        have `review` set, and the others have it False. Raises CaptionkitError for settings that do not fit together,
+        and for a word that captions must contain but that is not in the vocabulary.
         """
         if batch < 1:
             raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
+        check_confidence(min_confidence)
+        for outcome in self._stream(sources, batch, decoding):
+            yield outcome.reviewed(min_confidence)
+
+    def _stream(self, sources: Iterable[Source], batch: int, decoding: dict[str, Any]) -> Iterator[Outcome]:
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.text)
         waiting = iter(sources)
@@ -203,6 +235,15 @@ class Captioner:
         """Describe opened pictures, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
         return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.text)))
 
+    def examine(
+        self, opened: Sequence[Opened], decoding: Decoding
+    ) -> Iterator[tuple[Outcome, NDArray[np.float32] | None]]:
+        """What `describe` gives, each with the means [D] of the encoder that confidence is fitted on, or None."""
+        encoded = _Encoded(self.stepper, opened)
+        overviews = iter(encoded.overviews())
+        for outcome in self._describe(encoded, decoding, constraints_of(decoding, self.text)):
+            yield outcome, next(overviews) if outcome.ms else None
+
     def _describe(self, encoded: _Encoded, decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
         start, many = time.perf_counter(), len(encoded.images)
         hypotheses = search(
@@ -214,7 +255,9 @@ class Captioner:
             banned=self.text.never_generated,
             constraints=constraints,
         )
-        found = iter(hypotheses)
+        judge = self.folder.confidence
+        overviews = encoded.overviews() if judge and judge.image else repeat(None)
+        found = zip(hypotheses, overviews, strict=False)
         decode = _milliseconds_since(start)
         for picture in encoded.opened:
             source = picture.source
@@ -222,14 +265,15 @@ class Captioner:
                 yield Outcome(source, None, str(picture.error))
                 continue
             share = {"open": picture.ms, "encode": encoded.ms / many, "decode": decode / many}
-            captions = [self._caption_of(hypothesis) for hypothesis in next(found)]
+            some, overview = next(found)
+            captions = [self._caption_of(hypothesis, overview) for hypothesis in some]
             if not captions:
-                yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}")
+                yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}", ms=share)
                 continue
             best = replace(captions[0], alternatives=tuple(captions[1:]))
             yield Outcome(source, best, ms=share, note=picture.note)
 
-    def _caption_of(self, hypothesis: Hypothesis) -> Caption:
+    def _caption_of(self, hypothesis: Hypothesis, overview: NDArray[np.float32] | None) -> Caption:
         tokens = tuple(hypothesis.tokens.tolist())
         rows, columns = self.folder.grid
         if hypothesis.attention.shape[1] != rows * columns:
@@ -248,11 +292,36 @@ class Captioner:
             text=self.text.decode(tokens),
             score=hypothesis.score,
             log_prob=hypothesis.log_prob,
-            confidence=sum(confidences) / len(words) if words else 0.0,
+            confidence=self._confidence(log_probs, confidences, hypothesis, overview),
             words=words,
             tokens=tokens,
             attention=maps,
         )
+
+
+    def _confidence(
+        self,
+        log_probs: NDArray[np.float64],
+        confidences: Sequence[float],
+        hypothesis: Hypothesis,
+        overview: NDArray[np.float32] | None,
+    ) -> float:
+        """Of a caption: that of its words, and what is known besides. Of a caption without a word, 0."""
+        if not confidences:
+            return 0.0
+        judge = self.folder.confidence
+        if judge is None:
+            return sum(confidences) / len(confidences)
+        try:
+            return judge(told(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
+        except ModelError as error:
+            raise ModelError(f"{self.folder.path}: {error}") from None
+
+
+def check_confidence(value: float | None) -> None:
+    """Raises CaptionkitError where `value` is no confidence that can be asked for: neither None nor 0 to 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1):
+        raise CaptionkitError(f"min_confidence is {value!r}; use a number from 0 to 1")
 
 
 def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
@@ -266,7 +335,7 @@ class _Encoded:
     """Opened pictures of which the good ones have been encoded: a stepper that begins with what came of it."""
 
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
-        self.opened = opened
+        self.opened, self._stepper = opened, stepper
         good = [picture.pixels for picture in opened if picture.pixels is not None]
         self.images = _batch(good)
         self.step, self.keep = stepper.step, getattr(stepper, "keep", None)
@@ -274,6 +343,12 @@ class _Encoded:
         self._state = stepper.begin(self.images) if good else None
         #: milliseconds that it took
         self.ms = _milliseconds_since(start)
+
+    def overviews(self) -> Sequence[NDArray[np.float32] | None]:
+        """What the stepper's `overview` says of each good picture, [D]; None where it has none."""
+        overview = getattr(self._stepper, "overview", None)
+        found = overview(self._state) if overview and len(self.images) else None
+        return [None] * len(self.images) if found is None else list(found)
 
     def begin(self, images: NDArray[Any]) -> State:
         return self._state

@@ -193,6 +193,17 @@ def tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """Fit a model's confidence on captioned pictures, and say how well it tells right captions from false ones."""
+    from captionkit.calibrating import calibrate_model
+
+    fitted = calibrate_model(
+        options.model, options.data, split=options.split, write=options.write, resamples=options.resamples
+    )
+    print(json.dumps(fitted.to_dict(), ensure_ascii=False, indent=1) if options.json else fitted)
+    return 0
+
+
 def average(options: argparse.Namespace) -> int:
     """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
     from captionkit.training.soup import average_models
@@ -434,6 +445,20 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
     add("--horizon", type=_numbers(int), metavar="N,...", help="to try; a small one saves steps (default: the model's)")
     add("--write", action="store_true", help="make the best what the model captions with")
+    add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, calibrate, extra="train")
+    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add(
+        "data",
+        type=Path,
+        nargs="+",
+        metavar="DATA",
+        help="captioned pictures, in any layout that `captionkit inspect` knows; each of all their pictures counts alike",
+    )
+    add("--split", default="val", help="which of their splits (default: %(default)s)")
+    add("--write", action="store_true", help="store what was fitted in the model folder")
+    add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, average, extra="train")

@@ -66,6 +66,17 @@ class OnnxStepper:
         """`images` float32 [B,3,H,W], or uint8 [B,H,W,4] if it `takes_bytes` -> state."""
         return dict(zip(self._begun, self._encoder.run(self._begun, self.pictures(images)), strict=True))
 
+    def overview(self, state: State) -> np.ndarray | None:
+        """What the decoder compares itself with, its mean over the cells: float [B,D]; None where it has no such thing.
+
+        It is the first of the "memory.*" by name with rows of cells, [B,G,D] or [B,heads,G,d].
+        """
+        names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
+        if not names:
+            return None
+        means = state[names[0]].mean(axis=-2, dtype=np.float32)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads,d]
+        return means.reshape(len(means), -1)
+
     def pictures(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """What the encoder's graph is given, by name."""
         if self.takes_bytes and images.dtype != np.uint8:
