@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _PHOTO_SIDE = 1024  # pictures are drawn at about this size
 _LONGEST_STEM = 200  # bytes of a drawing's name, which gets a number and an ending
+#: ends the printed line of a caption of too little confidence: a field of its own, so that the caption stays clean
+_REVIEW = "\treview"
 
 
 def caption_inputs(
@@ -43,10 +45,18 @@ def caption_inputs(
     attention: Path | None,
     batch: int,
     decoding: dict[str, Any],
+    min_confidence: float | None = None,
 ) -> int:
-    """Caption everything that `named` stand for; returns the exit status, 0 only if every picture was captioned."""
+    """Caption everything that `named` stand for; returns the exit status, 0 only if every picture was captioned.
+
+    Captions of less than `min_confidence` are marked for review.
+    """
     if batch < 1:
         raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
+    if min_confidence is not None:  # better known before a file is begun
+        from captionkit.confidence import check_confidence
+
+        check_confidence(min_confidence)
     shown = str(attention) == "-"  # in the terminal, or in the JSON
     place = None if shown else attention
     inputs, total, single, sources = _survey(named, place)
@@ -57,7 +67,8 @@ def caption_inputs(
     with ExitStack() as stack:
         results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
         captioner = load(model)
-        for given, outcome in track(_outcomes(captioner, inputs, batch, decoding), total, "captioning"):
+        settings = {**decoding, "min_confidence": min_confidence}
+        for given, outcome in track(_outcomes(captioner, inputs, batch, settings), total, "captioning"):
             record = _record(given, outcome, maps=shown and as_json)
             if results:
                 results.add(record)
@@ -182,7 +193,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
 
 
 def _outcomes(
-    captioner: Captioner, inputs: Iterator[Input], batch: int, decoding: dict[str, Any]
+    captioner: Captioner, inputs: Iterator[Input], batch: int, settings: dict[str, Any]
 ) -> Iterator[tuple[Input, Outcome]]:
     """Outcomes in the order of the inputs, those that name no picture included."""
     from captionkit.captioner import Outcome
@@ -195,7 +206,7 @@ def _outcomes(
             if not given.error:
                 yield given.source
 
-    for outcome in captioner.stream(sources(), batch=batch, **decoding):
+    for outcome in captioner.stream(sources(), batch=batch, **settings):
         while waiting[0].error:
             given = waiting.pop(0)
             yield given, Outcome(given.name, None, given.error)
@@ -216,6 +227,7 @@ def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
     captions = record.get("captions", ())
     for caption in captions:
         line = caption["text"] if len(captions) == 1 else f"{caption['confidence']:.2f}  {caption['text']}"
+        line += _REVIEW if caption.get("review") else ""
         tell(line if single else f"{record['path']}\t{line}")
 
 
@@ -248,8 +260,12 @@ def _looked(captioner: Captioner, source: Any, caption: Caption) -> tuple[Image,
     return photo, [(w.text, w.attention) for w in caption.words], captioner.preprocessing.region(*photo.size)
 
 
-def caption_samples(output: Path, *, model: str | None) -> int:
-    """Caption the sample photographs and write a page; prints the captions and says where the page is."""
+def caption_samples(output: Path, *, model: str | None, min_confidence: float | None = None) -> int:
+    """Caption the sample photographs and write a page; prints the captions and says where the page is.
+
+    Below `min_confidence` the page says "not sure"; without it, below what the model's makers stored with it, if they
+    did.
+    """
     from captionkit.viz.page import Card, captions_page
     from captionkit.viz.samples import sample_photos
 
@@ -257,17 +273,20 @@ def caption_samples(output: Path, *, model: str | None) -> int:
     captioner = load(model)
     photos = sample_photos()
     cards = []
-    for (name, photo), outcome in zip(photos, captioner.stream([p for _, p in photos], num_captions=3), strict=True):
+    asked = captioner.sure_from if min_confidence is None else min_confidence
+    outcomes = captioner.stream([photo for _, photo in photos], num_captions=3, min_confidence=asked)
+    for (name, photo), outcome in zip(photos, outcomes, strict=True):
         found = outcome.caption
         if found is None:
             cards.append(Card(label=name, error=outcome.error))
             continue
-        tell(f"{name}\t{found.text}")
+        tell(f"{name}\t{found.text}{_REVIEW if found.review else ''}")
         cards.append(
             Card(
                 photo=photo,
                 caption=found.text,
                 confidence=found.confidence,
+                unsure=bool(found.review),
                 alternatives=[other.text for other in found.alternatives],
                 attention=attention_of(captioner, photo, found),
                 label=name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from captionkit.bundle import ModelFolder
-from captionkit.confidence import told
+from captionkit.confidence import check_confidence, told
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.phrases import constraints_of
@@ -298,7 +298,6 @@ class Captioner:
             attention=maps,
         )
 
-
     def _confidence(
         self,
         log_probs: NDArray[np.float64],
@@ -316,12 +315,6 @@ class Captioner:
             return judge(told(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
         except ModelError as error:
             raise ModelError(f"{self.folder.path}: {error}") from None
-
-
-def check_confidence(value: float | None) -> None:
-    """Raises CaptionkitError where `value` is no confidence that can be asked for: neither None nor 0 to 1."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1):
-        raise CaptionkitError(f"min_confidence is {value!r}; use a number from 0 to 1")
 
 
 def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:

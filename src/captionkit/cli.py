@@ -99,6 +99,7 @@ def caption(options: argparse.Namespace) -> int:
         attention=options.attention,
         batch=options.batch,
         decoding=_overrides(options, "decoding"),
+        min_confidence=options.min_confidence,
     )
 
 
@@ -358,7 +359,7 @@ def demo(options: argparse.Namespace) -> int:
     """Caption sample photographs and write a page with captions and attention maps."""
     from captionkit.batch import caption_samples
 
-    return caption_samples(options.output, model=options.model)
+    return caption_samples(options.output, model=options.model, min_confidence=options.min_confidence)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -377,6 +378,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
     _add_decoding(add, fields=arguments[:1] == ["caption"])
+    _add_min_confidence(add, "mark captions of less confidence, 0 to 1: a last field 'review', or so in JSON")
     add("--json", action="store_true", help="one JSON object a line")
     add(
         "--attention",
@@ -454,7 +456,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="DATA",
-        help="captioned pictures, in any layout that `captionkit inspect` knows; each of all their pictures counts alike",
+        help="captioned pictures, in any layout that `captionkit inspect` knows; all pictures count alike",
     )
     add("--split", default="val", help="which of their splits (default: %(default)s)")
     add("--write", action="store_true", help="store what was fitted in the model folder")
@@ -543,6 +545,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         metavar="FILE",
         help="the page (default: %(default)s)",
     )
+    _add_min_confidence(add, "say 'not sure' of captions of less confidence, 0 to 1 (default: the model's own)")
     return parser
 
 
@@ -566,6 +569,10 @@ def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
 
         _add_fields(add, Decoding, "decoding")
     add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+
+
+def _add_min_confidence(add: Callable[..., Any], text: str) -> None:
+    add("--min-confidence", type=float, metavar="X", help=text)
 
 
 def _add_fields(add: Callable[..., Any], table: type, kind: str, *, defaults: bool = False) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.calibration import sigmoid
-from captionkit.errors import ModelError
+from captionkit.errors import CaptionkitError, ModelError
 from captionkit.tables import check_fields
 
 Floats = NDArray[np.float64]
@@ -49,14 +49,14 @@ def told(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]
             words.mean(),
             words.min(),
             np.exp(words).mean(),
-            max(log_prob - float(log_probs.sum()), _LOWEST),
+            np.clip(log_prob - words.sum(), _LOWEST, 0),
             np.log(len(words)),
             spread.mean(),
             spread.std(),
             movement,
             maps.max() * cells,
         ]
-    ).clip(-1e6, 1e6)
+    )
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ class Confidence:
         missing = [name for name in ("offset", "told") if name not in values]
         _check(not missing, f"{' and '.join(missing)} missing")
         return cls(**values)
+
+
+def check_confidence(value: float | None) -> None:
+    """Raises CaptionkitError where `value` is no confidence that can be asked for: neither None nor 0 to 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1):
+        raise CaptionkitError(f"min_confidence is {value!r}; use a number from 0 to 1")
 
 
 def _is_number(value: Any) -> bool:

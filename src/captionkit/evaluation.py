@@ -193,6 +193,7 @@ def _card(captioner: Captioner, example: Example, scores: Scores, place: int) ->
         photo=open_image(example.image, target=_PHOTO),
         caption=caption.text,
         confidence=caption.confidence,
+        unsure=captioner.sure_from is not None and caption.confidence < captioner.sure_from,
         references=example.captions,
         attention=attention_of(captioner, example.image, caption),
         scores={name: float(values[place]) for name, values in scores.per_image.items()},

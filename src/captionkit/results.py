@@ -44,7 +44,7 @@ def _coco(records: Sequence[Record]) -> str:
     ids = [record["image_id"] for record in good if "image_id" in record]
     ids = ids or image_ids([record["path"] for record in good])
     rows = [
-        json.dumps({"image_id": known, "caption": record["captions"][0]["text"]}, ensure_ascii=False)
+        json.dumps({"image_id": known, "caption": record["captions"][0]["text"], **_review(record)}, ensure_ascii=False)
         for known, record in zip(ids, good, strict=True)
     ]
     return "[" + ",\n".join(rows) + "]\n"
@@ -58,6 +58,11 @@ def _each_once(records: Iterable[Record]) -> list[Record]:
     return list(first.values())
 
 
+def _review(record: Record) -> dict[str, bool]:
+    """Whether somebody should look at its caption, where that was asked for. What reads results passes over it."""
+    return {"review": record["review"]} if "review" in record else {}
+
+
 def _json_lines(records: Sequence[Record]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
@@ -65,12 +70,15 @@ def _json_lines(records: Sequence[Record]) -> str:
 def _csv(records: Sequence[Record]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(["path", "rank", "caption", "log_prob", "confidence", "error"])
+    review = ["review"] if any("review" in record for record in records) else []
+    writer.writerow(["path", "rank", "caption", "log_prob", "confidence", "error", *review])
     for record in records:
         for rank, caption in enumerate(record.get("captions", ()), 1):
-            writer.writerow([record["path"], rank, caption["text"], caption["log_prob"], caption["confidence"], ""])
+            marked = [str(caption["review"]).lower()] if review else []
+            told = [caption["text"], caption["log_prob"], caption["confidence"], ""]
+            writer.writerow([record["path"], rank, *told, *marked])
         if "error" in record:
-            writer.writerow([record["path"], "", "", "", "", record["error"]])
+            writer.writerow([record["path"], "", "", "", "", record["error"], *("" for _ in review)])
     return buffer.getvalue()
 
 

@@ -105,6 +105,8 @@ def tune_model(
     tuning = Tuning(described, trials, best)
     if write:
         update_model(captioner.folder, {}, {"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
+        if captioner.folder.confidence and best.decoding != captioner.decoding:
+            say(f"captionkit: {model}: confidence was fitted to other decoding; `captionkit calibrate` fits it anew")
     return tuning
 
 

@@ -43,7 +43,9 @@ def _colour(generator: np.random.Generator, low: int = 0, high: int = 255) -> Co
 def _paper(generator: np.random.Generator) -> Image.Image:
     """An empty sheet, white as a rule, tinted or dark at times."""
     chance = generator.random()
-    ground = (255, 255, 255) if chance < 0.6 else _colour(generator, 225) if chance < 0.85 else _colour(generator, 0, 40)
+    ground = (
+        (255, 255, 255) if chance < 0.6 else _colour(generator, 225) if chance < 0.85 else _colour(generator, 0, 40)
+    )
     return Image.new("RGB", _size(generator), ground)
 
 
@@ -167,7 +169,9 @@ def _micrograph(generator: np.random.Generator) -> Image.Image:
     """Cells or grains: stained on a bright ground, or glowing on a dark one, a little out of focus."""
     bright = generator.random() < 0.5
     width, height = _size(generator)
-    ground, cell = (_colour(generator, 200), _colour(generator, 60, 190)) if bright else ((8, 8, 12), _colour(generator, 90))
+    ground, cell = (
+        (_colour(generator, 200), _colour(generator, 60, 190)) if bright else ((8, 8, 12), _colour(generator, 90))
+    )
     sheet = Image.new("RGB", (width, height), ground)
     draw, size = ImageDraw.Draw(sheet), generator.uniform(3, 26)
     for _ in range(int(generator.integers(15, 220))):
@@ -224,7 +228,9 @@ def _pattern(generator: np.random.Generator) -> Image.Image:
         marked = cells[down, across]
     else:
         marked = ((down + across if kind == "checks" else across) % 2).astype(bool)
-    first, second = ((0, 0, 0), (255, 255, 255)) if generator.random() < 0.5 else (_colour(generator), _colour(generator))
+    first, second = (
+        ((0, 0, 0), (255, 255, 255)) if generator.random() < 0.5 else (_colour(generator), _colour(generator))
+    )
     return _image(np.where(marked[:, :, None], first, second))
 
 

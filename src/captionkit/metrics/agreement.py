@@ -24,11 +24,12 @@ from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 RIGHT_FROM = 0.2
 
 _PERSON = "person"
-_PEOPLE = frozenset(
-    "adult adults baby biker boy boys child children couple crowd cyclist family female girl girls group guy guys hiker "
-    "kid kids ladies lady male man men people person player players rider skateboarder skier snowboarder someone surfer "
-    "team toddler woman women".split()
-)
+_PEOPLE = frozenset((
+    "adult", "adults", "baby", "biker", "boy", "boys", "child", "children", "couple", "crowd", "cyclist", "family",
+    "female", "girl", "girls", "group", "guy", "guys", "hiker", "kid", "kids", "ladies", "lady", "male", "man", "men",
+    "people", "person", "player", "players", "rider", "skateboarder", "skier", "snowboarder", "someone", "surfer",
+    "team", "toddler", "woman", "women",
+))  # fmt: skip
 
 
 class People:

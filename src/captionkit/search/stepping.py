@@ -24,8 +24,8 @@ class Stepper(Protocol):
     It may also have a method `keep(state, rows) -> state`, which reduces a state to the images `rows` [n], in rising
     order. The search then drops images that are done; without it, they are computed until the last one is done. Where
     its attribute `takes_bytes` is true, a captioner gives `begin` images as bytes [B,H,W,4]
-    (captionkit.images.preprocess_bytes). A method `overview(state) -> [B,D]` gives what a caption's confidence may be told
-    from (captionkit.confidence); it is asked for the state that `begin` made.
+    (captionkit.images.preprocess_bytes). A method `overview(state) -> [B,D]` gives what a caption's confidence may be
+    told from (captionkit.confidence); it is asked for the state that `begin` made.
     """
 
     def begin(self, images: NDArray[np.float32]) -> State:

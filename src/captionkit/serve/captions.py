@@ -11,7 +11,7 @@ from captionkit.errors import CaptionkitError
 from captionkit.serve.errors import Reply, named, raise_if_all
 from captionkit.serve.intake import take_in
 from captionkit.serve.logs import tell
-from captionkit.serve.options import Options, read_options, split_options
+from captionkit.serve.options import Options, Wanted, read_options, split_options
 from captionkit.serve.schema import CAPTIONS, captions_body, failures
 from captionkit.serve.service import Service
 
@@ -31,20 +31,19 @@ def captions(service: Service) -> APIRouter:
         query, in the form or in the JSON. Of several pictures, one that has no caption has an `error` instead.
         """
         intake = await take_in(request, service.settings)
-        chosen, maps = split_options(options)
-        more, more_maps = read_options(intake.options)
-        decoding = service.decoding(**{**chosen, **more})
+        wanted = read_options(intake.options).over(split_options(options))
+        decoding = service.decoding(**wanted.decoding)
         found = await service.caption_all([data for _, data in intake.pictures], decoding)
         raise_if_all(found)
         names = [name for name, _ in intake.pictures]
-        records = [_record(*pair, maps=maps or more_maps) for pair in zip(names, found, strict=True)]
+        records = [_record(*pair, wanted) for pair in zip(names, found, strict=True)]
         tell(request, found)
         return Reply({"model": service.model, "results": records})
 
     return router
 
 
-def _record(name: str, outcome: Outcome | CaptionkitError, *, maps: bool) -> dict[str, Any]:
+def _record(name: str, outcome: Outcome | CaptionkitError, wanted: Wanted) -> dict[str, Any]:
     if isinstance(outcome, CaptionkitError):
         return {"path": name, "error": named(outcome, name)}
-    return outcome.to_dict(name, maps=maps)
+    return outcome.reviewed(wanted.min_confidence).to_dict(name, maps=wanted.maps)

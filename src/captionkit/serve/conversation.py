@@ -124,7 +124,7 @@ class ChatRequest(BaseModel):
 
     def decoding(self, service: Service) -> Decoding:
         """The options by OpenAI's names and by captionkit's, as they fit together."""
-        known = set(Options.model_fields) - {"attention"}
+        known = set(Options.model_fields) - {"attention", "min_confidence"}
         given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
         usual = service.captioner.decoding
         return service.decoding(**decoding_fields(given, usual, captions=self.n, words=self.most_words))

@@ -1,11 +1,11 @@
-"""The options of a request: the fields of Decoding, whose help and bounds they take, and whether to send maps."""
+"""The options of a request: the fields of Decoding, whose help and bounds they take, and what to tell of captions."""
 
 from __future__ import annotations
 
 import re
 import secrets
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -81,21 +81,39 @@ Options: Any = create_model(
     __doc__="How captions are made. What is left out is as the model's makers chose.",
     **_fields(),
     attention=(bool, Field(False, description="also send where the model looked: for each word, rows of cells")),
+    min_confidence=(
+        float,
+        Field(None, validate_default=False, ge=0, le=1, description="captions of less confidence have review: true"),
+    ),
 )
 
 
-def read_options(given: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The fields of Decoding that were given, and whether maps are wanted. RefusalError, 422, for what does not fit."""
+class Wanted(NamedTuple):
+    """What a request's options ask for: fields of Decoding, whether maps, and the least confidence, if any."""
+
+    decoding: dict[str, Any]
+    maps: bool
+    min_confidence: float | None
+
+    def over(self, other: Wanted) -> Wanted:
+        """Both together; what this one gives goes before what the `other` gives."""
+        least = other.min_confidence if self.min_confidence is None else self.min_confidence
+        return Wanted({**other.decoding, **self.decoding}, self.maps or other.maps, least)
+
+
+def read_options(given: dict[str, Any]) -> Wanted:
+    """What these options ask for. RefusalError, 422, for what does not fit."""
     try:
         return split_options(Options.model_validate(given))
     except ValidationError as error:
         raise RefusalError(422, reason_of(error.errors())) from None
 
 
-def split_options(options: BaseModel) -> tuple[dict[str, Any], bool]:
-    """The fields of Decoding that were given, and whether maps are wanted."""
+def split_options(options: BaseModel) -> Wanted:
+    """What these options ask for."""
     given = options.model_dump(exclude_unset=True)
-    return given, given.pop("attention", False)
+    maps, least = given.pop("attention", False), given.pop("min_confidence", None)
+    return Wanted(given, maps, least)
 
 
 def decoding_fields(
@@ -106,7 +124,7 @@ def decoding_fields(
 
     RefusalError, 422, for what does not fit.
     """
-    chosen, _ = read_options(given)
+    chosen = read_options(given).decoding
     temperature = chosen.get("temperature", usual.temperature)
     if captions and "num_captions" not in chosen:
         chosen["num_captions"] = captions

@@ -81,15 +81,15 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Row(elem_id="ck-page"):
             with gr.Column(scale=2, min_width=320, elem_id="ck-side"):
                 photos = _photos()
-                settings, again = _settings(usual)
+                settings, again = _settings(usual, service.captioner.sure_from)
             with gr.Column(scale=5, min_width=320, elem_id="ck-main"):
                 status = gr.HTML("", elem_id="ck-status", js_on_load=_LIVE, apply_default_css=False)
                 shown = gr.HTML(_static("empty.html"), js_on_load=_static("results.js"), apply_default_css=False)
         _model_card(service)
 
-        async def respond(files: ListFiles | None, *chosen: Any) -> AsyncIterator[tuple[str, str]]:
+        async def respond(files: ListFiles | None, least: float, *chosen: Any) -> AsyncIterator[tuple[str, str]]:
             given = [(file.orig_name or Path(file.path).name, file.path) for file in (files.root if files else [])]
-            async for said, cards in captioned(service, given, _decoding(*chosen)):
+            async for said, cards in captioned(service, given, _decoding(*chosen), least or None):
                 yield said, results(cards)
 
         listening: dict[str, Any] = {
@@ -120,8 +120,10 @@ def _photos() -> gr.HTML:
     return photos
 
 
-def _settings(usual: Decoding) -> tuple[list[gr.components.Component], gr.Button]:
-    """The controls of decoding, in the order in which `_decoding` takes them, and the button that applies them."""
+def _settings(usual: Decoding, sure_from: float | None) -> tuple[list[gr.components.Component], gr.Button]:
+    """The least confidence, the controls of decoding in the order in which `_decoding` takes them, and the button that
+    applies them.
+    """
     with gr.Accordion("How captions are made", open=False):
         number = gr.Slider(1, 5, 3, step=1, label="Captions of each photo")
         way = gr.Radio([_SEARCH, _SAMPLE], value=_SEARCH, label="Which captions")
@@ -135,6 +137,9 @@ def _settings(usual: Decoding) -> tuple[list[gr.components.Component], gr.Button
                 0.1, 1, 0.9, step=0.05, label="Top p", info="Only the likeliest words, of this probability together."
             )
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Another seed draws other captions.")
+        least = gr.Slider(
+            0, 1, sure_from or 0, step=0.05, label="Not sure below", info="Captions of less confidence say “not sure”."
+        )
         again = gr.Button("Caption again")
     way.change(
         lambda chosen: (gr.Group(visible=chosen == _SEARCH), gr.Group(visible=chosen == _SAMPLE)),
@@ -143,7 +148,7 @@ def _settings(usual: Decoding) -> tuple[list[gr.components.Component], gr.Button
         show_progress="hidden",
         api_visibility="private",
     )
-    return [number, way, beam, temperature, top_p, seed], again
+    return [least, number, way, beam, temperature, top_p, seed], again
 
 
 def _decoding(number: int, way: str, beam: int, temperature: float, top_p: float, seed: int) -> dict[str, Any]:
@@ -160,25 +165,32 @@ def _endpoint(service: Service) -> None:
     temperature = gr.Number(0, visible=False, label="temperature")
     top_p = gr.Number(1, visible=False, label="top_p")
     maps = gr.Checkbox(False, visible=False, label="maps")
+    least = gr.Number(None, visible=False, label="min_confidence")
     records = gr.JSON(visible=False, label="records")
 
     async def caption(
-        photos: list[str], num_captions: int, beam: int, temperature: float, top_p: float, maps: bool
+        photos: list[str],
+        num_captions: int,
+        beam: int,
+        temperature: float,
+        top_p: float,
+        maps: bool,
+        min_confidence: float | None,
     ) -> list[dict[str, Any]]:
         given = [(Path(path).name, path) for path in photos or []]
         options = {"num_captions": num_captions, "beam": beam, "temperature": temperature, "top_p": top_p}
         try:
-            return await records_of(service, given, options, maps=maps)
+            return await records_of(service, given, options, maps=maps, min_confidence=min_confidence)
         except CaptionkitError as error:
             raise gr.Error(str(error)) from None
 
     gr.Button(visible=False).click(
         caption,
-        [files, number, beam, temperature, top_p, maps],
+        [files, number, beam, temperature, top_p, maps, least],
         records,
         api_name="caption",
         api_description="Caption photos. Each has a record: name, captions (text, log_prob, confidence, words; with "
-        "`maps` their attention) and ms, or name and error.",
+        "`maps` their attention; with `min_confidence` whether they need a review) and ms, or name and error.",
         concurrency_limit=None,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.captioner import Outcome
+from captionkit.confidence import check_confidence
 from captionkit.errors import CaptionkitError
 from captionkit.images import open_image
 from captionkit.search import Decoding
@@ -25,8 +26,13 @@ _SHOWN_AT_ONCE = 4
 Given = Sequence[tuple[str, str]]
 
 
-async def captioned(service: Service, given: Given, options: dict[str, Any]) -> AsyncIterator[tuple[str, list[str]]]:
-    """What to say, as HTML, and the cards so far, again and again until every photo has its card."""
+async def captioned(
+    service: Service, given: Given, options: dict[str, Any], min_confidence: float | None
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """What to say, as HTML, and the cards so far, again and again until every photo has its card.
+
+    Of captions of less than `min_confidence` they say "not sure".
+    """
     if not given:
         yield "Choose a photo first.", []
         return
@@ -37,7 +43,7 @@ async def captioned(service: Service, given: Given, options: dict[str, Any]) -> 
     for start in range(0, len(taken), _SHOWN_AT_ONCE):
         part = taken[start : start + _SHOWN_AT_ONCE]
         try:
-            pictures, outcomes = await _outcomes(service, part, service.decoding(**options))
+            pictures, outcomes = await _outcomes(service, part, service.decoding(**options), min_confidence)
         except CaptionkitError as error:  # what is wrong is wrong for all of them: too many wait, or it took too long
             yield f"{_photos(len(taken) - start)} not captioned: {escaped(str(error))}", cards
             return
@@ -49,14 +55,17 @@ async def captioned(service: Service, given: Given, options: dict[str, Any]) -> 
     yield _summary(found, len(given) - len(taken)), cards
 
 
-async def records_of(service: Service, given: Given, options: dict[str, Any], *, maps: bool) -> list[dict[str, Any]]:
+async def records_of(
+    service: Service, given: Given, options: dict[str, Any], *, maps: bool, min_confidence: float | None = None
+) -> list[dict[str, Any]]:
     """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together.
 
     A photo is called by its "name" here: gradio's client takes whatever has a "path" for a file and fetches it.
     """
     if len(given) > MOST_PHOTOS:
         raise CaptionkitError(f"{len(given)} photos are more than the {MOST_PHOTOS} of one go; send fewer")
-    _, found = await _outcomes(service, given, service.decoding(**options))
+    check_confidence(min_confidence)
+    _, found = await _outcomes(service, given, service.decoding(**options), min_confidence)
     records = []
     for (name, _), outcome in zip(given, found, strict=True):
         if isinstance(outcome, CaptionkitError):
@@ -68,14 +77,14 @@ async def records_of(service: Service, given: Given, options: dict[str, Any], *,
 
 
 async def _outcomes(
-    service: Service, given: Given, decoding: Decoding
+    service: Service, given: Given, decoding: Decoding, min_confidence: float | None
 ) -> tuple[list[bytes], list[Outcome | CaptionkitError]]:
     """The bytes of the photos and what became of each; every one is logged."""
     pictures = await asyncio.to_thread(_read, [path for _, path in given])
     found = await service.caption_all(pictures, decoding)
     for (name, _), outcome in zip(given, found, strict=True):
         LOG.info("page %r: %s", name, _line(outcome))
-    return pictures, found
+    return pictures, [one.reviewed(min_confidence) if isinstance(one, Outcome) else one for one in found]
 
 
 def _read(paths: Sequence[str]) -> list[bytes]:

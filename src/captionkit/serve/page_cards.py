@@ -15,7 +15,7 @@ from captionkit.captioner import Caption, Outcome, Word
 from captionkit.errors import CaptionkitError
 from captionkit.images import Preprocessing
 from captionkit.viz.overlay import Box, relative, veil
-from captionkit.viz.page import PHOTO_SIDE, escaped, image_html
+from captionkit.viz.page import NOT_SURE, PHOTO_SIDE, escaped, image_html
 
 #: attention is called spread where no cell has this many times its even share
 SPREAD = 2.0
@@ -64,12 +64,12 @@ def _data(record: dict[str, Any]) -> str:
 
 def _caption(caption: Caption, *, first: bool = False) -> str:
     share = f"{min(max(caption.confidence, 0.0), 1.0):.0%}"
-    text = escaped(caption.text)
+    text, told = escaped(caption.text), NOT_SURE if caption.review else f"{share} sure"
     words = " ".join(_word(word, reached=number == 0) for number, word in enumerate(caption.words))
     return f"""<div class="ck-caption{" ck-best" if first else ""}">
 <p class="ck-words" dir="auto" role="toolbar" aria-label="{text}">{words}</p>
 <p class="ck-sure"><span class="ck-bar" aria-hidden="true"><span style="width:{share}"></span></span>
-<span>{share} sure</span>
+<span>{told}</span>
 <button type="button" class="ck-copy" data-text="{text}" aria-label="Copy “{text}”">Copy</button></p>
 </div>"""
 

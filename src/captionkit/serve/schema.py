@@ -38,17 +38,23 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _WORD = _object(["text", "confidence"], text=_TEXT, confidence=_NUMBER, attention=_list(_list(_NUMBER)))
+_REVIEW = {
+    "type": "boolean",
+    "description": "whether confidence is below min_confidence; only where that was given",
+}
 _CAPTION = _object(
     ["text", "log_prob", "confidence", "words"],
     text=_TEXT,
     log_prob=_NUMBER,
     confidence=_NUMBER,
+    review=_REVIEW,
     words=_list(_WORD),
 )
 _RESULT = _object(
     ["path"],
     path={"type": "string", "description": "the file's name, or the picture's place in the request"},
     captions=_list(_CAPTION),
+    review=_REVIEW,
     ms=_object(["open", "encode", "decode"], open=_NUMBER, encode=_NUMBER, decode=_NUMBER),
     error={"type": "string", "description": "why this picture has no captions"},
 )
@@ -96,7 +102,7 @@ def captions_body() -> dict[str, Any]:
 def inputs_body(parameters: type[BaseModel]) -> dict[str, Any]:
     """A request whose body is a picture, or JSON as Hugging Face has it."""
     options = Options.model_json_schema()["properties"]
-    del options["attention"]
+    del options["attention"], options["min_confidence"]
     inner = _object([], **parameters.model_json_schema()["properties"], **options)
     return _picture_body(_json(_object(["inputs"], inputs=_ENCODED, parameters=inner)))
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from captionkit.files import MARK, write_text
 
+#: said of a caption that is as likely false as not, in the place of a percentage
+NOT_SURE = "not sure"
 PHOTO_SIDE = 800
 FIGURE_SIDE = 2000
 
@@ -25,6 +27,7 @@ class Card:
         photo: what to show; None where the picture could not be opened.
         caption: the caption.
         confidence: of the caption, 0 to 1; None if unknown.
+        unsure: whether that is too little, so that the page says "not sure" instead of how confident the model is.
         alternatives: further captions, best first.
         references: captions that people wrote.
         attention: what `attention_figure` drew.
@@ -36,6 +39,7 @@ class Card:
     photo: Image.Image | None = None
     caption: str = ""
     confidence: float | None = None
+    unsure: bool = False
     alternatives: Sequence[str] = ()
     references: Sequence[str] = ()
     attention: Image.Image | None = None
@@ -124,7 +128,7 @@ def _card(card: Card) -> str:
     else:
         parts.append(f'<h2 dir="auto">{escaped(card.caption)}</h2>')
     if card.confidence is not None:
-        parts.append(_confidence(card.confidence))
+        parts.append(_confidence(card.confidence, card.unsure))
     parts.append(_figures([(name, f"{value:.3f}") for name, value in card.scores.items()]))
     parts.append(_captions("Other captions", "ol", card.alternatives))
     parts.append(_captions("Written by people", "ul", card.references))
@@ -140,10 +144,10 @@ def _card(card: Card) -> str:
     return "".join(parts)
 
 
-def _confidence(confidence: float) -> str:
+def _confidence(confidence: float, unsure: bool) -> str:
     share = min(max(confidence, 0.0), 1.0)
     bar = f'<span class="bar" aria-hidden="true"><span style="width:{share:.1%}"></span></span>'
-    return f'<p class="confidence">{bar}{share:.0%} confident</p>'
+    return f'<p class="confidence">{bar}{NOT_SURE if unsure else f"{share:.0%} confident"}</p>'
 
 
 def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
