@@ -133,7 +133,7 @@ def test_a_fit_for_another_encoder_is_refused(unfitted: Path) -> None:
     other = update_model(
         open_model(unfitted), {}, {"confidence": Confidence(0, {}, [1.0]).to_dict()}, to=unfitted.with_name("other")
     )
-    with pytest.raises(ModelError, match=r"other: confidence was fitted on 1 means .* captionkit calibrate"):
+    with pytest.raises(ModelError, match=r"other: confidence was fitted on 1 means .* `captionkit calibrate`"):
         captionkit.load(other.path).caption(EXAMPLES / "cat.jpg")
 
 
@@ -241,7 +241,12 @@ def test_the_mark_in_print_and_in_files(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(results["jsonl"].read_text().splitlines()[0])["review"] is True
     rows = [line.split(",") for line in results["csv"].read_text().splitlines()]
     assert [row[-1] for row in rows] == ["review", "true", ""]
-    assert main(["caption", cat, "--min-confidence", "2"]) == 1
+    for file in results.values():  # what has marks is captionkit's own still, and written over
+        assert main(["caption", camera, "--output", str(file)]) == 0
+        assert "review" not in file.read_text()
+    capsys.readouterr()
+    wrong = tmp_path / "none.csv"
+    assert main(["caption", cat, "--min-confidence", "2", "--output", str(wrong)]) == 1 and not wrong.exists()
     assert "use a number from 0 to 1" in capsys.readouterr().err
 
 

@@ -34,6 +34,7 @@ _EARLIER_PAGE = re.compile(
 )
 _SCORE = re.compile(r"-?\d+\.\d{6}|-?inf|nan")  # as scores of each image are written
 _ARRAYS = {f"{name}.npy" for name in ("words", "caption", "attention", "region", "photo")}
+_CAPTIONS = ["path", "rank", "caption", "log_prob", "confidence", "error"]
 
 
 def check_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
@@ -188,7 +189,8 @@ def is_captions(path: Path) -> bool:
     if kind == ".jsonl":
         return all(_is_record(json.loads(line)) for line in _lines(path))
     if kind == ".csv":
-        return next(csv.reader(_lines(path)), []) == ["path", "rank", "caption", "log_prob", "confidence", "error"]
+        header = next(csv.reader(_lines(path)), [])  # with a column more where captions were marked for review
+        return header in (_CAPTIONS, [*_CAPTIONS, "review"])
     results = _json(path)
     if not isinstance(results, list) or not all(map(_is_result, results)):
         return False
@@ -196,7 +198,7 @@ def is_captions(path: Path) -> bool:
 
 
 def _is_result(result: Any) -> bool:
-    return isinstance(result, dict) and result.keys() == {"image_id", "caption"}
+    return isinstance(result, dict) and result.keys() - {"review"} == {"image_id", "caption"}
 
 
 def _is_record(record: Any) -> bool:
