@@ -177,16 +177,35 @@ def test_options_are_those_of_decoding(server: Server) -> None:
     described = http.get(f"{server.url}/openapi.json").json()["paths"]["/v1/captions"]["post"]
     query = {parameter["name"]: parameter for parameter in described["parameters"]}
     known = {field.name: field for field in fields(captionkit.Decoding)}
-    assert set(query) == {*known, "attention"}
+    assert set(query) == {*known, "attention", "min_confidence"}
     bodies = described["requestBody"]["content"]
     for kind in ("multipart/form-data", "application/json"):
-        assert set(bodies[kind]["schema"]["properties"]) == {*known, "attention", "images"}
+        assert set(bodies[kind]["schema"]["properties"]) == {*known, "attention", "min_confidence", "images"}
     for name, field in known.items():
         assert query[name]["description"] == field.metadata["help"]
         if field.metadata["high"] is not None:
             bounds = query[name]["schema"]
             assert bounds["minimum"] == field.metadata["low"]
             assert bounds["maximum"] <= field.metadata["high"]
+
+
+def test_captions_of_too_little_confidence_are_for_review(server: Server, photo: Path) -> None:
+    url, raw = f"{server.url}/v1/captions", photo.read_bytes()
+    sent = {"content": raw, "headers": {"Content-Type": "image/jpeg"}}
+    replies = {
+        None: http.post(url, **sent),
+        True: http.post(f"{url}?min_confidence=1&num_captions=2", **sent),
+        False: http.post(url, files={"image": raw}, data={"min_confidence": "0"}),
+    }
+    encoded = base64.b64encode(raw).decode()
+    replies |= {1: http.post(f"{url}?min_confidence=0", json={"images": [encoded], "min_confidence": 1})}
+    for review, reply in replies.items():
+        (result,) = reply.json()["results"]
+        assert [one.get("review") for one in (result, *result["captions"])] == [review] * (1 + len(result["captions"]))
+    refused = http.post(f"{url}?min_confidence=1.5", **sent)
+    assert refused.status_code == 422 and "min_confidence" in refused.json()["error"]["message"]
+    asked = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": data_url(photo)}}]}]}
+    assert http.post(f"{server.url}/v1/chat/completions", json=asked | {"min_confidence": 1}).status_code == 200
 
 
 def test_upkeep_and_pages(server: Server, photo: Path) -> None:
