@@ -165,7 +165,7 @@ def _endpoint(service: Service) -> None:
     temperature = gr.Number(0, visible=False, label="temperature")
     top_p = gr.Number(1, visible=False, label="top_p")
     maps = gr.Checkbox(False, visible=False, label="maps")
-    least = gr.Number(None, visible=False, label="min_confidence")
+    least = gr.Number(0, visible=False, label="min_confidence")
     records = gr.JSON(visible=False, label="records")
 
     async def caption(
@@ -175,12 +175,12 @@ def _endpoint(service: Service) -> None:
         temperature: float,
         top_p: float,
         maps: bool,
-        min_confidence: float | None,
+        min_confidence: float,
     ) -> list[dict[str, Any]]:
         given = [(Path(path).name, path) for path in photos or []]
         options = {"num_captions": num_captions, "beam": beam, "temperature": temperature, "top_p": top_p}
         try:
-            return await records_of(service, given, options, maps=maps, min_confidence=min_confidence)
+            return await records_of(service, given, options, maps=maps, min_confidence=min_confidence or None)
         except CaptionkitError as error:
             raise gr.Error(str(error)) from None
 
