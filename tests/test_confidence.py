@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,20 +136,6 @@ def test_a_fit_for_another_encoder_is_refused(unfitted: Path) -> None:
         captionkit.load(other.path).caption(EXAMPLES / "cat.jpg")
 
 
-def test_it_costs_little(captioner: captionkit.Captioner) -> None:
-    """Generously: an hour's worth of other work on the machine must not fail it."""
-    best, judge = captioner.caption(EXAMPLES / "cat.jpg"), captioner.folder.confidence
-    assert judge is not None
-    log_probs = np.array([word.log_prob for word in best.words])
-    maps, means = best.attention.reshape(len(best.tokens), -1), np.zeros(len(judge.image), np.float32)
-    spent = []
-    for _ in range(200):
-        start = time.perf_counter()
-        judge(told(log_probs, best.log_prob, maps), means)
-        spent.append(time.perf_counter() - start)
-    assert min(spent) < 0.0005
-
-
 def test_unfamiliar_images_get_a_low_confidence(captioner: captionkit.Captioner, shared: Path) -> None:
     """Their median lies below the fifth of photos with the lowest confidence; the seed is not the one of the fit."""
     everyday = captioned_split(shared / "data" / "everyday", "val")
@@ -192,6 +177,29 @@ def _made(model: captionkit.Captioner, seed: int) -> CaptionSet:
     captions = [(found.text,) if place % 2 == 0 else ("zebras graze",) for place, found in enumerate(said)]
     examples = (Example(n, image, wrote) for n, (image, wrote) in enumerate(zip(images, captions, strict=True)))
     return CaptionSet("made", "val", tuple(examples))
+
+
+def test_calibrate_writes_what_it_reports(
+    unfitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("captionkit.calibrating._OF_A_KIND", 1)
+    path = update_model(open_model(unfitted), {}, to=tmp_path / "model").path
+    made, data = _made(captionkit.load(path), 3), tmp_path / "data"
+    data.mkdir()
+    for example in made:
+        (data / f"{example.id}.png").write_bytes(example.image)
+    rows = [{"id": example.id, "file_name": f"{example.id}.png"} for example in made]
+    notes = [{"id": n, "image_id": n, "caption": example.captions[0]} for n, example in enumerate(made)]
+    (data / "captions_val.json").write_text(json.dumps({"images": rows, "annotations": notes}))
+    given = ["calibrate", str(path), str(data), "--resamples", "20"]
+    assert main(given) == 0 and "fitted apart" in capsys.readouterr().out
+    assert "confidence" not in open_model(path).config  # without --write, nothing is
+    assert main([*given, "--write", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    kept = open_model(path).confidence
+    assert kept is not None and kept.report == told and kept.sure_from == 0.5
+    assert told["captions"][0]["images"] == 52 and told["captions"][0]["apart"] is None
+    assert captionkit.load(path).sure_from == 0.5
 
 
 def test_the_bundled_model_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
