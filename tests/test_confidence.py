@@ -204,7 +204,7 @@ def test_calibrate_writes_what_it_reports(
 
 def test_the_bundled_model_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["calibrate", "bundled", str(tmp_path), "--write"]) == 1
-    assert "calibrate a copy of its folder" in capsys.readouterr().err
+    assert "use a copy of its folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wanted", [-0.1, 1.5, float("nan"), True, "high"])

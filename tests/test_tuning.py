@@ -104,7 +104,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_left_out(real: Path, tmp_pat
         (("--beam", ""), "nothing to try"),
         (("--length-penalty", "-1"), "length_penalty is -1"),
         (("--split", "tset"), "tset"),
-        (("--write",), "tune a copy of its folder"),
+        (("--write",), "use a copy of its folder"),
     ],
 )
 def test_wrong_wishes_are_told_in_a_line(arguments: tuple[str, ...], reason: str, real: Path, capsys) -> None:

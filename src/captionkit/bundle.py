@@ -226,7 +226,9 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
     where it is one of the `inputs` of the run, belongs to the package, or holds something that would be replaced.
     """
     if paths.real(path) == paths.real(BUNDLED):
-        raise CaptionkitError("the bundled model belongs to the package and is not written to; give another --output")
+        raise CaptionkitError(
+            "the bundled model belongs to the package and is not written to; use a copy of its folder, or give --output"
+        )
     outputs.check_folder(path, inputs=inputs)
     known = _files_at(path)
     for name in sorted({TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *known}):

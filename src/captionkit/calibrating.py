@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from captionkit.bundle import BUNDLED, update_model
+from captionkit.bundle import check_place, update_model
 from captionkit.calibration import Calibration, Floats, calibration_error, fit, logistic, sigmoid
 from captionkit.captioner import BATCH, Caption, Captioner
 from captionkit.confidence import TOLD, Confidence, told
@@ -122,10 +122,8 @@ def calibrate_model(
     to learn the difference from, and where the bundled model would be written to.
     """
     captioner = load(model)
-    if write and captioner.folder.path == BUNDLED:
-        raise CaptionkitError(
-            "the bundled model belongs to the package and is not written to; calibrate a copy of its folder"
-        )
+    if write:
+        check_place(captioner.folder.path)
     fitted = fit_confidence(captioner, [captioned_split(one, split) for one in data], resamples=resamples)
     if write:
         update_model(captioner.folder, {}, fitted.tables())
