@@ -451,3 +451,24 @@ def test_a_place_that_is_out_of_reach_is_known_before_the_work(tmp_path: Path) -
     outputs.check_file(tmp_path / "gone" / "x.json", outputs.is_captions)
     assert not (tmp_path / "gone").exists()
     files.write_text(tmp_path / "gone" / "x.json", "[]")
+
+
+def test_a_model_in_the_hubs_cache_is_not_written_to(tmp_path, photos, capsys):
+    """Its files are links to what other revisions share."""
+    cached = tmp_path / "models--owner--name"
+    shutil.copytree(bundle.BUNDLED, cached / "blobs")
+    snapshot = cached / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for blob in (cached / "blobs").iterdir():
+        (snapshot / blob.name).symlink_to(blob)
+    before = tree(cached)
+    for command in (
+        ["tune", snapshot, photos, "--write"],
+        ["calibrate", snapshot, photos, "--write"],
+        ["export", snapshot],
+    ):
+        assert run(*command) == 1
+        said = capsys.readouterr().err
+        assert f"{snapshot}: belongs to the Hub's cache and is not written to; use a copy" in said
+        assert said.count("\n") == 1
+    assert tree(cached) == before

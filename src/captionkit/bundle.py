@@ -225,10 +225,11 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
     It may be new, empty, or hold a model that captionkit wrote, beside which other files stay. Raises CaptionkitError
     where it is one of the `inputs` of the run, belongs to the package, or holds something that would be replaced.
     """
+    way_out = "is not written to; use a copy of its folder, or give --output"
     if paths.real(path) == paths.real(BUNDLED):
-        raise CaptionkitError(
-            "the bundled model belongs to the package and is not written to; use a copy of its folder, or give --output"
-        )
+        raise CaptionkitError(f"the bundled model belongs to the package and {way_out}")
+    if _in_hub_cache(path):
+        raise CaptionkitError(f"{path}: belongs to the Hub's cache and {way_out}")
     outputs.check_folder(path, inputs=inputs)
     known = _files_at(path)
     for name in sorted({TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *known}):
@@ -236,6 +237,11 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
             raise CaptionkitError(
                 f"{path / name}: was not written by captionkit, or changed since; move it away or name another folder"
             )
+
+
+def _in_hub_cache(path: Path) -> bool:
+    """Whether this is a folder of huggingface_hub's cache, whose files are links to what other revisions share."""
+    return path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--")
 
 
 def _files_at(path: Path) -> Mapping[str, Any]:
