@@ -123,7 +123,7 @@ def test_wrong_weights_are_refused_in_one_line(tmp_path, shared):
     save_file({**published, "features.0.weight": torch.zeros(32, 3, 5, 5)}, misshapen)
     for path, reason in {
         tmp_path / "absent.safetensors": "no such file",
-        tmp_path: "no such file",
+        tmp_path: "is a folder where a file is wanted",
         damaged: "not a safetensors file",
         lacking: "features.3.project.conv.bias does not fit",
         misshapen: "features.0.conv.weight does not fit",
