@@ -212,7 +212,7 @@ def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Pat
         (["--limit", "3"], "--int8"),
         (["--output", "OUT"], "--int8"),
         (["--int8", "--output", "MODEL"], "float model itself"),
-        (["--int8", "--output", "OTHER"], "no model folder"),
+        (["--int8", "--output", "OTHER"], "no model that captionkit wrote"),
         (["--int8", "--output", "OUT", "--evaluate", "DATA", "--max-loss", "2"], "share from 0 to 1"),
         (["--int8", "--output", "OUT", "--evaluate", "DATA", "--limit", "-1"], "limit -1"),
         (["--int8", "--output", "OUT", "--evaluate", "DATA", "--split", "none"], "no split"),
