@@ -309,7 +309,7 @@ class Captioner:
         if not confidences:
             return 0.0
         judge = self.folder.confidence
-        if judge is None:
+        if judge is None or (judge.image and overview is None):  # a stepper that gives no overview can be any
             return sum(confidences) / len(confidences)
         try:
             return judge(told(log_probs, hypothesis.log_prob, hypothesis.attention), overview)

@@ -35,6 +35,14 @@ class TorchStepper:
         return *(x.cpu().numpy() for x in found), {**state, **changed}
 
     @torch.inference_mode()
+    def overview(self, state: dict[str, Tensor]) -> np.ndarray | None:
+        """What the decoder compares itself with, its mean over the cells: float [B,D]; as `OnnxStepper.overview`."""
+        names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
+        if not names:
+            return None
+        return state[names[0]].float().mean(-2).flatten(1).cpu().numpy()  # [B,G,D] -> [B,D], [B,heads,G,d] -> ...
+
+    @torch.inference_mode()
     def keep(self, state: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
         """The state of the pictures `rows` [n] alone."""
         index = torch.from_numpy(rows).to(self.device)
