@@ -149,4 +149,4 @@ def test_what_cannot_be_averaged_is_said_in_a_line(
     assert "is one of the models to average" in capsys.readouterr().err
     bundled = str(open_model().path)
     assert main(["average", str(real), "bundled", "bundled", "--output", bundled]) != 0
-    assert "is not written to" in capsys.readouterr().err
+    assert "is one of the models to average" in capsys.readouterr().err
