@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 
 COMMANDS = (
-    *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "average", "name"),
+    *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "calibrate", "average", "name"),
     *("score", "inspect", "export", "serve", "plot", "report", "demo"),
 )
 
@@ -89,6 +89,7 @@ USUAL: dict[str, dict[str, str]] = {
     "sweep": {"data": "good", "--output": "new"},
     "evaluate": {"model": "bundled", "data": "good", "--output": "new", "--metrics": "rouge"},
     "tune": {"model": "bundled", "data": "good"},
+    "calibrate": {"model": "bundled", "data": "good"},
     "average": {"data": "good", "models": "bundled", "--output": "new"},
     "name": {"data": "good", "--noun": "shape"},
     "score": {"references": "good/captions.json", "candidates": "results.json", "--metrics": "rouge"},

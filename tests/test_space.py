@@ -79,7 +79,7 @@ def test_its_endpoint_is_described(client: Any) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/caption"]
     names = [parameter["parameter_name"] for parameter in endpoints["/caption"]["parameters"]]
-    assert names == ["photos", "num_captions", "beam", "temperature", "top_p", "maps"]
+    assert names == ["photos", "num_captions", "beam", "temperature", "top_p", "maps", "min_confidence"]
 
 
 def test_its_description_is_what_the_hub_reads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ ANSWERS = [
 
 def shell(line: str, place: Path) -> subprocess.CompletedProcess[str]:
     """What a line of shell says in the folder `place`; CK stands for captionkit."""
-    line = line.replace("CK", COMMAND)
+    line = re.sub(r"(?<!\w)CK(?!\w)", lambda _: COMMAND, line)
     return subprocess.run(["/bin/sh", "-c", line], cwd=place, capture_output=True, text=True, timeout=300)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from captionkit.errors import ModelError
 from captionkit.images import Preprocessing
@@ -50,6 +51,8 @@ class Encoder(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.trained_from: int | None = 0
+        #: whether batch norms keep their running statistics while trained, as DETR's FrozenBatchNorm2d does
+        self.freeze_norms = False
 
     @property
     @abstractmethod
@@ -108,11 +111,14 @@ class Encoder(nn.Module, ABC):
         return self.state_dict()
 
     def train(self, mode: bool = True) -> Encoder:
-        """As `nn.Module.train`, but frozen stages stay in evaluation mode."""
+        """As `nn.Module.train`, but frozen stages, and batch norms where they are, stay in evaluation mode."""
         super().train(mode and self.trained_from == 0)
         self.training = mode
         for module in self.stages[self.trained_from :] if self.trained_from else []:
             module.train(mode)
+        for module in self.modules() if self.freeze_norms else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self
 
 

@@ -100,6 +100,11 @@ class EncoderRecipe:
         "frozen", "whether the encoder is trained: not at all, from stage `first_stage` on, or whole"
     )
     first_stage: int = _field(-1, "the first stage that is trained; negative numbers count from the last")
+    freeze_norms: bool = _field(
+        False,
+        "whether the encoder's batch norms keep the statistics that they have: for small batches, and for crops, which "
+        "differ from the whole images that are captioned later",
+    )
     thaw: Annotated[float, Ge(0)] = _field(
         0.0,
         "epochs until the last stage of a trained encoder thaws, and from each stage to the next earlier one; 0: all "

@@ -88,6 +88,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
         grid = encoder.grid(seen.height, seen.width)
         model = CaptioningModel(_model_config(recipe, config, grid), len(text), encoder=encoder)
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
+    model.encoder.freeze_norms = recipe.encoder.freeze_norms
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
