@@ -19,7 +19,7 @@ _STAGED = """
 import time
 times = [time.time()]
 import onnxruntime
-import captionkit, captionkit.loading
+import captionkit, captionkit.inference.load
 times.append(time.time())
 model = captionkit.load({model!r})
 times.append(time.time())

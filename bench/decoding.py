@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 import captionkit
-from captionkit.captioner import Captioner
-from captionkit.images import load_image
-from captionkit.inputs import find_inputs
-from captionkit.search import Decoding, search
+from captionkit.cli.inputs import find_inputs
+from captionkit.data.images import load_image
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.search import Decoding, search
 from photos import photo_like
 
 State = dict[str, np.ndarray]
@@ -47,7 +47,7 @@ class Encoded:
 
 
 def naive(captioner: Captioner, begun: State, decoding: Decoding) -> list[int]:
-    """Beam search for one image over whole prefixes, as `captionkit.search` describes it."""
+    """Beam search for one image over whole prefixes, as `captionkit.inference.search` describes it."""
     text, step, beam, penalty = captioner.text, captioner.stepper.step, decoding.beam, decoding.length_penalty
     banned = [*text.never_generated]
     live: list[tuple[list[int], float]] = [([], 0.0)]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from captionkit.images import SUFFIXES, Preprocessing, load_image, open_image
+from captionkit.data.images import SUFFIXES, Preprocessing, load_image, open_image
 
 PORTION = 4
 

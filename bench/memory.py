@@ -30,17 +30,19 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     import psutil
     import torch
 
-    from captionkit.training import compiling, setup
-    from captionkit.training.batches import Plan, batches
-    from captionkit.training.learner import Learner
-    from captionkit.training.memory import Forecast
-    from captionkit.training.processes import make_accelerator
-    from captionkit.training.recipe import load_recipe
-    from captionkit.training.teaching import Teaching
+    from captionkit.training import factory
+    from captionkit.training.config.recipe import load_recipe
+    from captionkit.training.data.dataset import Teaching
+    from captionkit.training.data.loader import batches
+    from captionkit.training.data.sampler import Plan
+    from captionkit.training.engine import compile
+    from captionkit.training.engine.distributed import make_accelerator
+    from captionkit.training.memory_check import Forecast
+    from captionkit.training.train_step import Learner
 
     torch.set_num_threads(1)
     recipe = load_recipe(None, fields)
-    made = setup.prepare(recipe, data)
+    made = factory.prepare(recipe, data)
     accelerator = make_accelerator(recipe.run.precision, made.model)
     taught, val = (
         Teaching(part, made.text, recipe, made.preprocessing, augment=part is made.train)
@@ -52,7 +54,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     before = process.memory_info().rss
     foretold = Forecast(learner, val).of(recipe.optimizer.accumulate)
     if recipe.run.compile:
-        compiling.compile_parts(made.model)
+        compile.compile_parts(made.model)
 
     def watch() -> None:
         while not ended.wait(0.002):

@@ -13,10 +13,10 @@ import numpy as np
 
 import captionkit
 from arithmetic import Counted, Work
-from captionkit.bundle import DECODER, ENCODER, ModelFolder, open_model
-from captionkit.captioner import Captioner
 from captionkit.errors import CaptionkitError
-from captionkit.search import State, Stepper
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder, open_model
+from captionkit.inference.search import State, Stepper
 from speed_cases import BATCHES, BEAMS, FORCED, SINGLES, STAGES, STEPS, case
 
 CASES = {
@@ -132,8 +132,8 @@ class Torch(Onnx):
     def load(self, model: str | None, threads: int) -> Captioner:
         import torch
 
+        from captionkit.models.serialization import load_model
         from captionkit.models.stepper import TorchStepper
-        from captionkit.models.stored import load_model
         from captionkit.models.summary import summarise_folder
 
         torch.set_num_threads(threads)

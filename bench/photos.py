@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from captionkit.data.images import SUFFIXES
 from captionkit.errors import CaptionkitError
-from captionkit.images import SUFFIXES
 
 
 def photo_like(size: tuple[int, int], seed: int = 0) -> Image.Image:

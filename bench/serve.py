@@ -29,7 +29,7 @@ import httpx2
 import psutil
 
 from captionkit.errors import CaptionkitError
-from captionkit.progress import say
+from captionkit.utils.progress import say
 from photos import found_photos, made_photos
 from speed_report import check_document, figure, markers, table, update_document
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import speed_cases as cases
-from captionkit.bundle import open_model
 from captionkit.errors import CaptionkitError
-from captionkit.files import write_text
-from captionkit.progress import say
+from captionkit.inference.model_folder import open_model
+from captionkit.utils.files import write_text
+from captionkit.utils.progress import say
 from photos import found_photos, made_photos
 from speed_report import BEGIN, END, check_document, report, update_document
 from speed_results import Results

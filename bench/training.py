@@ -37,23 +37,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from captionkit.bundle import open_model
-from captionkit.datasets import CaptionSet, Example, open_dataset
-from captionkit.images import Preprocessing
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.data.images import Preprocessing
+from captionkit.data.layouts import CaptionSet, Example, open_dataset
+from captionkit.data.tokenizer import Text
+from captionkit.inference.model_folder import open_model
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import EncoderConfig
+from captionkit.models.serialization import load_model
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.stored import load_model
 from captionkit.models.transformer import SIZES, TransformerConfig
-from captionkit.progress import track
-from captionkit.text import Text
-from captionkit.training.batches import Plan, batches
-from captionkit.training.features import cached_features
-from captionkit.training.learner import Learner
-from captionkit.training.processes import make_accelerator
-from captionkit.training.recipe import Recipe, load_recipe
-from captionkit.training.teaching import Teaching
+from captionkit.training.config.recipe import Recipe, load_recipe
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.feature_cache import cached_features
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.engine.distributed import make_accelerator
+from captionkit.training.train_step import Learner
+from captionkit.utils.progress import track
 
 CELLS, WIDTH = 49, 1280  # of MobileNet-EdgeTPU, for pictures of 224 x 224
 EMBEDDING, HIDDEN, ATTENTION, MEMORY = 384, 512, 256, 512  # of the recipe flickr8k

@@ -33,7 +33,7 @@ def _no_orphans() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _unreported(request: pytest.FixtureRequest) -> Iterator[None]:
     """No reports of runs, which take longer than the training, but for tests that are marked `reported`."""
-    report = sys.modules.get("captionkit.training.report")
+    report = sys.modules.get("captionkit.training.run_logger")
     with pytest.MonkeyPatch.context() as patched:
         if report and not request.node.get_closest_marker("reported"):
             patched.setattr(report.Report, "_write", lambda *_, **__: None)
@@ -43,7 +43,7 @@ def _unreported(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own for a test, and neither curves nor an export, which take longer than the training."""
-    from captionkit.training.run import RunFolder
+    from captionkit.training.run.run_dir import RunFolder
 
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -77,14 +77,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of a tiny model with random weights and no graphs."""
     torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
-    from captionkit.bundle import CARD, TOKENIZER, WEIGHTS, write_model
-    from captionkit.images import Preprocessing
-    from captionkit.models.captioning import CaptioningModel, ModelConfig
+    from captionkit.data.images import Preprocessing
+    from captionkit.data.tokenizer import Text
+    from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, write_model
+    from captionkit.inference.search import Decoding
+    from captionkit.models.captioning_model import CaptioningModel, ModelConfig
     from captionkit.models.encoder import EncoderConfig
+    from captionkit.models.serialization import architecture, weights
     from captionkit.models.show_attend_tell import ShowAttendTellConfig
-    from captionkit.models.stored import architecture, weights
-    from captionkit.search import Decoding
-    from captionkit.text import Text
 
     torch.manual_seed(0)
     text = Text.train(["a dog runs on the grass", "a man's red boat by the sea", "two cats sleep"], min_frequency=1)

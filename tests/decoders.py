@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from captionkit.models.captioning import DECODERS, DecoderConfig
+from captionkit.models.captioning_model import DECODERS, DecoderConfig
 from captionkit.models.decoder import Decoder, Packed
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig

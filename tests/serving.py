@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import captionkit
-from captionkit.captioner import Captioner
+from captionkit.inference.captioner import Captioner
 
 
 @dataclass

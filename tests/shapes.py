@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from captionkit.training.recipe import Recipe, load_recipe
+from captionkit.training.config.recipe import Recipe, load_recipe
 
 COLOURS = ("red", "green", "blue", "gold", "black")
 SHAPES = ("circle", "square", "bar")

@@ -15,7 +15,7 @@ from pathlib import Path
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "captionkit.training.loop",
+        "captionkit.training.trainer",
         "torch.utils.tensorboard",
         "transformers.models.resnet.modeling_resnet",
         "transformers.models.vit.modeling_vit",
@@ -59,8 +59,8 @@ def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     torch.set_num_threads(1)
     sys.modules["onnx"] = None  # type: ignore[assignment]  # without it, nothing is exported at the end
-    from captionkit.cli import main
-    from captionkit.training.report import Report
+    from captionkit.cli.main import main
+    from captionkit.training.run_logger import Report
 
     Report._write = lambda *_, **__: None  # type: ignore[method-assign]  # a report takes longer than the training
     sys.exit(main(arguments))

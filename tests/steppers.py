@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from captionkit.search import Constraints, Decoding, Hypothesis, search
+from captionkit.inference.search import Constraints, Decoding, Hypothesis, search
 
 PAD, BOS, EOS, UNK = range(4)
 BANNED = (PAD, BOS, UNK)

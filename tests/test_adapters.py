@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from captionkit.errors import ModelError, RecipeError
 from captionkit.models.adapters import Adapted, is_adapted, load_adapted
-from captionkit.models.encoder import EncoderConfig, build_encoder
+from captionkit.models.encoder import EncoderConfig
+from captionkit.models.encoders import build_encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTH = 8
@@ -434,8 +435,8 @@ def test_names_of_other_libraries():
 
 
 def test_a_recipe_trains_on_one(timm):
-    from captionkit.training.recipe import load_recipe
-    from captionkit.training.setup import _encoder
+    from captionkit.training.config.recipe import load_recipe
+    from captionkit.training.factory import _encoder
 
     recipe = load_recipe(None, {"encoder.name": "timm:vit", "encoder.pretrained": "false", "encoder.train": "all"})
     encoder, config = _encoder(recipe)

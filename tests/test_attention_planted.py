@@ -19,15 +19,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from captionkit.bundle import open_model
-from captionkit.captioner import Captioner
-from captionkit.images import Preprocessing
+from captionkit.data.images import Preprocessing
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.model_folder import open_model
 from captionkit.models.encoder import _BUILDERS, Encoder
+from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import load_model
-from captionkit.training.loop import train
-from captionkit.training.recipe import load_recipe
-from captionkit.training.run import RunFolder
+from captionkit.training.config.recipe import load_recipe
+from captionkit.training.run.run_dir import RunFolder
+from captionkit.training.trainer import train
 from captionkit.viz.overlay import overlays
 
 GRID, CELL = 4, 16

@@ -14,13 +14,14 @@ pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 
 from PIL import Image
 
-from captionkit.datasets import CaptionSet, Example
+from captionkit.data.images import Preprocessing, load_image
+from captionkit.data.layouts import CaptionSet, Example
+from captionkit.data.tokenizer import Text
 from captionkit.errors import RecipeError
-from captionkit.images import Preprocessing, load_image
-from captionkit.text import Text
-from captionkit.training.mirroring import check_mirroring, swap_words, swapped_captions
-from captionkit.training.teaching import Teaching, random_colour, random_crop
-from captionkit.training.turns import in_turn
+from captionkit.training.data.augment import random_colour, random_crop
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.flip import check_mirroring, swap_words, swapped_captions
+from captionkit.training.data.random_streams import in_turn
 from shapes import make_recipe
 
 SEEN = Preprocessing(height=8, width=8)

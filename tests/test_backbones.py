@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from captionkit.errors import ModelError
 from captionkit.models.backbones import Backbone, load_backbone
-from captionkit.models.encoder import EncoderConfig, build_encoder
+from captionkit.models.encoder import EncoderConfig
+from captionkit.models.encoders import build_encoder
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {**SMALL, "image_size": 32, "patch_size": 8}

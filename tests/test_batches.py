@@ -16,12 +16,15 @@ pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from captionkit.datasets import CaptionSet, Example, open_dataset
-from captionkit.images import Preprocessing, load_image
-from captionkit.text import Text
-from captionkit.training.batches import Plan, batches, collate, pictures_ahead, whole
-from captionkit.training.mirroring import may_flip
-from captionkit.training.teaching import Sample, Teaching, random_crop
+from captionkit.data.images import Preprocessing, load_image
+from captionkit.data.layouts import CaptionSet, Example, open_dataset
+from captionkit.data.tokenizer import Text
+from captionkit.training.data.augment import random_crop
+from captionkit.training.data.collate import collate
+from captionkit.training.data.dataset import Sample, Teaching
+from captionkit.training.data.flip import may_flip
+from captionkit.training.data.loader import batches, pictures_ahead, whole
+from captionkit.training.data.sampler import Plan
 from shapes import draw, make_recipe, make_shapes
 
 SEEN = Preprocessing(height=16, width=16)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from captionkit import bundle, files
-from captionkit.bundle import CONFIG, ENCODER, TOKENIZER, open_model, update_model, write_model
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.inference import model_folder
+from captionkit.inference.model_folder import CONFIG, ENCODER, TOKENIZER, open_model, update_model, write_model
+from captionkit.utils import files
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_every_changed_byte_is_seen(folder: Path) -> None:
 
 
 def test_newer_format_is_refused_with_the_way_out(folder: Path) -> None:
-    edit(folder, format=bundle.FORMAT + 1)
+    edit(folder, format=model_folder.FORMAT + 1)
     with pytest.raises(ModelError, match=r"newer than this captionkit reads.*pip install -U captionkit"):
         open_model(folder)
 
@@ -125,11 +126,11 @@ def test_push_uploads_what_was_verified(folder: Path, monkeypatch: pytest.Monkey
             calls.append(("upload", sorted(allow_patterns)))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert bundle.push_model(open_model(folder), "me/mine") == "https://huggingface.co/me/mine"
+    assert model_folder.push_model(open_model(folder), "me/mine") == "https://huggingface.co/me/mine"
     assert calls == [("create", "me/mine"), ("upload", sorted([CONFIG, *open_model(folder).config["files"]]))]
     (folder / TOKENIZER).write_text("{}")
     with pytest.raises(ModelError, match=TOKENIZER):
-        bundle.push_model(open_model(folder), "me/mine")
+        model_folder.push_model(open_model(folder), "me/mine")
 
 
 def test_missing_graphs_name_the_command(untrained: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_folder_may_be_called_as_other_models_are(
 ) -> None:
     """What is written lies in that folder, and no other model is asked for, on a Hub or elsewhere."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bundle, "_from_hub", lambda source: pytest.fail(f"{source} was asked for"))
+    monkeypatch.setattr(model_folder, "_from_hub", lambda source: pytest.fail(f"{source} was asked for"))
     for _ in range(2):  # anew, and over what is there
         written = update_model(open_model(untrained), {}, to=Path(name))
         assert written.config["files"] == open_model(untrained).config["files"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import captionkit
-from captionkit.bundle import BUNDLED, open_model
-from captionkit.evaluation import Evaluation, evaluate_model
+from captionkit.eval.evaluate import Evaluation, evaluate_model
+from captionkit.inference.model_folder import BUNDLED, open_model
 
 
 def test_size_and_integrity() -> None:

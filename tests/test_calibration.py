@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from captionkit.calibration import Calibration, calibration_error, fit
 from captionkit.errors import ModelError
+from captionkit.inference.calibration import Calibration, calibration_error, fit
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:

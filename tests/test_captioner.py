@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import captionkit
-from captionkit.captioner import Captioner
 from captionkit.errors import CaptionkitError, ImageError, ModelError
+from captionkit.inference.captioner import Captioner
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,8 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_torch_and_onnx_say_the_same(captioner: Captioner, paths: list[str], mode: str) -> None:
+    from captionkit.models.serialization import load_model
     from captionkit.models.stepper import TorchStepper
-    from captionkit.models.stored import load_model
 
     other, settings = Captioner(captioner.folder, TorchStepper(load_model(captioner.folder))), MODES[mode]
     for ours, theirs in zip(captioner.caption(paths, **settings), other.caption(paths, **settings), strict=True):
@@ -144,7 +144,7 @@ def test_torch_and_onnx_say_the_same(captioner: Captioner, paths: list[str], mod
 
 
 def test_graph_that_is_none_is_named(model_folder: Path, tmp_path: Path) -> None:
-    from captionkit.bundle import DECODER, open_model, update_model
+    from captionkit.inference.model_folder import DECODER, open_model, update_model
 
     folder = Path(shutil.copytree(model_folder, tmp_path / "m"))
     update_model(open_model(folder), {DECODER: b"not a graph"})
@@ -232,9 +232,9 @@ def test_what_cannot_be_said_is_one_sentence(
 
 
 def test_phrases_of_byte_level_tokens() -> None:
-    from captionkit.phrases import constraints_of
-    from captionkit.search import Decoding
-    from captionkit.text import Text
+    from captionkit.data.tokenizer import Text
+    from captionkit.inference.search import Decoding
+    from captionkit.inference.word_constraints import constraints_of
 
     text = Text.train(["a dog runs", "two dogs"], kind="bpe", vocab_size=270, min_frequency=2)
     decoding = Decoding(prefix="a dog", words=("Dog", "zèbre"), banned_words=("runs",))

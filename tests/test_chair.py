@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import captionkit
-from captionkit import evaluation
-from captionkit.cli import main
+from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError
+from captionkit.eval import evaluate
 from captionkit.metrics import Chair, coco_objects, objects_invented, objects_named, scoring, tokenize
+from captionkit.metrics.bootstrap import bootstrap
 from captionkit.metrics.chair import OBJECTS, plural
-from captionkit.metrics.resampling import bootstrap
 from real_photos import make_photos
 
 WRITTEN = {
@@ -344,9 +344,9 @@ def test_few_words_of_english_are_english(written: str) -> None:
 
 def test_the_gallery_puts_the_most_truthful_first() -> None:
     scores = captionkit.evaluate(SAID, WRITTEN, ["chair"])
-    assert evaluation._ranked(scores, "CHAIRi").tolist() == [1, 2, 0, 3]
+    assert evaluate._ranked(scores, "CHAIRi").tolist() == [1, 2, 0, 3]
     rouge = captionkit.evaluate(SAID, WRITTEN, ["rouge"])
-    assert evaluation._ranked(rouge, "ROUGE-L")[0] == rouge.per_image["ROUGE-L"].argmax()
+    assert evaluate._ranked(rouge, "ROUGE-L")[0] == rouge.per_image["ROUGE-L"].argmax()
 
 
 def test_evaluate_reports_chair_of_the_captions_it_makes(tmp_path: Path) -> None:

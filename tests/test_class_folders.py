@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from captionkit import cli, evaluation
-from captionkit.datasets import CaptionSet, Dataset, Example, inspect_dataset, open_dataset
-from captionkit.datasets.classes import TEMPLATES, caption_of, name_of
+from captionkit.cli import main as cli
+from captionkit.data.layouts import CaptionSet, Dataset, Example, inspect_dataset, open_dataset
+from captionkit.data.layouts.class_folders import TEMPLATES, caption_of, name_of
 from captionkit.errors import DatasetError
+from captionkit.eval import evaluate
 from test_datasets import CASES, touch, write
 
 CARDINAL = ("a northern cardinal", "a photo of a northern cardinal", "this is a northern cardinal")
@@ -244,8 +245,8 @@ def test_an_evaluation_counts_the_captions_that_name_the_class() -> None:
     }
     labels = {"1": "northern cardinal", "2": "northern cardinal", "3": "emu", "4": "black-footed albatross", "5": "emu"}
     pictures = CaptionSet("birds", "val", tuple(Example(i, Path(i), (), label) for i, label in labels.items()))
-    assert evaluation._named(told, pictures) == ["captions that name the class of their image: 2 of 4 (50.0%)"]
-    assert evaluation._named({"1": "an emu"}, CaptionSet("birds", "val", (Example(1, Path("1"), ("an emu",)),))) == []
+    assert evaluate._named(told, pictures) == ["captions that name the class of their image: 2 of 4 (50.0%)"]
+    assert evaluate._named({"1": "an emu"}, CaptionSet("birds", "val", (Example(1, Path("1"), ("an emu",)),))) == []
 
 
 def test_a_class_folder_that_cannot_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

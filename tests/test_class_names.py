@@ -12,10 +12,10 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from PIL import Image
 
-from captionkit.datasets import open_dataset
-from captionkit.training import setup
-from captionkit.training.loop import train
-from captionkit.training.recipe import Recipe, load_recipe
+from captionkit.data.layouts import open_dataset
+from captionkit.training import factory
+from captionkit.training.config.recipe import Recipe, load_recipe
+from captionkit.training.trainer import train
 from kept import rows
 from shapes import draw, make_recipe, make_shapes
 from test_fine_tuning import tell
@@ -57,7 +57,7 @@ def test_names_are_learnt_and_sentences_kept(backbone: Path, tmp_path: Path, mon
 def test_a_name_of_two_images_enters_the_vocabulary(tmp_path: Path, backbone: Path) -> None:
     kinds = make_kinds(tmp_path / "kinds")
     recipe = load_recipe("class-names", {"encoder.name": str(backbone), "image.height": "32", "image.width": "32"})
-    made = setup.prepare(recipe, [kinds])
+    made = factory.prepare(recipe, [kinds])
     assert {f"wug{number}" for number in range(len(KINDS))} <= set(made.text.tokens)
     assert len(made.train) == 12 and len(made.val) == 8 and not made.sources[0].problems
     assert made.text.unk_id not in made.text.encode("this is a greater wug3")

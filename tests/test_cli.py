@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionkit import cli, inputs
+from captionkit.cli import inputs
+from captionkit.cli import main as cli
 from captionkit.errors import CaptionkitError
-from captionkit.results import ResultsFile, image_ids
+from captionkit.inference.results import ResultsFile, image_ids
 
 
 def run(*arguments: object) -> int:

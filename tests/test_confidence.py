@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 import captionkit
-from captionkit.batch import caption_inputs
-from captionkit.bundle import BUNDLED, open_model, update_model
-from captionkit.calibrating import area_under_curve, fit_confidence
-from captionkit.captioner import Outcome
-from captionkit.cli import main
-from captionkit.confidence import TOLD, Confidence, told
-from captionkit.datasets import CaptionSet, Example, captioned_split
+from captionkit.cli.caption import caption_inputs
+from captionkit.cli.main import main
+from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.eval.fit_confidence import area_under_curve, fit_confidence
+from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
+from captionkit.inference.captioner import Outcome
+from captionkit.inference.confidence import TOLD, Confidence, told
+from captionkit.inference.model_folder import BUNDLED, open_model, update_model
 from captionkit.metrics.agreement import RIGHT_FROM, People
-from captionkit.unfamiliar import KINDS, unfamiliar_images
 from captionkit.viz.page import Card, captions_page
 
 EXAMPLES = BUNDLED.parent / "examples"
@@ -146,7 +146,7 @@ def test_unfamiliar_images_get_a_low_confidence(captioner: captionkit.Captioner,
 
 def test_fitting_finds_what_is_right(unfitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions of one kind of image are right, those of another false: the fit must tell them apart."""
-    monkeypatch.setattr("captionkit.calibrating._OF_A_KIND", 2)
+    monkeypatch.setattr("captionkit.eval.fit_confidence._OF_A_KIND", 2)
     model = captionkit.load(unfitted)
     sets = [_made(model, seed) for seed in (1, 2)]
     fitted = fit_confidence(model, sets, resamples=50)
@@ -182,7 +182,7 @@ def _made(model: captionkit.Captioner, seed: int) -> CaptionSet:
 def test_calibrate_writes_what_it_reports(
     unfitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("captionkit.calibrating._OF_A_KIND", 1)
+    monkeypatch.setattr("captionkit.eval.fit_confidence._OF_A_KIND", 1)
     path = update_model(open_model(unfitted), {}, to=tmp_path / "model").path
     made, data = _made(captionkit.load(path), 3), tmp_path / "data"
     data.mkdir()

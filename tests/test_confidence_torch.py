@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from captionkit.bundle import open_model
+from captionkit.inference.model_folder import open_model
+from captionkit.inference.onnx_runtime import OnnxStepper
+from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import load_model
-from captionkit.runtime import OnnxStepper
 
 
 def test_both_steppers_give_the_same_overview() -> None:

@@ -60,7 +60,7 @@ def test_it_does_not_run_as_root(last_stage: list[tuple[str, str]]) -> None:
 
 
 def test_it_serves_at_its_port_and_asks_itself_without_curl(last_stage: list[tuple[str, str]]) -> None:
-    from captionkit.serve.guard import OPEN_PATHS
+    from captionkit.serve.middleware import OPEN_PATHS
     from captionkit.serve.settings import Settings
 
     port = Settings().port

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 import captionkit
-from captionkit import cli
+from captionkit.cli import main as cli
+from captionkit.data.images import describe, open_image
 from captionkit.errors import ImageError, ImageTooLargeError
-from captionkit.images import describe, open_image
 from image_bytes import QUARTERS, chunk, encoded, exif, segment, tiff, waves, with_chunk
 
 PNG = encoded(QUARTERS, "PNG")
@@ -412,7 +412,7 @@ def test_a_file_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch
             assert 0 < size <= 101
             return bytes(size)
 
-    monkeypatch.setattr(captionkit.images, "MAX_BYTES", 100)  # type: ignore[attr-defined]
+    monkeypatch.setattr(captionkit.data.images, "MAX_BYTES", 100)  # type: ignore[attr-defined]
     with pytest.raises(ImageTooLargeError):
         open_image(Endless())  # type: ignore[arg-type]
 
@@ -453,7 +453,7 @@ def test_memory_stays_small_whatever_stands_in_a_chunk() -> None:
     """Of 120 MB of text and of a chunk that unpacks to 256 MB no more is held than the file some times over."""
     program = """if True:
         import resource, zlib
-        from captionkit.images import open_image
+        from captionkit.data.images import open_image
         from image_bytes import QUARTERS, chunk, encoded, with_chunk
         png = encoded(QUARTERS, "PNG")
         packer = zlib.compressobj(1)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionkit.datasets import LAYOUTS, CaptionSet, Dataset, Example, finder, open_dataset
-from captionkit.datasets.captions import is_missing
+from captionkit.data.layouts import LAYOUTS, CaptionSet, Dataset, Example, finder, open_dataset
+from captionkit.data.layouts.captions import is_missing
 from captionkit.errors import DatasetError
 
 Splits = dict[str, dict[str, list[str]]]  # split -> image name -> captions

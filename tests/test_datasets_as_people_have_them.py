@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from captionkit.datasets import inspect_dataset, open_dataset
+from captionkit.data.layouts import inspect_dataset, open_dataset
 from captionkit.errors import DatasetError
 from captionkit.metrics.reading import read_references
 from test_datasets import coco, read_back, touch, write

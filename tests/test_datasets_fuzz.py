@@ -194,9 +194,9 @@ def mutated(content: bytes, name: str, chance: random.Random) -> bytes:
 
 def try_them(folder: Path, seed: int, count: int) -> None:
     """Read mutated files, `count` of them, each announced beforehand. Raises whatever is no CaptionkitError."""
-    from captionkit.datasets import inspect_dataset, open_dataset
+    from captionkit.data.layouts import inspect_dataset, open_dataset
     from captionkit.errors import CaptionkitError
-    from captionkit.metrics.pairing import pair
+    from captionkit.metrics.matching import pair
     from captionkit.metrics.reading import read_candidates, read_references
 
     kinds = [*((name, content, True) for name, content in DATASETS.items()),
@@ -248,10 +248,6 @@ def main(folder: str, seed: str, count: str) -> None:
     import os
     import resource
 
-    import captionkit.datasets.inspect
-    import captionkit.metrics.pairing
-    import captionkit.text  # noqa: F401 - the limit is on what reading adds
-
     os.environ["CAPTIONKIT_CACHE"] = str(Path(folder, "cache"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -276,7 +272,7 @@ def test_damaged_files_are_read_or_refused() -> None:
 
 def test_each_sound_file_is_read(tmp_path: Path) -> None:
     """What is damaged above is worth damaging."""
-    from captionkit.datasets import open_dataset
+    from captionkit.data.layouts import open_dataset
     from captionkit.metrics.reading import read_candidates
 
     for name, content in DATASETS.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captionkit.datasets import inspect_dataset, open_dataset
+from captionkit.data.layouts import inspect_dataset, open_dataset
 from test_datasets import coco, touch, write, write_coco, write_imagefolder, write_seed
 
 
@@ -154,7 +154,7 @@ def test_the_vocabulary_of_a_real_dataset(shared: Path) -> None:
 
 def test_reading_loads_neither_pillow_nor_tokenizers_nor_torch() -> None:
     code = (
-        "import sys, captionkit.datasets; "
+        "import sys, captionkit.data.layouts; "
         "print([m for m in ('PIL', 'tokenizers', 'torch', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

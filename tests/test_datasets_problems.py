@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from captionkit.datasets import Dataset, Problem, open_dataset, reading
+from captionkit.data.layouts import Dataset, Problem, open_dataset, reading
 from captionkit.errors import DatasetError
 from test_datasets import coco, read_back, small_set, touch, write
 

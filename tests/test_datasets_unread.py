@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import captionkit
-from captionkit.datasets import open_dataset
+from captionkit.data.layouts import open_dataset
 from captionkit.errors import DatasetError
 from captionkit.metrics.reading import read_candidates
 from test_datasets import read_back, touch, write

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.search import Constraints, Decoding, Hypothesis
+from captionkit.inference.search import Constraints, Decoding, Hypothesis
 from steppers import BANNED, EOS, UNK, DroppingStepper, RandomModel, RandomStepper, brief, run
 
 A, B, C, D = range(4, 8)  # the words of the models

@@ -13,19 +13,25 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 import torch
 
-from captionkit import cli, files
-from captionkit.bundle import open_model
-from captionkit.datasets import open_dataset
+from captionkit.cli import main as cli
+from captionkit.data.images import load_image
+from captionkit.data.layouts import open_dataset
 from captionkit.errors import RecipeError
-from captionkit.images import load_image
+from captionkit.inference.model_folder import open_model
 from captionkit.models.decoder import Decoded
-from captionkit.models.stored import load_model
-from captionkit.training import distillation, material, processes, setup
-from captionkit.training.batches import Plan, batches, collate, packed_rows
-from captionkit.training.loop import train
-from captionkit.training.losses import Soft, losses
-from captionkit.training.recipe import Recipe
-from captionkit.training.run import BEST
+from captionkit.models.serialization import load_model
+from captionkit.training import data_build, factory
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.collate import collate, packed_rows
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.data.soft_targets import Soft
+from captionkit.training.engine import distributed
+from captionkit.training.objectives import distillation
+from captionkit.training.objectives.losses import losses
+from captionkit.training.run.run_dir import BEST
+from captionkit.training.trainer import train
+from captionkit.utils import files
 from decoders import follow
 from kept import rows, same_tensors
 from shapes import make_recipe
@@ -86,9 +92,9 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
     teachers: list[Path], data: Path, backbone: Path
 ) -> None:
     recipe = taught_by(teachers, backbone)
-    prepared = setup.prepare(recipe, data)
-    accelerator = processes.make_accelerator("no", prepared.model, thawing=False)
-    teaching = material.teaching_of(prepared, recipe, accelerator, "train", unseen)
+    prepared = factory.prepare(recipe, data)
+    accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)
+    teaching = data_build.teaching_of(prepared, recipe, accelerator, "train", unseen)
     models = [(open_model(path), load_model(open_model(path))) for path in teachers]
     for index in (0, len(teaching) - 1):
         picture = prepared.train.examples[index].image
@@ -119,9 +125,9 @@ def test_each_word_of_a_batch_has_its_own_targets(
 ) -> None:
     """Whatever is chosen of a picture's captions and however they are packed; told apart by entries of one's own."""
     recipe = taught_by(teachers, backbone, data__captions_per_image=1, image__flip="true", image__crop=0.6)
-    prepared = setup.prepare(recipe, data)
-    accelerator = processes.make_accelerator("no", prepared.model, thawing=False)
-    teaching = material.teaching_of(prepared, recipe, accelerator, "train", unseen)
+    prepared = factory.prepare(recipe, data)
+    accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)
+    teaching = data_build.teaching_of(prepared, recipe, accelerator, "train", unseen)
     words = sum(len(caption) - 1 for captions in teaching.tokens for caption in captions)
     marked = np.zeros((words, 1), distillation._ENTRY)
     marked["id"][:, 0] = [word for captions in teaching.tokens for caption in captions for word in caption[1:]]
@@ -176,7 +182,7 @@ def test_what_teachers_cannot_be_asked_about(
 ) -> None:
     flags = {"distillation.teachers": str(teachers[0]), **changes}
     with pytest.raises(RecipeError, match=f"distillation.teachers: .*{reason}"):
-        setup.prepare(make_recipe(backbone, flags), data)
+        factory.prepare(make_recipe(backbone, flags), data)
 
 
 def test_a_teacher_that_is_not_there_is_named(

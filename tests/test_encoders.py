@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from captionkit.data.images import preprocess
 from captionkit.errors import ModelError
-from captionkit.images import preprocess
-from captionkit.models.encoder import Encoder, EncoderConfig, build_encoder
-from captionkit.models.mobilenets import SameConv
+from captionkit.models.encoder import Encoder, EncoderConfig
+from captionkit.models.encoders import build_encoder
+from captionkit.models.mobilenet import SameConv
 from captionkit.viz.samples import sample_photos
 
 WEIGHTS = {

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import captionkit
-from captionkit import evaluation
-from captionkit.cli import main
-from captionkit.datasets import open_dataset
+from captionkit.cli.main import main
+from captionkit.data.layouts import open_dataset
+from captionkit.eval import evaluate
 from real_photos import CAPTIONS, make_photos
 from shapes import make_shapes
 
@@ -93,7 +93,7 @@ def test_an_evaluation_that_fails_leaves_no_scores_of_an_earlier_one(
     real: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(done, tmp_path / "out"))
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("evaluate", "bundled", real, "--output", folder, "--beam", 1, *FEW) == 130
     assert sorted(path.name for path in folder.iterdir()) == ["results.json"]
     assert len(json.loads((folder / "results.json").read_text(encoding="utf-8"))) == len(CAPTIONS)
@@ -103,7 +103,7 @@ def test_no_picture_is_in_the_gallery_twice() -> None:
     import numpy as np
 
     for count in range(1, 30):
-        places = np.concatenate(list(evaluation._groups(np.arange(count)).values()))
+        places = np.concatenate(list(evaluate._groups(np.arange(count)).values()))
         assert len(set(places)) == len(places) and {0, count - 1} <= set(places)
 
 
@@ -155,7 +155,7 @@ def test_without_any_picture_or_caption_it_says_so(tmp_path: Path, model_folder:
 def test_wrong_arguments_end_in_one_line_before_any_work(
     tmp_path: Path, data: Path, model_folder: Path, arguments: tuple, message: str, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "_captions", lambda *_: pytest.fail("worked before it looked"))
+    monkeypatch.setattr(evaluate, "_captions", lambda *_: pytest.fail("worked before it looked"))
     assert run("evaluate", model_folder, data, "--output", tmp_path / "out", *arguments) == 1
     err = capsys.readouterr().err
     assert message in err and len(err.splitlines()) == 1 and not (tmp_path / "out").exists()

@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
-from captionkit.bundle import DECODER, ENCODER, open_model, update_model
 from captionkit.errors import ModelError
 from captionkit.export import folder as export_folder
 from captionkit.export.folder import export_model
 from captionkit.export.graphs import decoder_graph, encoder_graph
-from captionkit.export.storage import store_half
+from captionkit.export.quantization.weight_compression import store_half
+from captionkit.inference.model_folder import DECODER, ENCODER, open_model, update_model
+from captionkit.inference.onnx_runtime import OnnxStepper
+from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import load_model
-from captionkit.runtime import OnnxStepper
 
 GENERATOR = np.random.default_rng(3)
 
@@ -95,7 +95,7 @@ def test_a_graph_that_differs_is_not_written(copy: Path, photos: Path, monkeypat
 def test_folder_without_weights(copy: Path) -> None:
     opened = open_model(copy)
     kept = {name: opened.read(name) for name in opened.config["files"] if name != "model.safetensors"}
-    from captionkit.bundle import write_model
+    from captionkit.inference.model_folder import write_model
 
     tables = {key: opened.section(key) for key in ("architecture", "preprocessing", "decoding")}
     write_model(copy, tables, kept)

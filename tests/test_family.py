@@ -20,24 +20,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import captionkit
-from captionkit.bundle import TOKENIZER, WEIGHTS, open_model, write_model
-from captionkit.captioner import Captioner
+from captionkit.data.images import Preprocessing, preprocess
+from captionkit.data.tokenizer import Text
 from captionkit.errors import ModelError, RecipeError
-from captionkit.images import Preprocessing, preprocess
-from captionkit.models.captioning import DECODERS, CaptioningModel, ModelConfig
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
+from captionkit.models.captioning_model import DECODERS, CaptioningModel, ModelConfig
 from captionkit.models.decoder import Padding
 from captionkit.models.encoder import EncoderConfig
+from captionkit.models.serialization import architecture, load_model, weights
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import architecture, load_model, weights
 from captionkit.models.transformer import SIZES, Transformer, TransformerConfig
-from captionkit.text import Text
-from captionkit.training import setup
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.losses import losses
-from captionkit.training.run import LAST, RunFolder
+from captionkit.training import factory
+from captionkit.training.objectives.losses import losses
+from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
 from decoders import CAPTIONS, CELLS, CONFIGS, WIDTH, WORDS, build, follow, pack, unpack
 from kept import same_tensors
 from shapes import PICTURES, captions, draw, make_recipe, make_shapes
@@ -320,7 +320,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
     stored = load_file(tmp_path / "run" / LAST)
     assert ("model/decoder.baseline" in stored) == (name == "hard")
     if name == "hard":
-        words = len(setup.prepare(recipe, data).text)
+        words = len(factory.prepare(recipe, data).text)
         assert stored["model/decoder.baseline"].item() != pytest.approx(-math.log(words))
 
 
@@ -355,9 +355,9 @@ def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp
     ):
         name, _, value = field.partition("=")
         with pytest.raises(RecipeError, match=said):
-            setup.prepare(make_recipe("mobilenet-edgetpu", {**plain, **init, name: value}), data)
+            factory.prepare(make_recipe("mobilenet-edgetpu", {**plain, **init, name: value}), data)
     with pytest.raises(RecipeError, match=r"decoder\.width = 30: must be even and a multiple of heads, which is 4"):
-        setup.prepare(recipe_of("transformer", backbone, {"decoder.width": 30, "decoder.heads": 4}), data)
+        factory.prepare(recipe_of("transformer", backbone, {"decoder.width": 30, "decoder.heads": 4}), data)
 
 
 SEEN = Preprocessing(height=64, width=96, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captionkit.models.decoder import Decoded
-from captionkit.training import processes, setup
-from captionkit.training.batches import Batch, Plan, batches, collate
-from captionkit.training.feeding import Feeding
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.run import LAST
-from captionkit.training.teaching import Teaching
+from captionkit.training import factory
+from captionkit.training.data.collate import Batch, collate
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.engine import distributed
+from captionkit.training.objectives.scheduled_sampling import Feeding
+from captionkit.training.run.run_dir import LAST
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
 from shapes import make_recipe
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -46,11 +49,11 @@ class Known(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def taught(data: Path, backbone: Path) -> setup.Setup:
-    return setup.prepare(make_recipe(backbone), data)
+def taught(data: Path, backbone: Path) -> factory.Setup:
+    return factory.prepare(make_recipe(backbone), data)
 
 
-def batch_of(taught: setup.Setup, turns: int = 1, **changes: object) -> tuple[Batch, Teaching]:
+def batch_of(taught: factory.Setup, turns: int = 1, **changes: object) -> tuple[Batch, Teaching]:
     recipe = make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
     features = np.zeros((len(taught.train), 1, 2, 3), np.float16)
     teaching = Teaching(taught.train, taught.text, recipe, taught.preprocessing, augment=True, features=features)
@@ -59,7 +62,7 @@ def batch_of(taught: setup.Setup, turns: int = 1, **changes: object) -> tuple[Ba
 
 
 def feeding_of(teaching: Teaching, model: nn.Module) -> Feeding:
-    return Feeding(model, teaching, (1, 2), processes.make_accelerator("no", SimpleEncoder()))
+    return Feeding(model, teaching, (1, 2), distributed.make_accelerator("no", SimpleEncoder()))
 
 
 class SimpleEncoder(nn.Module):
@@ -80,7 +83,7 @@ def rows(batch: Batch) -> list[list[tuple[int, int]]]:
     return captions
 
 
-def test_no_random_number_is_drawn_where_none_is_used(taught: setup.Setup) -> None:
+def test_no_random_number_is_drawn_where_none_is_used(taught: factory.Setup) -> None:
     batch, teaching = batch_of(taught)
     assert batch.chances is None
     assert feeding_of(teaching, Known(torch.zeros(1, 1))).fed(batch, 0.0) is batch
@@ -91,7 +94,7 @@ def test_no_random_number_is_drawn_where_none_is_used(taught: setup.Setup) -> No
     assert collate([plain[0, 0]], features=False).chances is None  # what is validated on is fed as it is
 
 
-def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: setup.Setup) -> None:
+def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: factory.Setup) -> None:
     batch, teaching = batch_of(taught, turns=40, data__token_dropout=0.3)
     fed = feeding_of(teaching, Known(torch.zeros(1, 1))).fed(batch, 0.0)
     assert torch.equal(fed.targets, batch.targets) and fed.captions.sizes == batch.captions.sizes
@@ -107,7 +110,7 @@ def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predi
     assert len(set(same)) > 40  # in another turn, another word of the same caption
 
 
-def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: setup.Setup) -> None:
+def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: factory.Setup) -> None:
     _, teaching = batch_of(taught, data__token_dropout=0.4, optimizer__scheduled_sampling=0.5)
     size = len(taught.text)
     model = Known(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
@@ -125,7 +128,7 @@ def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: setup.Setup
         assert fed(keys) == {key: together[key] for key in keys}
 
 
-def test_the_models_words_come_as_often_as_it_expects_them(taught: setup.Setup) -> None:
+def test_the_models_words_come_as_often_as_it_expects_them(taught: factory.Setup) -> None:
     text = taught.text
     batch, teaching = batch_of(taught, turns=60, optimizer__scheduled_sampling=0.5)
     red, blue = (text.encode(word)[1] for word in ("red", "blue"))
@@ -148,7 +151,7 @@ def test_the_models_words_come_as_often_as_it_expects_them(taught: setup.Setup) 
     assert own[red] / changed == pytest.approx(0.75, abs=4 * (0.1875 / changed) ** 0.5)
 
 
-def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: setup.Setup) -> None:
+def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: factory.Setup) -> None:
     text = taught.text
     batch, teaching = batch_of(taught, optimizer__scheduled_sampling=1.0)
     successor = torch.roll(torch.arange(len(text)), 1)  # a word for each, as sure as can be
@@ -160,7 +163,7 @@ def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taugh
             assert now == successor[before]
 
 
-def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: setup.Setup) -> None:
+def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: factory.Setup) -> None:
     _, teaching = batch_of(taught, optimizer__scheduled_sampling=0.25)
     feeding = feeding_of(teaching, Known(torch.zeros(1, 1)))
     assert [feeding.share(step, 11) for step in range(11)] == pytest.approx([0.025 * step for step in range(11)])
@@ -169,10 +172,10 @@ def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: setup.Setup)
 
 def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[Learner, Teaching, Plan]:
     recipe = make_recipe(backbone, changes)
-    made = setup.prepare(recipe, data)
+    made = factory.prepare(recipe, data)
     teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
     plan = Plan(len(teaching), recipe)
-    return Learner(made.model, teaching, plan, recipe, processes.make_accelerator("no", made.model)), teaching, plan
+    return Learner(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model)), teaching, plan
 
 
 DECODERS = {
@@ -229,7 +232,7 @@ def test_both_passes_in_sixteen_bits_teach_every_weight(
     changes = {"optimizer.scheduled_sampling": 1.0, "data.token_dropout": 0.2, "encoder.train": encoder,
                "optimizer.ema": 0}  # fmt: skip
     recipe = make_recipe(backbone, {**changes, "run.precision": "bf16", "optimizer.weight_decay": 0})
-    before = {name: tensor.clone() for name, tensor in setup.prepare(recipe, data).model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in factory.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after = load_file(tmp_path / "run" / LAST)
     parts = ("decoder.", "neck.") if encoder == "frozen" else ("decoder.", "neck.", "encoder.")

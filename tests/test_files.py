@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from captionkit import files
 from captionkit.errors import CaptionkitError
+from captionkit.utils import files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="neither pipes nor modes of this kind")
 
@@ -107,7 +107,7 @@ def test_standard_output_is_written_on_where_it_stands(tmp_path: Path, name: str
     if not Path(name).parent.exists():
         pytest.skip(f"no {name} here")
     (tmp_path / "stdout").symlink_to(name)
-    steps = ["import sys", "from captionkit import files", "print('before')"]
+    steps = ["import sys", "from captionkit.utils import files", "print('before')"]
     code = "; ".join([*steps, "files.write_text(sys.argv[1], 'this\\n')", "print('after')"])
     out = tmp_path / "out.txt"
     with out.open("wb") as file:

@@ -14,27 +14,27 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 import torch
 
-from captionkit import cli
-from captionkit.bundle import open_model
-from captionkit.datasets import open_dataset
-from captionkit.images import load_image
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.cli import main as cli
+from captionkit.data.images import load_image
+from captionkit.data.layouts import open_dataset
+from captionkit.data.tokenizer import Text
+from captionkit.inference.model_folder import open_model
+from captionkit.inference.search import Decoding, search
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import EncoderConfig
-from captionkit.models.growth import grow
-from captionkit.models.mobilenets import MobileNet
+from captionkit.models.mobilenet import MobileNet
+from captionkit.models.resize_vocab import grow
+from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import load_model
-from captionkit.search import Decoding, search
-from captionkit.text import Text
-from captionkit.training.batches import Plan
-from captionkit.training.fields import OptimizerRecipe
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.optimizer import rates, set_rates
-from captionkit.training.optimizers import make_optimizer
-from captionkit.training.recipe import FINE_TUNE, load_recipe
-from captionkit.training.run import LAST, RunFolder
-from captionkit.training.thawing import Thawing
+from captionkit.training.config.recipe import FINE_TUNE, load_recipe
+from captionkit.training.config.schema import OptimizerRecipe
+from captionkit.training.data.sampler import Plan
+from captionkit.training.optim.gradual_unfreezing import Thawing
+from captionkit.training.optim.optimizers import make_optimizer
+from captionkit.training.optim.schedule import rates, set_rates
+from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
 from decoders import CAPTIONS, CONFIGS, pack
 from kept import rows, same_tensors
 from shapes import make_recipe, make_shapes

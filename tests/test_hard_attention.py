@@ -17,11 +17,13 @@ from torch import Tensor
 from captionkit.models import hard_attention
 from captionkit.models.decoder import Decoded, Decoder, Glimpses
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
-from captionkit.training import learner, processes, setup
-from captionkit.training.batches import Plan, batches
-from captionkit.training.learner import Learner
-from captionkit.training.losses import losses
-from captionkit.training.teaching import Teaching
+from captionkit.training import factory, train_step
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.engine import distributed
+from captionkit.training.objectives.losses import losses
+from captionkit.training.train_step import Learner
 from decoders import CAPTIONS, CELLS, WIDTH, WORDS, build, pack, unpack
 from shapes import make_recipe
 
@@ -136,19 +138,19 @@ def test_the_baseline_moves_by_what_all_processes_earn(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(backbone, {**HARD, "optimizer.accumulate": 2, "optimizer.batch_size": 6})
-    made = setup.prepare(recipe, data)
-    accelerator = processes.make_accelerator("no", made.model)
+    made = factory.prepare(recipe, data)
+    accelerator = distributed.make_accelerator("no", made.model)
     teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
     plan = Plan(len(teaching), recipe)
     taught, earned = Learner(made.model, teaching, plan, recipe, accelerator), []
-    original = learner.losses
+    original = train_step.losses
 
     def noted(*arguments: object):
         found = original(*arguments)
         earned.append(found.reward.earned)
         return found
 
-    monkeypatch.setattr(learner, "losses", noted)
+    monkeypatch.setattr(train_step, "losses", noted)
     others = torch.tensor([-30.0, 7.0])  # of another process
     reduce = accelerator.reduce
     monkeypatch.setattr(accelerator, "reduce", lambda t: t + others if t.ndim else reduce(t))
@@ -165,10 +167,10 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
 
     def objective(changes: dict[str, object]) -> float:
         recipe = make_recipe(backbone, {**HARD, "optimizer.label_smoothing": 0, "optimizer.batch_size": 12, **changes})
-        made = setup.prepare(recipe, data)
+        made = factory.prepare(recipe, data)
         teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
         plan = Plan(len(teaching), recipe)
-        taught = Learner(made.model, teaching, plan, recipe, processes.make_accelerator("no", made.model))
+        taught = Learner(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model))
         minimised: list[float] = []
         taught.accelerator.backward = lambda loss: minimised.append(loss.item())
         taught.step(0, batches(teaching, plan, 0, 0))

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image, features
 
+from captionkit.data.images import open_image
 from captionkit.errors import ImageError
-from captionkit.images import open_image
 from image_bytes import chunk, encoded, exif, segment, tiff, waves, with_chunk
 
 CASES = 2000

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captionkit.cli.inputs import find_inputs
+from captionkit.data.images import open_image
 from captionkit.errors import ImageError
-from captionkit.images import open_image
-from captionkit.inputs import find_inputs
 
 
 def test_an_image_in_base64_text_is_told_how_to_be_piped_in() -> None:

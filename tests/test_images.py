@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFile, features
 
-from captionkit import images
+from captionkit.data import images
+from captionkit.data.images import Preprocessing, describe, load_image, open_image, preprocess
 from captionkit.errors import ImageError, ImageTooLargeError, ModelError
-from captionkit.images import Preprocessing, describe, load_image, open_image, preprocess
 
 # Four plain quarters: what lossy formats keep and what shows every turn. Left to right, top to bottom.
 COLOURS = np.array([[[230, 20, 40], [30, 200, 60]], [[40, 50, 210], [240, 220, 30]]], np.uint8)
@@ -800,7 +800,7 @@ def test_nothing_is_printed_and_pillow_keeps_its_settings(tmp_path: Path) -> Non
         from PIL import Image, ImageFile
         before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
         from captionkit.errors import ImageError
-        from captionkit.images import open_image
+        from captionkit.data.images import open_image
         for name in sys.argv[1:]:
             try:
                 print(open_image(name).size)
@@ -843,7 +843,7 @@ def test_only_the_plugins_that_are_needed_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(encoded(QUARTERS, "JPEG"))
     program = (
-        "import sys, captionkit.images as images\n"
+        "import sys, captionkit.data.images as images\n"
         "loaded = lambda: sorted(n for n in sys.modules if n.endswith('ImagePlugin'))\n"
         "print(loaded()); images.open_image(sys.argv[1]); print(loaded())"
     )

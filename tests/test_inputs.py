@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captionkit import paths
-from captionkit.datasets import open_dataset
-from captionkit.images import SUFFIXES, open_image
-from captionkit.inputs import find_inputs
+from captionkit.cli.inputs import find_inputs
+from captionkit.data.images import SUFFIXES, open_image
+from captionkit.data.layouts import open_dataset
+from captionkit.utils import paths
 
 #: Pillow's name of the format that a suffix stands for, where that is not the suffix
 FORMATS = {

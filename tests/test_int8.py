@@ -16,27 +16,36 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import captionkit
-from captionkit.bundle import CARD, DECODER, ENCODER, TOKENIZER, WEIGHTS, open_model, update_model, write_model
-from captionkit.captioner import Captioner
-from captionkit.cli import main
-from captionkit.datasets import open_dataset
+from captionkit.cli.main import main
+from captionkit.data.images import Preprocessing, load_image
+from captionkit.data.layouts import open_dataset
+from captionkit.data.tokenizer import Text
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.export import sparing
-from captionkit.export.drift import nats_per_word, walk
 from captionkit.export.folder import export_model
-from captionkit.export.int8 import export_int8
-from captionkit.export.quantise import calibrate, quantised, units_of, work_of
-from captionkit.export.storage import plain_graph, store_bytes, store_half, store_tables
-from captionkit.images import Preprocessing, load_image
-from captionkit.models.captioning import CaptioningModel, DecoderConfig, ModelConfig
+from captionkit.export.quantization import mixed_precision
+from captionkit.export.quantization.int8 import export_int8
+from captionkit.export.quantization.kl import nats_per_word, walk
+from captionkit.export.quantization.quantize import calibrate, quantised, units_of, work_of
+from captionkit.export.quantization.weight_compression import plain_graph, store_bytes, store_half, store_tables
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.model_folder import (
+    CARD,
+    DECODER,
+    ENCODER,
+    TOKENIZER,
+    WEIGHTS,
+    open_model,
+    update_model,
+    write_model,
+)
+from captionkit.inference.search import Decoding
+from captionkit.models.captioning_model import CaptioningModel, DecoderConfig, ModelConfig
 from captionkit.models.encoder import EncoderConfig
+from captionkit.models.serialization import architecture, weights
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import architecture, weights
 from captionkit.models.transformer import TransformerConfig
-from captionkit.search import Decoding
-from captionkit.text import Text
 from decoders import pack
 
 SHAPE = (64, 96)
@@ -113,7 +122,7 @@ def test_what_was_learnt_by_heart_is_still_said(name: str, data: Path, tmp_path:
     assert all(part.nats < 0.002 for part in report.parts)
     assert report.steps[-1].same == 1 and report.steps[-1].cider is None
     opened, small = open_model(folder), open_model(tmp_path / "int8")
-    torch_says = Captioner(opened, TorchStepper(captionkit.models.stored.load_model(opened)))
+    torch_says = Captioner(opened, TorchStepper(captionkit.models.serialization.load_model(opened)))
     pictures = sources(data)
     wanted = [caption.text for caption in torch_says.caption(pictures)]
     assert [caption.text for caption in captionkit.load(small.path).caption(pictures)] == wanted
@@ -176,7 +185,7 @@ def test_report_and_card_and_inspection(small: Path, capsys) -> None:
 def test_captions_without_torch(small: Path, data: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
-        "from captionkit.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from captionkit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     picture = sources(data)[0]
     done = subprocess.run(
@@ -197,7 +206,7 @@ def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Pat
                 tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
         return other.SerializeToString()
 
-    monkeypatch.setattr(sparing, "quantised", spoilt)
+    monkeypatch.setattr(mixed_precision, "quantised", spoilt)
     with pytest.raises(ModelError, match=r"CIDEr-D falls by .*nothing was written.*--max-loss"):
         export_int8(learnt, tmp_path / "int8", data=data, split="train")
     assert not (tmp_path / "int8").exists()

@@ -13,12 +13,12 @@ import pytest
 
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.bootstrap import bootstrap, paired
 from captionkit.metrics.cider import Cider, CiderD
 from captionkit.metrics.core import Result, mean_result
 from captionkit.metrics.diversity import Diversity
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.ngrams import count, find, ngrams, number
-from captionkit.metrics.resampling import bootstrap, paired
 from captionkit.metrics.rouge import RougeL, _common
 
 WORDS = ("a", "the", "dog", "cat", "runs", "on", "grass", "red", "of", "and")

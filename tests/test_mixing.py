@@ -18,13 +18,14 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 from PIL import Image
 from safetensors.torch import load_file
 
-from captionkit import cli
-from captionkit.bundle import open_model
+from captionkit.cli import main as cli
 from captionkit.errors import DatasetError, RecipeError, TrainingError
-from captionkit.training import features, loop, setup
-from captionkit.training.batches import Plan
-from captionkit.training.loop import train
-from captionkit.training.run import LAST, RunFolder
+from captionkit.inference.model_folder import open_model
+from captionkit.training import factory, trainer
+from captionkit.training.data import feature_cache
+from captionkit.training.data.sampler import Plan
+from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.trainer import train
 from shapes import make_recipe
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -114,12 +115,12 @@ def test_halves_are_fresh_and_parts_and_processes_share_them() -> None:
 
 
 def test_all_datasets_are_learnt_and_the_first_validates(pair: list[Path], backbone: Path) -> None:
-    made = setup.prepare(make_recipe(backbone, {"data.weights": "1,0.1", "data.min_frequency": 2}), pair)
+    made = factory.prepare(make_recipe(backbone, {"data.weights": "1,0.1", "data.min_frequency": 2}), pair)
     assert [len(source.train) for source in made.sources] == [6, 10] and len(made.train) == 16
     assert {caption.split()[1] for example in made.train[6:] for caption in example.captions} == {"blue"}
     assert {example.captions[0].split()[1] for example in made.val} == {"red"} and len(made.val) == 2
     assert made.text.unk_id not in made.text.encode("a red blue paper")  # of all, whatever their weights
-    swapped = setup.prepare(make_recipe(backbone, {"data.holdout": 0.2}), pair[::-1])
+    swapped = factory.prepare(make_recipe(backbone, {"data.holdout": 0.2}), pair[::-1])
     assert len(swapped.val) == 2 and {e.captions[0].split()[1] for e in swapped.val} == {"blue"}
     assert [len(source.train) for source in swapped.sources] == [8, 6]  # of the others nothing is held out
 
@@ -128,14 +129,14 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
     """A frozen encoder's kept features are those of the picture with these captions, and serve other mixes too."""
     recipe = make_recipe(backbone, {"optimizer.epochs": 1, "image.flip": "true"})
     computed: list[int] = []
-    original = features._compute
+    original = feature_cache._compute
 
     def counted(encoder, captions, *rest):
         computed.append(len(captions))
         return original(encoder, captions, *rest)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(features, "_compute", counted)
+        patched.setattr(feature_cache, "_compute", counted)
         train(pair, tmp_path / "run", recipe)
         assert computed == [6, 10, 2]
         train(pair[::-1], tmp_path / "other", make_recipe(backbone, {"optimizer.epochs": 1, "data.holdout": 0.2}))
@@ -143,13 +144,13 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         del computed[:]
         train(pair[0], tmp_path / "alone", recipe)
         assert computed == []
-    run = loop._Run(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
+    run = trainer._Run(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
     teaching = run.learner.teaching
     encoder = run.setup.model.encoder.eval()
     assert teaching.features.shape == (16, 2, 16, 16)
     import torch
 
-    from captionkit.images import load_image
+    from captionkit.data.images import load_image
 
     for index in (0, 5, 6, 15):
         word = text_of(teaching, index)
@@ -193,7 +194,7 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
         ("set", 5, 10),
         ("set", 9, 4),
     ]
-    made = setup.prepare(recipe, pair)
+    made = factory.prepare(recipe, pair)
     assert provenance["data"]["fingerprint"] == made.train.fingerprint()
     assert [one["fingerprint"] for one in provenance["data"]["mixed"]] == [s.train.fingerprint() for s in made.sources]
     command = shlex.split(provenance["command"])
@@ -211,7 +212,7 @@ def test_a_mix_is_resumed_and_another_one_refused(
 ) -> None:
     recipe = make_recipe(backbone, {"data.weights": "1.5,0.5", "run.checkpoint_every": 0})
     train(pair, tmp_path / "whole", recipe)
-    original = loop._Run._learn
+    original = trainer._Run._learn
 
     def stopped(self, step: int, pictures) -> None:
         if step == 3:
@@ -220,7 +221,7 @@ def test_a_mix_is_resumed_and_another_one_refused(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_learn", stopped)
+        patched.setattr(trainer._Run, "_learn", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(pair, run, recipe)
     refused = "another recipe, dataset or captionkit"

@@ -16,19 +16,19 @@ pytest.importorskip("transformers", reason="the extra `train` is not installed")
 import torch
 from torch import Tensor, nn
 
-from captionkit.bundle import TOKENIZER, WEIGHTS, open_model, write_model
+from captionkit.data.images import Preprocessing, preprocess
+from captionkit.data.tokenizer import Text
 from captionkit.errors import ModelError
-from captionkit.images import Preprocessing, preprocess
+from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
+from captionkit.inference.search import Decoding, search
 from captionkit.models import show_attend_tell
 from captionkit.models.backbones import load_backbone
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.decoder import Decoded
 from captionkit.models.encoder import EncoderConfig
+from captionkit.models.serialization import architecture, load_model, weights
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import architecture, load_model, weights
-from captionkit.search import Decoding, search
-from captionkit.text import Text
 from decoders import CAPTIONS, CELLS, WIDTH, WORDS, follow, pack, unpack
 from shapes import draw, make_backbone
 

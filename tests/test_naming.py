@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from captionkit import cli, naming
-from captionkit.datasets import open_dataset
+import captionkit
+from captionkit.cli import main as cli
+from captionkit.cli.name import name_images, named
+from captionkit.data.layouts import open_dataset
 from captionkit.errors import CaptionkitError
-from captionkit.naming import name_images, named
 from test_datasets import touch
 
-ASSETS = Path(naming.__file__).parent / "assets" / "examples"
+ASSETS = Path(captionkit.__file__).parent / "assets" / "examples"
 
 
 def make_cats(root: Path) -> Path:
@@ -101,6 +102,6 @@ def test_a_folder_that_cannot_be_written_is_known_before_the_work(
 ) -> None:
     root = make_cats(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    monkeypatch.setattr(naming, "load", lambda model: pytest.fail("captioned"))
+    monkeypatch.setattr("captionkit.cli.name.load", lambda model: pytest.fail("captioned"))
     with pytest.raises(CaptionkitError, match="cannot be written, and"):
         name_images(root, "cat")

@@ -16,15 +16,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from captionkit.errors import RecipeError
-from captionkit.training import optimizers, setup
-from captionkit.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from captionkit.training.fields import OptimizerRecipe
-from captionkit.training.loop import train
-from captionkit.training.muon import orthogonal
-from captionkit.training.optimizer import rate_factor, rates, set_rates
-from captionkit.training.optimizers import check_optimizer, hidden_matrices, make_optimizer
-from captionkit.training.run import LAST, RunFolder
-from captionkit.training.setup import prepare
+from captionkit.training import factory
+from captionkit.training.config.schema import OptimizerRecipe
+from captionkit.training.factory import prepare
+from captionkit.training.optim import optimizers
+from captionkit.training.optim.muon import orthogonal
+from captionkit.training.optim.optimizers import check_optimizer, hidden_matrices, make_optimizer
+from captionkit.training.optim.schedule import rate_factor, rates, set_rates
+from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
+from captionkit.training.run.progress import Progress
+from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.trainer import train
 from shapes import make_recipe, make_shapes
 
 #: rates that suit a tiny model
@@ -218,7 +220,7 @@ def test_what_is_not_to_be_had_is_refused_before_any_work(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unread: Callable[[Path], None] = lambda _: pytest.fail("the data were read first")  # noqa: E731
-    monkeypatch.setattr(setup, "open_dataset", unread)
+    monkeypatch.setattr(factory, "open_dataset", unread)
     monkeypatch.delattr(torch.optim, "Adafactor", raising=False)
     monkeypatch.setattr(optimizers, "find_spec", lambda _: None)
     wanted = {"adafactor": "needs torch 2.5 or later", "lion": "pip install"}

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionkit import bundle, files, outputs
-from captionkit.bundle import CARD, CONFIG, TOKENIZER, check_place, open_model, write_model
-from captionkit.cli import main
+from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.inference import model_folder
+from captionkit.inference.model_folder import CARD, CONFIG, TOKENIZER, check_place, open_model, write_model
+from captionkit.utils import files, outputs
 from captionkit.viz.animation import attention_gif
 from captionkit.viz.page import captions_page
 from captionkit.viz.saving import save_attention
@@ -204,7 +205,7 @@ def test_links_to_a_model_and_in_it_are_written_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", range(4))
 def test_a_model_that_was_killed_on_its_way_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    d, move, moves = tmp_path / "d", bundle._move, iter(range(10))
+    d, move, moves = tmp_path / "d", model_folder._move, iter(range(10))
     write_model(d, {}, {**CONTENTS, "old.bin": b"old"})
 
     def killed(path: Path, to: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_model_that_was_killed_on_its_way_is_whole(tmp_path: Path, monkeypatch
 
     new = {**CONTENTS, TOKENIZER: b"[]", "new.bin": b"new"}
     with monkeypatch.context() as patched:
-        patched.setattr(bundle, "_move", killed)
+        patched.setattr(model_folder, "_move", killed)
         with pytest.raises(KeyboardInterrupt):
             write_model(d, {}, new)
     open_model(d).verify()
@@ -456,7 +457,7 @@ def test_a_place_that_is_out_of_reach_is_known_before_the_work(tmp_path: Path) -
 def test_a_model_in_the_hubs_cache_is_not_written_to(tmp_path, photos, capsys):
     """Its files are links to what other revisions share."""
     cached = tmp_path / "models--owner--name"
-    shutil.copytree(bundle.BUNDLED, cached / "blobs")
+    shutil.copytree(model_folder.BUNDLED, cached / "blobs")
     snapshot = cached / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     for blob in (cached / "blobs").iterdir():

@@ -28,7 +28,7 @@ def test_a_veil_over_a_photo_is_the_photo_as_overlays_draws_it(shape: tuple[int,
 
 
 def test_where_the_model_looked_in_words() -> None:
-    looked_at = pytest.importorskip("captionkit.serve.page_cards").looked_at
+    looked_at = pytest.importorskip("captionkit.serve.ui.cards").looked_at
     places = {(0, 0): "at the top left", (3, 3): "at the middle", (6, 3): "at the bottom", (3, 6): "at the right"}
     for cell, place in places.items():
         grid = np.full((7, 7), 0.01, np.float32)
@@ -39,7 +39,7 @@ def test_where_the_model_looked_in_words() -> None:
 
 def test_its_colours_can_be_read() -> None:
     """WCAG 2: contrast of 4.5 between a text and what it stands on, in light and in dark."""
-    style = (ROOT / "src" / "captionkit" / "serve" / "static" / "page.css").read_text()
+    style = (ROOT / "src" / "captionkit" / "serve" / "ui" / "static" / "page.css").read_text()
     themes = re.findall(r"\{[^}]*--ck-accent:[^}]*\}", style)
     assert len(themes) == 2
     for theme in themes:
@@ -65,7 +65,7 @@ def test_without_gradio_the_api_stands_alone_and_says_so(
     from captionkit.serve.settings import Settings
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in [name for name in sys.modules if name.startswith("captionkit.serve.page")]:
+    for name in [name for name in sys.modules if name.startswith("captionkit.serve.ui.page")]:
         monkeypatch.delitem(sys.modules, name)
     with fastapi.TestClient(create_app(captionkit.load(threads=1), Settings())) as client:
         assert "/v1/captions" in client.get("/").text

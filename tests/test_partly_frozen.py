@@ -11,15 +11,17 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 import torch
 
-from captionkit.bundle import open_model
 from captionkit.errors import RecipeError
-from captionkit.models.captioning import CaptioningModel
-from captionkit.models.encoder import EncoderConfig, build_encoder
-from captionkit.models.mobilenets import MobileNet
-from captionkit.models.stored import load_model
-from captionkit.training import features, setup
-from captionkit.training.loop import train
-from captionkit.training.run import RunFolder
+from captionkit.inference.model_folder import open_model
+from captionkit.models.captioning_model import CaptioningModel
+from captionkit.models.encoder import EncoderConfig
+from captionkit.models.encoders import build_encoder
+from captionkit.models.mobilenet import MobileNet
+from captionkit.models.serialization import load_model
+from captionkit.training import factory
+from captionkit.training.data import feature_cache
+from captionkit.training.run.run_dir import RunFolder
+from captionkit.training.trainer import train
 from kept import rows
 from shapes import make_recipe, make_shapes
 
@@ -79,12 +81,12 @@ def test_last_stages_learn_from_kept_maps_as_from_images(
 
 @pytest.mark.slow
 def test_kept_maps_depend_on_the_frozen_stages_alone(data: Path, start: Path, tmp_path: Path) -> None:
-    made = setup.prepare(last_stages(start), data)
+    made = factory.prepare(last_stages(start), data)
     arguments = {"flips": False, "precision": "no", "shown": lambda items, *_: items}
     encoder = made.model.encoder.eval()
 
     def files() -> int:
-        features.cached_features(encoder, made.val, made.preprocessing, **arguments)
+        feature_cache.cached_features(encoder, made.val, made.preprocessing, **arguments)
         return len(list((tmp_path / "cache/features").glob("*.npy")))
 
     before = files()
@@ -114,7 +116,7 @@ def test_a_model_to_start_from_may_be_given_another_encoder(
     weights = tmp_path / "lite.safetensors"
     publish(weights)
     changes = {"run.init": start, "encoder.name": "efficientnet-lite2", "encoder.weights": weights, **SIZE}
-    made = setup.prepare(recipe_of(changes), data)
+    made = factory.prepare(recipe_of(changes), data)
     old, new = load_model(open_model(start)), made.model
     assert new.config.encoder.name == "efficientnet-lite2" and new.encoder.frozen
     assert made.preprocessing.mean == pytest.approx((127 / 255,) * 3)
@@ -140,17 +142,17 @@ def publish(path: Path) -> None:
 
 def test_an_encoder_is_named_where_nothing_else_tells_which(data: Path, start: Path, tmp_path: Path) -> None:
     unnamed = {"encoder.name": "", "encoder.weights": start, **SIZE}
-    assert setup.prepare(recipe_of(unnamed), data).model.config.encoder.name == "mobilenet-v2"
+    assert factory.prepare(recipe_of(unnamed), data).model.config.encoder.name == "mobilenet-v2"
     publish(tmp_path / "lite.safetensors")
     with pytest.raises(RecipeError, match=r"encoder\.name is empty, .* name it"):
-        setup.prepare(recipe_of({**unnamed, "encoder.weights": tmp_path / "lite.safetensors"}), data)
+        factory.prepare(recipe_of({**unnamed, "encoder.weights": tmp_path / "lite.safetensors"}), data)
     with pytest.raises(RecipeError, match=r"encoder of .* is mobilenet-v2, not mobilenet-edgetpu"):
-        setup.prepare(recipe_of({**unnamed, "encoder.name": "mobilenet-edgetpu"}), data)
+        factory.prepare(recipe_of({**unnamed, "encoder.name": "mobilenet-edgetpu"}), data)
 
 
 def test_a_decoder_that_sees_the_encoders_own_grid_keeps_its_encoder(data: Path, start: Path) -> None:
     model = load_model(open_model(start))
-    plain = CaptioningModel(setup.replace(model.config, memory=0), 20)
+    plain = CaptioningModel(factory.replace(model.config, memory=0), 20)
     recipe = recipe_of({"run.init": start, "encoder.name": "efficientnet-lite2"})
     with pytest.raises(RecipeError, match=r"takes its own encoder's grid as it is .* leave it out"):
-        setup._check_kept(recipe, plain)
+        factory._check_kept(recipe, plain)

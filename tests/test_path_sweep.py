@@ -115,7 +115,7 @@ _LONGEST = 300  # seconds of a command, after which it hangs, however busy the m
 
 def arguments_of(command: str) -> Iterator[tuple[str, argparse.Action]]:
     """Each argument of a command that takes a text, by its flag or its name; numbers and switches are left out."""
-    from captionkit.cli import _parser
+    from captionkit.cli.main import _parser
 
     commands = next(a for a in _parser([command])._actions if isinstance(a, argparse._SubParsersAction)).choices
     texts = _texts_of_the_recipe()
@@ -130,7 +130,7 @@ def arguments_of(command: str) -> Iterator[tuple[str, argparse.Action]]:
 def _texts_of_the_recipe() -> set[str]:
     """The flags of the recipe's fields that are texts, or lists, which may be of texts."""
     try:
-        from captionkit.training.recipe import flag_of, recipe_fields
+        from captionkit.training.config.recipe import flag_of, recipe_fields
     except ModuleNotFoundError:
         return set()
     return {flag_of(name) for name, leaf in recipe_fields() if isinstance(leaf.default, (str, tuple))}
@@ -142,7 +142,7 @@ def takes(table: dict[str, str], command: str, name: str) -> str | None:
 
 
 def test_every_command_and_argument_is_in_the_tables() -> None:
-    from captionkit.cli import _parser
+    from captionkit.cli.main import _parser
 
     commands = next(a for a in _parser([])._actions if isinstance(a, argparse._SubParsersAction)).choices
     assert set(commands) == set(COMMANDS) == set(USUAL)
@@ -296,7 +296,7 @@ def _hangs(*_: object) -> None:
 
 
 def _fault(case: dict[str, Any], place: Path) -> str:
-    from captionkit.cli import main
+    from captionkit.cli.main import main
 
     before = tree(place)
     said, answered = io.StringIO(), io.StringIO()

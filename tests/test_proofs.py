@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from captionkit import files, outputs
 from captionkit.errors import CaptionkitError
-from captionkit.results import ResultsFile
+from captionkit.inference.results import ResultsFile
+from captionkit.utils import files, outputs
 
 RIGHTS = "-dac_override,-dac_read_search"
 
@@ -88,7 +88,7 @@ def test_a_closed_folder_behind_a_pattern_is_named(tmp_path: Path) -> None:
     (tmp_path / "photos" / "closed").chmod(0)
     patterns = ["photos/**/*.jpg", "photos/*/*.jpg", "photos/*/b.jpg", "photos/*.jpg"]
     script = (
-        "import json, sys; from captionkit.inputs import find_inputs; "
+        "import json, sys; from captionkit.cli.inputs import find_inputs; "
         "print(json.dumps([[[i.name, i.error] for i in find_inputs([p])] for p in sys.argv[1:]]))"
     )
     drop = ["setpriv", f"--inh-caps={RIGHTS}", f"--bounding-set={RIGHTS}"] if os.geteuid() == 0 else []

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionkit.metrics import ptb
-from captionkit.metrics.ptb_automaton import Rule, Scanner
-from captionkit.metrics.ptb_notation import Parser
+from captionkit.metrics.ptb.dfa import Rule, Scanner
+from captionkit.metrics.ptb.regex import Parser
 from ptb_cases import CASES, CHARACTERS, nasty
 
 

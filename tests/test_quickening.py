@@ -12,23 +12,23 @@ onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from onnx import numpy_helper  # noqa: E402
 
-from captionkit.bundle import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model, write_model  # noqa: E402
+from captionkit.data.images import Preprocessing, load_bytes, load_image, to_bytes  # noqa: E402
+from captionkit.data.tokenizer import Text  # noqa: E402
 from captionkit.errors import ModelError  # noqa: E402
-from captionkit.export import quickening  # noqa: E402
 from captionkit.export.graphs import decoder_graph, encoder_graph  # noqa: E402
-from captionkit.export.quantise import calibrate, quantised  # noqa: E402
-from captionkit.export.quickening import quicken  # noqa: E402
-from captionkit.export.storage import plain_graph  # noqa: E402
-from captionkit.images import Preprocessing, load_bytes, load_image, to_bytes  # noqa: E402
-from captionkit.models.captioning import CaptioningModel, DecoderConfig, ModelConfig  # noqa: E402
+from captionkit.export.quantization import graph_passes  # noqa: E402
+from captionkit.export.quantization.graph_passes import quicken  # noqa: E402
+from captionkit.export.quantization.quantize import calibrate, quantised  # noqa: E402
+from captionkit.export.quantization.weight_compression import plain_graph  # noqa: E402
+from captionkit.inference.model_folder import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model, write_model  # noqa: E402
+from captionkit.inference.onnx_runtime import OnnxStepper, open_session  # noqa: E402
+from captionkit.inference.search import Decoding  # noqa: E402
+from captionkit.models.captioning_model import CaptioningModel, DecoderConfig, ModelConfig  # noqa: E402
 from captionkit.models.encoder import EncoderConfig  # noqa: E402
+from captionkit.models.serialization import architecture  # noqa: E402
 from captionkit.models.show_attend_tell import ShowAttendTellConfig  # noqa: E402
 from captionkit.models.show_tell import ShowTellConfig  # noqa: E402
-from captionkit.models.stored import architecture  # noqa: E402
 from captionkit.models.transformer import TransformerConfig  # noqa: E402
-from captionkit.runtime import OnnxStepper, open_session  # noqa: E402
-from captionkit.search import Decoding  # noqa: E402
-from captionkit.text import Text  # noqa: E402
 
 PICTURES = 3
 
@@ -101,7 +101,7 @@ def test_words_are_looked_up_where_their_table_is_not_too_large(model_folder: Pa
     folder = open_model(model_folder)
     weighed = sum(kind == "MatMul" for kind in kinds(plain(folder)))
     assert kinds(quicken(plain(folder))).count("MatMul") == weighed - 1
-    monkeypatch.setattr(quickening, "_LARGEST", 10)
+    monkeypatch.setattr(graph_passes, "_LARGEST", 10)
     assert kinds(quicken(plain(folder))).count("MatMul") == weighed
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from PIL import Image
 
-from captionkit import cli
+from captionkit.cli import main as cli
 from captionkit.errors import TrainingError
-from captionkit.training.rangetest import HIGHEST, LOWEST, find_rates, has_diverged, rate_at, read_off
+from captionkit.training.tools.lr_finder import HIGHEST, LOWEST, find_rates, has_diverged, rate_at, read_off
 from shapes import make_recipe
 
 

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 
-from captionkit import cli
+from captionkit.cli import main as cli
 from captionkit.errors import RecipeError
-from captionkit.training.fields import DecoderRecipe
-from captionkit.training.recipe import Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
+from captionkit.training.config.recipe import Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
+from captionkit.training.config.schema import DecoderRecipe
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_file_is_told_too_and_defaults_of_other_decoders_may_stand_in_it(toml)
 
 def test_the_decoders_are_those_that_can_be_built() -> None:
     pytest.importorskip("torch", reason="the extra `train` is not installed")
-    from captionkit.models.captioning import DECODERS
+    from captionkit.models.captioning_model import DECODERS
     from captionkit.models.transformer import SIZES
 
     fields = dict(recipe_fields())

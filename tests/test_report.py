@@ -17,21 +17,22 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
 
 import captionkit
-from captionkit import cli
-from captionkit.bundle import open_model
-from captionkit.datasets import open_dataset
+from captionkit.cli import main as cli
+from captionkit.cli.inspect import inspect_run
+from captionkit.data.layouts import open_dataset
 from captionkit.errors import CaptionkitError
-from captionkit.inspection import inspect_run
+from captionkit.inference.model_folder import open_model
 from captionkit.metrics import tokenize
 from captionkit.metrics.frequencies import DocumentFrequencies
-from captionkit.training import loop, machine, reporting
-from captionkit.training.clock import Clock
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.reporting import course, examples
-from captionkit.training.reporting.material import load_kept
-from captionkit.training.run import METRICS
-from captionkit.training.sittings import SITTINGS, read_sittings
+from captionkit.training import trainer
+from captionkit.training.report import curves, examples
+from captionkit.training.report.run_data import load_kept
+from captionkit.training.run import environment
+from captionkit.training.run.run_dir import METRICS
+from captionkit.training.run.sessions import SITTINGS, read_sittings
+from captionkit.training.run.timer import Clock
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
 from shapes import make_recipe
 from test_document import check_page
 
@@ -73,14 +74,14 @@ def shapes(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sat(shapes: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of two sittings, and its folder as the first, which was interrupted, left it."""
     folder = tmp_path_factory.mktemp("sat")
-    original = loop._Run._evaluate
+    original = trainer._Run._evaluate
 
     def interrupted(self) -> None:
         original(self)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop._Run, "_evaluate", interrupted)
+        patched.setattr(trainer._Run, "_evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(shapes, folder / "run", make_recipe(backbone, CHANGES))
     shutil.copytree(folder / "run", folder / "first")
@@ -91,8 +92,8 @@ def sat(shapes: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def run(sat: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the run to change; its curves are drawn no more, which takes the longest."""
-    monkeypatch.setattr(course, "curve_drawings", lambda _: [])
-    monkeypatch.setattr("captionkit.training.reporting.again.draw_curves", lambda *_: None)
+    monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
+    monkeypatch.setattr("captionkit.training.report.command.draw_curves", lambda *_: None)
     return Path(shutil.copytree(sat[0], tmp_path / "run"))
 
 
@@ -116,14 +117,14 @@ def test_the_report_tells_everything_of_both_sittings(sat: tuple[Path, Path], sh
     assert headings(page) == SECTIONS == re.findall("^## (.*)", text, re.MULTILINE)
     best = json.loads((sat[0] / METRICS).read_text().splitlines()[-1])
     assert best["best"] and best["cider"] > 0
-    source = machine.source_state()
+    source = environment.source_state()
     for told in (
         *(f"{best['cider']:.3f}", f"{best['bleu4']:.3f}", f"{best['val_loss']:.3f}"),
         *("BLEU-1", "ROUGE-L", "METEOR is left out", "95 % interval", "distinct captions", "tokens a second"),
         *("pictures a second", "0 to 45", "0 to 90", "interrupted", "all epochs done", "--resume", "shapes"),
         *("blue-bar.png", "red-bar.png", "optimizer.lr", "0.01", captionkit.__version__, str(Path.cwd())),
         *(open_dataset(shapes)["train"].fingerprint()[:12], "22", source.get("commit", "")[:12]),
-        *("whole recipe", "label", "frozen", "1 thread" if machine.torch.get_num_threads() == 1 else "threads"),
+        *("whole recipe", "label", "frozen", "1 thread" if environment.torch.get_num_threads() == 1 else "threads"),
     ):
         assert told in page and told in text, told
     assert f"captionkit train {shapes} --output {sat[0]} --data.val-split train" in page
@@ -176,11 +177,11 @@ def test_an_interrupted_run_has_a_report_too(sat: tuple[Path, Path]) -> None:
 def test_a_run_can_be_looked_at_while_it_goes_on(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(course, "curve_drawings", lambda _: [])
-    monkeypatch.setattr(loop.RunFolder, "draw", lambda _: None)
-    monkeypatch.setattr("captionkit.training.reporting.again.draw_curves", lambda *_: None)
+    monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
+    monkeypatch.setattr(trainer.RunFolder, "draw", lambda _: None)
+    monkeypatch.setattr("captionkit.training.report.command.draw_curves", lambda *_: None)
     seen: list[str] = []
-    original = loop._Run._save
+    original = trainer._Run._save
 
     def look(self) -> None:
         seen.append((tmp_path / "run" / "report.md").read_text(encoding="utf-8"))
@@ -188,7 +189,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
         seen.append((tmp_path / "run" / "report.md").read_text(encoding="utf-8"))
         original(self)
 
-    monkeypatch.setattr(loop._Run, "_save", look)
+    monkeypatch.setattr(trainer._Run, "_save", look)
     train(data, tmp_path / "run", make_recipe(backbone, {**CHANGES, "optimizer.epochs": 2, "run.eval_every": 1}))
     assert "under way: 1 of 2 epochs so far" in seen[0] and "| under way |" in seen[0]
     assert "under way" in seen[1] and "95 % interval" in seen[1]  # asked for, the report is whole
@@ -197,7 +198,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
 def test_without_attention_there_is_nothing_word_by_word(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(course, "curve_drawings", lambda _: [])
+    monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
     recipe = make_recipe(backbone, {"decoder.name": "show-tell", "decoder.attention": 256, "optimizer.epochs": 1})
     train(data, tmp_path / "run", recipe)
     page, text = texts(tmp_path / "run")
@@ -280,7 +281,7 @@ def test_a_part_that_fails_is_a_line_among_the_others(run: Path, monkeypatch: py
         raise ZeroDivisionError("by nothing\nand more")
 
     monkeypatch.setattr(examples, "attention_strip", fails)
-    monkeypatch.setattr(course, "median", fails)
+    monkeypatch.setattr(curves, "median", fails)
     assert report(run) == 0
     page, text = texts(run)
     check_page(page)
@@ -294,8 +295,8 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
     def full(*_: object) -> None:
         raise CaptionkitError("report.html: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(reporting, "document_html", full)
-    monkeypatch.setattr(course, "curve_drawings", lambda _: [])
+    monkeypatch.setattr("captionkit.training.report.document_html", full)
+    monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
     result = train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1}))
     assert result.steps == 3 and read_sittings(tmp_path / "run")[-1].done
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("no report (")]
@@ -303,7 +304,7 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
 
 
 def test_a_failed_run_tells_why(data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(course, "curve_drawings", lambda _: [])
+    monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
     original = Learner.step
     monkeypatch.setattr(Learner, "step", lambda self, at, p: None if at == 4 else original(self, at, p))
     with pytest.raises(CaptionkitError, match="not finite"):
@@ -328,7 +329,7 @@ def test_a_run_that_is_done_is_not_told_again_unless_it_was_killed_before(run: P
 
 def test_each_second_counts_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [0.0]
-    monkeypatch.setattr("captionkit.training.clock.time.monotonic", lambda: at[0])
+    monkeypatch.setattr("captionkit.training.run.timer.time.monotonic", lambda: at[0])
 
     def items() -> Iterator[int]:
         for item in (1, 2):
@@ -358,20 +359,20 @@ def test_the_commit_is_that_of_captionkit_alone(tmp_path: Path, monkeypatch: pyt
 
     def git(*arguments: str) -> None:
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
-        machine.subprocess.run(
+        environment.subprocess.run(
             ["git", "-C", str(package.parents[1]), *who, *arguments], check=True, capture_output=True
         )
 
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    monkeypatch.setattr(machine, "__file__", str(package / "training/machine.py"))
-    assert machine.source_state() == {}  # in a virtual environment inside somebody's repository
+    monkeypatch.setattr(environment, "__file__", str(package / "training/machine.py"))
+    assert environment.source_state() == {}  # in a virtual environment inside somebody's repository
     git("add", "--force", "venv")
     git("commit", "-m", "second")
-    clean = machine.source_state()
+    clean = environment.source_state()
     assert re.fullmatch("[0-9a-f]{40}", clean["commit"]) and clean["changed"] is False
     (package / "__init__.py").write_text("1")
-    assert machine.source_state() == {**clean, "changed": True}
+    assert environment.source_state() == {**clean, "changed": True}
     monkeypatch.setenv("PATH", "")
-    assert machine.source_state() == {}
+    assert environment.source_state() == {}

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import captionkit
-from captionkit.cli import main
+from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError
+from captionkit.inference.results import ResultsFile, image_ids
 from captionkit.metrics.reading import read_candidates, read_references
-from captionkit.results import ResultsFile, image_ids
 
 WRITTEN = {
     0: ["A brown dog runs on the grass.", "The dog is running outside."],
@@ -222,7 +222,7 @@ class Counted(str):
 
 def test_ids_are_made_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the comparisons of ids, half of which are another's: a count of each would compare it with all."""
-    monkeypatch.setattr("captionkit.results.id_of_file", lambda path: Counted(Path(path).stem))
+    monkeypatch.setattr("captionkit.inference.results.id_of_file", lambda path: Counted(Path(path).stem))
     compared = []
     for size in (500, 2000):
         Counted.compared = 0

@@ -16,10 +16,10 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 
-from captionkit.training import loop
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.run import BEST, LAST, METRICS
+from captionkit.training import trainer
+from captionkit.training.run.run_dir import BEST, LAST, METRICS
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
 from kept import same_tensors, step_of
 from shapes import VARIED, make_halves, make_recipe
 from sittings import start
@@ -163,7 +163,7 @@ def test_several_sittings_make_one_curve(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def killed_at(step: int):
-        original = loop._Run._save
+        original = trainer._Run._save
 
         def save(self) -> None:
             if self.progress.step > step:
@@ -175,7 +175,7 @@ def test_several_sittings_make_one_curve(
     recipe = make_recipe(backbone, {"optimizer.epochs": 8, "run.checkpoint_every": 3600, "run.patience": 0})
     for step in (3, 9, 15):  # each sitting records an evaluation that its checkpoint does not know
         with monkeypatch.context() as patched:
-            patched.setattr(loop._Run, "_save", killed_at(step))
+            patched.setattr(trainer._Run, "_save", killed_at(step))
             with pytest.raises(KeyboardInterrupt):
                 train(data, tmp_path / "run", recipe, resume=step > 3)
         time.sleep(1)  # event files are named by the second

@@ -7,8 +7,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
-from captionkit.export.rounding import Inputs, compensated  # noqa: E402
-from captionkit.images import Preprocessing  # noqa: E402
+from captionkit.data.images import Preprocessing  # noqa: E402
+from captionkit.export.quantization.gptq import Inputs, compensated  # noqa: E402
 
 
 def correlated(generator: np.random.Generator, many: int, size: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_a_convolutions_inputs_are_what_its_kernel_covers(groups, stride, pads, 
         "Conv", ["x", "w"], ["y"], group=groups, strides=[stride, stride], pads=pads, dilations=[dilation, dilation]
     )
     monkeypatch.setattr(
-        "captionkit.export.rounding._PLACES", 4000
+        "captionkit.export.quantization.gptq._PLACES", 4000
     )  # so that the mean over them is nearly that over all
     inputs = Inputs(node, weight)
     inputs.add(value)
@@ -77,9 +77,9 @@ def test_a_convolutions_inputs_are_what_its_kernel_covers(groups, stride, pads, 
 
 @pytest.mark.parametrize(("largest", "anew"), [(40, True), (39, False)])
 def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monkeypatch):
-    from captionkit.export import quantise
+    from captionkit.export.quantization import quantize
 
-    monkeypatch.setattr(quantise, "LARGEST", largest)
+    monkeypatch.setattr(quantize, "LARGEST", largest)
     generator = np.random.default_rng(5)
     weight = generator.normal(size=(40, 32)).astype(np.float32)
     x, y = (onnx.helper.make_tensor_value_info(name, 1, [None, size]) for name, size in (("x", 40), ("y", 32)))
@@ -89,8 +89,8 @@ def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monke
     ]
     graph = onnx.helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    calibrated = quantise.calibrate(model, [{"x": correlated(generator, 50, 40).astype(np.float32)} for _ in range(4)])
-    made = onnx.load_from_string(quantise.quantised(model, [], calibrated, Preprocessing()))
+    calibrated = quantize.calibrate(model, [{"x": correlated(generator, 50, 40).astype(np.float32)} for _ in range(4)])
+    made = onnx.load_from_string(quantize.quantised(model, [], calibrated, Preprocessing()))
     found = next(onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "w_quantized")
     assert (list(calibrated.rounded) == ["w_quantized"]) is anew
     nearest = np.abs(found - weight / (np.abs(weight).max(0) / 64)).max() <= 0.51

@@ -24,15 +24,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from captionkit import files
-from captionkit.bundle import CARD, WEIGHTS, open_model, update_model
 from captionkit.errors import CaptionkitError, TrainingError
-from captionkit.training import learner, teaching
-from captionkit.training.interrupt import deferred_interrupts
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.recipe import Recipe
-from captionkit.training.run import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
+from captionkit.inference.model_folder import CARD, WEIGHTS, open_model, update_model
+from captionkit.training import train_step
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data import dataset
+from captionkit.training.engine.signals import deferred_interrupts
+from captionkit.training.run.run_dir import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
+from captionkit.utils import files
 from kept import step_of
 from shapes import make_recipe
 from sittings import launch, start
@@ -65,7 +66,7 @@ def evaluations(run: Path) -> list[dict]:
 
 def spoilt(at: int, error: BaseException):
     """`losses` that fails in the step numbered `at` (from 1)."""
-    calls, original = iter(range(1, 10_000)), learner.losses
+    calls, original = iter(range(1, 10_000)), train_step.losses
 
     def fails(*args: object):
         if next(calls) == at:
@@ -79,7 +80,7 @@ def broken_off(data: Path, run: Path, recipe: Recipe, at: int, error: BaseExcept
     """Train until `error` is raised in step `at` (from 1); returns what comes of it, which matches `match`."""
     expected = TrainingError if match else type(error)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(learner, "losses", spoilt(at, error))
+        patched.setattr(train_step, "losses", spoilt(at, error))
         with pytest.raises(expected, match=match) as caught:
             train(data, run, recipe)
     return one_line(caught)
@@ -262,7 +263,7 @@ def test_a_lost_device_is_told_and_nothing_of_it_is_saved(
 def test_a_mistake_in_the_program_is_not_blamed_on_the_device(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner, "losses", spoilt(2, RuntimeError("shapes cannot be multiplied; connection closed")))
+    monkeypatch.setattr(train_step, "losses", spoilt(2, RuntimeError("shapes cannot be multiplied; connection closed")))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         train(data, tmp_path / "run", make_recipe(backbone))
 
@@ -271,7 +272,7 @@ def test_what_a_thread_raises_comes_out_and_the_lock_is_given_back(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(backbone, {**WHOLE, "run.workers": 2, "run.checkpoint_every": 0})
-    calls, original = iter(range(10_000)), teaching.load_image
+    calls, original = iter(range(10_000)), dataset.load_image
 
     def fails(*args: object, **options: object):
         if next(calls) == 40:
@@ -279,7 +280,7 @@ def test_what_a_thread_raises_comes_out_and_the_lock_is_given_back(
         return original(*args, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(teaching, "load_image", fails)
+        patched.setattr(dataset, "load_image", fails)
         with pytest.raises(ZeroDivisionError):
             train(data, tmp_path / "run", recipe)
     train(data, tmp_path / "run", resume=True)
@@ -292,7 +293,7 @@ def test_what_a_thread_raises_comes_out_and_the_lock_is_given_back(
 
 def vanishing(at: int, root: Path):
     """`load_image`, at whose `at`th call the disk with the pictures goes away."""
-    calls, original = iter(range(10_000)), teaching.load_image
+    calls, original = iter(range(10_000)), dataset.load_image
 
     def load(*args: object, **options: object):
         if next(calls) == at:
@@ -311,7 +312,7 @@ def test_a_disk_that_goes_away_ends_the_run_as_it_was_before(
     recipe = make_recipe(backbone, {**WHOLE, "run.checkpoint_every": 0, "run.workers": workers})
     train(root, tmp_path / "whole", recipe)
     with monkeypatch.context() as patched:
-        patched.setattr(teaching, "load_image", vanishing(at, root))
+        patched.setattr(dataset, "load_image", vanishing(at, root))
         with pytest.raises(TrainingError, match=r"read before cannot be read any more \(.*--resume") as caught:
             train(root, tmp_path / "run", recipe)
     kept = step_of(tmp_path / "run") if (tmp_path / "run" / LAST).exists() else 0
@@ -374,7 +375,7 @@ def test_the_end_of_the_terminal_saves_the_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(Learner, "step", hung_up)
-        patched.setattr("captionkit.training.report.say", lambda _: os.write(-1, b""))  # nobody hears
+        patched.setattr("captionkit.training.run_logger.say", lambda _: os.write(-1, b""))  # nobody hears
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     assert step_of(tmp_path / "run") == 5
@@ -411,7 +412,7 @@ while time.monotonic() < end:
 #: hears them between two steps
 FLOODED = """
 import os, subprocess, sys
-from captionkit.training.interrupt import deferred_interrupts
+from captionkit.training.engine.signals import deferred_interrupts
 with deferred_interrupts() as interrupted:
     flood = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], start_new_session=True)
     while flood.poll() is None:
@@ -506,7 +507,7 @@ def test_a_folder_with_blanks_and_letters_of_the_world(
 ) -> None:
     import shlex
 
-    from captionkit import cli
+    from captionkit.cli import main as cli
 
     run = tmp_path / "mein Lauf – 実験 'eins'"
     said = broken_off(data, run, make_recipe(backbone), 5, RuntimeError(ASSERT), "the device failed")

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from captionkit.search import Constraints, Decoding, Hypothesis, search
+from captionkit.inference.search import Constraints, Decoding, Hypothesis, search
 from steppers import BANNED, BOS, EOS, DroppingStepper, RandomModel, RandomStepper, brief, pictures, run
 
 A, B, C = range(4, 7)  # the words of the models

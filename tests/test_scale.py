@@ -19,16 +19,19 @@ from safetensors.torch import load_file
 from torch._dynamo.exc import TorchDynamoException
 
 from captionkit.errors import RecipeError, TrainingError
-from captionkit.training import compiling, features, learner, loop, memory, room, setup
-from captionkit.training.batches import Plan, batches
-from captionkit.training.features import cached_features
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.memory import Forecast
-from captionkit.training.processes import make_accelerator
-from captionkit.training.recipe import Recipe, load_recipe
-from captionkit.training.run import BEST, LAST
-from captionkit.training.teaching import Teaching
+from captionkit.training import factory, memory_check, train_step, trainer
+from captionkit.training.config.recipe import Recipe, load_recipe
+from captionkit.training.data import feature_cache
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.feature_cache import cached_features
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.engine import compile, free_memory
+from captionkit.training.engine.distributed import make_accelerator
+from captionkit.training.memory_check import Forecast
+from captionkit.training.run.run_dir import BEST, LAST
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
 
 SOFT = {"decoder.embedding": 16, "decoder.hidden": 24, "decoder.attention": 8}
 HARD = {**SOFT, "decoder.kind": "hard"}
@@ -63,7 +66,7 @@ def same_run(one: Path, other: Path) -> bool:
 
 
 def learner_of(recipe: Recipe, data: Path) -> tuple[Learner, Teaching]:
-    made = setup.prepare(recipe, data)
+    made = factory.prepare(recipe, data)
     accelerator = make_accelerator("no", made.model)
     teach, val = (
         Teaching(part, made.text, recipe, made.preprocessing, augment=part is made.train)
@@ -107,7 +110,7 @@ def test_recomputing_keeps_less(data: Path, backbone: Path) -> None:
 
 def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
     given = torch.zeros(1000, requires_grad=True)  # 4,000 bytes
-    with memory._Live(iter([given])) as live:
+    with memory_check._Live(iter([given])) as live:
         one = given * 2  # 4,000
         view = one.view(10, 100)[3:]  # nothing more
         two = view.exp().sum()  # 2,800, kept by exp for its gradient, and 4
@@ -129,13 +132,13 @@ def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, ch
         taught.model.encoder.train_from(None)
     forecast = Forecast(taught, val)
     (batch,) = batches(taught.teaching, taught.plan, 0, 0)
-    measured = max(forecast._course(batch, memory._teach))
+    measured = max(forecast._course(batch, memory_check._teach))
     assert forecast.training.of(12) == pytest.approx(measured, rel=0.1)
-    looked = max(forecast._course(batch, memory._look))
+    looked = max(forecast._course(batch, memory_check._look))
     assert looked < measured
     assert forecast.of(1) > forecast.of(2) > forecast.of(12) > 0
     trained = sum(p.numel() * 4 for p in taught.model.parameters() if p.requires_grad)
-    assert forecast.of(12) >= 4 * trained + memory._LIBRARIES  # gradients, what an update takes, and two moments
+    assert forecast.of(12) >= 4 * trained + memory_check._LIBRARIES  # gradients, what an update takes, and two moments
 
 
 def test_the_check_changes_no_bit_of_the_run(
@@ -143,7 +146,7 @@ def test_the_check_changes_no_bit_of_the_run(
 ) -> None:
     recipe = recipe_of(backbone, HARD)
     train(data, tmp_path / "checked", recipe)
-    monkeypatch.setattr(loop, "check_memory", lambda *_: None)
+    monkeypatch.setattr(trainer, "check_memory", lambda *_: None)
     train(data, tmp_path / "plain", recipe)
     assert same_run(tmp_path / "checked", tmp_path / "plain")
 
@@ -151,13 +154,13 @@ def test_the_check_changes_no_bit_of_the_run(
 def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_LIBRARIES", 0)  # beside which a tiny model is nothing
+    monkeypatch.setattr(memory_check, "_LIBRARIES", 0)  # beside which a tiny model is nothing
     changes = {**SOFT, "optimizer.batch_size": 12, "optimizer.ema": 0.9}
     taught, val = learner_of(recipe_of(backbone, changes), data)
     forecast = Forecast(taught, val)
-    between = int((forecast.of(1) + forecast.of(3)) / 2 / memory._FILLED)
+    between = int((forecast.of(1) + forecast.of(3)) / 2 / memory_check._FILLED)
     assert forecast.of(3) < between < forecast.of(1)
-    monkeypatch.setattr(memory, "free_memory", lambda _: between)
+    monkeypatch.setattr(memory_check, "free_memory", lambda _: between)
     run = tmp_path / "run"
     with pytest.raises(TrainingError) as caught:
         train(data, run, recipe_of(backbone, changes))
@@ -170,10 +173,10 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     assert not (run / LAST).exists()
     train(data, run, recipe_of(backbone, {**changes, "optimizer.accumulate": said[1]}))  # in the same folder
     assert (run / BEST).is_dir()
-    monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(memory_check, "free_memory", lambda _: 1000)
     with pytest.raises(TrainingError, match="too little for one picture; take a smaller image or model"):
         train(data, tmp_path / "none", recipe_of(backbone, changes))
-    monkeypatch.setattr(memory, "free_memory", lambda _: None)
+    monkeypatch.setattr(memory_check, "free_memory", lambda _: None)
     assert train(data, tmp_path / "unknown", recipe_of(backbone, changes)).steps == 1
 
 
@@ -185,24 +188,24 @@ def test_what_control_groups_leave(tmp_path: Path) -> None:
 
     group(tmp_path / "user", max=1000, current=700, stat="anon 1\ninactive_file 200")
     group(tmp_path / "user" / "job", max="max", current=600, stat="inactive_file 0")
-    assert room.group_rooms("0::/user/job\n", tmp_path) == [500]
+    assert free_memory.group_rooms("0::/user/job\n", tmp_path) == [500]
     group(tmp_path / "user" / "job", max=700, current=800, stat="inactive_file 50")
-    assert sorted(room.group_rooms("0::/user/job\n", tmp_path)) == [0, 500]
+    assert sorted(free_memory.group_rooms("0::/user/job\n", tmp_path)) == [0, 500]
     old = tmp_path / "memory" / "docker"
     group(old, limit_in_bytes=900, usage_in_bytes=300, stat="total_inactive_file 100")
-    assert room.group_rooms("4:cpu,cpuacct:/docker\n9:memory:/docker\n", tmp_path) == [700]
+    assert free_memory.group_rooms("4:cpu,cpuacct:/docker\n9:memory:/docker\n", tmp_path) == [700]
     group(tmp_path, max=400, current=100, stat="inactive_file 0")  # as seen from inside a container
-    assert room.group_rooms("0::/../../elsewhere\n", tmp_path) == [300]
-    assert room.group_rooms("", tmp_path) == []
+    assert free_memory.group_rooms("0::/../../elsewhere\n", tmp_path) == [300]
+    assert free_memory.group_rooms("", tmp_path) == []
 
 
 def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    alone = room.free_memory(torch.device("cpu"))
+    alone = free_memory.free_memory(torch.device("cpu"))
     assert 0 < alone <= psutil.virtual_memory().total
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert room.free_memory(torch.device("cpu")) < 0.5 * alone
-    assert room.free_memory(torch.device("meta")) is None
+    assert free_memory.free_memory(torch.device("cpu")) < 0.5 * alone
+    assert free_memory.free_memory(torch.device("meta")) is None
 
 
 # --- compiling ---
@@ -226,11 +229,11 @@ def test_compiling_calls_the_compiler_for_the_encoder_and_the_blocks_alone(
     model, names = taught.model, list(taught.model.state_dict())
     compiled: list[object] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
-    compiling.compile_parts(model)
+    compile.compile_parts(model)
     assert compiled == [model.encoder, *model.decoder.layers] and list(model.state_dict()) == names
     model.encoder.train_from(None)
     compiled.clear()
-    compiling.compile_parts(model)
+    compile.compile_parts(model)
     assert compiled == [*model.decoder.layers]  # what a frozen encoder makes is computed once
 
 
@@ -247,13 +250,13 @@ def test_what_cannot_be_compiled_is_said_before_anything_is_done(
     assert not (tmp_path / "run").exists()
     with pytest.raises(RecipeError, match=r"run\.compile and run\.recompute exclude each other"):
         train(data, tmp_path / "run", recipe_of(backbone, {"run.compile": "true", "run.recompute": "true"}))
-    monkeypatch.setattr(compiling, "_COMPILERS", (sys.executable,))
+    monkeypatch.setattr(compile, "_COMPILERS", (sys.executable,))
     monkeypatch.delenv("CXX")
 
     def fails(*_: object) -> None:
         raise TorchDynamoException("backend='inductor' raised:\nCppCompileError: a long story")
 
-    monkeypatch.setattr(learner, "losses", fails)
+    monkeypatch.setattr(train_step, "losses", fails)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
     with pytest.raises(TrainingError, match=r"torch\.compile failed \(backend='inductor' raised:\)") as caught:
         train(data, tmp_path / "run", wanted)
@@ -275,7 +278,7 @@ def much(kind: str) -> None:
 def test_out_of_memory_says_what_to_lower(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
 ) -> None:
-    module = learner if where == "step" else sys.modules["captionkit.training.evaluation"]
+    module = train_step if where == "step" else sys.modules["captionkit.training.validation"]
     monkeypatch.setattr(module, "losses", lambda *_: much(kind))
     step = 0 if where == "step" else 3
     with pytest.raises(TrainingError, match=rf"out of memory after step {step}; .*optimizer\.accumulate") as caught:
@@ -289,7 +292,7 @@ def test_other_errors_stay_what_they_are(
     def fails(*_: object) -> None:
         raise RuntimeError("of another kind")
 
-    monkeypatch.setattr(learner, "losses", fails)
+    monkeypatch.setattr(train_step, "losses", fails)
     with pytest.raises(RuntimeError, match="of another kind"):
         train(data, tmp_path / "run", recipe_of(backbone, SOFT))
 
@@ -297,11 +300,11 @@ def test_other_errors_stay_what_they_are(
 def test_features_are_computed_of_as_many_pictures_as_fit(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = setup.prepare(recipe_of(backbone, {**SOFT, "encoder.train": "frozen"}), data)
+    made = factory.prepare(recipe_of(backbone, {**SOFT, "encoder.train": "frozen"}), data)
     how = {"flips": False, "precision": "no", "shown": lambda items, *_: items}
     wanted, _ = cached_features(made.model.encoder.eval(), made.train, made.preprocessing, **how)
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "another"))
-    encode, met = features._encode, []
+    encode, met = feature_cache._encode, []
 
     def tight(encoder, images, precision):
         met.append(len(images))
@@ -309,7 +312,7 @@ def test_features_are_computed_of_as_many_pictures_as_fit(
             much("cpu")
         return encode(encoder, images, precision)
 
-    monkeypatch.setattr(features, "_encode", tight)
+    monkeypatch.setattr(feature_cache, "_encode", tight)
     most = 3
     found, broken = cached_features(made.model.encoder, made.train, made.preprocessing, **how)
     assert met == [12, 6, 3, 3, 6, 3, 3] and not broken

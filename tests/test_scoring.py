@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import captionkit
-from captionkit.cli import main
-from captionkit.datasets import open_dataset
+from captionkit.cli.main import main
+from captionkit.data.layouts import open_dataset
 from captionkit.errors import CaptionkitError
 from captionkit.metrics import CiderD, DocumentFrequencies, tokenize
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.search import Constraints, Decoding, Hypothesis
+from captionkit.inference.search import Constraints, Decoding, Hypothesis
 from steppers import (
     BANNED,
     BOS,

@@ -16,26 +16,27 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 import torch
 from torch import Tensor
 
-from captionkit.bundle import open_model
+from captionkit.data.tokenizer import Text
 from captionkit.errors import RecipeError
+from captionkit.inference.model_folder import open_model
+from captionkit.inference.search import Decoding, search
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
 from captionkit.metrics.frequencies import DocumentFrequencies
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
+from captionkit.models.serialization import load_model
 from captionkit.models.stepper import MemoryStepper
-from captionkit.models.stored import load_model
-from captionkit.search import Decoding, search
-from captionkit.text import Text
-from captionkit.training import loop, self_critical
-from captionkit.training.evaluation import Judge
-from captionkit.training.guard import harm
-from captionkit.training.loop import train
-from captionkit.training.recipe import load_recipe
-from captionkit.training.rewards import Reward, advantages
-from captionkit.training.run import LAST, RunFolder
-from captionkit.training.self_critical import Critic
-from captionkit.training.speaking import draw, speak
+from captionkit.training import trainer
+from captionkit.training.config.recipe import load_recipe
+from captionkit.training.objectives import scst
+from captionkit.training.objectives.collapse import harm
+from captionkit.training.objectives.rewards import Reward, advantages
+from captionkit.training.objectives.sampling import draw, speak
+from captionkit.training.objectives.scst import Critic
+from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.trainer import train
+from captionkit.training.validation import Judge
 from decoders import CONFIGS
 from kept import rows
 from shapes import make_recipe
@@ -185,7 +186,7 @@ class Pictures:
 def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the sum over all captions of at most three tokens, each with its probability."""
     text = Text.train(["a dog", "a cat"], min_frequency=1)
-    monkeypatch.setattr(self_critical, "DECODING", Decoding(max_length=2))
+    monkeypatch.setattr(scst, "DECODING", Decoding(max_length=2))
     model, memory = speaker(kind, len(text), 0.4), torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(3))
     words = sorted(set(range(len(text))) - text.never_generated)
     written = [["a dog", "the dog"], ["a cat"]]
@@ -273,7 +274,7 @@ def critical(taught: Path, backbone: Path):
 def test_the_reward_rises_and_is_reported(
     data: Path, critical, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "harm", lambda *_: "")  # three validation pictures are too few to tell
+    monkeypatch.setattr(trainer, "harm", lambda *_: "")  # three validation pictures are too few to tell
     result = train(data, tmp_path / "run", critical({"optimizer.epochs": 40}))
     said = capsys.readouterr().err
     assert "reward" in said and "nan" not in said
@@ -356,8 +357,8 @@ def test_harm_is_named(now: dict, why: str) -> None:
 
 
 def test_signs_of_harm_are_counted() -> None:
-    from captionkit.datasets import CaptionSet
-    from captionkit.datasets.core import Example
+    from captionkit.data.layouts import CaptionSet
+    from captionkit.data.layouts.caption_set import Example
 
     captions = tuple(f"the dog sees a {thing}" for thing in ("ball", "cat", "man", "boat", "tree"))
     judge = Judge(CaptionSet("some", "val", tuple(Example(n, b"", captions) for n in range(5))))

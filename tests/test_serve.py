@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import captionkit
-from captionkit import cli
+from captionkit.cli import main as cli
 from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -322,7 +322,7 @@ def test_a_port_that_is_taken_is_named(server: Server, capsys: pytest.CaptureFix
 
 
 def test_without_the_extra_says_what_to_install() -> None:
-    code = "import sys; sys.modules['uvicorn'] = None; from captionkit import cli; sys.exit(cli.main(['serve']))"
+    code = "import sys; sys.modules['uvicorn'] = None; from captionkit.cli.main import main; sys.exit(main(['serve']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "captionkit: uvicorn is not installed; run `pip install 'captionkit[serve]'`\n"

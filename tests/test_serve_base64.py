@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from captionkit.serve.encoded import decode, scheme_of
+from captionkit.serve.base64_images import decode, scheme_of
 from captionkit.serve.errors import RefusalError
 
 #: of lengths that need every padding, with bytes that need every letter

@@ -17,8 +17,8 @@ pytest.importorskip("httpx2")
 
 from starlette.testclient import TestClient
 
-from captionkit.captioner import Outcome
 from captionkit.errors import CaptionkitError, ImageError
+from captionkit.inference.captioner import Outcome
 from captionkit.serve.app import create_app
 from captionkit.serve.batching import Batching
 from captionkit.serve.errors import BusyError, LateError

@@ -23,7 +23,7 @@ pytest.importorskip("httpx2")
 
 from starlette.testclient import TestClient
 
-from captionkit.serve import fetching
+from captionkit.serve import url_fetch
 from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings
 
@@ -281,12 +281,12 @@ def test_other_origins_are_let_in_by_name_only(model: captionkit.Captioner, clie
     ],
 )
 def test_addresses_inside_are_not_public(address: str) -> None:
-    assert not fetching.is_public(address)
+    assert not url_fetch.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1"])
 def test_addresses_outside_are_public(address: str) -> None:
-    assert fetching.is_public(address)
+    assert url_fetch.is_public(address)
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ class _Site:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         port = self.server.server_port
         self.connected: list[str] = []
-        backend = fetching.httpcore2.AnyIOBackend
+        backend = url_fetch.httpcore2.AnyIOBackend
         connect = backend.connect_tcp
 
         async def here(this: Any, host: str, *_: Any) -> Any:

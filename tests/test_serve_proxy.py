@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 import pytest
 
 import captionkit
-from captionkit import cli
+from captionkit.cli import main as cli
 from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")

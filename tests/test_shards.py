@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captionkit import cli
-from captionkit.datasets import inspect_dataset, open_dataset, shards, stated_captions, tar
-from captionkit.datasets.core import Problem
+from captionkit.cli import main as cli
+from captionkit.data.images import open_image
+from captionkit.data.layouts import inspect_dataset, open_dataset, shards, stated_captions, tar
+from captionkit.data.layouts.caption_set import Problem
 from captionkit.errors import DatasetError, ImageError
-from captionkit.files import Member
-from captionkit.images import open_image
+from captionkit.utils.files import Member
 
 
 @pytest.fixture(autouse=True)
@@ -339,8 +339,8 @@ def test_twenty_thousand_pictures_are_indexed_and_read_in_little_memory(tmp_path
 
 _READ_IN_LITTLE_MEMORY = """
 import sys, tracemalloc
-from captionkit.datasets import open_dataset
-from captionkit.images import open_image
+from captionkit.data.layouts import open_dataset
+from captionkit.data.images import open_image
 tracemalloc.start()
 dataset = open_dataset(sys.argv[1])
 assert len(dataset["all"]) == 20_000 and not dataset.problems
@@ -405,7 +405,7 @@ def shapes_in_shards(root: Path, data: Path, shard: int = 5) -> Path:
 
 
 def plan_of(shards: list[int], **changes: object):
-    from captionkit.training.batches import Plan
+    from captionkit.training.data.sampler import Plan
     from shapes import make_recipe
 
     recipe = make_recipe("mobilenet-v2", {"optimizer.batch_size": 10, **changes})
@@ -437,7 +437,7 @@ def test_shards_are_read_nearly_in_order_and_mixed() -> None:
 
 
 def test_shards_give_the_same_steps_whatever_the_parts_and_processes() -> None:
-    from captionkit.training.batches import Plan
+    from captionkit.training.data.sampler import Plan
     from shapes import make_recipe
 
     shards = [n // 9 for n in range(100)]
@@ -460,9 +460,9 @@ def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
 
     from safetensors.torch import load_file
 
-    from captionkit.training.learner import Learner
-    from captionkit.training.loop import train
-    from captionkit.training.run import LAST, RunFolder
+    from captionkit.training.run.run_dir import LAST, RunFolder
+    from captionkit.training.train_step import Learner
+    from captionkit.training.trainer import train
     from shapes import make_recipe
 
     monkeypatch.setattr(RunFolder, "draw", lambda _: None)

@@ -12,14 +12,14 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 from safetensors.torch import load, save  # noqa: E402
 
 import captionkit  # noqa: E402
-from captionkit.bundle import WEIGHTS, open_model, update_model  # noqa: E402
-from captionkit.captioner import Captioner  # noqa: E402
-from captionkit.cli import main  # noqa: E402
-from captionkit.datasets import open_dataset  # noqa: E402
+from captionkit.cli.main import main  # noqa: E402
+from captionkit.data.layouts import open_dataset  # noqa: E402
+from captionkit.inference.captioner import Captioner  # noqa: E402
+from captionkit.inference.model_folder import WEIGHTS, open_model, update_model  # noqa: E402
+from captionkit.models.serialization import load_model, stores_half  # noqa: E402
 from captionkit.models.stepper import TorchStepper  # noqa: E402
-from captionkit.models.stored import load_model, stores_half  # noqa: E402
-from captionkit.training.keep import DECODING  # noqa: E402
-from captionkit.training.soup import average_models, mean_of  # noqa: E402
+from captionkit.training.config.decoding import DECODING  # noqa: E402
+from captionkit.training.tools.model_soup import average_models, mean_of  # noqa: E402
 from real_photos import make_photos  # noqa: E402
 
 Weights = dict[str, "torch.Tensor"]

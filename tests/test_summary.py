@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from captionkit import cli
-from captionkit.bundle import open_model
+from captionkit.cli import main as cli
+from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.images import Preprocessing
-from captionkit.models.captioning import CaptioningModel, ModelConfig
+from captionkit.inference.model_folder import open_model
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig

@@ -21,14 +21,14 @@ pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from captionkit import cli
+from captionkit.cli import main as cli
 from captionkit.errors import RecipeError, TrainingError
-from captionkit.training.learner import Learner
-from captionkit.training.recipe import Recipe, load_recipe
-from captionkit.training.run import RunFolder
-from captionkit.training.space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
-from captionkit.training.study import JOURNAL, Study, TrialInHand
-from captionkit.training.sweep import sweep
+from captionkit.training.config.recipe import Recipe, load_recipe
+from captionkit.training.run.run_dir import RunFolder
+from captionkit.training.tools.search_space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
+from captionkit.training.tools.sweep import sweep
+from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
+from captionkit.training.train_step import Learner
 from shapes import make_recipe
 
 SPACE = """
@@ -138,7 +138,7 @@ def test_what_is_worse_than_most_is_ended_early(
 ) -> None:
     # two evaluations of four trials, and of one that falls behind at its end; the first of one that does so before
     scores = iter([*[0.5, 0.6] * 4, 0.5, 0.4, 0.1, 0.9])
-    monkeypatch.setattr("captionkit.training.evaluation.Judge.scores", lambda *_: {"cider": next(scores), "bleu4": 0.0})
+    monkeypatch.setattr("captionkit.training.validation.Judge.scores", lambda *_: {"cider": next(scores), "bleu4": 0.0})
     sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=6)
     assert states(tmp_path / "sweep") == ["COMPLETE"] * 5 + ["PRUNED"]
     assert next(scores) == 0.9  # it was not evaluated again
@@ -369,7 +369,7 @@ def test_one_line_for_each_mistake_on_the_command_line(
 def test_without_optuna_the_command_says_what_to_install(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("optuna", "captionkit.training.s"))]:
+    for name in [name for name in sys.modules if name.startswith(("optuna", "captionkit.training.tools"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert cli.main(["sweep", str(data), "--output", str(tmp_path / "out")]) == 1

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captionkit.data.tokenizer import SPECIALS, Text
 from captionkit.errors import TextError
-from captionkit.text import SPECIALS, Text
 
 # caption -> the sentence that its word-level tokens spell
 SENTENCES = {
@@ -171,7 +171,7 @@ def test_save_and_load(kind, tmp_path):
 @both_kinds
 def test_training_is_deterministic(kind):
     program = (
-        "import hashlib, random\nfrom captionkit.text import Text\n"
+        "import hashlib, random\nfrom captionkit.data.tokenizer import Text\n"
         "letters = random.Random(0)\n"
         "captions = [' '.join(letters.choice('abcd') * letters.randint(1, 4) for _ in range(9)) for _ in range(300)]\n"
         f"print(hashlib.sha256(Text.train(captions, kind={kind!r}, vocab_size=400).to_json().encode()).hexdigest())"

@@ -13,11 +13,12 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from accelerate import tracking
 
-from captionkit import cli
+from captionkit.cli import main as cli
 from captionkit.errors import RecipeError
-from captionkit.training import loop, trackers
-from captionkit.training.loop import train
-from captionkit.training.run import METRICS
+from captionkit.training import trainer
+from captionkit.training.run import trackers
+from captionkit.training.run.run_dir import METRICS
+from captionkit.training.trainer import train
 from shapes import make_recipe
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -125,7 +126,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_any_work(
     names: str, said: str, data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "get_available_trackers", lambda: ["tensorboard"])
-    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(trainer, "prepare", lambda *_: pytest.fail("work began"))
     with pytest.raises(RecipeError) as caught:
         train(data, tmp_path / "run", make_recipe(backbone, {"run.trackers": names}))
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
@@ -143,14 +144,14 @@ def test_a_resumed_run_is_known_by_its_id(
 
     monkeypatch.setattr(trackers, "_options", options)
     monkeypatch.setattr(trackers, "_id_of", lambda *_: "seven")
-    original = loop._Run._evaluate
+    original = trainer._Run._evaluate
 
     def stopped(self) -> None:
         original(self)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_evaluate", stopped)
+        patched.setattr(trainer._Run, "_evaluate", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", make_recipe(backbone, CHANGES))
     assert told(notebook, "finish") == [None]  # also after an interrupt

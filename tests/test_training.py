@@ -25,26 +25,31 @@ from safetensors.torch import load_file
 from torch import nn
 
 import captionkit
-from captionkit.bundle import open_model
-from captionkit.calibration import Calibration
-from captionkit.datasets import open_dataset
+from captionkit.data.images import load_image
+from captionkit.data.layouts import open_dataset
 from captionkit.errors import CaptionkitError, DatasetError, RecipeError, TrainingError
-from captionkit.evaluation import evaluate_model
-from captionkit.images import load_image
+from captionkit.eval.evaluate import evaluate_model
+from captionkit.inference.calibration import Calibration
+from captionkit.inference.model_folder import open_model
 from captionkit.models.decoder import Decoded
-from captionkit.models.stored import load_model
-from captionkit.training import features, keep, learner, loop, precision, processes, setup
-from captionkit.training.batches import Plan, batches, collate
-from captionkit.training.checkpoints import Progress
-from captionkit.training.ema import averaged
-from captionkit.training.evaluation import Validation
-from captionkit.training.fields import OptimizerRecipe
-from captionkit.training.learner import Learner
-from captionkit.training.loop import train
-from captionkit.training.losses import losses
-from captionkit.training.optimizer import parameter_groups, rate_factor
-from captionkit.training.run import LAST, METRICS, RunFolder
-from captionkit.training.teaching import Teaching
+from captionkit.models.serialization import load_model
+from captionkit.training import factory, train_step, trainer
+from captionkit.training.config.schema import OptimizerRecipe
+from captionkit.training.data import feature_cache
+from captionkit.training.data.collate import collate
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.engine import distributed, precision
+from captionkit.training.objectives.losses import losses
+from captionkit.training.optim.ema import averaged
+from captionkit.training.optim.schedule import parameter_groups, rate_factor
+from captionkit.training.run import best_model
+from captionkit.training.run.progress import Progress
+from captionkit.training.run.run_dir import LAST, METRICS, RunFolder
+from captionkit.training.train_step import Learner
+from captionkit.training.trainer import train
+from captionkit.training.validation import Validation
 from kept import rows, same_tensors
 from shapes import PICTURES, VARIED, captions, draw, make_halves, make_recipe, make_shapes
 from sittings import launch
@@ -207,8 +212,8 @@ def test_a_step_minimises_the_mean_over_its_words_and_captions(
 ) -> None:
     changes = {**WHOLE, "optimizer.accumulate": 2, "optimizer.coverage": 0.7, "optimizer.label_smoothing": 0.2}
     recipe = make_recipe(transformer, changes)
-    made = setup.prepare(recipe, data)
-    accelerator = processes.make_accelerator("no", made.model)
+    made = factory.prepare(recipe, data)
+    accelerator = distributed.make_accelerator("no", made.model)
     teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
     plan = Plan(len(teaching), recipe)
     _, indices = plan.pictures_of(0)
@@ -276,7 +281,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
         backbone, {**WHOLE, "optimizer.epochs": 1, "optimizer.batch_size": 12, "optimizer.warmup": 0,
                    "optimizer.weight_decay": 0, "optimizer.ema": 0}
     )  # fmt: skip
-    before = {name: t.clone() for name, t in setup.prepare(recipe, data).model.state_dict().items()}
+    before = {name: t.clone() for name, t in factory.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after = load_file(tmp_path / "run/best/model.safetensors")
     for part, rate in (("encoder.", 1e-3), ("decoder.", 3e-3), ("neck.", 3e-3)):
@@ -287,7 +292,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
             if name.startswith(part) and "running" not in name and "num_batches" not in name
         ]
         assert max(moved) == pytest.approx(rate, rel=1e-2)
-    groups = parameter_groups(setup.prepare(recipe, data).model, OptimizerRecipe(weight_decay=0.5))
+    groups = parameter_groups(factory.prepare(recipe, data).model, OptimizerRecipe(weight_decay=0.5))
     assert {(g["name"], g["weight_decay"]) for g in groups} == {
         (part, decay) for part in ("encoder", "decoder") for decay in (0.0, 0.5)
     }
@@ -338,7 +343,7 @@ def test_a_precision_that_the_machine_lacks_is_said(
     def lacks(**_: object) -> None:
         raise ValueError("fp16 needs another device (not 'abacus').\nAnd more.")
 
-    monkeypatch.setattr(processes, "Accelerator", lacks)
+    monkeypatch.setattr(distributed, "Accelerator", lacks)
     with pytest.raises(RecipeError, match=rf"{said} \(fp16 .*'abacus'\)\.\)"):
         train(data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
@@ -348,9 +353,9 @@ def test_the_scale_of_sixteen_bit_losses_is_resumed() -> None:
     before, after = (SimpleNamespace(scaler=torch.amp.GradScaler("cpu")) for _ in range(2))
     before.scaler.load_state_dict({**before.scaler.state_dict(), "scale": 8.0, "_growth_tracker": 3})
     progress = Progress()
-    processes.note_scale(before, progress)
+    distributed.note_scale(before, progress)
     assert (progress.loss_scale, progress.loss_scale_steps) == (8.0, 3)
-    processes.restore_scale(after, progress)
+    distributed.restore_scale(after, progress)
     assert after.scaler.state_dict() == before.scaler.state_dict()
 
 
@@ -361,13 +366,13 @@ def test_a_frozen_encoder_is_kept_as_it_was_and_looks_once(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    original = features._compute
+    original = feature_cache._compute
 
     def counted(encoder, captions, *rest):
         computed.append(captions.split)
         return original(encoder, captions, *rest)
 
-    monkeypatch.setattr(features, "_compute", counted)
+    monkeypatch.setattr(feature_cache, "_compute", counted)
 
     def looks(name: str, changes: dict | None = None, *, data: Path = data, backbone: Path = backbone) -> list[str]:
         computed.clear()
@@ -398,10 +403,10 @@ def test_a_frozen_encoder_is_kept_as_it_was_and_looks_once(
 
 def test_features_are_what_the_encoder_makes_of_both_views(data: Path, backbone: Path) -> None:
     recipe = make_recipe(backbone)
-    made = setup.prepare(recipe, data)
+    made = factory.prepare(recipe, data)
     encoder = made.model.encoder.eval()
     arguments = {"flips": True, "precision": "no", "shown": lambda items, *_: items}
-    found, broken = features.cached_features(encoder, made.train, made.preprocessing, **arguments)
+    found, broken = feature_cache.cached_features(encoder, made.train, made.preprocessing, **arguments)
     assert found.shape == (12, 2, 16, 16) and found.dtype == np.float16 and broken == {}
     for index, view in ((0, 0), (5, 1), (11, 1)):
         pixels = load_image(made.train[index].image, made.preprocessing, flip=bool(view))
@@ -415,7 +420,7 @@ def test_a_disk_without_room_for_features_is_said_at_once(
 ) -> None:
     said = r"No space.*CAPTIONKIT_CACHE"
     with monkeypatch.context() as patched:
-        patched.setattr(features.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+        patched.setattr(feature_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
         with pytest.raises(TrainingError, match=said):
             train(data, tmp_path / "run", make_recipe(backbone))
 
@@ -434,7 +439,7 @@ def test_a_disk_without_room_for_features_is_said_at_once(
 def test_an_own_encoder_is_trained_from_scratch(data: Path, tmp_path: Path) -> None:
     changes = {"encoder.weights": "", "encoder.train": "all", "optimizer.epochs": 1, "optimizer.batch_size": 12}
     recipe = make_recipe("mobilenet-v2", {**changes, "run.half_weights": "true"})
-    before = {name: t.clone() for name, t in setup.prepare(recipe, data).model.state_dict().items()}
+    before = {name: t.clone() for name, t in factory.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
     still = [name for name in after if torch.equal(after[name].float(), before[name].half().float())]
@@ -480,10 +485,10 @@ def test_a_run_may_start_from_a_model(data: Path, backbone: Path, tmp_path: Path
 def test_a_dataset_in_one_piece_gets_a_validation_split(backbone: Path, tmp_path: Path) -> None:
     data = make_shapes(tmp_path / "data", val=0)
     recipe = make_recipe(backbone, {"data.holdout": 0.25})
-    made = setup.prepare(recipe, data)
+    made = factory.prepare(recipe, data)
     names = [{example.name for example in captions_} for captions_ in (made.train, made.val)]
     assert list(map(len, names)) == [9, 3] and not names[0] & names[1]
-    assert setup.prepare(recipe, data).val.fingerprint() == made.val.fingerprint()
+    assert factory.prepare(recipe, data).val.fingerprint() == made.val.fingerprint()
     train(data, tmp_path / "run", recipe)
     (data / "one").mkdir()
     shutil.copy(data / "red-bar.png", data / "one")
@@ -493,11 +498,11 @@ def test_a_dataset_in_one_piece_gets_a_validation_split(backbone: Path, tmp_path
 
 
 def test_splits_are_known_by_any_usual_name_and_wrong_names_are_said(data: Path, backbone: Path) -> None:
-    made = setup.prepare(make_recipe(backbone, {"data.val_split": "validation"}), data)
+    made = factory.prepare(make_recipe(backbone, {"data.val_split": "validation"}), data)
     assert len(made.val) == 3
     for field in ("data.train_split", "data.val_split"):
         with pytest.raises(DatasetError, match="there is no split 'extra'"):
-            setup.prepare(make_recipe(backbone, {field: "extra"}), data)
+            factory.prepare(make_recipe(backbone, {field: "extra"}), data)
 
 
 def test_captions_without_a_word_are_not_taught(backbone: Path, tmp_path: Path) -> None:
@@ -507,7 +512,7 @@ def test_captions_without_a_word_are_not_taught(backbone: Path, tmp_path: Path) 
     kept = [a for a in content["annotations"] if a["image_id"] != first]
     extra = [{"image_id": image, "caption": "..."} for image in (first, second)]
     (data / "captions_train.json").write_text(json.dumps({**content, "annotations": kept + extra}))
-    made = setup.prepare(make_recipe(backbone), data)
+    made = factory.prepare(make_recipe(backbone), data)
     assert len(made.train) == 11
     assert all(caption != "..." for example in made.train for caption in example.captions)
 
@@ -563,13 +568,13 @@ def test_problems_of_the_dataset_are_said(
 def spoil(monkeypatch: pytest.MonkeyPatch, at: int, how: Callable) -> None:
     """Let the loss of the step numbered `at` (from 1) go through `how`."""
     calls = iter(range(1, 10_000))
-    original = learner.losses
+    original = train_step.losses
 
     def spoilt(*taught):
         found = original(*taught)
         return found._replace(objective=how(found.objective)) if next(calls) == at else found
 
-    monkeypatch.setattr(learner, "losses", spoilt)
+    monkeypatch.setattr(train_step, "losses", spoilt)
 
 
 @pytest.mark.parametrize(
@@ -629,7 +634,7 @@ def test_patience_ends_a_run_that_gets_no_better(
         cider, loss = next(coming)
         return Validation(loss, {"cider": cider}, {}, Calibration(), set())
 
-    monkeypatch.setattr(loop, "validate", validated)
+    monkeypatch.setattr(trainer, "validate", validated)
     recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2, "run.keep": keep})
     result = train(data, tmp_path / "run", recipe)
     assert (result.best_cider, result.best_loss, result.best_step, result.steps) == (0.5, 0.9, 6, 12)
@@ -762,7 +767,7 @@ def test_a_failed_export_loses_nothing(
 def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone: Path, tmp_path: Path) -> None:
     import shlex
 
-    from captionkit import cli
+    from captionkit.cli import main as cli
 
     recipe = make_recipe(backbone, {"optimizer.epochs": 1, "image.flip": "true", "image.flip_unless": "to the left,up"})
     train(data, tmp_path / "run", recipe)
@@ -772,7 +777,7 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
     command[4] = str(tmp_path / "again")
     assert cli.main(command[1:]) == 0
     assert same_tensors(tmp_path / "run" / LAST, tmp_path / "again" / LAST)
-    assert keep.find_spec("onnx") is None  # as said above, nothing was exported here
+    assert best_model.find_spec("onnx") is None  # as said above, nothing was exported here
 
 
 # --- several processes ---

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import captionkit
-from captionkit import tuning
-from captionkit.bundle import open_model
-from captionkit.cli import main
-from captionkit.datasets import open_dataset
-from captionkit.search import Decoding
-from captionkit.tuning import Trial, tune_model
+from captionkit.cli.main import main
+from captionkit.data.layouts import open_dataset
+from captionkit.eval import tune_decoding
+from captionkit.eval.tune_decoding import Trial, tune_model
+from captionkit.inference.model_folder import open_model
+from captionkit.inference.search import Decoding
 from real_photos import make_photos
 
 
@@ -39,7 +39,7 @@ def test_a_trial_scores_what_captioning_says(real: Path) -> None:
         chosen = {"beam": trial.decoding.beam, "length_penalty": trial.decoding.length_penalty, "no_repeat": 0}
         said = {e.id: model.caption(e.image, **chosen).text for e in pictures}
         scores = captionkit.evaluate(said, pictures, ["bleu", "rouge", "cider"], resamples=0)
-        assert {name: scores[name] for name in tuning.TOLD} == pytest.approx(trial.scores)
+        assert {name: scores[name] for name in tune_decoding.TOLD} == pytest.approx(trial.scores)
         assert trial.words == pytest.approx(sum(len(text.split()) for text in said.values()) / len(said))
     assert found.best.scores["CIDEr-D"] == max(trial.scores["CIDEr-D"] for trial in found.trials)
     assert "*" in str(found) and str(found).count("\n") == 4
@@ -47,9 +47,9 @@ def test_a_trial_scores_what_captioning_says(real: Path) -> None:
 
 def test_of_equals_the_narrower_beam_is_chosen(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def equal(captioner, pictures, tried: list[Decoding]) -> list[Trial]:
-        return [Trial(decoding, dict.fromkeys(tuning.TOLD, 0.5), 9.0) for decoding in tried]
+        return [Trial(decoding, dict.fromkeys(tune_decoding.TOLD, 0.5), 9.0) for decoding in tried]
 
-    monkeypatch.setattr(tuning, "_trials", equal)
+    monkeypatch.setattr(tune_decoding, "_trials", equal)
     found = tune_model("bundled", real, beams=(5, 3, 4), length_penalties=(0.7,))
     assert found.best.decoding.beam == 3
 
@@ -75,8 +75,8 @@ def test_what_is_written_is_what_the_model_captions_with(
     assert len(told["trials"]) == 4 and told["best"] in told["trials"]
     assert run("tune", folder, real, "--beam", "2,3", "--length-penalty", "1", "--no-repeat", "0,2", "--write") == 0
     after = open_model(folder)
-    assert {name: getattr(after.decoding, name) for name in tuning.TRIED} == {
-        name: told["best"][name] for name in tuning.TRIED
+    assert {name: getattr(after.decoding, name) for name in tune_decoding.TRIED} == {
+        name: told["best"][name] for name in tune_decoding.TRIED
     }
     assert after.decoding.max_length == before.decoding.max_length
     assert after.config["tuning"] == told

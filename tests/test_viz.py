@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from captionkit.data.images import Preprocessing, preprocess
 from captionkit.errors import CaptionkitError
-from captionkit.images import Preprocessing, preprocess
 from captionkit.viz import (
     Card,
     attention,

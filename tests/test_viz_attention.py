@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captionkit.data.images import Preprocessing, preprocess
 from captionkit.errors import CaptionkitError
-from captionkit.images import Preprocessing, preprocess
 from captionkit.viz import (
     attention_figure,
     attention_gif,

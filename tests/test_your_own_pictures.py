@@ -16,11 +16,11 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
-from captionkit import cli
-from captionkit.datasets import open_dataset
-from captionkit.training.loop import train
-from captionkit.training.recipe import FINE_TUNE, load_recipe, shipped_recipes
-from captionkit.training.run import METRICS
+from captionkit.cli import main as cli
+from captionkit.data.layouts import open_dataset
+from captionkit.training.config.recipe import FINE_TUNE, load_recipe, shipped_recipes
+from captionkit.training.run.run_dir import METRICS
+from captionkit.training.trainer import train
 from real_photos import CAPTIONS
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "your-own-pictures.md").read_text(encoding="utf-8")

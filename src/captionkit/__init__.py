@@ -14,35 +14,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from captionkit.bundle import ModelFolder, open_model, push_model
-    from captionkit.captioner import Caption, Captioner, Outcome, Word
-    from captionkit.datasets import CaptionSet, open_dataset
+    from captionkit.data.images import Preprocessing, open_image
+    from captionkit.data.layouts import CaptionSet, open_dataset
     from captionkit.errors import CaptionkitError
-    from captionkit.images import Preprocessing, open_image
-    from captionkit.loading import load
+    from captionkit.inference.captioner import Caption, Captioner, Outcome, Word
+    from captionkit.inference.load import load
+    from captionkit.inference.model_folder import ModelFolder, open_model, push_model
+    from captionkit.inference.search import Decoding
     from captionkit.metrics import Scores, evaluate
     from captionkit.models.clip_score import ClipScore
-    from captionkit.search import Decoding
 
 #: public name -> where it lives; loaded at first use, so that `import captionkit` is quick
 _HOMES = {
-    "Caption": "captioner",
-    "Captioner": "captioner",
-    "CaptionSet": "datasets",
+    "Caption": "inference.captioner",
+    "Captioner": "inference.captioner",
+    "CaptionSet": "data.layouts",
     "CaptionkitError": "errors",
     "ClipScore": "models.clip_score",
-    "Decoding": "search",
-    "ModelFolder": "bundle",
-    "Outcome": "captioner",
-    "Preprocessing": "images",
+    "Decoding": "inference.search",
+    "ModelFolder": "inference.model_folder",
+    "Outcome": "inference.captioner",
+    "Preprocessing": "data.images",
     "Scores": "metrics",
-    "Word": "captioner",
+    "Word": "inference.captioner",
     "evaluate": "metrics",
-    "load": "loading",
-    "open_dataset": "datasets",
-    "open_image": "images",
-    "open_model": "bundle",
-    "push_model": "bundle",
+    "load": "inference.load",
+    "open_dataset": "data.layouts",
+    "open_image": "data.images",
+    "open_model": "inference.model_folder",
+    "push_model": "inference.model_folder",
 }
 __all__ = [
     "Caption",

@@ -2,6 +2,6 @@
 
 import sys
 
-from captionkit.cli import main
+from captionkit.cli.main import main
 
 sys.exit(main())

@@ -10,17 +10,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from captionkit.bundle import CARD, DECODER, ENCODER, check_place, open_model, update_model
-from captionkit.captioner import Captioner
+from captionkit.data.images import Source
 from captionkit.errors import ImageError, ModelError
 from captionkit.export.graphs import decoder_graph, encoder_graph
-from captionkit.export.int8_report import card_without
-from captionkit.export.pictures import pictures_of
-from captionkit.export.storage import store_half
-from captionkit.images import Source
+from captionkit.export.quantization.calibration_images import pictures_of
+from captionkit.export.quantization.report import card_without
+from captionkit.export.quantization.weight_compression import store_half
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.model_folder import CARD, DECODER, ENCODER, check_place, open_model, update_model
+from captionkit.inference.onnx_runtime import OnnxStepper
+from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
-from captionkit.models.stored import load_model
-from captionkit.runtime import OnnxStepper
 
 #: largest difference of a log-probability or of an attention weight that counts as the same
 _TOLERANCE = 1e-3

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
-from captionkit.models.captioning import CaptioningModel
-from captionkit.runtime import IMAGES
+from captionkit.inference.onnx_runtime import IMAGES
+from captionkit.models.captioning_model import CaptioningModel
 
 _OPSET = 18
 

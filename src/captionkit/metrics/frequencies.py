@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from captionkit import files, paths
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.core import Floats, tokens_of, words_of
 from captionkit.metrics.ngrams import LONGEST, Ints, Sentences, find, number, positions
+from captionkit.utils import files, paths
 
 #: more than any corpus of captions needs: COCO's training references take 30 MB
 _MAX_BYTES = 1 << 30

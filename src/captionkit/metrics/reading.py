@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captionkit import paths
-from captionkit.datasets import CaptionSet, Dataset, Problem, stated_captions
-from captionkit.datasets.captions import (
+from captionkit.data.layouts import CaptionSet, Dataset, Problem, stated_captions
+from captionkit.data.layouts.caption_set import is_id, normalise_split, whole
+from captionkit.data.layouts.captions import (
     CAPTION_COLUMNS,
     checked_captions,
     holds_captions,
@@ -22,11 +22,11 @@ from captionkit.datasets.captions import (
     shown,
     texts_of,
 )
-from captionkit.datasets.core import is_id, normalise_split, whole
-from captionkit.datasets.foreign import way_out
-from captionkit.datasets.reading import first_line, peek, read_json, read_json_lines, read_text
-from captionkit.datasets.table import IMAGE_COLUMNS, column_names, without_hint
+from captionkit.data.layouts.csv import IMAGE_COLUMNS, column_names, without_hint
+from captionkit.data.layouts.foreign import way_out
+from captionkit.data.layouts.reading import first_line, peek, read_json, read_json_lines, read_text
 from captionkit.errors import CaptionkitError, DatasetError
+from captionkit.utils import paths
 
 Id = int | str
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from captionkit.errors import CaptionkitError
+from captionkit.metrics.bootstrap import paired
 from captionkit.metrics.core import Floats, Result
 from captionkit.metrics.diversity import Variety
 from captionkit.metrics.reading import Id
-from captionkit.metrics.resampling import paired
 
 _LESS = "   less is better"
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from captionkit.data.images import Source
 from captionkit.errors import CaptionkitError
-from captionkit.images import Source
 from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.bootstrap import bootstrap
 from captionkit.metrics.chair import Chair
 from captionkit.metrics.cider import Cider, CiderD
 from captionkit.metrics.core import Metric, Result, Tokens
 from captionkit.metrics.diversity import Diversity, Variety
 from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.matching import Pairs, named, pair
 from captionkit.metrics.meteor import Meteor, data_missing
-from captionkit.metrics.pairing import Pairs, named, pair
 from captionkit.metrics.reading import Candidates, Id, References, read_candidates, read_references
-from captionkit.metrics.resampling import bootstrap
 from captionkit.metrics.rouge import RougeL
 from captionkit.metrics.scores import Scores
 from captionkit.metrics.spice import Spice

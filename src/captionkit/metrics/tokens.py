@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
 
+from captionkit.data.tokenizer import has_cjk, split_words
 from captionkit.metrics import ptb
-from captionkit.text import has_cjk, split_words
 
 PTB = "ptb"
 _LOOKED_AT = 1000  # captions that show the language
 
-#: "ptb" is coco-caption's; "words" splits any language, Chinese and Japanese into characters (see captionkit.text)
+#: "ptb" is coco-caption's; "words" splits any language, Chinese and Japanese into characters (see data.tokenizer)
 TOKENIZERS: dict[str, Callable[[Iterable[str]], list[list[str]]]] = {PTB: ptb.tokenize_all, "words": split_words}
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import interpolate
 
+from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.images import Preprocessing
 from captionkit.models.backbones import leaves, reason_of
 from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captionkit import paths
+from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.images import Preprocessing
 from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
+from captionkit.utils import paths
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from captionkit.data.images import Box, Source, describe, open_image, preprocess
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.images import Box, Source, describe, open_image, preprocess
 from captionkit.metrics.core import Floats, Result, mean_result
 from captionkit.models.backbones import published_preprocessing, quiet, reason_of
-from captionkit.models.stored import default_device
+from captionkit.models.serialization import default_device
 
 PROMPT = "A photo depicts "
 WEIGHT = 2.5

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from captionkit.images import Preprocessing
+from captionkit.data.images import Preprocessing
 from captionkit.models.encoder import EncoderConfig, register
-from captionkit.models.mobilenets import Block, Bottleneck, MobileNet, SameConv
+from captionkit.models.mobilenet import Block, Bottleneck, MobileNet, SameConv
 
 #: epsilon of the norm layers, as in TensorFlow's code
 _EPSILON = 1e-3

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.images import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -134,23 +133,6 @@ def register(name: str) -> Callable[[Builder], Builder]:
         return build
 
     return add
-
-
-def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
-    from captionkit.models import adapters, backbones, efficientnet_lite, mobilenets  # noqa: F401  (each registers its encoders)
-
-    if config.backbone:
-        return _BUILDERS["transformers"](config)
-    if adapters.is_adapted(config.name):
-        return _BUILDERS[config.name.partition(":")[0]](config)
-    known = sorted(set(_BUILDERS) - {"timm", "torchvision", "transformers"})
-    if config.name not in known:
-        near = get_close_matches(config.name, known, n=1)
-        others = "a transformers backbone's name, timm:NAME or torchvision:NAME"
-        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)} or {others}"
-        raise ModelError(f"encoder {config.name!r} is unknown; {hint}")
-    return _BUILDERS[config.name](config)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 The location s_t is drawn from Multinoulli(alpha_t) (equation 8) and the context is that cell alone, z_t = a_{s_t}
 (equation 9). With probability 0.5 a caption is taught on the expected value of the location instead, z_t =
 sum_i alpha_ti a_i, through which the gradient reaches alpha directly. The learning rule (equations 11 and 12) is made
-of what is noted here by `captionkit.training.losses`.
+of what is noted here by `captionkit.training.objectives.losses`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The torch side of decoding: the Stepper contract of captionkit.search over a CaptioningModel."""
+"""The torch side of decoding: the Stepper contract of captionkit.inference.search over a CaptioningModel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captionkit.models.captioning import CaptioningModel
+from captionkit.models.captioning_model import CaptioningModel
 
 
 class TorchStepper:

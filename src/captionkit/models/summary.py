@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from captionkit.bundle import ModelFolder
-from captionkit.models.captioning import CaptioningModel
+from captionkit.inference.model_folder import ModelFolder
+from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.encoder import without_values
-from captionkit.models.stored import load_model
+from captionkit.models.serialization import load_model
 
 #: the caption that is counted: about as long as those of COCO and Flickr8k, and found as is usual
 WORDS = 11

@@ -13,19 +13,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from captionkit import __version__
-from captionkit.captioner import Captioner
 from captionkit.errors import CaptionkitError
-from captionkit.serve.captions import captions
-from captionkit.serve.chat import chat
+from captionkit.inference.captioner import Captioner
+from captionkit.serve.api.captions import captions
+from captionkit.serve.api.chat import chat
+from captionkit.serve.api.health import upkeep
+from captionkit.serve.api.huggingface import huggingface
 from captionkit.serve.errors import error_reply, reply_to
-from captionkit.serve.front import mount_front
-from captionkit.serve.guard import Guard
-from captionkit.serve.huggingface import huggingface
+from captionkit.serve.middleware import Guard
 from captionkit.serve.options import reason_of
 from captionkit.serve.routing import Addresses, Methods, Routes
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
-from captionkit.serve.upkeep import upkeep
+from captionkit.serve.ui.front import mount_front
 
 
 def create_app(captioner: Captioner, settings: Settings) -> FastAPI:

@@ -11,8 +11,8 @@ from typing import Any
 
 from fastapi import Request
 
-from captionkit.captioner import Outcome
 from captionkit.errors import CaptionkitError
+from captionkit.inference.captioner import Outcome
 
 LOG = logging.getLogger("captionkit.serve")
 

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from captionkit.search import Decoding
+from captionkit.inference.search import Decoding
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.service import CEILINGS
 

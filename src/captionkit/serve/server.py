@@ -9,11 +9,11 @@ from dataclasses import replace
 import uvicorn
 
 from captionkit.errors import CaptionkitError
-from captionkit.loading import load
-from captionkit.progress import say
+from captionkit.inference.load import load
 from captionkit.serve.app import create_app
 from captionkit.serve.logs import start_log
 from captionkit.serve.settings import Settings
+from captionkit.utils.progress import say
 
 TOKEN = "CAPTIONKIT_TOKEN"
 _CONNECTIONS = 2048

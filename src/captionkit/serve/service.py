@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from captionkit.captioner import Captioner, Opened, Outcome
 from captionkit.errors import CaptionkitError, ImageError
-from captionkit.phrases import constraints_of
-from captionkit.search import Decoding
+from captionkit.inference.captioner import Captioner, Opened, Outcome
+from captionkit.inference.search import Decoding
+from captionkit.inference.word_constraints import constraints_of
 from captionkit.serve.batching import Batching
 from captionkit.serve.errors import BusyError, LateError
-from captionkit.serve.meters import Meters
+from captionkit.serve.metrics import Meters
 from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding: the model is everybody's, so nobody gets it for minutes

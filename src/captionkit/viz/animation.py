@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from captionkit.files import MARK
+from captionkit.utils.files import MARK
 from captionkit.viz.lettering import INK, broken, font_for, line_height
 from captionkit.viz.overlay import Box, Words, overlays
 

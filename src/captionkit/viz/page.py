@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from captionkit.files import MARK, write_text
+from captionkit.utils.files import MARK, write_text
 
 #: said of a caption that is as likely false as not, in the place of a percentage
 NOT_SURE = "not sure"

@@ -17,7 +17,7 @@ FILES = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle
 
 def sample_photos() -> list[tuple[str, Image.Image]]:
     """(file name, RGB photo) of each sample. Raises CaptionkitError where scikit-image is not installed."""
-    from captionkit.images import open_image
+    from captionkit.data.images import open_image
 
     # Found without importing skimage, whose own loader would download what it misses.
     package = importlib.util.find_spec("skimage")

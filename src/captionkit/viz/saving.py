@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from captionkit import files
 from captionkit.errors import CaptionkitError
+from captionkit.utils import files
 from captionkit.viz.animation import attention_gif
 from captionkit.viz.attention import attention_figure
 from captionkit.viz.overlay import Box, Words

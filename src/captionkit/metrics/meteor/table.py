@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError
-from captionkit.files import cache_folder, write_bytes
 from captionkit.metrics.meteor.data import damaged
+from captionkit.utils.files import cache_folder, write_bytes
 
 Arrays = dict[str, Any]
 #: phrases have at most so many words

@@ -1,0 +1,280 @@
+"""Captioning many pictures for the command line: what is printed, written and drawn, and what is said of failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captionkit.cli.inputs import Input, find_inputs
+from captionkit.errors import CaptionkitError
+from captionkit.inference.figures import _looked, attention_of
+from captionkit.inference.load import load
+from captionkit.inference.results import ResultsFile
+from captionkit.utils import files, outputs, paths
+from captionkit.utils.progress import say, tell, track
+
+# `load` imports the captioner, while it opens the model.
+if TYPE_CHECKING:
+    from captionkit.inference.captioner import Caption, Captioner, Outcome
+
+_LONGEST_STEM = 200  # bytes of a drawing's name, which gets a number and an ending
+#: ends the printed line of a caption of too little confidence: a field of its own, so that the caption stays clean
+_REVIEW = "\treview"
+
+
+def caption_inputs(
+    named: Sequence[str],
+    *,
+    model: str | None,
+    as_json: bool,
+    output: Path | None,
+    attention: Path | None,
+    batch: int,
+    decoding: dict[str, Any],
+    min_confidence: float | None = None,
+) -> int:
+    """Caption everything that `named` stand for; returns the exit status, 0 only if every picture was captioned.
+
+    Captions of less than `min_confidence` are marked for review.
+    """
+    if batch < 1:
+        raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
+    if min_confidence is not None:  # better known before a file is begun
+        from captionkit.inference.confidence import check_confidence
+
+        check_confidence(min_confidence)
+    shown = str(attention) == "-"  # in the terminal, or in the JSON
+    place = None if shown else attention
+    inputs, total, single, sources = _survey(named, place)
+    drawings = _Drawings(place, single, sources) if place else None
+    if drawings and total is None:
+        inputs = drawings.unwritten(inputs)
+    failures: list[str] = []
+    with ExitStack() as stack:
+        results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
+        captioner = load(model)
+        settings = {**decoding, "min_confidence": min_confidence}
+        for given, outcome in track(_outcomes(captioner, inputs, batch, settings), total, "captioning"):
+            record = _record(given, outcome, maps=shown and as_json)
+            if results:
+                results.add(record)
+            if "error" in record:
+                failures.append(paths.shown(given.name))
+                say(f"captionkit: {record['error']}")
+            elif outcome.note:
+                say(f"captionkit: {paths.shown(given.name)}: {outcome.note}")
+            if drawings and outcome.caption:
+                with drawings.place(given) as path:
+                    _draw(captioner, given, outcome.caption, path)
+            _print(record, as_json, single)
+            if shown and not as_json and outcome.caption:
+                _show_maps(outcome.caption)
+    if failures:
+        listed = ", ".join(failures[:10]) + (f" and {len(failures) - 10} more" if len(failures) > 10 else "")
+        if not single:
+            say(f"captionkit: {len(failures)} not captioned: {listed}")
+        return 1
+    return 0
+
+
+class _Drawings:
+    """Where attention is drawn: in the file named for a single picture, or in a folder, a file for each.
+
+    Neither what the run reads nor what captionkit did not draw is drawn over. CaptionkitError, before any work, for a
+    file where there are several pictures, or one that is in the way.
+    """
+
+    def __init__(self, place: Path, single: bool, inputs: Sequence[str]) -> None:
+        self._place, self._inputs, self._written = place, outputs.Files(inputs), outputs.Files()
+        self._names, self._numbers = set[str](), Counter[str]()
+        self._file = bool(place.suffix) and not paths.is_folder(place)
+        if self._file:
+            from captionkit.viz.saving import check_name
+
+            check_name(place)
+            if not single:
+                raise CaptionkitError(f"{place}: is one file, but there may be several pictures; name a folder")
+            outputs.check_file(place, outputs.is_drawing, inputs=inputs)
+        else:
+            outputs.check_folder(place)
+
+    @contextmanager
+    def place(self, given: Input) -> Iterator[Path]:
+        """The file for a picture, for as long as it takes to draw; of several with one stem, all but the first get a
+        number.
+        """
+        path = self._place if self._file else self._free(given)
+        yield path
+        self._written.add(path)
+
+    def _free(self, given: Input) -> Path:
+        stem = "stdin" if given.name == "-" else Path(given.name).stem
+        while len(os.fsencode(stem)) > _LONGEST_STEM:
+            stem = stem[:-1]
+        for number in count(self._numbers[stem] + 1):
+            name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
+            known = unicodedata.normalize("NFC", name).casefold()  # as some file systems compare them
+            if known not in self._names and self._may_draw(self._place / name):
+                break
+        self._numbers[stem] = number
+        self._names.add(known)
+        return self._place / name
+
+    def _may_draw(self, path: Path) -> bool:
+        try:
+            link = stat.S_ISLNK(path.lstat().st_mode)
+        except FileNotFoundError:
+            link = False
+        except OSError as error:  # of the folder: no other name would do either
+            raise files.cannot_write(path, error) from None
+        try:
+            ours = not link and outputs.replaceable(path, outputs.is_drawing)
+        except OSError:
+            return False
+        return ours and not self._inputs.holds(path)
+
+    def unwritten(self, inputs: Iterator[Input]) -> Iterator[Input]:
+        """Inputs as they come, without what was drawn before they came."""
+        for given in inputs:
+            if isinstance(given.source, str) and self._written.holds(given.source):
+                given = replace(
+                    given, error=f"{given.name}: was drawn by this run; name another folder for --attention"
+                )
+            yield given
+
+
+def _survey(named: Sequence[str], drawn: Path | None) -> tuple[Iterator[Input], int | None, bool, list[str]]:
+    """The inputs, how many they are, whether there is just one picture, and the files that hold them.
+
+    Where standard input names them, their number is None, and what files they are is not known yet. What earlier runs
+    drew in the folder `drawn` is passed over, unless it is named itself.
+    """
+    inputs = find_inputs(named)
+    if "-" not in named:
+        listed = _without_drawings(list(inputs), named, drawn) if drawn else list(inputs)
+        sources = (given.source.archive if isinstance(given.source, files.Member) else given.source for given in listed)
+        held = [str(path) for path in sources if path and not isinstance(path, bytes)]
+        return iter(listed), len(listed), len(listed) == 1, held
+    first = next(inputs)
+    return chain([first], inputs), None, len(named) == 1 and first.name == "-", []
+
+
+def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -> list[Input]:
+    drawn = outputs.Files([folder])
+
+    def is_drawing(given: Input) -> bool:
+        path = Path(given.source) if isinstance(given.source, str) and given.source else None
+        if path is None or given.name in named or not drawn.holds(path.parent):
+            return False
+        with suppress(OSError, ValueError):
+            return outputs.is_drawing(path)
+        return False
+
+    kept = [given for given in inputs if not is_drawing(given)]
+    if not kept:
+        raise CaptionkitError(f"{folder}: holds no pictures but drawings of an earlier run; name others to caption")
+    if left := len(inputs) - len(kept):
+        say(f"captionkit: {folder}: {left} drawing{'s' if left > 1 else ''} of an earlier run passed over")
+    return kept
+
+
+def _outcomes(
+    captioner: Captioner, inputs: Iterator[Input], batch: int, settings: dict[str, Any]
+) -> Iterator[tuple[Input, Outcome]]:
+    """Outcomes in the order of the inputs, those that name no picture included."""
+    from captionkit.inference.captioner import Outcome
+
+    waiting: list[Input] = []
+
+    def sources() -> Iterator[str | bytes | files.Member]:
+        for given in inputs:
+            waiting.append(given)
+            if not given.error:
+                yield given.source
+
+    for outcome in captioner.stream(sources(), batch=batch, **settings):
+        while waiting[0].error:
+            given = waiting.pop(0)
+            yield given, Outcome(given.name, None, given.error)
+        yield waiting.pop(0), outcome
+    yield from ((given, Outcome(given.name, None, given.error)) for given in waiting)
+
+
+def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
+    if isinstance(given.source, bytes):  # from standard input or a pipe, so the model was told no name
+        outcome = replace(outcome, error=outcome.error.replace("bytes:", f"{given.name}:", 1))
+    return outcome.to_dict(given.name, maps=maps)
+
+
+def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
+    if as_json:
+        tell(json.dumps(record, ensure_ascii=False))
+        return
+    captions = record.get("captions", ())
+    for caption in captions:
+        line = caption["text"] if len(captions) == 1 else f"{caption['confidence']:.2f}  {caption['text']}"
+        line += _REVIEW if caption.get("review") else ""
+        tell(line if single else f"{record['path']}\t{line}")
+
+
+def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
+    from captionkit.viz.saving import save_attention
+
+    photo, words, region = _looked(captioner, given.source, caption)
+    save_attention(path, photo, words, region, caption=caption.text)
+
+
+def _show_maps(caption: Caption) -> None:
+    """The maps on standard error, where they disturb no pipe."""
+    from captionkit.viz.terminal import attention_text, has_true_colour
+
+    maps = attention_text([(w.text, w.attention) for w in caption.words], colour=has_true_colour(sys.stderr))
+    print(maps, file=sys.stderr, flush=True)
+
+
+def caption_samples(output: Path, *, model: str | None, min_confidence: float | None = None) -> int:
+    """Caption the sample photographs and write a page; prints the captions and says where the page is.
+
+    Below `min_confidence` the page says "not sure"; without it, below what the model's makers stored with it, if they
+    did.
+    """
+    from captionkit.viz.page import Card, captions_page
+    from captionkit.viz.samples import sample_photos
+
+    outputs.check_file(output, outputs.is_page)
+    captioner = load(model)
+    photos = sample_photos()
+    cards = []
+    asked = captioner.sure_from if min_confidence is None else min_confidence
+    outcomes = captioner.stream([photo for _, photo in photos], num_captions=3, min_confidence=asked)
+    for (name, photo), outcome in zip(photos, outcomes, strict=True):
+        found = outcome.caption
+        if found is None:
+            cards.append(Card(label=name, error=outcome.error))
+            continue
+        tell(f"{name}\t{found.text}{_REVIEW if found.review else ''}")
+        cards.append(
+            Card(
+                photo=photo,
+                caption=found.text,
+                confidence=found.confidence,
+                unsure=bool(found.review),
+                alternatives=[other.text for other in found.alternatives],
+                attention=attention_of(captioner, photo, found),
+                label=name,
+            )
+        )
+    note = "Sample photographs that come with scikit-image, captioned by captionkit."
+    files.write_text(output, captions_page("What captionkit sees", cards, note=note))
+    say(f"page with attention maps: {output}")
+    return 0

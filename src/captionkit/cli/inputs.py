@@ -1,0 +1,209 @@
+"""What the command line names, as images: files, folders, tar shards, patterns, pipes, and standard input."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from captionkit.cli.stdin_list import read_piped
+from captionkit.data.images import MAX_BYTES, SUFFIXES, UNOPENED, url_problem
+from captionkit.data.layouts import Problem, shards
+from captionkit.errors import CaptionkitError
+from captionkit.utils import paths
+from captionkit.utils.files import Member
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image to caption, or the reason why there is none."""
+
+    name: str
+    source: str | bytes | Member = ""
+    error: str = ""
+
+
+def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[Input]:
+    """The images that `named` stand for, in order, at least one Input for each; `-` is standard input.
+
+    That is an image, or a list of paths. Whatever cannot be looked at is an Input with an error.
+    """
+    for name in named:
+        if name == "-":
+            yield from _from_stdin(stdin or getattr(sys.stdin, "buffer", None))
+        else:
+            yield from _from_name(name)
+
+
+def _from_name(name: str) -> Iterator[Input]:
+    if problem := url_problem(name):  # before its ? makes a pattern of it
+        yield Input(paths.shown(name), error=f"{paths.shown(name)}: {problem}")
+        return
+    try:
+        kind = paths.kind_of(name)
+        if kind == "folder":
+            yield from _from_folder(name)
+        elif kind == "pipe":  # read once and for all: a drawing of its attention wants the image a second time
+            yield _image(name, paths.read_pipe(name, limit=MAX_BYTES + 1))
+        elif kind is None and glob.has_magic(name):
+            yield from _from_pattern(name)
+        elif kind == "file" and name.lower().endswith(".tar"):
+            yield from _from_shard(name)
+        else:
+            yield Input(name, name)
+    except CaptionkitError as error:
+        yield Input(name, error=str(error))
+
+
+def _from_folder(name: str) -> Iterator[Input]:
+    """The images at any depth, by path, and what keeps others from being captioned."""
+    found: list[str] = []
+    unopened: Counter[str] = Counter()
+    problems: list[Input] = []
+    for entry in _files(name):
+        suffix = os.path.splitext(entry)[1].lower() if isinstance(entry, str) else ""  # noqa: PTH122
+        if isinstance(entry, OSError):
+            problems.append(Input(entry.filename, error=paths.unreadable(entry.filename, entry)))
+        elif suffix in SUFFIXES:
+            found.append(entry)
+        elif suffix in UNOPENED:
+            unopened[suffix] += 1
+    if unopened:
+        problems.append(Input(name, error=_passed_over(name, unopened)))
+    if not found and not problems:
+        looked_for = ", ".join(SUFFIXES)
+        problems.append(Input(name, error=f"{paths.shown(name)}: no pictures in this folder; looked for {looked_for}"))
+    yield from (Input(path, path) for path in sorted(found))
+    yield from problems
+
+
+def _passed_over(folder: str, unopened: Counter[str]) -> str:
+    counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unopened.items()))
+    ways: dict[str, list[str]] = {}
+    for suffix in sorted(unopened):
+        ways.setdefault(UNOPENED[suffix], []).append(suffix)
+    told = ", ".join(f"{' '.join(suffixes)} with {way}" for way, suffixes in ways.items())
+    return (
+        f"{paths.shown(folder)}: passed over {unopened.total()} images of kinds that are not opened ({counted}); "
+        f"convert them to JPEG: {told}"
+    )
+
+
+def _files(root: str) -> Iterator[str | OSError]:
+    """The paths of the files in a folder at any depth, links followed, and the errors of what cannot be looked into.
+
+    Names that begin with a dot are passed over: they are no images of the user's, but thumbnails, waste and what macOS
+    writes beside each file. A folder is entered once, and links after all else, so that no circle of them goes on.
+    """
+    entered: set[tuple[int, int]] = set()
+    folders, linked = [root], list[str]()
+    while folders or linked:
+        folder = folders.pop() if folders else linked.pop(0)
+        try:
+            status = os.stat(folder)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            yield error
+            continue
+        for entry in listed:
+            try:
+                if not entry.is_dir():
+                    yield entry.path
+                elif entry.is_symlink():
+                    linked.append(entry.path)
+                else:
+                    folders.append(entry.path)
+            except OSError as error:  # a link in a circle, which leads to no folder, or to where nobody may look
+                yield entry.path if error.errno == errno.ELOOP else error
+
+
+def _from_pattern(pattern: str) -> Iterator[Input]:
+    """What a pattern matches, as if the shell had matched it; with `**` files alone, which it finds at any depth.
+
+    Folders that it leads into and that may not be looked into are Inputs with an error.
+    """
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    everywhere = "**" in pattern
+    matches = [match for match in found if not (everywhere and Path(match).is_dir())]
+    for match in matches:
+        yield from _from_name(match)
+    closed = _closed_folders(pattern)
+    yield from closed
+    if not matches and not closed:
+        yield Input(pattern, error=f"{paths.shown(pattern)}: no file matches this pattern; check it")
+
+
+def _closed_folders(pattern: str) -> list[Input]:
+    """The folders that a pattern looks into in vain; glob passes over them in silence."""
+    folders: set[str] = set()
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)  # noqa: PTH120
+        folders.update(os.path.normpath(folder) for folder in glob.glob(pattern or ".", recursive=True))  # noqa: PTH207
+    closed = []
+    for folder in sorted(filter(os.path.isdir, folders)):
+        try:
+            with os.scandir(folder):
+                pass
+        except OSError as error:
+            closed.append(Input(folder, error=paths.unreadable(folder, error)))
+    return closed
+
+
+def _from_shard(name: str) -> Iterator[Input]:
+    try:
+        found = list(shards.pictures(Path(name)))
+    except OSError as error:
+        yield Input(name, error=paths.unreadable(name, error))
+        return
+    for image in found:
+        if isinstance(image, Problem):
+            yield Input(name, error=f"{name}: {image.where}: {image.detail}")
+        else:
+            yield Input(str(image), image)
+    if not found:
+        yield Input(name, error=f"{name}: no pictures in this archive; looked for {', '.join(SUFFIXES)}")
+
+
+def _from_stdin(stream: BinaryIO | None) -> Iterator[Input]:
+    if stream is None:
+        yield Input("-", error="-: standard input is closed; pipe in an image, or paths one a line")
+        return
+    try:
+        piped = read_piped(stream)
+        if isinstance(piped, bytes):
+            yield _image("-", piped)
+            return
+        empty = True
+        for path in piped:
+            empty = False
+            yield _listed(path)
+        if empty:
+            yield Input("-", error="-: standard input is empty; pipe in an image, or paths one a line")
+    except OSError as error:
+        yield Input("-", error=paths.unreadable("-", error))
+    except CaptionkitError as error:
+        yield Input("-", error=str(error))
+
+
+def _listed(path: str) -> Input:
+    try:
+        paths.kind_of(path)
+    except CaptionkitError as error:
+        return Input(path, error=str(error))
+    return Input(path, path)
+
+
+def _image(name: str, content: bytes) -> Input:
+    if len(content) > MAX_BYTES:
+        return Input(name, error=f"{name}: more than {MAX_BYTES >> 20} MB; give a smaller image")
+    return Input(name, content)

@@ -1,0 +1,664 @@
+"""The command line: one function per command, no logic of its own; heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from captionkit import __version__
+from captionkit.errors import CaptionkitError
+from captionkit.utils.paths import unreadable
+from captionkit.utils.progress import discard, say, tell
+from captionkit.utils.signals import Stopped, stoppable
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 not (all) done, 2 wrong usage."""
+    _fill_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a word that the terminal cannot show must not end the work
+            stream.reconfigure(errors="backslashreplace")
+    parsed = argparse.Namespace(extra="")
+    try:
+        parsed, unknown = _parser(arguments if arguments is not None else sys.argv[1:]).parse_known_args(arguments)
+        if unknown:
+            parsed.parser.refuse(unknown)
+        with nullcontext() if parsed.command is serve else stoppable():  # a server ends in its own way
+            return parsed.command(parsed)
+    except CaptionkitError as error:
+        say(f"captionkit: {error}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("captionkit"):
+            raise
+        say(f"captionkit: {error.name} is not installed; run `{_INSTALL}[{parsed.extra}]'`")
+    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+        discard(sys.stdout)
+    except OSError as error:  # what failed in the midst of work, such as a disk that went
+        say(f"captionkit: {unreadable(error.filename or 'a file', error)}")
+    except Stopped as stopped:
+        say(f"captionkit: stopped by {stopped}")
+        return stopped.status
+    except KeyboardInterrupt:
+        say("captionkit: interrupted")
+        return 130
+    return 1
+
+
+def _fill_closed_streams() -> None:
+    """Put something in the place of standard streams that the caller closed.
+
+    Otherwise a file that is opened later would take the place, and what is printed would land in it.
+    """
+    for name, use in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, use)  # the lowest that is free: the closed one
+            if name != "stdin":  # to write to what is open for reading fails, as it should where an answer is lost
+                setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115
+
+
+_INSTALL = "pip install 'captionkit"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; a command with sixty options has too long a usage to show."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            (tell if file is sys.stdout else say)(message.rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"captionkit: {message} (see `{self.prog} --help`)\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Exit for arguments that no option takes, naming the option that the first is nearest to."""
+        first = next((argument for argument in unknown if argument.startswith("-")), unknown[0])
+        near = get_close_matches(first.partition("=")[0], self._option_string_actions, n=1)
+        self.error(f"{first} is not understood{f'; did you mean {near[0]}?' if near else ''}")
+
+
+def caption(options: argparse.Namespace) -> int:
+    """Describe pictures."""
+    from captionkit.cli.caption import caption_inputs
+
+    return caption_inputs(
+        options.inputs,
+        model=options.model,
+        as_json=options.json,
+        output=options.output,
+        attention=options.attention,
+        batch=options.batch,
+        decoding=_overrides(options, "decoding"),
+        min_confidence=options.min_confidence,
+    )
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a captioner on captioned pictures."""
+    from captionkit.training.config.recipe import load_recipe, usual_recipe
+
+    overrides = _overrides(options)
+    if options.resume and (options.recipe or overrides):
+        raise CaptionkitError("--resume goes on with the recipe stored in the run; leave out --recipe and its fields")
+    recipe = load_recipe(options.recipe, overrides)
+    usual = usual_recipe(recipe.run.init)
+    if usual and not options.recipe and os.environ.get("RANK", "0") == "0":
+        say(f"recipe {usual}, as with --init none is named; --recipe names another, and flags change its fields")
+    from captionkit.training.trainer import train as run
+
+    run(options.data, options.output, recipe, resume=options.resume)
+    return 0
+
+
+def find_lr(options: argparse.Namespace) -> int:
+    """Find the learning rate to train with, by a range test."""
+    from captionkit.training.config.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, _overrides(options))
+    from captionkit.training.tools.lr_finder import find_rates
+
+    tests, suggested = find_rates(options.data, options.output, recipe, steps=options.steps)
+    for test in tests:
+        say(f"captionkit: {test}")
+    say(f"captionkit: the curves are in {options.output}; to train with what they suggest:")
+    tell(shlex.join(["captionkit", "train", str(options.data), "--output", "RUN", *suggested.to_flags()]))
+    return 0
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Search for the optimizer, the rates and other fields that train best."""
+    from captionkit.training.config.recipe import load_recipe
+
+    overrides = _overrides(options)
+    recipe = load_recipe(options.recipe, overrides)
+    from captionkit.training.tools.sweep import sweep as run
+
+    run(
+        options.data,
+        options.output,
+        recipe,
+        space=options.space,
+        given=tuple(overrides),
+        trials=options.trials,
+        minutes=options.timeout,
+        workers=options.workers,
+    )
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Caption a split of a dataset with a model, and score the captions."""
+    from captionkit.eval.evaluate import GALLERY, RESULTS, SCORES, evaluate_model
+
+    done = evaluate_model(
+        options.model,
+        options.data,
+        options.output,
+        split=options.split,
+        metrics=_metrics(options),
+        batch=options.batch,
+        decoding=_overrides(options, "decoding"),
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    _show(done.scores, done.scores.notes, options.json)
+    say(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}")
+    return 1 if done.failures else 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Choose the beam and the length penalty that suit a model best, on a captioned split."""
+    from captionkit.eval.tune_decoding import tune_model
+
+    tuning = tune_model(
+        options.model,
+        options.data,
+        split=options.split,
+        beams=options.beam,
+        length_penalties=options.length_penalty,
+        no_repeats=options.no_repeat,
+        horizons=options.horizon,
+        write=options.write,
+    )
+    tell(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
+    return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """Fit a model's confidence on captioned pictures, and say how well it tells right captions from false ones."""
+    from captionkit.eval.fit_confidence import calibrate_model
+
+    fitted = calibrate_model(
+        options.model, options.data, split=options.split, write=options.write, resamples=options.resamples
+    )
+    print(json.dumps(fitted.to_dict(), ensure_ascii=False, indent=1) if options.json else fitted)
+    return 0
+
+
+def average(options: argparse.Namespace) -> int:
+    """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
+    from captionkit.training.tools.model_soup import average_models
+
+    chosen = {"split": options.split, "half": options.half, "every": options.all}
+    tell(average_models(options.data, options.models, options.output, **chosen))
+    return 0
+
+
+def name(options: argparse.Namespace) -> int:
+    """Caption class folders with a model that says the name of each image's class in a sentence."""
+    from captionkit.cli.name import name_images
+
+    done = name_images(options.data, options.noun, model=options.model, batch=options.batch)
+    say(f"captionkit: {done}")
+    return 1 if done.failures else 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Score captions against references."""
+    from captionkit.eval.score import score_files
+
+    scored = score_files(
+        options.references,
+        options.candidates,
+        split=options.split,
+        metrics=_metrics(options),
+        tokenizer=options.tokenizer,
+        frequencies=options.frequencies,
+        training=options.training,
+        compare=options.compare,
+        per_image=options.per_image,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    _show(scored, scored.scores.notes, options.json)
+    return 0
+
+
+def _overrides(options: argparse.Namespace, kind: str = "recipe") -> dict[str, Any]:
+    """The fields of a recipe, or of another `kind` of table, that were given as flags."""
+    given = {name: value for name, value in vars(options).items() if name.startswith(f"{kind}:")}
+    return {name.removeprefix(f"{kind}:"): value for name, value in given.items() if value is not None}
+
+
+def _metrics(options: argparse.Namespace) -> list[Any] | None:
+    """The metrics asked for; None for the usual ones."""
+    if options.metrics is None and not (options.clip or options.chair):
+        return None
+    named = "usual" if options.metrics is None else options.metrics
+    chosen: list[Any] = [name.strip() for name in named.split(",") if name.strip()]
+    if options.chair:
+        chosen.append("chair")
+    if options.clip:
+        from captionkit.models.clip_score import ClipScore
+
+        chosen.append(ClipScore(options.clip))
+    return chosen
+
+
+def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:
+    for note in notes:
+        say(f"captionkit: {note}")
+    tell(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if as_json else report)
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Say what is in a dataset, a model folder or a run folder, and what is wrong with it."""
+    from captionkit.cli.inspect import ModelReport, inspect_path
+
+    report = inspect_path(options.path, layout=options.layout, check_images=options.images)
+    summary = _summary(report.path) if isinstance(report, ModelReport) else None
+    if options.json:
+        values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
+        tell(json.dumps(values, ensure_ascii=False, indent=1))
+    else:
+        tell(f"{report}\n\n{summary}" if summary else report)
+    return 0 if report.sound else 1
+
+
+def _summary(model: str) -> Any:
+    """A model part by part, as the heavy half tells it; None, with a line that says why, where it cannot."""
+    from captionkit.inference.model_folder import open_model
+
+    try:
+        from captionkit.models.summary import summarise_folder
+
+        return summarise_folder(open_model(model))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("captionkit"):
+            raise
+        more = f"{error.name} is not installed; `{_INSTALL}[train]'` adds each part's shape, parameters, FLOPs, memory"
+    except CaptionkitError as error:
+        more = f"its parts cannot be told: {error}"
+    say(f"captionkit: {more}")
+    return None
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model's ONNX graphs and prove that they say what torch says, or what 8 bits cost."""
+    asked = {name: getattr(options, name) for name in ("evaluate", "split", "limit", "max_loss")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if options.int8:
+        from captionkit.export.quantization.int8 import export_int8
+
+        if options.half or (given and options.evaluate is None):
+            raise CaptionkitError("--half is for float graphs; --split, --limit and --max-loss go with --evaluate DATA")
+        if options.output is None:
+            raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
+        given["data"] = given.pop("evaluate", None)
+        given["keep_weights"] = options.keep_weights
+        tell(export_int8(options.model, options.output, pictures=options.pictures, **given))
+        return 0
+    from captionkit.export.folder import export_model
+
+    if given or options.output or options.keep_weights:
+        others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
+        raise CaptionkitError(f"{others} go with --int8; add it")
+    tell(export_model(options.model, pictures=options.pictures, half=options.half))
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve captions over HTTP: captionkit's own endpoints, Hugging Face's and OpenAI's."""
+    from captionkit.serve.settings import Settings
+
+    settings = Settings(**_overrides(options, "serve"))
+    from captionkit.serve.server import serve as run
+
+    run(options.model, settings)
+    return 0
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draw the curves of a run, or compare several."""
+    from captionkit.cli.inspect import plot_runs
+
+    plot_runs(options.runs, options.output)
+    say(f"curves: {options.output}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the report of a run: report.html and report.md in its folder."""
+    from captionkit.training.report.command import report_run
+
+    tell(report_run(options.run, options.data))
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Caption sample photographs and write a page with captions and attention maps."""
+    from captionkit.cli.caption import caption_samples
+
+    return caption_samples(options.output, model=options.model, min_confidence=options.min_confidence)
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from captionkit.serve.settings import Settings
+
+    parser = _Parser(prog="captionkit", description="Describes pictures in words.")
+    parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    add = _add(commands, caption, extra="")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="PHOTO",
+        help="picture, folder, pattern such as 'photos/*.jpg', or - for standard input",
+    )
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    _add_decoding(add, fields=arguments[:1] == ["caption"])
+    _add_min_confidence(add, "mark captions of less confidence, 0 to 1: a last field 'review', or so in JSON")
+    add("--json", action="store_true", help="one JSON object a line")
+    add(
+        "--attention",
+        metavar="OUT",
+        type=_path,
+        help="where the model looked: OUT.png, .gif or .npz, a folder for several, or - for terminal or JSON",
+    )
+    add("--output", metavar="FILE", type=_path, help="also write a file: .json (COCO results), .jsonl or .csv")
+
+    add = _add(commands, train, extra="train")
+    add(
+        "data",
+        type=_path,
+        nargs="+",
+        metavar="DATA",
+        help="captioned pictures, in any layout that `captionkit inspect` knows; of several, the first's validation "
+        "split decides what is kept, and --data.weights says how often each is shown",
+    )
+    add("--output", type=_path, required=True, metavar="RUN", help="folder for everything the run makes")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    _add_recipe(add, fields=arguments[:1] == ["train"])
+
+    add = _add(commands, find_lr, extra="train")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add(
+        "--output",
+        type=_path,
+        default=Path("learning-rate.png"),
+        metavar="FILE",
+        help="the plot; its points come beside it, as .json (default: %(default)s)",
+    )
+    add("--steps", type=int, default=200, help="over which the rate rises (default: %(default)s)")
+    _add_recipe(add, fields=arguments[:1] == ["find-lr"])
+
+    add = _add(commands, sweep, extra="sweep")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
+    add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
+    add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
+    add("--timeout", type=float, metavar="MINUTES", help="after which no trial is begun")
+    add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
+    _add_recipe(add, fields=arguments[:1] == ["sweep"])
+
+    add = _add(commands, evaluate, extra="train")
+    add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--split", default="val", help="which of its splits (default: %(default)s)")
+    _add_decoding(add, fields=arguments[:1] == ["evaluate"])
+    _add_scoring(add)
+    add(
+        "--output",
+        type=_path,
+        default=Path("captionkit-evaluation"),
+        metavar="FOLDER",
+        help="for results.json, scores.json and gallery.html (default: %(default)s)",
+    )
+
+    add = _add(commands, tune, extra="train")
+    add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("--split", default="val", help="which of its splits (default: %(default)s)")
+    add("--beam", type=_numbers(int), default=(1, 3, 5), metavar="N,...", help="to try (default: 1,3,5)")
+    penalties = (0.5, 0.7, 0.85, 1.0, 1.2)
+    usual = ",".join(map(str, penalties))
+    add("--length-penalty", type=_numbers(float), default=penalties, metavar="X,...", help=f"to try (default: {usual})")
+    add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
+    add("--horizon", type=_numbers(int), metavar="N,...", help="to try; a small one saves steps (default: the model's)")
+    add("--write", action="store_true", help="make the best what the model captions with")
+    add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, calibrate, extra="train")
+    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add(
+        "data",
+        type=Path,
+        nargs="+",
+        metavar="DATA",
+        help="captioned pictures, in any layout that `captionkit inspect` knows; all pictures count alike",
+    )
+    add("--split", default="val", help="which of their splits (default: %(default)s)")
+    add("--write", action="store_true", help="store what was fitted in the model folder")
+    add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
+    add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, average, extra="train")
+    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("models", type=_named, nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
+    add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
+    add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
+    add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
+    add("--all", action="store_true", help="average all of them, whether it helps or not")
+
+    add = _add(commands, name, extra="")
+    add("data", type=_path, metavar="DATA", help="class folders: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg")
+    add("--noun", required=True, metavar="TEXT", help="what the model calls all that they show, for instance bird")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--batch", type=int, default=16, help="images that go through the model together (default: 16)")
+
+    add = _add(commands, score, extra="train")
+    add(
+        "references",
+        type=_named,
+        metavar="REFERENCES",
+        help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset",
+    )
+    add("candidates", type=_named, metavar="CANDIDATES", help="captions to score: COCO results (.json), .jsonl or .csv")
+    add("--split", help="of the references (default: the one that the candidates are of)")
+    _add_scoring(add)
+    add("--per-image", type=_path, metavar="OUT.csv", help="write the scores of each image")
+    add("--compare", type=_named, metavar="OTHER", help="another results file: what differs, and how surely")
+    add("--tokenizer", choices=("ptb", "words"), help="coco-caption's, or one for any language (default: what suits)")
+    add("--frequencies", type=_path, metavar="FILE", help="CIDEr's document frequencies: references, or a saved .npz")
+    add(
+        "--training",
+        type=_named,
+        metavar="DATA",
+        help="the captions of the training set, to tell how many candidates are new",
+    )
+
+    add = _add(commands, inspect, extra="train")
+    add("path", type=_named, metavar="DATA|MODEL|RUN")
+    add("--layout", help="read the dataset as this layout instead of detecting it")
+    add("--images", action="store_true", help="also open every picture")
+    add("--json", action="store_true", help="machine-readable")
+
+    add = _add(commands, export, extra="export")
+    add("model", type=_named, metavar="MODEL", help="model folder with weights")
+    add(
+        "--pictures", type=_path, metavar="DIR", help="real pictures to try the graphs on (default: sample photographs)"
+    )
+    add("--half", action="store_true", help="store the graphs' weights in 16 bits")
+    add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
+    add("--output", type=_path, metavar="FOLDER", help="the folder for --int8")
+    add("--keep-weights", action="store_true", help="put the weights to train on into that folder too")
+    add("--evaluate", type=_path, metavar="DATA", help="score captions before and after --int8 on these pictures")
+    add("--split", help="which of its splits (default: val)")
+    add("--limit", type=int, metavar="N", help="the first N of its pictures alone")
+    add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
+
+    add = _add(commands, serve, extra="serve")
+    add(
+        "model",
+        type=_named,
+        nargs="?",
+        metavar="MODEL",
+        help="model folder or Hub id (default: what comes with captionkit)",
+    )
+    _add_fields(add, Settings, "serve", defaults=True)
+
+    add = _add(commands, plot, extra="train")
+    add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
+    add("--output", type=_path, default=Path("curves.png"), metavar="FILE", help="the picture (default: %(default)s)")
+
+    add = _add(commands, report, extra="train")
+    add("run", type=_path, metavar="RUN", help="folder that `captionkit train` made")
+    add("--data", type=_path, nargs="+", metavar="DATA", help="where its pictures lie now (default: where they lay)")
+
+    add = _add(commands, demo, extra="demo")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add(
+        "--output",
+        type=_path,
+        default=Path("captionkit-demo.html"),
+        metavar="FILE",
+        help="the page (default: %(default)s)",
+    )
+    _add_min_confidence(add, "say 'not sure' of captions of less confidence, 0 to 1 (default: the model's own)")
+    return parser
+
+
+def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
+    text = (command.__doc__ or "").strip()
+    parser = commands.add_parser(
+        command.__name__.replace("_", "-"), help=text[0].lower() + text[1:].rstrip("."), description=text
+    )
+    parser.set_defaults(command=command, extra=extra, parser=parser)
+    return parser.add_argument
+
+
+#: flags that are not simply the names of their fields
+_FLAGS = {"decoding:seed": "--sample-seed", "decoding:banned_words": "--ban"}
+
+
+def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
+    """The batch, and (with `fields`, which need numpy) a flag for every field of Decoding."""
+    if fields:
+        from captionkit.inference.search import Decoding
+
+        _add_fields(add, Decoding, "decoding")
+    add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+
+
+def _add_min_confidence(add: Callable[..., Any], text: str) -> None:
+    add("--min-confidence", type=float, metavar="X", help=text)
+
+
+def _add_fields(add: Callable[..., Any], table: type, kind: str, *, defaults: bool = False) -> None:
+    """A flag for every field of a dataclass, with the help that stands in its metadata."""
+    from dataclasses import fields
+
+    kinds: dict[type, tuple[dict[str, Any], str]] = {
+        bool: ({"action": "store_true", "default": None}, ""),
+        int: ({"type": int, "metavar": "N"}, ""),
+        float: ({"type": float, "metavar": "X"}, ""),
+        str: ({"type": str, "metavar": "TEXT"}, ""),
+        tuple: ({"type": _listed, "metavar": "WORDS"}, "; with commas"),
+    }
+    for field in fields(table):
+        dest, (how, note) = f"{kind}:{field.name}", kinds[type(field.default)]
+        if defaults and field.default:
+            note += f" (default: {field.default})"
+        flag = _FLAGS.get(dest, f"--{field.name.replace('_', '-')}")
+        add(flag, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
+
+
+def _named(text: str) -> str:
+    """What names a file, a folder or a model."""
+    if not text:  # pathlib would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty name; is a shell variable unset?")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_named(text))
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def numbers(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+
+    return numbers
+
+
+def _listed(phrases: str) -> tuple[str, ...]:
+    return tuple(phrase.strip() for phrase in phrases.split(",") if phrase.strip())
+
+
+def _add_scoring(add: Callable[..., Any]) -> None:
+    names = "bleu, meteor, rouge, cider, cider-plain, spice, chair, diversity"
+    add("--metrics", metavar="NAMES", help=f"{names}; with commas; 'usual': the default's")
+    add("--chair", action="store_true", help="also CHAIR: how often captions name objects that no reference has")
+    add(
+        "--clip",
+        type=_named,
+        metavar="CLIP",
+        help="also CLIPScore and RefCLIPScore, by this CLIP model: a folder or Hub id",
+    )
+    add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
+    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    add("--json", action="store_true", help="machine-readable")
+
+
+def _add_recipe(add: Callable[..., Any], *, fields: bool) -> None:
+    """The recipe's flags: a name or a file, and (with `fields`, which take a while) one for every field."""
+    add("--recipe", type=_named, metavar="NAME|FILE", help="shipped recipe, or a TOML file")
+    add(
+        "--init",
+        type=_named,
+        dest="recipe:run.init",
+        metavar="MODEL",
+        help="start from a model: a folder, a Hub id, or 'bundled'",
+    )
+    if fields:
+        _add_recipe_fields(add)
+
+
+def _add_recipe_fields(add: Callable[..., Any]) -> None:
+    """A flag for every field of the recipe, from its dataclasses."""
+    try:
+        from captionkit.training.config.recipe import flag_of, recipe_fields
+    except ModuleNotFoundError:
+        return  # without the extra the command itself says what to install
+    for name, leaf in recipe_fields():
+        if name != "run.init":
+            default = leaf.default
+            if isinstance(default, tuple):
+                default = ",".join(map(str, default)) or "none"
+            add(
+                flag_of(name),
+                dest=f"recipe:{name}",
+                metavar=name.rpartition(".")[2].upper(),
+                help=f"{leaf.metadata['help']} (default: {default})".replace("%", "%%"),
+            )

@@ -1,0 +1,172 @@
+"""JSON as people make it: a list, or lines, of {"image": "1.jpg", "caption": "a dog"}, or {"1.jpg": ["a dog"]}.
+
+A caption may be a list of them, and the list may stand in an object around it, by split ({"train": [...]}) or under any
+one name ({"data": [...]}). BLIP's files (https://github.com/salesforce/BLIP) are of this form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from captionkit.data.layouts.assemble import Entry, Place, Row, by_image
+from captionkit.data.layouts.caption_set import Problem, is_id, split_of_file, split_of_folder, whole
+from captionkit.data.layouts.captions import CAPTION_COLUMNS, holds_captions
+from captionkit.data.layouts.csv import IMAGE_COLUMNS
+from captionkit.data.layouts.reading import keep_repeated, peek, read_json, read_json_lines
+from captionkit.errors import DatasetError
+from captionkit.utils.files import IMAGE_SUFFIXES
+
+LOOKS_FOR = '*.json or *.jsonl of {"image": ..., "caption": ...}, or {"1.jpg": ["a caption"]}'
+_LINES = (".jsonl", ".ndjson")
+_DEEPEST = 8  # so many objects deep into a file's beginning its first entry is looked for
+
+
+def detect(place: Place) -> list[Path]:
+    """The JSON files that begin with such an entry; where that has an id and no file, only the one pointed at."""
+    return [file for file in place.files("*.json", "*.jsonl", "*.ndjson") if _fits(file, pointed_at=bool(place.file))]
+
+
+def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+    """The images in the order in which each file first names them."""
+    for file in files:
+        source, split = place.name(file), split_of_file(file.stem) or ""
+        yield from entries(_content(file), file, source, split)
+
+
+def entries(content: Any, file: Path, source: str, split: str) -> Iterator[Entry | Problem]:
+    """The images of a parsed `content`. Raises DatasetError where it is of no such form."""
+    if not isinstance(content, (list, dict)):
+        raise DatasetError(f'{file}: not captions by image, such as [{{"image", "caption"}}]; name its layout')
+    stated = (
+        row if isinstance(row, Problem) or row.split else row._replace(split=split) for row in _rows(content, source)
+    )
+    yield from by_image(stated, source)
+
+
+def record(value: Any, where: str, ids: tuple[str, ...] = ()) -> Row | Problem:
+    """The row that one object states; `ids` are the names under which an id may stand instead of an image's file."""
+    if isinstance(value, dict):
+        image = _file_of(value) or next(
+            (str(whole(value[name])) for name in ids if is_id(whole(value.get(name)))), None
+        )
+        if image:
+            return Row(image, _captions(value), str(value.get("split") or ""))
+    wanted = '"file_name"' if not ids else '"image" (or "file_name", ...) and a "caption"'
+    return Problem("malformed entry", where, f"it needs a {wanted}")
+
+
+def _file_of(entry: Any) -> str:
+    """The image file that an object names; "" where it names none, or is no object."""
+    columns = IMAGE_COLUMNS if isinstance(entry, dict) else ()
+    return next((name for column in columns if (name := _file_name(entry.get(column)))), "")
+
+
+def _file_name(value: Any) -> str:
+    if isinstance(value, dict):  # as Hugging Face's datasets print an image
+        value = value.get("path") or value.get("file_name")
+    return value if isinstance(value, str) else ""
+
+
+def _captions(value: dict[str, Any]) -> list[object]:
+    captions: object = next((value[name] for name in CAPTION_COLUMNS if name in value), [])
+    return captions if isinstance(captions, list) else [captions]
+
+
+def _content(file: Path) -> Any:
+    """The value of a file; a list of its lines where each line is a value."""
+    if file.suffix.casefold() in _LINES or _is_lines(peek(file)[0]):
+        return [value for _, value in read_json_lines(file)]
+    return read_json(file, pairs_hook=keep_repeated)
+
+
+def _rows(content: Any, source: str, split: str = "") -> Iterator[Row | Problem]:
+    if isinstance(content, list) and not (content and isinstance(content[0], tuple)):
+        for index, value in enumerate(content):
+            row = record(value, f"{source}: entry {index}", ("image_id", "id"))
+            yield row if isinstance(row, Problem) or row.split else row._replace(split=split)
+        return
+    pairs = list(content.items()) if isinstance(content, dict) else [pair for pair in content if len(pair) == 2]
+    inner = [(key, value) for key, value in pairs if _is_inner(key, value)]
+    for key, value in inner:
+        yield from _rows(value, source, split_of_folder(key) or split)
+    if inner:
+        return  # what else there is tells of the file, not of images
+    seen: set[str] = set()
+    for key, value in pairs:
+        if not key or not holds_captions(value):
+            yield Problem("malformed entry", f"{source}: {key[:80]!a}", "it needs the captions of an image")
+            continue
+        if key in seen:
+            yield Problem("duplicate id", key, f"{source}: the key occurs more than once; its captions are joined")
+        seen.add(key)
+        yield Row(key, value if isinstance(value, list) else [value], split)
+
+
+def _is_inner(key: str, value: Any) -> bool:
+    """Whether a value holds images, and is not the captions of one."""
+    if isinstance(value, list) and value:
+        return isinstance(value[0], dict) and _names_image(value[0], ids=True)
+    return isinstance(value, dict) and split_of_folder(key) is not None
+
+
+def _names_image(value: Any, *, ids: bool) -> bool:
+    if not isinstance(value, dict) or not any(name in value for name in CAPTION_COLUMNS):
+        return False
+    return bool(_file_of(value)) or (ids and is_id(whole(value.get("image_id"))))
+
+
+def _fits(file: Path, *, pointed_at: bool) -> bool:
+    head = peek(file)[0].lstrip()
+    for _ in range(_DEEPEST):
+        value, rest = _first(head)
+        if _names_image(value, ids=pointed_at):
+            return True
+        if not head.startswith("{") or _file_of(value):  # an entry, but without captions
+            return False
+        if isinstance(value, dict):  # all of it: a short file
+            return any(_fits_pair(key, inner, pointed_at) for key, inner in value.items())
+        key, rest = _first(head[1:].lstrip())
+        inner = rest.lstrip().removeprefix(":").lstrip()
+        if not isinstance(key, str) or not inner:
+            return False
+        captions, _ = _first(inner) if inner[0] in '"{' else _first_in_list(inner)
+        if isinstance(captions, (str, list, dict)) and _fits_pair(key, captions, pointed_at):
+            return True
+        head = inner
+    return False
+
+
+def _fits_pair(key: str, value: Any, pointed_at: bool) -> bool:
+    if isinstance(value, list) and value and _names_image(value[0], ids=pointed_at):
+        return True
+    if isinstance(value, dict) and _names_image(value, ids=pointed_at):
+        return True
+    if isinstance(value, dict) and split_of_folder(key):
+        return any(_fits_pair(inner, captions, pointed_at) for inner, captions in value.items())
+    named = key.casefold().endswith(IMAGE_SUFFIXES) or re.fullmatch("[0-9]{1,18}", key)
+    return bool(named or pointed_at) and bool(value) and holds_captions(value)
+
+
+def _first(text: str) -> tuple[Any, str]:
+    """The JSON value that `text` begins with, or the first in the list that it begins with; and what follows it."""
+    if text.startswith("["):
+        return _first_in_list(text)
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, ""
+    return value, text[end:]
+
+
+def _first_in_list(text: str) -> tuple[Any, str]:
+    inner = text.removeprefix("[").lstrip()
+    return _first(inner) if inner and inner[0] in '{"' else (None, "")
+
+
+def _is_lines(head: str) -> bool:
+    value, rest = _first(head.lstrip()) if head.lstrip().startswith("{") else (None, "")
+    return isinstance(value, dict) and rest.lstrip().startswith("{")

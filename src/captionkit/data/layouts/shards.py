@@ -1,0 +1,159 @@
+"""WebDataset's tar shards, as webdataset, img2dataset or plain tar write them: train-000000.tar, 00000.tar, val.tar.
+
+The files of a sample share what stands before the first dot of their names: KEY.jpg with KEY.txt or KEY.caption (a
+caption a line) or KEY.json (captions under "caption", "text", ...; it goes first).
+https://github.com/webdataset/webdataset. The split is that of the shard's folder or name.
+
+Nothing is unpacked: one pass over the headers of a shard finds where its pictures lie, and each is then read from
+there, in any order. What a pass finds is kept in the cache, by the shard's path, size and time of change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.caption_set import Problem, id_of_file, split_of_file, split_of_folder
+from captionkit.data.layouts.captions import MAX_CAPTIONS, SIDECARS, captions_of_file
+from captionkit.data.layouts.tar import walk
+from captionkit.errors import CaptionkitError
+from captionkit.utils import files
+from captionkit.utils.files import IMAGE_SUFFIXES, Member
+from captionkit.utils.progress import track
+
+LOOKS_FOR = "tar shards, not compressed (train-000000.tar, 00000.tar, val.tar), here or in train/, val/, test/"
+_VERSION = 3  # of what is cached
+_SHARD = re.compile(r"(.+?)\.(tar|tgz|tar\.(gz|bz2|xz|zst))", re.IGNORECASE)
+
+
+def detect(place: Place) -> list[Path]:
+    """The shards, by name; compressed ones where there are no others, to be told of. No folder of pictures has any."""
+    if place.file:
+        named = [place.file] if _SHARD.fullmatch(place.file.name) else []
+    else:
+        here = sorted(place.root.iterdir())
+        if any(path.name.casefold().endswith(IMAGE_SUFFIXES) for path in here):
+            return []
+        inner = (sorted(folder.iterdir()) for folder in place.split_folders("data"))
+        named = [*filter(_numbered, here), *(path for folder in inner for path in folder)]
+        named = [path for path in named if _SHARD.fullmatch(path.name) and path.is_file()]
+    return [path for path in named if path.suffix.casefold() == ".tar"] or named
+
+
+def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
+    """The pictures in the order of the shards; an id is the sample's key, after its shard's name where it repeats."""
+    taken = set()
+    for path in track(shards, len(shards), "shards"):
+        source = place.name(path)
+        split = split_of_folder(path.parent.name) or split_of_file(path.stem) or ""
+        samples, problems = _contents(path)
+        for problem in problems:
+            yield Problem(problem.kind, problem.where, f"{source}: {problem.detail}")
+        for member, captions in samples:
+            key = _key(member.name)[0]
+            known: int | str = key if "/" in key else id_of_file(key)
+            if (split, str(known)) in taken:
+                known = f"{path.stem}/{key}"
+            taken.add((split, str(known)))
+            yield Entry(known, member.name, captions, split, source, member=member)
+
+
+def pictures(path: Path) -> Iterator[Member | Problem]:
+    """The pictures in one shard, in its order, without their captions."""
+    samples, problems = _contents(path)
+    yield from (problem for problem in problems if problem.kind not in ("malformed caption", "missing image"))
+    yield from (member for member, _ in samples)
+
+
+def _numbered(path: Path) -> bool:
+    match = _SHARD.fullmatch(path.name)
+    return bool(match and (match[1][-1].isdigit() or split_of_file(match[1])))
+
+
+def _key(name: str) -> tuple[str, str]:
+    """ "dir/a.seg.png" -> ("dir/a", "seg.png"): the sample and what of it this is."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return folder + slash + stem, ending.casefold()
+
+
+Samples = list[tuple[Member, list[Any]]]
+
+
+def _contents(path: Path) -> tuple[Samples, list[Problem]]:
+    """Each picture of a shard with its captions, and what is wrong with the rest; from the cache where it is there."""
+    status = path.stat()
+    facts = repr((_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns))
+    cached = (
+        files.cache_folder() / "shards" / f"{hashlib.sha256(facts.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
+    )
+    with suppress(OSError, ValueError, TypeError, KeyError):  # not there, or not what was written
+        content = json.loads(cached.read_text(encoding="utf-8"))
+        samples = [(Member(path, *where), captions) for *where, captions in content["samples"]]
+        return samples, [Problem(*problem) for problem in content["problems"]]
+    samples, problems = _scan(path)
+    content = {
+        "samples": [(member.name, member.offset, member.size, captions) for member, captions in samples],
+        "problems": [(problem.kind, problem.where, problem.detail) for problem in problems],
+    }
+    with suppress(CaptionkitError):  # a cache that cannot be written makes the next time no shorter, and is no failure
+        files.write_text(cached, json.dumps(content))
+    return samples, problems
+
+
+@dataclass
+class _Sample:
+    picture: Member | None = None
+    captions: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def _scan(path: Path) -> tuple[Samples, list[Problem]]:
+    found: dict[str, _Sample] = {}
+    problems: list[Problem] = []
+    for member in walk(path):
+        if isinstance(member, Problem):
+            problems.append(member)
+            continue
+        key, ending = _key(member.name)
+        picture = f".{ending}" in IMAGE_SUFFIXES
+        if not picture and f".{ending}" not in SIDECARS:
+            continue  # of another use: classes, masks, sound
+        sample = found.setdefault(key, _Sample())
+        if ending in sample.captions or (picture and sample.picture):
+            detail = (
+                f"a second .{ending} of its sample is left out" if not picture else "a second picture of its sample"
+            )
+            problems.append(Problem("duplicate key", member.name, detail))
+        elif picture:
+            sample.picture = member
+        else:
+            sample.captions[ending] = _captions(member, ending, problems)
+    samples = []
+    for key, sample in found.items():
+        captions = next(filter(None, map(sample.captions.get, ("json", "txt", "caption"))), [])
+        if sample.picture:
+            samples.append((sample.picture, captions))
+        else:
+            problems.append(
+                Problem("missing image", key, f"the shard has no picture of it (captions: {len(captions)})")
+            )
+    return samples, problems
+
+
+def _captions(member: Member, ending: str, problems: list[Problem]) -> list[Any]:
+    if member.size > MAX_CAPTIONS:
+        detail = f"{member.size:,} bytes, but captions of a picture may have {MAX_CAPTIONS:,}; they are left out"
+        problems.append(Problem("malformed caption", member.name, detail))
+        return []
+    try:
+        return captions_of_file(member.read(), f".{ending}")
+    except ValueError as error:
+        problems.append(Problem("malformed caption", member.name, f"{error}; left out"))
+        return []

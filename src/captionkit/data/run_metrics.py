@@ -1,0 +1,44 @@
+"""The metrics.jsonl of a run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from captionkit.errors import CaptionkitError
+from captionkit.utils import paths
+
+_MAX_METRICS_BYTES = 1 << 30
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows that a run recorded. CaptionkitError where it recorded none."""
+    rows = _rows(run / "metrics.jsonl")
+    if not rows:
+        raise CaptionkitError(f"{run}: no metrics of a run (metrics.jsonl); give a folder that `captionkit train` made")
+    return rows
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not paths.exists(path):
+        return []
+    rows = []
+    for line in paths.read_text(path, limit=_MAX_METRICS_BYTES).splitlines():
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue  # a run that is being written, or was killed, can end in half a line
+    if not all(map(_is_row, rows)):
+        raise CaptionkitError(f"{path}: not the metrics of a run; give the folder that `captionkit train` made")
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this is a row that a run records: its kind, where it stands, and numbers; null is what is not finite."""
+    if not isinstance(row, dict) or row.get("kind") not in ("train", "eval"):
+        return False
+    numbers = {name: value for name, value in row.items() if name != "kind"}
+    placed = all(isinstance(row.get(name), (int, float)) for name in ("step", "epoch"))
+    judged = row["kind"] == "train" or isinstance(row.get("best"), bool)
+    return placed and judged and all(value is None or isinstance(value, (int, float)) for value in numbers.values())

@@ -1,0 +1,202 @@
+"""What `captionkit evaluate` does: caption a split, score it, and show the best, middling and worst captions."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captionkit import __version__
+from captionkit.data.images import open_image
+from captionkit.data.layouts import CaptionSet, Example, open_dataset
+from captionkit.data.tokenizer import split_words
+from captionkit.errors import CaptionkitError
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.figures import attention_of
+from captionkit.inference.load import load
+from captionkit.inference.results import ResultsFile
+from captionkit.inference.search import Decoding
+from captionkit.metrics import Metric, Scores, evaluate
+from captionkit.metrics.scoring import check_metrics, check_numbers, make_metrics
+from captionkit.utils import files, outputs
+from captionkit.utils.progress import say, track
+from captionkit.viz.page import Card, sectioned_page
+
+RESULTS, SCORES, GALLERY = "results.json", "scores.json", "gallery.html"
+
+_CARDS = 4  # in each group of the gallery
+_PHOTO = (1024, 1024)
+_RANKED_BY = "CIDEr-D"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it: the scores, the folder that holds them, and the pictures that could not be captioned."""
+
+    scores: Scores
+    folder: Path
+    failures: list[str]
+
+
+def evaluate_model(
+    model: str,
+    data: str | Path,
+    output: Path,
+    *,
+    split: str,
+    metrics: Sequence[str | Metric] | None = None,
+    batch: int = 16,
+    decoding: dict[str, Any] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Caption `split` of the dataset at `data`, score it, and write results.json, scores.json and gallery.html.
+
+    A picture that cannot be captioned is named and left out. Raises CaptionkitError where none can, or nothing fits.
+    """
+    # Better known before the work than after it.
+    wanted, left_out = check_metrics(metrics)
+    check_numbers(resamples, seed)
+    if batch < 1:
+        raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
+    _check_output(output, [data, model])
+    dataset = open_dataset(data)
+    pictures = dataset.split(split)
+    if not any(example.captions for example in pictures):
+        raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+    captioner = load(model)
+    measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
+    chosen = replace(captioner.decoding, **(decoding or {}))
+    captioner.decoding = chosen
+    started = time.monotonic()
+    said, failures = _captions(captioner, pictures, output / RESULTS, batch)
+    if not said:
+        raise CaptionkitError(f"{data}: no picture of split {split!r} could be captioned; the first: {failures[0]}")
+    training = dataset["train"] if "train" in dataset and pictures.split != "train" else ()
+    scores = evaluate(
+        {example.id: said[str(example.id)] for example in pictures if str(example.id) in said},
+        pictures,
+        measures,
+        images={example.id: example.image for example in pictures},
+        training=[caption for example in training for caption in example.captions] or None,
+        resamples=resamples,
+        seed=seed,
+    )
+    scores.notes.extend([*left_out, *_named(said, pictures)])
+    made = _made_by(captioner, pictures, chosen, round(time.monotonic() - started, 1))
+    files.write_text(
+        output / SCORES, json.dumps({**scores.to_dict(), **made}, ensure_ascii=False, indent=1, default=str) + "\n"
+    )
+    files.write_text(output / GALLERY, _gallery(captioner, pictures, scores, made))
+    return Evaluation(scores, output, failures)
+
+
+def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse, before any work, a folder in which another file than an earlier evaluation's would be replaced."""
+    outputs.check_folder(output, inputs=inputs)
+    proofs = {RESULTS: outputs.is_captions, SCORES: outputs.is_scores, GALLERY: outputs.is_page}
+    for name, proof in proofs.items():
+        outputs.check_file(output / name, proof, inputs=inputs)
+
+
+def _captions(
+    captioner: Captioner, pictures: CaptionSet, results: Path, batch: int
+) -> tuple[dict[str, str], list[str]]:
+    """Captions by image id as text, and what is wrong with the other pictures."""
+    said: dict[str, str] = {}
+    failures = []
+    outcomes = captioner.stream([example.image for example in pictures], batch=batch)
+    # Scores of an earlier evaluation must not lie beside new results.
+    with ResultsFile(results, outdated=[results.with_name(name) for name in (SCORES, GALLERY)]) as file:
+        for example, outcome in zip(pictures, track(outcomes, len(pictures), "captioning"), strict=True):
+            if outcome.caption is None:
+                failures.append(outcome.error)
+                say(f"captionkit: {outcome.error}")
+                continue
+            said[str(example.id)] = outcome.caption.text
+            file.add({"path": example.name, "image_id": example.id, "captions": [outcome.caption.to_dict()]})
+    return said, failures
+
+
+def _named(said: dict[str, str], pictures: CaptionSet) -> list[str]:
+    """A line about how many captions say the name of the class that their image is known to be of, if any is."""
+    known = [
+        (example.label, said[str(example.id)]) for example in pictures if example.label and str(example.id) in said
+    ]
+    if not known:
+        return []
+    names, captions = (split_words(texts) for texts in zip(*known, strict=True))
+    right = sum(
+        f" {' '.join(name)} " in f" {' '.join(caption)} " for name, caption in zip(names, captions, strict=True)
+    )
+    return [f"captions that name the class of their image: {right:,} of {len(known):,} ({right / len(known):.1%})"]
+
+
+def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
+    """What made the figures, so that they can be made again."""
+    folder = captioner.folder
+    packages = {name: import_module(name).__version__ for name in ("numpy", "onnxruntime", "PIL", "tokenizers")}
+    return {
+        "command": shlex.join(["captionkit", *sys.argv[1:]]),
+        "model": {"path": str(folder.path), "files": {name: f["sha256"] for name, f in folder.config["files"].items()}},
+        "data": {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()},
+        "decoding": decoding.to_dict(),
+        "seconds": seconds,
+        "versions": {"captionkit": __version__, "python": platform.python_version(), **packages},
+    }
+
+
+def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: dict[str, Any]) -> str:
+    examples = {str(example.id): example for example in pictures}
+    by = _RANKED_BY if _RANKED_BY in scores else next(iter(scores), "")
+    order = _ranked(scores, by) if by else np.arange(len(scores.ids))
+    sections = []
+    for heading, places in _groups(order).items():
+        cards = [_card(captioner, examples[str(scores.ids[place])], scores, place) for place in places]
+        sections.append((f"{heading} by {by}" if by else heading, cards))
+    figures = []
+    for name, value in scores.items():
+        low, high = scores.intervals.get(name, (value, value))
+        figures.append((name, f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if high > low else "")))
+    note = f"{made['data']['name']}, split {made['data']['split']}: {len(scores.ids):,} images. {made['command']}"
+    return sectioned_page("Captions, from the best to the worst", sections, note=note, figures=figures)
+
+
+def _ranked(scores: Scores, by: str) -> np.ndarray:
+    """Places of the images, the best caption's first."""
+    values = scores.per_image[by]
+    return np.argsort(values if by in scores.less_is_better else -values, kind="stable")
+
+
+def _groups(order: np.ndarray) -> dict[str, np.ndarray]:
+    """The best, middling and worst places, none of them twice: of few pictures, some groups may be missing."""
+    each = min(_CARDS, max(1, len(order) // 3))
+    middle = len(order) // 2 - each // 2
+    worst = order[max(each, len(order) - each) :][::-1]
+    groups = {"Best": order[:each], "Middling": order[middle : middle + each], "Worst": worst}
+    if len(order) < 3:
+        del groups["Middling"]
+    return {heading: places for heading, places in groups.items() if len(places)}
+
+
+def _card(captioner: Captioner, example: Example, scores: Scores, place: int) -> Card:
+    caption = captioner.caption(example.image)  # again, for its attention: keeping all of them would fill the memory
+    return Card(
+        photo=open_image(example.image, target=_PHOTO),
+        caption=caption.text,
+        confidence=caption.confidence,
+        unsure=captioner.sure_from is not None and caption.confidence < captioner.sure_from,
+        references=example.captions,
+        attention=attention_of(captioner, example.image, caption),
+        scores={name: float(values[place]) for name, values in scores.per_image.items()},
+        label=example.name,
+    )

@@ -1,0 +1,329 @@
+"""What `captionkit calibrate` does: fit a model's confidence on captioned images, and say how far it can be trusted.
+
+The model captions the images, and others of a kind that nobody taught it (`captionkit.eval.out_of_distribution`). What
+people wrote tells which captions are right (`captionkit.metrics.agreement`), and two things are fitted: a word's
+confidence (`captionkit.inference.calibration`) and a caption's (`captionkit.inference.confidence`). All that is
+reported of a caption's was found on images that it was not fitted on: each fifth is judged by what was fitted on the
+other four, and each kind of unfamiliar
+image by what has seen other kinds alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captionkit.data.images import Source
+from captionkit.data.layouts import CaptionSet, captioned_split
+from captionkit.errors import CaptionkitError
+from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
+from captionkit.inference.calibration import Calibration, Floats, calibration_error, fit, logistic, sigmoid
+from captionkit.inference.captioner import BATCH, Caption, Captioner
+from captionkit.inference.confidence import TOLD, Confidence, told
+from captionkit.inference.load import load
+from captionkit.inference.model_folder import check_place, update_model
+from captionkit.metrics.agreement import RIGHT_FROM, People
+from captionkit.utils.progress import say, track
+
+#: right captions, and false ones, without which nothing is fitted
+FEWEST = 20
+#: unfamiliar images of each kind
+_OF_A_KIND = 20
+_FOLDS = 5
+_READERS = 2
+#: what pulls the weights of standardised features towards 0; of those of the encoder's means, the best is found
+_TOLD_RIDGE, _IMAGE_RIDGES = 3.0, (30.0, 100.0, 300.0, 1000.0)
+#: unfamiliar images should have less confidence than all but this share of the photos
+_LOW = 0.2
+#: deviations below it are those of features that are all alike
+_ALIKE = 1e-6
+
+
+@dataclass(frozen=True)
+class Share:
+    """How the captions of one dataset were judged.
+
+    right: share of captions that are right in the main thing. auc: area under the curve, how often a right caption has
+    more confidence than a false one; low, high: its 95 % interval. before: `auc` of the mean of the words' confidences.
+    error: expected calibration error. apart: `auc` of what was fitted on the other datasets alone.
+    """
+
+    name: str
+    images: int
+    right: float
+    before: float
+    auc: float
+    low: float
+    high: float
+    error: float
+    apart: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in vars(self).items()}
+
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table under `_HEADINGS`."""
+        auc = (f"{self.before:.3f}", f"{self.auc:.3f}", f"{self.low:.3f} to {self.high:.3f}")
+        apart = "" if self.apart is None else f"{self.apart:.3f}"
+        return (self.name, f"{self.images:,}", f"{self.right:.0%}", *auc, apart, f"{self.error:.3f}")
+
+
+_HEADINGS = ("", "images", "right", "AUC before", "AUC", "95 %", "fitted apart", "error")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted, on what, and how well it does.
+
+    unfamiliar: of each kind of unfamiliar image, the share with less confidence than four fifths of the photos.
+    """
+
+    data: list[dict[str, str]]
+    shares: list[Share]
+    unfamiliar: dict[str, float]
+    calibration: Calibration
+    confidence: Confidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: all but the weights."""
+        return {
+            "data": self.data,
+            "captions": [share.to_dict() for share in self.shares],
+            "unfamiliar": self.unfamiliar,
+            "words": {"number": self.calibration.words, "error": round(self.calibration.error_after, 4)},
+            "sure_from": self.confidence.sure_from,
+        }
+
+    def tables(self) -> dict[str, Any]:
+        """The tables of a model's config that hold it."""
+        confidence = replace(self.confidence, report=self.to_dict())
+        return {"calibration": self.calibration.to_dict(), "confidence": confidence.to_dict()}
+
+    def __str__(self) -> str:
+        rows = [_HEADINGS, *(share.cells() for share in self.shares)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.unfamiliar.items())
+        return "\n".join([*lines, f"less confidence than {1 - _LOW:.0%} of the photos, of unfamiliar images: {kinds}"])
+
+
+def calibrate_model(
+    model: str, data: Sequence[str | Path], *, split: str = "val", write: bool = False, resamples: int = 1000
+) -> Fitted:
+    """Fit confidence on `split` of all the datasets together, every image counting alike; `write` stores it.
+
+    `resamples` of the images make the intervals. Raises CaptionkitError, also where too few captions are right or false
+    to learn the difference from, and where the bundled model would be written to.
+    """
+    captioner = load(model)
+    if write:
+        check_place(captioner.folder.path)
+    fitted = fit_confidence(captioner, [captioned_split(one, split) for one in data], resamples=resamples)
+    if write:
+        update_model(captioner.folder, {}, fitted.tables())
+    return fitted
+
+
+def fit_confidence(captioner: Captioner, sets: Sequence[CaptionSet], *, resamples: int = 1000) -> Fitted:
+    """Fit it to what a captioner says of captioned images, as it is set to decode. Raises CaptionkitError."""
+    if not sets:
+        raise CaptionkitError("nothing to calibrate on; name at least one dataset")
+    photos = [_photos(captioner, pictures) for pictures in sets]
+    right = np.concatenate([one.evidence.right for one in photos])
+    if min(right.sum(), (~right).sum()) < FEWEST:
+        raise CaptionkitError(
+            f"{right.sum()} of {len(right)} captions are right, the others false; to tell them apart takes {FEWEST} of "
+            "each, so name a larger dataset, or train the model further"
+        )
+    strange, kinds = _unfamiliar(captioner)
+    everything = [*(one.evidence for one in photos), strange]
+    crossed = _crossed(_joined(everything), kinds)
+    parts = np.split(sigmoid(crossed.logits), np.cumsum([len(one.right) for one in everything])[:-1])
+    low = np.quantile(np.concatenate(parts[:-1]), _LOW)
+    named, confidences = np.array(kinds), parts[-1]
+    return Fitted(
+        [_described(pictures) for pictures in sets],
+        [
+            _share(one, confidence, _apart(everything, place, crossed.ridge), resamples)
+            for place, (one, confidence) in enumerate(zip(photos, parts, strict=False))
+        ],
+        {kind: round(float((confidences[named == kind] < low).mean()), 4) for kind in KINDS},
+        fit(*zip(*(chance for one in photos for chance in one.words), strict=True)),
+        _confidence(crossed.weights),
+    )
+
+
+class _Evidence(NamedTuple):
+    """Of N captions, the features [N,F+D], as they were told and the encoder's means, and whether each is right [N]."""
+
+    features: Floats
+    right: NDArray[np.bool_]
+
+
+class _Photos(NamedTuple):
+    """The captions of a dataset."""
+
+    name: str
+    evidence: _Evidence
+    before: Floats  # [N], mean confidence of the words
+    words: list[tuple[float, bool]]  # probability of each, and whether people used it
+
+
+def _photos(captioner: Captioner, pictures: CaptionSet) -> _Photos:
+    """Caption a dataset. CaptionkitError where no image can be captioned."""
+    found = list(_captioned(captioner, [example.image for example in pictures], "captioning"))
+    if not found:
+        raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be captioned")
+    people = People([pictures[place].captions for place, _, _ in found])
+    right = people.agreement([caption.text for _, caption, _ in found]) >= RIGHT_FROM
+    words = [
+        (float(np.exp(word.log_prob)), people.used(place, word.text))
+        for place, (_, caption, _) in enumerate(found)
+        for word in caption.words
+    ]
+    before = np.array([np.mean([word.confidence for word in caption.words]) for _, caption, _ in found])
+    return _Photos(pictures.name, _Evidence(np.stack([features for *_, features in found]), right), before, words)
+
+
+def _unfamiliar(captioner: Captioner) -> tuple[_Evidence, list[str]]:
+    """What is said of unfamiliar images, all of it false, and their kinds."""
+    images = unfamiliar_images(_OF_A_KIND * len(KINDS))
+    found = list(_captioned(captioner, [image for _, image in images], "captioning unfamiliar images"))
+    features = np.stack([features for *_, features in found])
+    return _Evidence(features, np.zeros(len(found), np.bool_)), [images[place][0] for place, _, _ in found]
+
+
+def _captioned(captioner: Captioner, sources: Sequence[Source], what: str) -> Iterator[tuple[int, Caption, Floats]]:
+    """The place, the caption and the features of each source that can be captioned; the others are named."""
+    decoding = replace(captioner.decoding, num_captions=1)
+    starts = range(0, len(sources), BATCH)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in track(starts, len(starts), what):
+            opened = list(pool.map(captioner.open, sources[start : start + BATCH]))
+            for place, (outcome, overview) in enumerate(captioner.examine(opened, decoding), start):
+                caption = outcome.caption
+                if caption is None:
+                    say(f"captionkit: {outcome.error}")
+                elif caption.words:
+                    yield place, caption, _features(caption, overview)
+
+
+def _features(caption: Caption, overview: NDArray[np.float32] | None) -> Floats:
+    log_probs = np.array([word.log_prob for word in caption.words])
+    maps = caption.attention.reshape(len(caption.tokens), -1)  # [T,rows,columns] -> [T,G]
+    return np.concatenate([told(log_probs, caption.log_prob, maps), [] if overview is None else overview])
+
+
+class _Crossed(NamedTuple):
+    """What was fitted on all, with the logits [N] that each caption has from what was fitted without it."""
+
+    weights: Floats  # [1+F+D], the offset first
+    logits: Floats
+    ridge: float
+
+
+def _crossed(evidence: _Evidence, kinds: Sequence[str]) -> _Crossed:
+    """Fit on all; `kinds` are those of the captions at the end, which are of unfamiliar images."""
+    many = len(evidence.right) - len(kinds)
+    names = list(KINDS)
+    folds = np.concatenate([np.random.default_rng(0).permutation(many), [names.index(kind) for kind in kinds]]) % _FOLDS
+    tried = {ridge: _held_out(evidence, folds.astype(int), ridge) for ridge in _IMAGE_RIDGES}
+    ridge = min(tried, key=lambda one: _nats(tried[one], evidence.right))
+    # Weights that are pulled towards 0 doubt too much; what is held out tells by how much, in a slope and an offset.
+    logits = tried[ridge]
+    curve = np.stack([np.ones_like(logits), logits], axis=1)  # [N,2]
+    offset, slope = logistic(curve, evidence.right.astype(float), np.ones(2), np.array([0.0, 1.0]))
+    weights = slope * _weights(evidence, ridge)
+    weights[0] += offset
+    return _Crossed(weights, offset + slope * logits, ridge)
+
+
+def _held_out(evidence: _Evidence, folds: NDArray[np.int64], ridge: float) -> Floats:
+    """The logits [N] of each caption by what was fitted on all other folds."""
+    logits = np.zeros(len(evidence.right))
+    for fold in range(_FOLDS):
+        inside = folds == fold
+        weights = _weights(_Evidence(evidence.features[~inside], evidence.right[~inside]), ridge)
+        logits[inside] = _logits(evidence.features[inside], weights)
+    return logits
+
+
+def _weights(evidence: _Evidence, image_ridge: float) -> Floats:
+    """The regression's weights [1+F+D], the offset first, for features as they are."""
+    means, deviations = evidence.features.mean(0), np.maximum(evidence.features.std(0), _ALIKE)
+    scaled = np.concatenate([np.ones((len(evidence.right), 1)), (evidence.features - means) / deviations], axis=1)
+    ridge = np.full(scaled.shape[1], image_ridge)
+    ridge[0], ridge[1 : 1 + len(TOLD)] = _ALIKE, _TOLD_RIDGE
+    found = logistic(scaled, evidence.right.astype(float), ridge, np.zeros(len(ridge)))
+    slopes = found[1:] / deviations
+    return np.concatenate([[found[0] - slopes @ means], slopes])
+
+
+def _logits(features: Floats, weights: Floats) -> Floats:
+    return weights[0] + features @ weights[1:]
+
+
+def _nats(logits: Floats, right: NDArray[np.bool_]) -> float:
+    return float((np.logaddexp(0, logits) - right * logits).mean())
+
+
+def _apart(everything: Sequence[_Evidence], place: int, ridge: float) -> Floats | None:
+    """The logits of one dataset's captions by what was fitted on the others; None where it is the only one."""
+    others = [one for index, one in enumerate(everything[:-1]) if index != place]
+    if not others:
+        return None
+    return _logits(everything[place].features, _weights(_joined([*others, everything[-1]]), ridge))
+
+
+def _joined(parts: Sequence[_Evidence]) -> _Evidence:
+    return _Evidence(np.concatenate([one.features for one in parts]), np.concatenate([one.right for one in parts]))
+
+
+def _share(photos: _Photos, confidences: Floats, apart: Floats | None, resamples: int) -> Share:
+    right = photos.evidence.right
+    generator = np.random.default_rng(0)
+    drawn = (generator.integers(len(right), size=len(right)) for _ in range(resamples))
+    areas = [area for rows in drawn if not np.isnan(area := area_under_curve(confidences[rows], right[rows]))]
+    low, high = np.quantile(areas, [0.025, 0.975]).tolist() if areas else (np.nan, np.nan)
+    return Share(
+        photos.name,
+        len(right),
+        float(right.mean()),
+        area_under_curve(photos.before, right),
+        area_under_curve(confidences, right),
+        low,
+        high,
+        calibration_error(confidences, right.astype(float)),
+        None if apart is None else area_under_curve(apart, right),
+    )
+
+
+def area_under_curve(values: Floats, right: NDArray[np.bool_]) -> float:
+    """How often one of the `right` has a higher value than one of the others, ties counting half; NaN without both."""
+    _, levels, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[levels]  # from 1; the mean of those that are equal
+    true, false = int(right.sum()), int((~right).sum())
+    if not true or not false:
+        return float("nan")
+    return float((ranks[right].sum() - true * (true + 1) / 2) / (true * false))
+
+
+def _confidence(weights: Floats) -> Confidence:
+    offset, *others = _short(weights)
+    return Confidence(offset, dict(zip(TOLD, others, strict=False)), others[len(TOLD) :])
+
+
+def _short(weights: Iterable[float]) -> list[float]:
+    """With six digits that count: a config is read whenever the model is opened."""
+    return [float(f"{value:.6g}") for value in weights]
+
+
+def _described(pictures: CaptionSet) -> dict[str, str]:
+    return {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()}

@@ -1,0 +1,159 @@
+"""What `captionkit tune` does: try beams and length penalties on a captioned split, and keep those that score best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captionkit.data.layouts import CaptionSet, Example, captioned_split
+from captionkit.errors import CaptionkitError
+from captionkit.inference.captioner import BATCH, Captioner
+from captionkit.inference.load import load
+from captionkit.inference.model_folder import check_place, update_model
+from captionkit.inference.search import Decoding, State, search
+from captionkit.metrics import evaluate
+from captionkit.utils.progress import say, track
+
+#: what decides, and what is told beside it
+CHOOSES, TOLD = "CIDEr-D", ("CIDEr-D", "BLEU-4", "ROUGE-L")
+#: the settings that a trial may differ by
+TRIED = ("beam", "length_penalty", "no_repeat", "horizon")
+_METRICS = ("bleu", "rouge", "cider")
+_READERS = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way of decoding, with its scores and the mean number of words of its captions."""
+
+    decoding: Decoding
+    scores: dict[str, float]
+    words: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        chosen = self.decoding
+        tried = {name: getattr(chosen, name) for name in TRIED}
+        return {
+            **tried,
+            **{name: round(value, 4) for name, value in self.scores.items()},
+            "words": round(self.words, 2),
+        }
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The trials in the order in which they were asked for, and the best of them."""
+
+    data: dict[str, str]
+    trials: list[Trial]
+    best: Trial
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        trials = [trial.to_dict() for trial in self.trials]
+        return {"data": self.data, "chosen_by": CHOOSES, "trials": trials, "best": self.best.to_dict()}
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("", *(name.replace("_", " ") for name in TRIED), *TOLD, "words")]
+        for trial in self.trials:
+            chosen, scores = trial.decoding, [f"{trial.scores[name]:.4f}" for name in TOLD]
+            tried = (f"{getattr(chosen, name):g}" for name in TRIED)
+            rows.append(("*" if trial is self.best else "", *tried, *scores, f"{trial.words:.1f}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def tune_model(
+    model: str,
+    data: str | Path,
+    *,
+    split: str = "val",
+    beams: Sequence[int] = (1, 3, 5),
+    length_penalties: Sequence[float] = (0.5, 0.7, 0.85, 1.0, 1.2),
+    no_repeats: Sequence[int] = (3,),
+    horizons: Sequence[int] | None = None,
+    write: bool = False,
+) -> Tuning:
+    """Caption `split` with every combination, pictures encoded once, and choose the one of the highest CIDEr-D.
+
+    Without `horizons` the model's own is kept. Of equals the narrower beam is chosen. `write` makes it what the model
+    folder captions with. What is tried is chosen on the split that scores it, so its score there is a little flattered.
+    Raises CaptionkitError.
+    """
+    captioner = load(model)
+    if write:
+        check_place(captioner.folder.path)
+    found = [
+        Decoding(**{**captioner.decoding.to_dict(), "num_captions": 1, **dict(zip(TRIED, settings, strict=True))})
+        for settings in product(beams, length_penalties, no_repeats, horizons or (captioner.decoding.horizon,))
+    ]
+    if not found:
+        raise CaptionkitError("nothing to try; give at least one beam, length penalty and no-repeat")
+    pictures = captioned_split(data, split)
+    trials = _trials(captioner, pictures, found)
+    # Sorting is stable, so that of equals the first stays first.
+    best = max(sorted(trials, key=lambda trial: trial.decoding.beam), key=lambda trial: trial.scores[CHOOSES])
+    described = {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()}
+    tuning = Tuning(described, trials, best)
+    if write:
+        update_model(captioner.folder, {}, {"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
+        if captioner.folder.confidence and best.decoding != captioner.decoding:
+            say(f"captionkit: {model}: confidence was fitted to other decoding; `captionkit calibrate` fits it anew")
+    return tuning
+
+
+def _trials(captioner: Captioner, pictures: CaptionSet, tried: Sequence[Decoding]) -> list[Trial]:
+    said: list[dict[int | str, str]] = [{} for _ in tried]
+    text = captioner.text
+    ids: dict[str, Any] = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
+    for examples, images in _read(captioner, pictures):
+        begun = _Begun(captioner.stepper, images)
+        for captions, decoding in zip(said, tried, strict=True):
+            for example, found in zip(examples, search(begun, images, decoding, **ids), strict=True):
+                captions[example.id] = text.decode(found[0].tokens.tolist()) if found else ""
+    if not said[0]:
+        raise CaptionkitError(f"{pictures.name}: no picture of split {pictures.split!r} could be read")
+    return [_scored(captions, pictures, decoding) for captions, decoding in zip(said, tried, strict=True)]
+
+
+def _scored(captions: dict[int | str, str], pictures: CaptionSet, decoding: Decoding) -> Trial:
+    scores = evaluate(captions, pictures, list(_METRICS), resamples=0)
+    words = float(np.mean([len(caption.split()) for caption in captions.values()]))
+    return Trial(decoding, {name: scores[name] for name in TOLD}, words)
+
+
+class _Begun:
+    """A stepper whose pictures have been encoded already; decoding starts from the same state each time."""
+
+    def __init__(self, stepper: Any, images: np.ndarray) -> None:
+        self.step, self._state = stepper.step, stepper.begin(images)
+        self.keep = getattr(stepper, "keep", None)
+
+    def begin(self, images: np.ndarray) -> State:
+        return self._state
+
+
+def _read(captioner: Captioner, pictures: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:
+    """The pictures [B,3,H,W] that can be read, a batch at a time; the others are named."""
+    chunks = [pictures.examples[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for chunk in track(chunks, len(chunks), "captioning"):
+            opened = list(pool.map(lambda example: _open(captioner, example), chunk))
+            good = [(example, image) for example, image in zip(chunk, opened, strict=True) if image is not None]
+            if good:
+                yield [example for example, _ in good], np.stack([image for _, image in good])
+
+
+def _open(captioner: Captioner, example: Example) -> np.ndarray | None:
+    opened = captioner.open(example.image)
+    if opened.error is not None:
+        say(f"captionkit: {opened.error}")
+    return opened.pixels

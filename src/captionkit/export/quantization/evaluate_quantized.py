@@ -1,0 +1,110 @@
+"""A captioner before and after each step of quantising: its captions, its scores and its speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from captionkit.data.images import Source
+from captionkit.data.layouts import CaptionSet
+from captionkit.errors import CaptionkitError
+from captionkit.export.quantization.report import Step
+from captionkit.inference.captioner import Captioner
+from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
+from captionkit.inference.onnx_runtime import OnnxStepper
+from captionkit.metrics import Scores, evaluate
+from captionkit.utils.progress import say, track
+
+_SCORE = "CIDEr-D"
+_RESAMPLES = 1000
+#: pictures on which speed is measured
+_TIMED = 12
+
+
+class Judge:
+    """Compares graphs with those that they were made of: on the captioned pictures `judged`, else on `pictures`."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        graphs: Mapping[str, bytes],
+        pictures: Sequence[Source],
+        judged: CaptionSet | None,
+    ) -> None:
+        self.folder, self.graphs, self.judged = folder, dict(graphs), judged
+        self.pictures = pictures if judged is None else [example.image for example in judged]
+        self.timed = self.pictures[:_TIMED]
+        self._said: dict[bytes, list[str | None]] = {}
+        self.described = f"{len(self.pictures)} pictures"
+        if judged is not None:
+            self.described += f" of {judged.name}, split {judged.split}"
+
+    def __call__(self, quantised: Mapping[str, bytes]) -> list[Step]:
+        """float32, then the encoder in 8 bits, then the decoder too."""
+        stages = {
+            "float32": self.graphs,
+            "encoder in 8 bits": {**self.graphs, ENCODER: quantised[ENCODER]},
+            "decoder too": dict(quantised),
+        }
+        captioners = [Captioner(self.folder, OnnxStepper(self.folder, graphs=graphs)) for graphs in stages.values()]
+        said = [
+            self._captions(captioner, graphs) for captioner, graphs in zip(captioners, stages.values(), strict=True)
+        ]
+        scores = [self._score(captions, said) for captions in said]
+        speeds = self._speeds(captioners)
+        return [
+            _step(name, graphs, speed, captions, said[0], score, scores[0])
+            for (name, graphs), speed, captions, score in zip(stages.items(), speeds, said, scores, strict=True)
+        ]
+
+    def _captions(self, captioner: Captioner, graphs: Mapping[str, bytes]) -> list[str | None]:
+        key = graphs[ENCODER] + graphs[DECODER]
+        if key not in self._said:
+            outcomes = track(captioner.stream(self.pictures), len(self.pictures), "captioning")
+            self._said[key] = [outcome.caption.text if outcome.caption else None for outcome in outcomes]
+        return self._said[key]
+
+    def _score(self, captions: list[str | None], all_said: list[list[str | None]]) -> Scores | None:
+        """The scores on the pictures that every captioner could caption."""
+        if self.judged is None:
+            return None
+        both = [place for place, texts in enumerate(zip(*all_said, strict=True)) if None not in texts]
+        if not both:
+            raise CaptionkitError(f"{self.judged.name}: no picture of split {self.judged.split!r} could be captioned")
+        if len(both) < len(captions):
+            say(f"captionkit: {len(captions) - len(both)} pictures could not be captioned and are left out")
+        pictures = self.judged.subset(both)
+        said = {example.id: captions[place] for example, place in zip(pictures, both, strict=True)}
+        return evaluate(said, pictures, ["cider"], resamples=_RESAMPLES)
+
+    def _speeds(self, captioners: Sequence[Captioner]) -> list[tuple[float, float]]:
+        """Milliseconds to encode and to decode a picture, the captioners taking turns, for each the median."""
+        found: list[list[tuple[float, float]]] = [[] for _ in captioners]
+        for number, picture in enumerate([self.timed[0], *self.timed]):
+            for captioner, times in zip(captioners, found, strict=True):
+                outcome = next(captioner.stream([picture]))
+                if number and outcome.caption:  # the first call of a runtime pays for its preparations
+                    times.append((outcome.ms["encode"], outcome.ms["decode"]))
+        return [tuple(np.median(times, axis=0).tolist()) if times else (0.0, 0.0) for times in found]
+
+
+def _step(
+    name: str,
+    graphs: Mapping[str, bytes],
+    speed: tuple[float, float],
+    captions: list[str | None],
+    exact: list[str | None],
+    scores: Scores | None,
+    first: Scores | None,
+) -> Step:
+    same = float(np.mean([ours == theirs for ours, theirs in zip(captions, exact, strict=True)]))
+    step = Step(name, sum(map(len, graphs.values())) / 1e6, *speed, same)
+    if scores is None or first is None:
+        return step
+    if scores is first:
+        return replace(step, cider=scores[_SCORE])
+    found = next(found for found in first.compare(scores).differences if found.name == _SCORE)
+    loss, low, high = (value / max(first[_SCORE], 1e-9) for value in (found.difference, found.low, found.high))
+    return replace(step, cider=scores[_SCORE], loss=loss, low=low, high=high)

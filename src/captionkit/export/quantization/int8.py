@@ -1,0 +1,133 @@
+"""`captionkit export --int8`: a model folder whose graphs compute in 8 bits, and what that costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captionkit.data.images import Source, load_image
+from captionkit.data.layouts import CaptionSet, captioned_split, open_dataset
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.export.quantization.calibration_images import pictures_of, spread_pictures
+from captionkit.export.quantization.evaluate_quantized import Judge
+from captionkit.export.quantization.kl import walk
+from captionkit.export.quantization.mixed_precision import DecoderSparing, EncoderSparing
+from captionkit.export.quantization.report import Int8Report, card_with
+from captionkit.inference.model_folder import (
+    CARD,
+    DECODER,
+    ENCODER,
+    WEIGHTS,
+    ModelFolder,
+    check_place,
+    open_model,
+    write_model,
+)
+from captionkit.inference.onnx_runtime import OnnxStepper
+from captionkit.utils import paths
+from captionkit.utils.progress import track
+
+#: nats per word that a graph may lose, and what is tried where captions then score too much worse; the first only where
+#: they are scored
+_DRIFTS = (0.004, 0.0015, 0.0005)
+
+
+def export_int8(
+    source: str | os.PathLike[str],
+    output: Path,
+    *,
+    pictures: Path | Sequence[Source] | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    limit: int = 0,
+    max_loss: float = 0.01,
+    keep_weights: bool = False,
+) -> Int8Report:
+    """Write the model into the folder `output` with graphs in 8 bits, and with `keep_weights` what to train on as well.
+
+    `pictures`, a folder or dataset of some, calibrate; without it the training split of `data`, or the sample
+    photographs (extra `demo`). Convolutions and matrix products that cost most for the time they save stay in 32 bits,
+    until what is left costs little. With `data`, `limit` pictures of its `split` (0: all) are captioned before
+    and after: raises ModelError and writes nothing where CIDEr-D falls by more than the share `max_loss`.
+    """
+    folder = open_model(source)
+    _check(folder, output, [path for path in (data, pictures) if isinstance(path, Path)], limit, max_loss)
+    judged = _judged(data, split, limit) if data else None
+    where, sources = _calibration(pictures, data, split)
+    graphs = _float_graphs(folder)
+    exact = OnnxStepper(folder, graphs=graphs)
+    images = np.stack(
+        [load_image(picture, folder.preprocessing) for picture in track(sources, len(sources), "opening")]
+    )
+    walked = walk(exact, images, folder.text)
+    judge = Judge(folder, graphs, sources, judged)
+    parts = [Sparing(folder, graphs, walked, exact) for Sparing in (EncoderSparing, DecoderSparing)]
+    chosen: dict[str, bytes] = {}
+    for drift in _DRIFTS if judged is not None else _DRIFTS[1:]:
+        said = [part.choose(drift) for part in parts]
+        chosen, again = {part.name: part.content for part in said}, chosen
+        if chosen == again:  # as much as may be is spared already
+            break
+        steps = judge(chosen)
+        report = Int8Report(f"{len(images)} pictures of {where}", tuple(said), tuple(steps), judge.described)
+        if report.loss <= max_loss:
+            return _write(folder, output, chosen, report, keep_weights)
+    raise ModelError(
+        f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
+        "most was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
+    )
+
+
+def _check(folder: ModelFolder, output: Path, inputs: Sequence[Path], limit: int, max_loss: float) -> None:
+    if limit < 0 or not 0 <= max_loss <= 1:
+        raise CaptionkitError(f"limit {limit}, max-loss {max_loss}: use a number of pictures, and a share from 0 to 1")
+    if paths.real(output) == paths.real(folder.path):
+        raise CaptionkitError(f"{output}: is the float model itself; name another folder with --output")
+    check_place(output, inputs=inputs)
+
+
+def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
+    """The folder's graphs in 32 bits, or, where it has none, those of its weights."""
+    if folder.runnable and "int8" not in folder.config:
+        return {name: folder.read(name) for name in (ENCODER, DECODER)}
+    if "int8" in folder.config and WEIGHTS not in folder.config["files"]:
+        raise ModelError(f"{folder.path}: is in 8 bits already; give the model that it was made of")
+    from captionkit.export.graphs import decoder_graph, encoder_graph
+    from captionkit.models.serialization import load_model
+
+    model, shape = load_model(folder), (folder.preprocessing.height, folder.preprocessing.width)
+    made = {ENCODER: encoder_graph(model, *shape), DECODER: decoder_graph(model, *shape)}
+    return {name: graph.SerializeToString(deterministic=True) for name, graph in made.items()}
+
+
+def _judged(data: Path, split: str, limit: int) -> CaptionSet:
+    pictures = captioned_split(data, split)
+    return pictures.subset(range(min(limit, len(pictures)))) if limit else pictures
+
+
+def _calibration(
+    pictures: Path | Sequence[Source] | None, data: Path | None, split: str
+) -> tuple[str, Sequence[Source]]:
+    if pictures is None and data is not None:
+        dataset = open_dataset(data)
+        learnt = dataset.split("train" if "train" in dataset else split)
+        return f"{learnt.name}, split {learnt.split}", spread_pictures(learnt)
+    where = (
+        "the sample photographs" if pictures is None else str(pictures) if isinstance(pictures, Path) else "those given"
+    )
+    return where, pictures_of(pictures)
+
+
+def _write(
+    folder: ModelFolder, output: Path, chosen: dict[str, bytes], report: Int8Report, keep_weights: bool
+) -> Int8Report:
+    left_out = {ENCODER, DECODER} if keep_weights else {WEIGHTS, ENCODER, DECODER}
+    contents = {name: folder.read(name) for name in folder.config["files"] if name not in left_out} | chosen
+    if CARD in contents:
+        contents[CARD] = card_with(contents[CARD], report)
+    tables = {name: value for name, value in folder.config.items() if name not in ("format", "files", "export")}
+    write_model(output, {**tables, "int8": report.to_dict()}, contents)
+    return report

@@ -1,0 +1,98 @@
+"""How far quantised graphs drift from the float ones: in nats per word, along the float model's own captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from captionkit.data.tokenizer import Text
+from captionkit.inference.onnx_runtime import OnnxStepper
+from captionkit.inference.search import State, Stepper
+from captionkit.inference.search.stepper import WHOLE
+
+_LONGEST = 12  # words that are compared
+_TOGETHER = 8  # pictures that are encoded together
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A model's greedy captions of pictures, and all that it expected on the way.
+
+    tokens [B,L] are fed, from the begin token on; live [B,L] is false behind a caption's end; log_probs [B,L,V].
+    """
+
+    images: np.ndarray
+    state: State
+    tokens: np.ndarray
+    live: np.ndarray
+    log_probs: np.ndarray
+
+    def first(self, many: int) -> Walk:
+        """That of the first pictures alone."""
+        state = {name: value[:many] for name, value in self.state.items()}
+        return Walk(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
+
+
+def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Walk:
+    """Caption `images` [B,3,H,W] greedily."""
+    begun = state = encode(stepper, images)
+    token = np.full((len(images), 1), text.bos_id, np.int64)
+    live = np.ones(len(images), bool)
+    tokens, lives, found = [], [], []
+    while live.any() and len(tokens) < _LONGEST:
+        tokens.append(token)
+        lives.append(live)
+        log_probs, state = _step(stepper, token, state)
+        found.append(log_probs)
+        token = log_probs.argmax(1)[:, None]  # [B,V] -> [B,1]
+        live = live & (token[:, 0] != text.eos_id)
+    return Walk(images, begun, np.concatenate(tokens, 1), np.stack(lives, 1), np.stack(found, 1))
+
+
+def encode(stepper: Stepper, images: np.ndarray) -> State:
+    """The state of pictures, a few of which go through the encoder together."""
+    parts = [stepper.begin(images[start : start + _TOGETHER]) for start in range(0, len(images), _TOGETHER)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def feeds(walked: Walk, stepper: OnnxStepper) -> Iterator[State]:
+    """What the decoder's graph is given at each step of the way."""
+    state = walked.state
+    for place in range(walked.tokens.shape[1]):
+        token = walked.tokens[:, place : place + 1]  # [B,L] -> [B,1]
+        yield stepper.inputs(token, np.zeros_like(token), state, WHOLE)
+        _, state = _step(stepper, token, state)
+
+
+def nats_per_word(walked: Walk, state: State, stepper: Stepper) -> float:
+    """How much a word surprises the quantised model more than the float one, where both go the latter's way.
+
+    That is the mean over words of the Kullback-Leibler divergence of the two models' expectations. `state` is what the
+    one encoder made of the pictures, and `stepper` decodes it.
+    """
+    total = 0.0
+    for place in range(walked.tokens.shape[1]):
+        log_probs, state = _step(stepper, walked.tokens[:, place : place + 1], state)
+        wanted, live = walked.log_probs[:, place], walked.live[:, place]
+        total += float((np.exp(wanted) * (wanted - log_probs)).sum(1)[live].sum())  # [B,V] -> [B] -> []
+    return total / walked.live.sum()
+
+
+def feature_error(walked: Walk, state: State) -> float:
+    """The largest relative error, root mean square, of what the decoder is given of the pictures."""
+    return max(
+        float(np.sqrt(((state[name] - wanted) ** 2).mean() / max(wanted.var(), 1e-12)))
+        for name, wanted in walked.state.items()
+        if wanted.size
+    )
+
+
+def _step(stepper: Stepper, token: np.ndarray, state: State) -> tuple[np.ndarray, Any]:
+    """One word further, with one hypothesis a picture: log-probabilities [B,V] in the vocabulary's order."""
+    log_probs, ids, _, state = stepper.step(token, np.zeros_like(token), state, WHOLE)
+    ordered = np.empty_like(log_probs[:, 0])
+    np.put_along_axis(ordered, ids[:, 0], log_probs[:, 0], 1)
+    return ordered.astype(np.float64), state

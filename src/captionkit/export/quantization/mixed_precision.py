@@ -1,0 +1,112 @@
+"""What of a graph has to stay in 32 bits, so that little is lost of what it says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from captionkit.export.quantization.graph_passes import quicken
+from captionkit.export.quantization.kl import Walk, encode, feature_error, feeds, nats_per_word
+from captionkit.export.quantization.quantize import Calibrated, Feed, calibrate, quantised, work_of
+from captionkit.export.quantization.report import Part
+from captionkit.export.quantization.weight_compression import plain_graph
+from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
+from captionkit.inference.onnx_runtime import IMAGES, OnnxStepper
+from captionkit.utils.progress import track
+
+#: pictures on which each unit is tried by itself
+_RANKING = 8
+#: share of a graph's work that may stay in 32 bits
+_MOST = 0.5
+
+
+class Sparing(ABC):
+    """Quantises one of a folder's two graphs, units spared in the order of what each costs for the work it saves."""
+
+    name: str
+
+    def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Walk, exact: OnnxStepper) -> None:
+        self.folder, self.graphs, self.walked, self.exact = folder, graphs, walked, exact
+        self.graph = quicken(plain_graph(graphs[self.name]))
+        self.work = work_of(self.graph)
+        self.units = list(self.work)
+        self.tried: dict[int, Part] = {}
+
+    def choose(self, drift: float) -> Part:
+        """The graph with the fewest units spared that loses at most `drift` nats per word, or the nearest to it.
+
+        Costs add up, so that halving the range finds how many.
+        """
+        if self._spare(0).nats <= drift:
+            return self._spare(0)
+        shares = np.cumsum([self.work[unit] for unit in self._order]) / sum(self.work.values())
+        too_few, enough = 0, int((shares <= _MOST).sum())
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if self._spare(middle).nats <= drift:
+                enough = middle
+            else:
+                too_few = middle
+        return self._spare(enough)
+
+    def _spare(self, many: int) -> Part:
+        if many not in self.tried:
+            spared = self._order[:many] if many else []
+            content = self._quantised(spared)
+            nats, error = self.measure(content, self.walked)
+            self.tried[many] = Part(self.name, len(self.units), tuple(spared), nats, error, len(content), content)
+        return self.tried[many]
+
+    @cached_property
+    def _order(self) -> list[str]:
+        """The units, first those that cost most for the work they save."""
+        few, costs = self.walked.first(_RANKING), {}
+        for unit in track(self.units, len(self.units), f"trying {self.name}"):
+            others: Collection[str] = [other for other in self.units if other != unit]
+            costs[unit], _ = self.measure(self._quantised(others), few)
+        return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)
+
+    def _quantised(self, spared: Collection[str]) -> bytes:
+        return quantised(self.graph, spared, self.calibrated, self.folder.preprocessing)
+
+    @cached_property
+    def calibrated(self) -> Calibrated:
+        """What the pictures told of the graph."""
+        return calibrate(self.graph, self.feeds())
+
+    @abstractmethod
+    def feeds(self) -> Iterable[Feed]:
+        """What the graph is given on the pictures."""
+
+    @abstractmethod
+    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+        """Nats per word that a quantised graph loses, and its error in what the decoder is given."""
+
+
+class EncoderSparing(Sparing):
+    """The encoder's convolutions and matrix products."""
+
+    name = ENCODER
+
+    def feeds(self) -> Iterable[Feed]:
+        return ({IMAGES: image[None]} for image in self.walked.images)  # [3,H,W] -> [1,3,H,W]
+
+    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+        state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), walked.images)
+        return nats_per_word(walked, state, self.exact), feature_error(walked, state)
+
+
+class DecoderSparing(Sparing):
+    """The decoder's matrix products."""
+
+    name = DECODER
+
+    def feeds(self) -> Iterable[Feed]:
+        return feeds(self.walked, self.exact)
+
+    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+        stepper = OnnxStepper(self.folder, graphs={**self.graphs, DECODER: content})
+        return nats_per_word(walked, walked.state, stepper), 0.0

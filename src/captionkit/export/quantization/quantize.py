@@ -1,0 +1,270 @@
+"""From a float graph to one that computes in 8 bits, with onnxruntime's quantiser.
+
+It is quantised statically: the ranges of what convolutions take and give, and of what matrix products with weights
+take, are found on calibration pictures, without the most extreme values where clipping these loses less than it gains
+for all others. As they are fixed beforehand, a picture has the same caption whatever others it is captioned with.
+Weights have a scale for each output channel and 7 of the 8 bits: on processors without VNNI instructions two products
+of an activation and a weight are summed in 16 bits, which 8 would overflow. captionkit.export.quantization.gptq rounds
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from captionkit.data.images import Preprocessing
+from captionkit.export.quantization.gptq import LARGEST, Inputs, inputs_of
+from captionkit.export.quantization.uint8_input import take_bytes
+from captionkit.export.quantization.weight_compression import SMALL, store_bytes, store_half, store_tables
+from captionkit.inference.onnx_runtime import open_session
+
+_STATIC = ["Conv", "MatMul", "Relu", "Clip", "Add"]
+Feed = Mapping[str, np.ndarray]
+#: values of a tensor and a picture that its range is found from, and shares of the whole range that are tried
+_SAMPLES, _SHARES = 4096, np.linspace(0.2, 1, 33)
+_LEVELS = 255
+#: the largest weight in 7 bits
+_REACH = 64
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration pictures told of a graph."""
+
+    #: ranges of the tensors that are quantised
+    ranges: TensorsData
+    #: by its name in the quantised graph, each weight as it is rounded for 8-bit arithmetic
+    rounded: dict[str, np.ndarray]
+    #: by convolution, what rounding its weights for 8-bit arithmetic takes from the mean of each output channel [O]
+    shifts: dict[str, np.ndarray]
+    #: the same for the finer rounding of weights that are only stored in 8 bits
+    stored_shifts: dict[str, np.ndarray]
+
+
+def units_of(graph: onnx.ModelProto) -> list[str]:
+    """The names of the nodes that can be quantised: convolutions and matrix products with large enough weights."""
+    return list(work_of(graph))
+
+
+def work_of(graph: onnx.ModelProto) -> dict[str, int]:
+    """How many products each of these nodes sums for a picture; of a matrix product, for one row of its input."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.graph.value_info}
+    cells = {name: max(shape[2].dim_value * shape[3].dim_value, 1) for name, shape in shapes.items() if len(shape) == 4}
+    weights = {node.name: (_weight(graph, node), node) for node in graph.graph.node}
+    return {
+        name: weight.size * (cells.get(node.output[0], 1) if node.op_type == "Conv" else 1)
+        for name, (weight, node) in weights.items()
+        if weight is not None
+    }
+
+
+def _weight(graph: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray | None:
+    if node.op_type not in ("Conv", "MatMul", "Gemm"):
+        return None
+    tensor = next((tensor for tensor in graph.graph.initializer if tensor.name == node.input[1]), None)
+    values = None if tensor is None else numpy_helper.to_array(tensor)
+    return values if values is not None and (node.op_type == "Conv" or values.size >= SMALL) else None
+
+
+def calibrate(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> Calibrated:
+    """See what goes through a plain graph when it is run on `feeds`, each of them its inputs by name."""
+    ranges, means, inputs = _seen(graph, feeds)
+    made = _static(graph, ranges, units_of(graph))
+    rounded = _rounded(graph, made, inputs)
+    _replace(made, rounded)
+    weights = _weights_of(made), _weights_of(store_bytes(_copy(graph)))
+    return Calibrated(ranges, rounded, *(_shifts(graph, found, means) for found in weights))
+
+
+def _seen(
+    graph: onnx.ModelProto, feeds: Iterable[Feed]
+) -> tuple[TensorsData, dict[str, np.ndarray], dict[str, Inputs]]:
+    """The range to quantise each tensor in, the mean [C] of each channel of the convolutions' inputs, and by unit how
+    its inputs go together.
+    """
+    watched, units = _copy(graph), units_of(graph)
+    nodes = [
+        node
+        for node in graph.graph.node
+        if node.op_type in _STATIC and (node.op_type != "MatMul" or node.name in units)
+    ]
+    wanted = dict.fromkeys(
+        name
+        for node in nodes
+        for name in (node.input[:1] if node.op_type == "MatMul" else (node.input[0], *node.output))
+    )
+    given, own = ({value.name for value in values} for values in (graph.graph.input, graph.graph.output))
+    names = [name for name in wanted if name not in given]
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
+    session, generator = open_session(watched.SerializeToString()), np.random.default_rng(0)
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    means: dict[str, list[np.ndarray]] = {node.input[0]: [] for node in nodes if node.op_type == "Conv"}
+    weights = {node.name: (node, _weight(graph, node)) for node in nodes if node.name in units}
+    inputs = {name: Inputs(*unit) for name, unit in weights.items() if inputs_of(*unit) <= LARGEST}
+    for feed in feeds:
+        found = {**feed, **dict(zip(names, session.run(names, feed), strict=True))}
+        for name in wanted:
+            value = found[name]
+            if name in means:
+                means[name].append(value.mean((0, 2, 3)))  # [B,C,H,W] -> [C]
+            flat = value.ravel()
+            few = flat[generator.integers(flat.size, size=min(flat.size, _SAMPLES))]
+            samples[name].append(np.concatenate([few, [flat.min(), flat.max()]]))
+        for node in nodes:
+            if node.name in inputs:
+                inputs[node.name].add(found[node.input[0]])
+    ranges = {name: _range(np.concatenate(values)) for name, values in samples.items()}
+    channels = {name: np.mean(values, 0) for name, values in means.items()}
+    return TensorsData(CalibrationMethod.MinMax, ranges), channels, inputs
+
+
+def _rounded(graph: onnx.ModelProto, made: onnx.ModelProto, inputs: Mapping[str, Inputs]) -> dict[str, np.ndarray]:
+    """The units' weights in the scales that they have in the quantised graph `made`, by their names there."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    weights = {node.name: node.input[1] for node in graph.graph.node if node.name in inputs}
+    return {
+        f"{weight}_quantized": inputs[unit].round(stored[f"{weight}_scale"], _REACH) for unit, weight in weights.items()
+    }
+
+
+def _replace(graph: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    for tensor in graph.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
+
+
+def _range(values: np.ndarray) -> TensorData:
+    """The range, 0 within it, in which 8 bits tell `values` with the least squared error; others are clipped."""
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    errors = []
+    for share in _SHARES:
+        step = max((high - low) * share / _LEVELS, np.finfo(np.float32).tiny)
+        told = np.rint(values.clip(low * share, high * share) / step) * step
+        errors.append(((values - told) ** 2).mean())
+    share = _SHARES[int(np.argmin(errors))]
+    return TensorData(lowest=np.float32(low * share), highest=np.float32(high * share))
+
+
+def _weights_of(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The weights that are left once they have been rounded, of those that have been."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    found = {}
+    for name, values in stored.items():
+        weight, _, kind = name.rpartition("_" if name.endswith("_quantized") else ".")
+        scales = {"quantized": f"{weight}_scale", "int8": f"{weight}.scales"}.get(kind, "")
+        if scales in stored and values.ndim == 4:
+            found[weight] = values * stored[scales].reshape(-1, 1, 1, 1)  # [O,I/g,h,w] * [O,1,1,1]
+    return found
+
+
+def _shifts(
+    graph: onnx.ModelProto, rounded: dict[str, np.ndarray], means: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Per convolution, the rounding error of its weights times the mean of its inputs (Nagel et al. 2019, 1906.04721).
+
+    At the borders the mean is that of the whole picture too.
+    """
+    shifts = {}
+    for node in graph.graph.node:
+        if node.op_type != "Conv" or node.input[1] not in rounded:
+            continue
+        lost = (_weight(graph, node) - rounded[node.input[1]]).sum((2, 3))  # [O,I/g,h,w] -> [O,I/g]
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        mean = means[node.input[0]].reshape(groups, -1)  # [I] -> [g,I/g]
+        shifts[node.name] = np.einsum("goi,gi->go", lost.reshape(groups, -1, lost.shape[1]), mean).ravel()  # [O]
+    return shifts
+
+
+def quantised(
+    graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated, preprocessing: Preprocessing
+) -> bytes:
+    """A plain graph in 8 bits, as it was `calibrated`, but for the units `spared`; in its most compact storage.
+
+    Pictures that have gone through `preprocessing` may be taken as bytes instead: `take_bytes` says when.
+    """
+    made = _copy(graph)
+    kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
+    _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
+    made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
+    _replace(made, calibrated.rounded)
+    made = take_bytes(made, preprocessing)
+    return store_half(store_bytes(store_tables(made))).SerializeToString(deterministic=True)
+
+
+def _correct(graph: onnx.ModelProto, shifts: dict[str, np.ndarray]) -> None:
+    """Give back to the biases what rounding takes from the means."""
+    places = {tensor.name: place for place, tensor in enumerate(graph.graph.initializer)}
+    for node in graph.graph.node:
+        shift = shifts.get(node.name)
+        if shift is None:
+            continue
+        bias = 0.0 if len(node.input) < 3 else numpy_helper.to_array(graph.graph.initializer[places[node.input[2]]])
+        name = f"{node.name}.bias"  # a bias of its own, lest another node have it too
+        graph.graph.initializer.append(numpy_helper.from_array((bias + shift).astype(np.float32), name))
+        del node.input[2:]
+        node.input.append(name)
+
+
+def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str]) -> onnx.ModelProto:
+    copy = _copy(graph)
+    if not units:
+        return copy
+    convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name in units]
+    quantiser = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=True,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=[*units, *_following(graph, convolutions)],
+        nodes_to_exclude=[],
+        op_types_to_quantize=_STATIC,
+        extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+    )
+    quantiser.quantize_model()
+    quantiser.model.topological_sort()
+    return _without_zeros(quantiser.model.model)
+
+
+def _without_zeros(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Leave out zero points of weights and biases, all of which are zero, as is a zero point that is not given."""
+    zeros = {tensor.name for tensor in graph.graph.initializer if not numpy_helper.to_array(tensor).any()}
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored and set(node.input[2:]) <= zeros:
+            del node.input[2:]
+    wanted = {name for node in graph.graph.node for name in node.input}
+    kept = [tensor for tensor in graph.graph.initializer if tensor.name in wanted]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
+    return graph
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def _following(graph: onnx.ModelProto, units: Collection[str]) -> Iterator[str]:
+    """What is taken in 8 bits along with convolutions: the activation behind one, and sums of what is in 8 bits.
+
+    The activation becomes a part of the convolution, whose range is then that behind it alone.
+    """
+    made = {output: node for node in graph.graph.node for output in node.output}
+    inside = set(units)
+    for node in graph.graph.node:
+        makers = [made[name].name for name in node.input if name in made]
+        follows = node.op_type in ("Relu", "Clip") and makers and makers[0] in units
+        if follows or (node.op_type == "Add" and len(makers) == 2 and inside.issuperset(makers)):
+            inside.add(node.name)
+            yield node.name

@@ -1,0 +1,86 @@
+"""An encoder's graph that takes a picture as it comes from the file: bytes, channels last.
+
+What normalises a picture is then a part of the first convolution, which on a processor has nothing to convert and reads
+four bytes a pixel quicker than three.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from captionkit.data.images import Preprocessing
+from captionkit.inference.onnx_runtime import IMAGES, PIXELS
+
+
+class _Entry(NamedTuple):
+    """The nodes through which pictures enter a quantised graph."""
+
+    quantise: NodeProto
+    dequantise: NodeProto
+    convolve: NodeProto
+    weight: NodeProto
+    bias: NodeProto
+
+
+def take_bytes(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """Let "pixels" uint8 [B,height,width,4] (red, green, blue and any) stand for "images" float [B,3,height,width].
+
+    As it was where that cannot be: where pictures do not enter by an 8-bit convolution, or where the channels have
+    different means or deviations, for which one scale does not do.
+    """
+    entry = _entry(model.graph)
+    if entry is None or len(set(preprocessing.mean)) > 1 or len(set(preprocessing.std)) > 1:
+        return model
+    _widen(model.graph, entry, preprocessing)
+    shape = ["pictures", preprocessing.height, preprocessing.width, 4]
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, shape))
+    onnx.checker.check_model(model)
+    return model
+
+
+def _entry(graph: onnx.GraphProto) -> _Entry | None:
+    makers = {output: node for node in graph.node for output in node.output}
+    path, name = [], IMAGES
+    for kind in ("QuantizeLinear", "DequantizeLinear", "Conv"):
+        users = [node for node in graph.node if name in node.input]
+        if [user.op_type for user in users] != [kind]:
+            return None
+        path.append(users[0])
+        name = users[0].output[0]
+    stored = [makers.get(given) for given in path[-1].input[1:]]
+    if len(stored) != 2 or any(node is None or node.op_type != "DequantizeLinear" for node in stored):
+        return None
+    entry = _Entry(*path, *stored)
+    weight = next(tensor for tensor in graph.initializer if tensor.name == entry.weight.input[0])
+    return entry if weight.dims[1] == 3 else None
+
+
+def _widen(graph: onnx.GraphProto, entry: _Entry, preprocessing: Preprocessing) -> None:
+    """Put the transposed bytes, as 8-bit numbers of another scale, in the place of the quantised pictures."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    values = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+    weight, weight_scale = (values[name] for name in entry.weight.input[:2])  # [O,3,h,w], [O]
+    bias = values[entry.bias.input[0]] * values[entry.bias.input[1]]  # [O]
+    scale, zero = np.float32(1 / (255 * preprocessing.std[0])), np.uint8(preprocessing.mean_bytes[0])
+    # A byte less the zero point, which is whole, is off by this much; all weights of an output see it.
+    off = scale * (zero - 255 * preprocessing.mean[0]) * weight.astype(np.int64).sum((1, 2, 3)) * weight_scale  # [O]
+    bias_scale = (scale * weight_scale).astype(np.float32)
+    wide = np.pad(weight, ((0, 0), (0, 1), (0, 0), (0, 0)))  # [O,3,h,w] -> [O,4,h,w]
+    made = {
+        entry.weight.input[0]: wide,
+        entry.bias.input[0]: np.rint((bias + off) / bias_scale).astype(np.int32),
+        entry.bias.input[1]: bias_scale,
+        f"{PIXELS}_scale": scale,
+        f"{PIXELS}_zero_point": zero,
+    }
+    unused = {*made, *entry.quantise.input[1:]}
+    kept = [tensor for name, tensor in tensors.items() if name not in unused]
+    del graph.initializer[:]
+    graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in made.items())])
+    planes = f"{PIXELS}_planes"
+    entry.quantise.CopyFrom(helper.make_node("Transpose", [PIXELS], [planes], planes, perm=[0, 3, 1, 2]))
+    entry.dequantise.input[:] = [planes, f"{PIXELS}_scale", f"{PIXELS}_zero_point"]

@@ -1,0 +1,1 @@
+"""Captioning without torch: model folders, ONNX graphs, decoding."""

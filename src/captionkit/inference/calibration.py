@@ -1,0 +1,128 @@
+"""From a model's probabilities to confidence that means something: how likely people used a word of this picture too.
+
+A model's probability of a word is spread over all ways to go on, so it says little about whether the word is right:
+"a" after "on" may have 0.3 and be right nearly always. What is asked here is whether the word occurs in what people
+wrote of the picture. On validation captions two numbers are fitted that turn one into the other (Platt 1999):
+
+    confidence = sigmoid(offset + slope * logit(probability))
+
+Of words of confidence 0.8, about 80 % are then among those of the references. A whole caption's confidence is another
+matter (`captionkit.inference.confidence`); where a model has none, it is the mean of its words': the expected share of
+them that people used as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from captionkit.errors import ModelError
+from captionkit.utils.dataclasses import check_fields
+
+Floats = NDArray[np.float64]
+
+_EDGE = 1e-6  # probabilities are kept this far from 0 and 1
+_PRIOR = 1.0  # of the ridge that keeps few or one-sided words from steep curves
+_STEPS = 50
+_STILL = 1e-9  # a step of Newton's method that changes nothing any more
+_CENTRE = np.array([0.0, 1.0])  # offset and slope that leave a probability as it is
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The fitted curve; as it stands by default, confidence is the probability itself.
+
+    words: how many it was fitted on. error_before, error_after: expected calibration error on them, 0 to 1, of the
+        probability and of the confidence.
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    words: int = 0
+    error_before: float = 0.0
+    error_after: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("slope", "offset"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+                raise ModelError(f"calibration: {name} is {value!r}; it must be a number")
+
+    def __call__(self, probabilities: ArrayLike) -> Floats:
+        """The confidences, 0 to 1, of words with these probabilities, in an array of the same shape."""
+        return sigmoid(self.offset + self.slope * logit(np.asarray(probabilities, np.float64)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as a model's config stores them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what `to_dict` wrote; missing fields take their defaults. ModelError names what is wrong."""
+        check_fields(cls, values, "calibration")
+        return cls(**values)
+
+
+def fit(probabilities: Sequence[float], used: Sequence[bool]) -> Calibration:
+    """Fit the curve to words' `probabilities` and whether people `used` them; without words, the default.
+
+    Logistic regression with Platt's smoothed targets and a weak pull towards slope 1.
+    """
+    if not len(probabilities):
+        return Calibration()
+    x, seen = logit(np.array(probabilities, np.float64)), np.array(used, np.float64)
+    hits = seen.sum()
+    targets = np.where(seen > 0, (hits + 1) / (hits + 2), 1 / (len(seen) - hits + 2))
+    features = np.stack([np.ones_like(x), x], axis=1)  # [N,2]
+    weights = logistic(features, targets, np.full(2, _PRIOR), _CENTRE)
+    before, after = (calibration_error(sigmoid(features @ w), seen) for w in (_CENTRE, weights))
+    return Calibration(float(weights[1]), float(weights[0]), len(x), before, after)
+
+
+def logistic(features: Floats, targets: Floats, ridge: Floats, centre: Floats) -> Floats:
+    """Weights [F] of a logistic regression of `targets` [N], 0 to 1, on `features` [N,F], by Newton's method.
+
+    ridge: how strongly each weight is pulled towards its `centre` [F], all above 0.
+    """
+    weights = centre
+    for _ in range(_STEPS):
+        found = sigmoid(features @ weights)
+        gradient = features.T @ (found - targets) + ridge * (weights - centre)
+        curvature = (features * (found * (1 - found))[:, None]).T @ features + np.diag(ridge)
+        step = np.linalg.solve(curvature, gradient)
+        cost = _cost(features, targets, weights, ridge, centre)
+        while _cost(features, targets, weights - step, ridge, centre) > cost and np.abs(step).max() > _STILL:
+            step = step / 2
+        weights = weights - step
+        if np.abs(step).max() < _STILL:
+            break
+    return weights
+
+
+def _cost(features: Floats, targets: Floats, weights: Floats, ridge: Floats, centre: Floats) -> float:
+    """Negative log-likelihood with the pull towards the centre."""
+    value = features @ weights
+    nats = np.logaddexp(0, value) - targets * value
+    return float(nats.sum() + (ridge * (weights - centre) ** 2).sum() / 2)
+
+
+def calibration_error(confidences: Floats, used: Floats, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): mean distance of confidence and share used, over equal bins."""
+    place = np.minimum((confidences * bins).astype(int), bins - 1)
+    distance = np.abs(np.bincount(place, confidences - used, minlength=bins))
+    return float(distance.sum() / max(len(confidences), 1))
+
+
+def logit(probability: Floats) -> Floats:
+    """Logarithm of the odds; probabilities of 0 and 1 are taken for ones close by."""
+    clipped = np.minimum(np.maximum(probability, _EDGE), 1 - _EDGE)  # of a few numbers, quicker than numpy's clip
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def sigmoid(value: Floats) -> Floats:
+    """The probability of which `value` is the logarithm of the odds."""
+    return 0.5 * (1 + np.tanh(value / 2))

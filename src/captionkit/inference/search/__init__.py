@@ -1,0 +1,59 @@
+"""Decoding over any decoder that can make one step: beam search, diverse or with forced words, and sampling, in numpy.
+
+Sizes: B images, K hypotheses of an image at a step, T ranked tokens of a hypothesis, G grid cells, N captions of an
+image, L words in a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captionkit.errors import CaptionkitError
+from captionkit.inference.search.beam import beam_search
+from captionkit.inference.search.constraints import Constraints
+from captionkit.inference.search.generation_config import Decoding
+from captionkit.inference.search.hypothesis import Hypothesis
+from captionkit.inference.search.sampling import sample
+from captionkit.inference.search.single_image import search_alone, suits
+from captionkit.inference.search.stepper import Asked, State, Stepper
+
+__all__ = ["Constraints", "Decoding", "Hypothesis", "State", "Stepper", "search"]
+
+
+def search(
+    stepper: Stepper,
+    images: NDArray[np.float32],
+    decoding: Decoding,
+    *,
+    bos_id: int,
+    eos_id: int,
+    banned: Collection[int] = (),
+    constraints: Constraints | None = None,
+) -> list[list[Hypothesis]]:
+    """Caption images [B,3,H,W]; for each, at most `num_captions` hypotheses, best first, the unfinished ones last.
+
+    `beam_search` and `sample` say how; for one image, `search_alone` finds what the first would, quicker. Tokens that
+    are `banned` are never chosen, and all that is returned keeps to the `constraints`. Those are token ids, so a
+    `decoding` that names words as text must come with its constraints (`word_constraints.constraints_of` makes them),
+    else CaptionkitError.
+
+    Tokens of probability zero (-inf, or NaN from a broken model) are never chosen. Where that or the constraints leave
+    fewer than `num_captions` hypotheses, fewer are returned: none, if no caption is possible at all.
+    """
+    if constraints is None and decoding.has_text:
+        raise CaptionkitError(
+            "the decoding names words, but no constraints are given; use captionkit.inference.word_constraints"
+        )
+    if constraints and len(constraints.prefix) > decoding.max_length:
+        raise CaptionkitError(
+            f"prefix has {len(constraints.prefix)} tokens, but max_length is {decoding.max_length}; raise max_length"
+        )
+    if not len(images):
+        return []
+    asked = Asked(stepper, images, decoding, constraints or Constraints(), bos_id, eos_id, frozenset(banned))
+    if decoding.temperature:
+        return sample(asked)
+    return search_alone(asked) if suits(asked) else beam_search(asked)

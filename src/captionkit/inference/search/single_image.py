@@ -1,0 +1,155 @@
+"""Beam search for one image, in plain Python.
+
+For a beam of a few there are a few dozen numbers a step. numpy takes longer to be called than they take to be ranked,
+above all where the decoder has just filled the processor's caches with its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from operator import attrgetter, itemgetter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captionkit.inference.search.constraints import forbidden_after
+from captionkit.inference.search.hypothesis import Hypothesis
+from captionkit.inference.search.stepper import Asked
+
+#: beams up to which this is quicker than `beam_search`
+_FEW = 8
+
+Continuation = tuple[float, int, int, float]  # log-probability of the whole, beam, token, log-probability of the token
+
+
+class _Live(NamedTuple):
+    """A hypothesis that may go on."""
+
+    log_prob: float
+    words: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    attention: tuple[NDArray[np.float32], ...]  # [G] for each word
+
+
+class _Found(NamedTuple):
+    """A hypothesis that has ended, or was cut."""
+
+    score: float
+    log_prob: float
+    live: _Live
+    finished: bool
+
+
+def suits(asked: Asked) -> bool:
+    """Whether `search_alone` can be asked: for one image, a small beam, and nothing that needs a beam of several."""
+    plain = asked.decoding.groups == 1 and not asked.constraints.words and not asked.constraints.prefix
+    return len(asked.images) == 1 and asked.decoding.beam <= _FEW and plain
+
+
+def search_alone(asked: Asked) -> list[list[Hypothesis]]:
+    """What `beam_search` finds for an image [1,3,H,W], where it `suits`: the same hypotheses in the same order."""
+    return [_Alone(asked).run()]
+
+
+class _Alone:
+    """One search."""
+
+    def __init__(self, asked: Asked) -> None:
+        stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
+        self.decoding, self.eos_id = decoding, eos_id
+        self.phrases = constraints.banned_phrases
+        self.banned = banned | constraints.banned_tokens
+        #: as in `beam_search`: the last rank that can matter where no token is forbidden
+        self.ranks = decoding.beam + len(self.banned | {eos_id})
+        self.stepper, self._state = stepper, stepper.begin(images)
+        self.tokens, self.parents = [bos_id], [0]
+        self.live = [_Live(0.0, (), (), ())]
+        self.best: list[_Found] = []
+        self.grid = 0  # G; the first step tells
+
+    def run(self) -> list[Hypothesis]:
+        """The hypotheses, best first."""
+        for length in range(self.decoding.max_length + 1):  # words in each live hypothesis
+            options, attention = self._continuations(length)
+            ended = self._finish(options[: self.decoding.beam], length)
+            if length == self.decoding.max_length:
+                self._cut(length, {beam for _, beam, _, _ in ended})
+                break
+            chosen = [option for option in options if option[2] != self.eos_id][: self.decoding.beam]
+            if self._is_done(chosen, ended, length):
+                break
+            self._advance(chosen, attention)
+        return [self._hypothesis(found) for found in self.best]
+
+    def _continuations(self, length: int) -> tuple[list[Continuation], NDArray[np.float32]]:
+        """The best 2K ways to go on that are allowed, best first, and the attention [K,G] with which they were found.
+
+        Of equally good ones, the first hypothesis' likeliest word comes first.
+        """
+        no_repeat, phrases = self.decoding.no_repeat, self.phrases
+        excluded = self.banned if length >= self.decoding.min_length else self.banned | {self.eos_id}
+        forbidden = [forbidden_after(live.words, no_repeat, phrases) for live in self.live]
+        ranks = self.ranks + max(map(len, forbidden))
+        tokens, parents = np.array([self.tokens]), np.array([self.parents])  # [1,K]
+        log_probs, ids, attention, self._state = self.stepper.step(tokens, parents, self._state, ranks)
+        self.grid = attention.shape[2]
+        options: list[Continuation] = []
+        most = 2 * self.decoding.beam  # and of each hypothesis no more, whose likeliest words come first
+        for beam, kept_from in enumerate(forbidden):
+            so_far = self.live[beam].log_prob
+            ranked = zip(ids[0, beam].tolist(), log_probs[0, beam].tolist(), strict=True)
+            allowed = (
+                (so_far + log_prob, beam, token, log_prob)
+                for token, log_prob in ranked
+                if log_prob > -math.inf and token not in excluded and token not in kept_from
+            )
+            options += islice(allowed, most)
+        options.sort(key=itemgetter(0), reverse=True)  # which keeps the order of equals
+        return options[:most], attention[0]
+
+    def _finish(self, options: list[Continuation], length: int) -> list[Continuation]:
+        """Keep those that end; returns them."""
+        ended = [option for option in options if option[2] == self.eos_id]
+        if ended:
+            divisor = self.decoding.divisor(length + 1)
+            found = [_Found(option[0] / divisor, option[0], self.live[option[1]], True) for option in ended]
+            self._keep(found)
+        return ended
+
+    def _keep(self, found: list[_Found]) -> None:
+        self.best = sorted(found + self.best, key=attrgetter("score"), reverse=True)[: self.decoding.num_captions]
+
+    def _cut(self, length: int, ended: set[int]) -> None:
+        """End in mid-sentence what has not `ended`; it comes after all that has."""
+        divisor, many = self.decoding.divisor(length), self.decoding.num_captions
+        cut = [
+            _Found(live.log_prob / divisor, live.log_prob, live, False)
+            for beam, live in enumerate(self.live)
+            if beam not in ended
+        ]
+        self.best = (self.best + sorted(cut, key=attrgetter("score"), reverse=True))[:many]
+
+    def _is_done(self, chosen: list[Continuation], ended: list[Continuation], length: int) -> bool:
+        """Whether nothing lives on, or nothing that does could still be among the best."""
+        if not chosen or (ended and self.decoding.beam == 1):
+            return True
+        furthest = self.decoding.furthest(length)
+        enough = len(self.best) == self.decoding.num_captions
+        return enough and self.best[-1].score >= chosen[0][0] / self.decoding.divisor(furthest)
+
+    def _advance(self, chosen: list[Continuation], attention: NDArray[np.float32]) -> None:
+        lives = []
+        for log_prob, beam, token, token_log_prob in chosen:
+            _, words, log_probs, seen = self.live[beam]
+            lives.append(_Live(log_prob, (*words, token), (*log_probs, token_log_prob), (*seen, attention[beam])))
+        self.live = lives
+        self.tokens, self.parents = [option[2] for option in chosen], [option[1] for option in chosen]
+
+    def _hypothesis(self, found: _Found) -> Hypothesis:
+        live = found.live
+        attention = np.stack(live.attention) if live.words else np.empty((0, self.grid), np.float32)  # [L,G]
+        log_probs = np.array(live.log_probs, np.float32)
+        words = np.array(live.words, np.int64)
+        return Hypothesis(words, found.log_prob, found.score, log_probs, attention, found.finished)

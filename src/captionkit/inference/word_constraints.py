@@ -1,0 +1,59 @@
+"""What a caption must say and must not say, from text to token ids."""
+
+from __future__ import annotations
+
+from captionkit.data.tokenizer import Text
+from captionkit.errors import CaptionkitError
+from captionkit.inference.search import Constraints, Decoding
+
+Ids = tuple[int, ...]
+
+#: hypotheses kept alive for one picture: a beam for each number of the forced words' tokens that may have been said
+_MOST = 1000
+
+
+def constraints_of(decoding: Decoding, text: Text) -> Constraints:
+    """The words, phrases and prefix of a `decoding` as ids of a vocabulary.
+
+    A banned word that the vocabulary lacks is never said anyway. Raises CaptionkitError for another one that it lacks,
+    naming it, and for what must be said although it is banned. With byte-level tokens a phrase stands for its usual
+    spelling: one that ends in the middle of a longer word ("dog", "doghouse") is found there too.
+    """
+    for phrase in (decoding.prefix, *decoding.words, *decoding.banned_words):
+        if not phrase.isascii() and phrase.encode("utf-8", "replace").decode("utf-8") != phrase:
+            raise CaptionkitError(f"{phrase!a} is no text that can be encoded; write it in UTF-8")
+    prefix = _known(text, "prefix", decoding.prefix) if decoding.prefix.strip() else ()
+    words = {phrase: _known(text, "words", phrase) for phrase in decoding.words}
+    hypotheses = decoding.beam * (1 + sum(map(len, words.values())))
+    if hypotheses > _MOST:
+        raise CaptionkitError(
+            f"{len(words)} words with a beam of {decoding.beam} take {hypotheses:,} hypotheses a picture, but there "
+            f"may be {_MOST:,}; lower beam or ask for fewer words"
+        )
+    banned = {}
+    for phrase in decoding.banned_words:
+        ids = tuple(text.encode(phrase)[1:-1])
+        if ids and text.unk_id not in ids:
+            banned[phrase] = ids
+    for wanted, ids in {decoding.prefix: prefix, **words}.items():
+        for phrase, forbidden in banned.items():
+            if _contains(ids, forbidden):
+                raise CaptionkitError(f"{wanted!r} must be said, but {phrase!r} is banned; leave out one of them")
+    return Constraints(prefix, tuple(banned.values()), tuple(words.values()))
+
+
+def _known(text: Text, field: str, phrase: str) -> Ids:
+    """The ids of a phrase, of which the vocabulary must have every word."""
+    encoding = text.tokenizer.encode(phrase, add_special_tokens=False)
+    spans = zip(encoding.ids, encoding.offsets, strict=True)
+    unknown = [phrase[start:end] for token, (start, end) in spans if token == text.unk_id]
+    if unknown:
+        names = ", ".join(map(repr, dict.fromkeys(unknown)))
+        raise CaptionkitError(f"{field}: the model's vocabulary lacks {names}; use words that it was trained on")
+    if not encoding.ids:
+        raise CaptionkitError(f"{field}: {phrase!r} has no words; leave it out")
+    return tuple(encoding.ids)
+
+
+def _contains(ids: Ids, part: Ids) -> bool:
+    return any(ids[start : start + len(part)] == part for start in range(len(ids) - len(part) + 1))

@@ -1,0 +1,25 @@
+"""Encoders by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from captionkit.errors import ModelError
+from captionkit.models.encoder import _BUILDERS, Encoder, EncoderConfig
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
+    from captionkit.models import adapters, backbones, efficientnet_lite, mobilenet  # noqa: F401  (each registers its encoders)
+
+    if config.backbone:
+        return _BUILDERS["transformers"](config)
+    if adapters.is_adapted(config.name):
+        return _BUILDERS[config.name.partition(":")[0]](config)
+    known = sorted(set(_BUILDERS) - {"timm", "torchvision", "transformers"})
+    if config.name not in known:
+        near = get_close_matches(config.name, known, n=1)
+        others = "a transformers backbone's name, timm:NAME or torchvision:NAME"
+        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)} or {others}"
+        raise ModelError(f"encoder {config.name!r} is unknown; {hint}")
+    return _BUILDERS[config.name](config)

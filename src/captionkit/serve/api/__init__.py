@@ -1,0 +1,1 @@
+"""The endpoints and the schemas of what they take and give."""

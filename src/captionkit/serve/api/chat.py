@@ -1,0 +1,158 @@
+"""POST /v1/chat/completions and GET /v1/models: captions for clients that speak OpenAI's API."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from captionkit.errors import CaptionkitError
+from captionkit.inference.captioner import Caption, Outcome
+from captionkit.serve.api.conversation import ChatRequest, read_conversation
+from captionkit.serve.api.schemas import COMPLETION, MODEL, MODELS, failures, json_body
+from captionkit.serve.errors import RefusalError, Reply, named, raise_if_all
+from captionkit.serve.logs import tell
+from captionkit.serve.request_parsing import pictures_in, take_json
+from captionkit.serve.service import Service
+
+
+def chat(service: Service) -> APIRouter:
+    """The endpoints, for a service."""
+    router = APIRouter(tags=["OpenAI"])
+    model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "captionkit"}
+
+    @router.get("/v1/models", summary="The models, of which there is one", responses={200: MODELS})
+    async def list_models() -> Response:
+        return Reply({"object": "list", "data": [model]})
+
+    @router.get("/v1/models/{name}", summary="The model", responses={200: MODEL, 404: {"description": "Another"}})
+    async def retrieve_model(name: str) -> Response:
+        if name != service.model:
+            raise RefusalError(404, f"there is no model {name!r} here; there is {service.model!r}")
+        return Reply(model)
+
+    @router.post(
+        "/v1/chat/completions",
+        summary="Caption the pictures of a conversation",
+        openapi_extra={"requestBody": json_body(ChatRequest)},
+        responses={200: COMPLETION, **failures()},
+    )
+    async def create_chat_completion(request: Request) -> Response:
+        """The pictures of the last message that has any are described, each in a line. What is said beside them is
+        passed over; where there are none, the answer says what the model does.
+        """
+        asked = read_conversation(await take_json(request))
+        answers = await _answers(asked, request, service)
+        completion = _Completion(service.model, [answer.stopped(asked.stops) for answer in answers])
+        if asked.stream:
+            return StreamingResponse(completion.events(asked.tells_usage), media_type="text/event-stream")
+        return Reply(completion.whole())
+
+    return router
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One choice: a line for each picture."""
+
+    text: str
+    tokens: int
+    finish: str
+
+    def stopped(self, stops: Sequence[str]) -> _Answer:
+        """The answer up to the first of the texts at which it was to stop."""
+        found = [place for stop in stops if (place := self.text.find(stop)) >= 0]
+        return _Answer(self.text[: min(found)], self.tokens, "stop") if found else self
+
+    def pieces(self) -> Iterator[str]:
+        """The text word by word."""
+        return iter(re.findall(r"\s*\S+|\s+", self.text))
+
+
+async def _answers(asked: ChatRequest, request: Request, service: Service) -> list[_Answer]:
+    """The choices. Of several pictures, one that has no caption has the reason in its line."""
+    decoding = asked.decoding(service)
+    texts = asked.pictures()
+    if not texts:
+        return [_introduction(service.model, asked.most_words)] * (asked.n or 1)
+    pictures = await pictures_in(texts, request, service.settings)
+    found = await service.caption_all([data for _, data in pictures], decoding)
+    raise_if_all(found)
+    tell(request, found)
+    names = [name for name, _ in pictures]
+    choices = min(len(outcome.captions) for outcome in found if isinstance(outcome, Outcome))
+    return [_described(names, found, choice, decoding.max_length) for choice in range(choices)]
+
+
+def _described(names: Sequence[str], found: Sequence[Outcome | CaptionkitError], choice: int, most: int) -> _Answer:
+    lines: list[str] = []
+    captions: list[Caption] = []
+    for name, outcome in zip(names, found, strict=True):
+        if isinstance(outcome, CaptionkitError):
+            lines.append(f"[{named(outcome, name)}]")
+        else:
+            captions.append(outcome.captions[choice])
+            lines.append(captions[-1].text)
+    cut = any(len(caption.tokens) >= most for caption in captions)
+    return _Answer("\n".join(lines), sum(len(caption.tokens) for caption in captions), "length" if cut else "stop")
+
+
+def _introduction(model: str, most: int | None) -> _Answer:
+    """What is said where there is nothing to describe: clients try a service out with a few words."""
+    words = (
+        f"This is {model}, an image captioner of captionkit: it describes images and does nothing else, "
+        "so send it one, in a part of type image_url."
+    ).split()
+    said = words[:most]
+    return _Answer(" ".join(said), len(said), "stop" if len(said) == len(words) else "length")
+
+
+class _Completion:
+    """OpenAI's object, whole or in events."""
+
+    def __init__(self, model: str, answers: list[_Answer]) -> None:
+        self._answers = answers
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        tokens = sum(answer.tokens for answer in answers)
+        self._usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
+
+    def whole(self) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "finish_reason": answer.finish,
+                "logprobs": None,
+            }
+            for index, answer in enumerate(self._answers)
+        ]
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage}
+
+    def events(self, usage: bool) -> Iterator[str]:
+        """Server-sent events; the words come one after another, though the search found them together.
+
+        With `usage` the last of them tells it, and the others have a field for it that is empty, as OpenAI's do.
+        """
+        empty: dict[str, Any] = {"usage": None} if usage else {}
+        for index, answer in enumerate(self._answers):
+            yield self._event(index, {"role": "assistant", "content": ""}, empty)
+            for piece in answer.pieces():
+                yield self._event(index, {"content": piece}, empty)
+            yield self._event(index, {}, empty, answer.finish)
+        if usage:
+            yield self._line({"choices": [], "usage": self._usage})
+        yield "data: [DONE]\n\n"
+
+    def _event(self, index: int, delta: dict[str, str], more: dict[str, Any], finish: str | None = None) -> str:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._line({"choices": [choice], **more})
+
+    def _line(self, content: dict[str, Any]) -> str:
+        return f"data: {json.dumps({**self._head, 'object': 'chat.completion.chunk', **content})}\n\n"

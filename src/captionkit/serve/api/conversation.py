@@ -1,0 +1,154 @@
+"""What is asked by OpenAI's API: the pictures of a conversation, how to describe them, and how to answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from captionkit.inference.search import Decoding
+from captionkit.serve.errors import RefusalError
+from captionkit.serve.options import Options, decoding_fields, reason_of
+from captionkit.serve.service import CEILINGS, Service
+
+#: what asks for an answer of a form that no caption has, by field: which values ask for nothing
+_BEYOND: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "logprobs": (False,),
+    "prompt_logprobs": (),
+    "top_logprobs": (0,),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "modalities": (["text"],),
+}
+
+
+class ImageUrl(BaseModel):
+    """A picture."""
+
+    url: str = Field(description="data:image/jpeg;base64,... or, where the service allows them, an http(s) URL")
+
+
+class Part(BaseModel):
+    """A part of a message. Texts are passed over: a captioner describes, whatever it is told."""
+
+    type: str = "image_url"
+    text: str | None = None
+    image_url: ImageUrl | str | None = None
+
+    def image(self) -> str | None:
+        """What stands for the picture, where the part is one."""
+        if self.type not in ("image_url", "input_image"):
+            return None
+        found = self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url
+        if not found:
+            raise RefusalError(422, f"a part of type {self.type} has no image_url; send a data: URL in it")
+        return found
+
+
+class Message(BaseModel):
+    """A message. The pictures of the last one that has any are described."""
+
+    role: str
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside the caption."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer, which is text."""
+
+    type: str
+
+
+def _without_limit(most: Any) -> Any:
+    return None if str(most) == "-1" else most  # as llama.cpp and its relatives have it
+
+
+_Most = Annotated[int, Field(ge=1)] | None
+_Stop = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ChatRequest(BaseModel):
+    """What is taken of OpenAI's request. Options of /v1/captions may stand beside it.
+
+    What asks for a form that captions have not is refused; the rest is passed over.
+    """
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    model: str | None = Field(None, description="whatever it is, the one model answers")
+    stream: bool | None = Field(None, description="send the caption as server-sent events, a word each")
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, le=CEILINGS["num_captions"], description="captions, best first")
+    max_tokens: Annotated[_Most, BeforeValidator(_without_limit)] = Field(None, description="most words of a caption")
+    max_completion_tokens: Annotated[_Most, BeforeValidator(_without_limit)] = Field(None, description="the same")
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = Field(
+        None, description="texts before the first of which the answer ends"
+    )
+    response_format: ResponseFormat | None = Field(None, description="text; no other is to be had")
+
+    def pictures(self) -> list[tuple[str, str]]:
+        """The pictures to describe: where each stands, and the text that stands for it. None where there are none."""
+        for place, message in reversed(list(enumerate(self.messages))):
+            parts = message.content if isinstance(message.content, list) else []
+            images = [(f"messages[{place}].content[{n}]", part.image()) for n, part in enumerate(parts)]
+            found = [(name, image) for name, image in images if image is not None]
+            if found:
+                return found
+        return []
+
+    @property
+    def most_words(self) -> int | None:
+        """The most words of a caption."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts before which the answer ends."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with the number of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def decoding(self, service: Service) -> Decoding:
+        """The options by OpenAI's names and by captionkit's, as they fit together."""
+        known = set(Options.model_fields) - {"attention", "min_confidence"}
+        given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
+        usual = service.captioner.decoding
+        return service.decoding(**decoding_fields(given, usual, captions=self.n, words=self.most_words))
+
+    def check(self) -> None:
+        """RefusalError, 400, for what a client counts on and captions cannot be."""
+        if self.response_format and self.response_format.type != "text":
+            asked = self.response_format.type
+            raise RefusalError(
+                400, f"response_format: captions are plain text, not {asked}; leave it out, or send text"
+            )
+        for name, harmless in _BEYOND.items():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and value not in harmless:
+                raise RefusalError(400, f"{name}: captions are plain text and nothing besides; leave it out")
+        if self.stream_options and not self.stream:
+            raise RefusalError(400, "stream_options: goes with a stream; leave it out, or set stream")
+
+
+def read_conversation(body: dict[str, Any]) -> ChatRequest:
+    """The request that is a JSON object. RefusalError where it is none, or asks for what is not to be had."""
+    try:
+        asked = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise RefusalError(422, reason_of(error.errors())) from None
+    asked.check()
+    return asked

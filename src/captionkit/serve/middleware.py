@@ -1,0 +1,199 @@
+"""What stands before every endpoint: the token, the bounds of a request's body, the log, and clients that go away.
+
+A request's body is read whole, within its bounds of bytes and time, before any endpoint runs. So a slow or broken
+upload costs its own connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+
+from captionkit.serve.errors import BusyError, RefusalError, error_reply, reply_to
+from captionkit.serve.logs import LOG, log_request
+from captionkit.serve.metrics import Meters
+from captionkit.serve.routing import path_of
+from captionkit.serve.settings import Settings
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+#: paths that need no token: they tell nothing but whether the service is there
+OPEN_PATHS = ("/healthz", "/readyz")
+#: bodies that are held at a time, in bytes, as a multiple of the largest
+_BODIES = 16
+#: what a log shows as the status of a request whose client went away
+_GONE = 499
+
+
+class _GoneError(Exception):
+    """The client has gone; there is nobody to answer."""
+
+
+class Guard:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: App, settings: Settings, meters: Meters) -> None:
+        self._app, self._settings, self._meters = app, settings, meters
+        self._held = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection, request or lifespan, as ASGI has it."""
+        if scope["type"] == "http":
+            await _Exchange(scope, send).serve(self._serve, receive, self._meters)
+        elif scope["type"] == "lifespan" or self._trusted(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
+        headers = Headers(scope=exchange.scope)
+
+        def hold(size: int) -> None:
+            """Count bytes that this request holds until it ends."""
+            if self._held + size > _BODIES * self._settings.max_bytes:
+                raise BusyError("too many uploads at a time", 1)
+            self._held += size
+            exchange.held += size
+
+        exchange.scope["state"]["hold"] = hold
+        try:
+            if path_of(exchange.scope) not in OPEN_PATHS and not self._trusted(headers):
+                challenge = {"WWW-Authenticate": 'Bearer, Basic realm="captionkit"'}
+                raise RefusalError(401, "the token is missing or wrong; send `Authorization: Bearer TOKEN`", challenge)
+            body = await self._body(headers, receive, hold)
+            await _until_gone(self._app, exchange, body, receive)
+        finally:
+            self._held -= exchange.held
+
+    def _trusted(self, headers: Headers) -> bool:
+        """Whether the request has the token, as a bearer token or, from a browser, as the password of any user."""
+        if not self._settings.token:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                given = base64.b64decode(given).decode("latin-1").partition(":")[2]
+            except (binascii.Error, ValueError):
+                return False
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.strip().encode(), self._settings.token.encode())
+
+    async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        """The whole body."""
+        most = self._settings.max_bytes
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > most:
+            raise RefusalError(413, f"{int(declared):,} bytes are more than the {most:,} that a request may have")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise RefusalError(415, "compressed requests are not taken; send it without Content-Encoding")
+        try:
+            return await asyncio.wait_for(self._read(receive, hold), self._settings.timeout)
+        except asyncio.TimeoutError:
+            reason = f"the upload took more than {self._settings.timeout:g} s; try again, or send a smaller picture"
+            raise RefusalError(408, reason, {"Connection": "close"}) from None
+
+    async def _read(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        body, most, more = bytearray(), self._settings.max_bytes, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _GoneError
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            if len(body) + len(chunk) > most:
+                raise RefusalError(413, f"more than the {most:,} bytes that a request may have")
+            hold(len(chunk))
+            body += chunk
+        return bytes(body)
+
+
+class _Exchange:
+    """A request and its reply, and what the log says of them."""
+
+    def __init__(self, scope: Message, send: Send) -> None:
+        self.scope, self._send = scope, send
+        self.status = self.held = 0
+        self.said: dict[str, Any] = {}
+        scope.setdefault("state", {})["said"] = self.said
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def serve(
+        self, serve: Callable[[_Exchange, Receive], Awaitable[None]], receive: Receive, meters: Meters
+    ) -> None:
+        start = time.perf_counter()
+        try:
+            try:
+                await serve(self, receive)
+            except RefusalError as error:
+                self.said["error"] = str(error)
+                await reply_to(error)(self.scope, receive, self.send)
+            except _GoneError:
+                self.status = _GONE
+            except Exception:
+                LOG.exception("%s failed", self.scope["path"].encode("unicode_escape").decode())
+                if not self.status:
+                    await error_reply(500, "this failed; the service's log says why")(self.scope, receive, self.send)
+        finally:
+            seconds = time.perf_counter() - start
+            path = getattr(self.scope.get("route"), "path", "other")
+            meters.requests.labels(path, self.status or _GONE).inc()
+            meters.seconds.labels(path).observe(seconds)
+            if path not in OPEN_PATHS:
+                log_request(self._about(seconds))
+
+    def _about(self, seconds: float) -> dict[str, Any]:
+        client, path = self.scope.get("client"), self.scope.get("raw_path") or self.scope["path"].encode()
+        return {
+            "client": client[0] if client else "-",
+            "method": self.scope["method"],
+            "path": path.decode("latin-1").encode("unicode_escape").decode(),
+            "status": self.status or _GONE,
+            "ms": round(seconds * 1000, 1),
+            **self.said,
+        }
+
+
+async def _until_gone(app: App, exchange: _Exchange, body: bytes, receive: Receive) -> None:
+    """Let the application answer, and stop it where its client goes away before it begins to."""
+    gone, given = asyncio.Event(), False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    work = asyncio.ensure_future(app(exchange.scope, replay, exchange.send))
+    watcher = asyncio.ensure_future(watch())
+    try:
+        await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done() and not exchange.status:
+            work.cancel()
+            await asyncio.wait({work})
+            if work.cancelled():
+                raise _GoneError
+        await work
+    finally:
+        for task in (work, watcher):
+            task.cancel()

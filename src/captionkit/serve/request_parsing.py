@@ -1,0 +1,173 @@
+"""From a request's body to the bytes of pictures and the options that came with them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from captionkit.serve.base64_images import decode, scheme_of
+from captionkit.serve.errors import BusyError, RefusalError
+from captionkit.serve.options import SEVERAL
+from captionkit.serve.settings import Settings
+from captionkit.serve.url_fetch import fetch
+
+#: pictures of one request
+MOST_PICTURES = 32
+_FIELDS = 64
+#: content types that say nothing of what the body is
+_UNSAID = ("", "application/octet-stream", "binary/octet-stream")
+#: how an object of JSON begins, after a byte-order mark perhaps; a brace alone may begin anything
+_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
+#: names under which JSON and forms have images
+_NAMES = ("images", "image", "inputs")
+
+
+@dataclass
+class Intake:
+    """What came with a request: pictures as (name, bytes of a file, or why there are none), and options as written."""
+
+    pictures: list[tuple[str, bytes | RefusalError]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _content_type(request: Request) -> str:
+    """The request's media type, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_json(kind: str) -> bool:
+    return kind in ("application/json", "text/json") or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
+    """Pictures from a form with files, from JSON, or the one that is the body. RefusalError for all else.
+
+    Where the content type says nothing, or is one of `others`, of which that is true as well, the body itself tells
+    JSON from a picture.
+    """
+    kind = _content_type(request)
+    if kind == "multipart/form-data":
+        intake = await _from_form(request, settings)
+    elif _is_json(kind) or (kind in (*_UNSAID, *others) and await _begins_an_object(request)):
+        intake = await _from_texts(await _object(request), request, settings)
+    elif kind.startswith("image/") or kind in (*_UNSAID, *others):
+        intake = await _from_body(request)
+    else:
+        raise RefusalError(415, f"pictures do not come as {kind!r}; send image/jpeg, image/png or JSON, or see /docs")
+    if not intake.pictures:
+        raise RefusalError(422, "there is no picture in the request; send one or more")
+    return intake
+
+
+async def take_json(request: Request) -> dict[str, Any]:
+    """The JSON object that is the body. RefusalError, 415, where it comes as something else."""
+    kind = _content_type(request)
+    if not (_is_json(kind) or kind in _UNSAID):
+        raise RefusalError(415, f"a conversation does not come as {kind!r}; send application/json")
+    return await _object(request)
+
+
+async def _begins_an_object(request: Request) -> bool:
+    return _OBJECT.match((await request.body())[:1024]) is not None
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    body = await request.body()
+    try:
+        # not strictly: what `base64` prints in lines is often put between quotes as it is
+        found = await asyncio.to_thread(json.loads, body, strict=False)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RefusalError(400, f"the body is not JSON ({reason})") from None
+    if not isinstance(found, dict):
+        raise RefusalError(422, "the body must be a JSON object")
+    return found
+
+
+async def _from_body(request: Request) -> Intake:
+    body = await request.body()
+    if not body:
+        raise RefusalError(422, "the request has no body; send a picture")
+    return Intake([("picture", body)])
+
+
+async def _from_form(request: Request, settings: Settings) -> Intake:
+    files: list[tuple[str, bytes | RefusalError]] = []
+    texts: dict[str, Any] = {}
+    try:
+        async with request.form(max_files=MOST_PICTURES, max_fields=_FIELDS, max_part_size=2**16) as form:
+            for name, value in form.multi_items():
+                if isinstance(value, str):
+                    texts.setdefault(name, []).append(value)
+                elif value.filename or value.size:  # else nothing was chosen in a browser's form
+                    files.append((value.filename or name, await value.read()))
+    except HTTPException as error:
+        raise RefusalError(400, f"the form cannot be read ({error.detail})") from None
+    for name, values in texts.items():
+        if len(values) == 1:
+            texts[name] = values[0]
+        elif name not in (*SEVERAL, *_NAMES):
+            raise RefusalError(422, f"{name}: is given {len(values)} times; send it once")
+    if files and not any(name in texts for name in _NAMES):
+        return Intake(files, texts)
+    intake = await _from_texts(texts, request, settings)
+    return Intake([*files, *intake.pictures], intake.options)
+
+
+async def _from_texts(given: dict[str, Any], request: Request, settings: Settings) -> Intake:
+    """Pictures that have a name of a picture, as a text or a list of texts, and the rest, which is options."""
+    names = [name for name in _NAMES if given.get(name) is not None]
+    if len(names) != 1:
+        said = " or ".join(names) + ", not both" if names else "images, a picture in base64 or a list of several"
+        raise RefusalError(422, f"send {said}")
+    (name,) = names
+    images = given[name]
+    listed = images if isinstance(images, list) else [images]
+    named = [(f"{name}[{n}]" if isinstance(images, list) else name, image) for n, image in enumerate(listed)]
+    options = {key: value for key, value in given.items() if key not in _NAMES}
+    return Intake(await pictures_in(named, request, settings), options)
+
+
+async def pictures_in(
+    texts: Sequence[tuple[str, Any]], request: Request, settings: Settings
+) -> list[tuple[str, bytes | RefusalError]]:
+    """The pictures that named texts stand for: base64, a data: URL, or the URL of a picture where these are allowed.
+
+    One that stands for none has its RefusalError, which names it. RefusalError for too many texts, and BusyError where
+    the service holds too much already.
+    """
+    if len(texts) > MOST_PICTURES:
+        raise RefusalError(413, f"{len(texts)} pictures are more than the {MOST_PICTURES} of a request")
+    found: list[tuple[str, bytes | RefusalError]] = []
+    most, end = settings.max_bytes, time.monotonic() + settings.timeout
+    for name, text in texts:
+        try:
+            picture = await _picture_in(text, request, settings, most=most, end=end)
+            most -= len(picture)
+            found.append((name, picture))
+        except BusyError:
+            raise
+        except RefusalError as error:
+            found.append((name, RefusalError(error.status, f"{name}: {error}", error.headers)))
+    return found
+
+
+async def _picture_in(text: Any, request: Request, settings: Settings, *, most: int, end: float) -> bytes:
+    if not isinstance(text, str):
+        raise RefusalError(422, "must be a text: the picture in base64, or a data: URL")
+    scheme = scheme_of(text)
+    if scheme in ("http", "https"):
+        if not settings.allow_urls:
+            raise RefusalError(422, "this service fetches no URLs; send the picture itself, in base64")
+        return await fetch(text.strip(), most=most, seconds=end - time.monotonic(), hold=request.state.hold)
+    if scheme not in ("", "data"):
+        raise RefusalError(422, f"URLs that begin with {scheme + ':'!r} are not taken; send the picture in base64")
+    return await asyncio.to_thread(decode, text, most)

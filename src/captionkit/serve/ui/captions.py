@@ -1,0 +1,120 @@
+"""The page's requests: photos that gradio has stored become captions, through the queue that all requests share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from captionkit.data.images import open_image
+from captionkit.errors import CaptionkitError
+from captionkit.inference.captioner import Outcome
+from captionkit.inference.confidence import check_confidence
+from captionkit.inference.search import Decoding
+from captionkit.serve.logs import LOG
+from captionkit.serve.service import Service
+from captionkit.serve.ui.cards import error_card, nameless, photo_card
+from captionkit.viz.page import PHOTO_SIDE, escaped
+
+#: photos of one go
+MOST_PHOTOS = 32
+#: photos that are captioned before the page shows them
+_SHOWN_AT_ONCE = 4
+
+#: photos by name and path
+Given = Sequence[tuple[str, str]]
+
+
+async def captioned(
+    service: Service, given: Given, options: dict[str, Any], min_confidence: float | None
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """What to say, as HTML, and the cards so far, again and again until every photo has its card.
+
+    Of captions of less than `min_confidence` they say "not sure".
+    """
+    if not given:
+        yield "Choose a photo first.", []
+        return
+    taken = given[:MOST_PHOTOS]
+    yield f"Captioning {_photos(len(taken))} …", []
+    cards: list[str] = []
+    found: list[Outcome | CaptionkitError] = []
+    for start in range(0, len(taken), _SHOWN_AT_ONCE):
+        part = taken[start : start + _SHOWN_AT_ONCE]
+        try:
+            pictures, outcomes = await _outcomes(service, part, service.decoding(**options), min_confidence)
+        except CaptionkitError as error:  # what is wrong is wrong for all of them: too many wait, or it took too long
+            yield f"{_photos(len(taken) - start)} not captioned: {escaped(str(error))}", cards
+            return
+        for (name, _), picture, outcome in zip(part, pictures, outcomes, strict=True):
+            cards.append(await asyncio.to_thread(_card, service, name, picture, outcome, len(cards)))
+        found += outcomes
+        if len(cards) < len(taken):
+            yield f"{len(cards)} of {_photos(len(taken))} …", cards
+    yield _summary(found, len(given) - len(taken)), cards
+
+
+async def records_of(
+    service: Service, given: Given, options: dict[str, Any], *, maps: bool, min_confidence: float | None = None
+) -> list[dict[str, Any]]:
+    """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together.
+
+    A photo is called by its "name" here: gradio's client takes whatever has a "path" for a file and fetches it.
+    """
+    if len(given) > MOST_PHOTOS:
+        raise CaptionkitError(f"{len(given)} photos are more than the {MOST_PHOTOS} of one go; send fewer")
+    check_confidence(min_confidence)
+    _, found = await _outcomes(service, given, service.decoding(**options), min_confidence)
+    records = []
+    for (name, _), outcome in zip(given, found, strict=True):
+        if isinstance(outcome, CaptionkitError):
+            said: dict[str, Any] = {"error": f"{name}: {nameless(outcome)}"}
+        else:
+            said = outcome.to_dict(name, maps=maps)
+        records.append({"name": name} | {key: value for key, value in said.items() if key != "path"})
+    return records
+
+
+async def _outcomes(
+    service: Service, given: Given, decoding: Decoding, min_confidence: float | None
+) -> tuple[list[bytes], list[Outcome | CaptionkitError]]:
+    """The bytes of the photos and what became of each; every one is logged."""
+    pictures = await asyncio.to_thread(_read, [path for _, path in given])
+    found = await service.caption_all(pictures, decoding)
+    for (name, _), outcome in zip(given, found, strict=True):
+        LOG.info("page %r: %s", name, _line(outcome))
+    return pictures, [one.reviewed(min_confidence) if isinstance(one, Outcome) else one for one in found]
+
+
+def _read(paths: Sequence[str]) -> list[bytes]:
+    try:
+        return [Path(path).read_bytes() for path in paths]
+    except OSError:
+        raise CaptionkitError("uploads are kept for an hour; choose the photos again") from None
+
+
+def _card(service: Service, name: str, picture: bytes, outcome: Outcome | CaptionkitError, number: int) -> str:
+    if isinstance(outcome, CaptionkitError):
+        return error_card(name, outcome)
+    photo = open_image(picture, target=(PHOTO_SIDE, PHOTO_SIDE), max_pixels=service.settings.max_pixels)
+    return photo_card(name, photo, outcome, service.captioner.preprocessing, number)
+
+
+def _line(outcome: Outcome | CaptionkitError) -> str:
+    return nameless(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption)
+
+
+def _summary(found: Sequence[Outcome | CaptionkitError], left: int) -> str:
+    """How it went; a screen reader also hears the caption where there is but one."""
+    good = sum(isinstance(outcome, Outcome) for outcome in found)
+    lines = [f"{'' if good == len(found) else f'{good} of '}{_photos(len(found))} captioned"]
+    if left:
+        lines.append(f"{left} more left out: {MOST_PHOTOS} are captioned at a time")
+    if len(found) == 1:
+        lines.append(f'<span class="ck-hidden">{escaped(_line(found[0]))}</span>')
+    return ". ".join(lines)
+
+
+def _photos(number: int) -> str:
+    return f"{number} photo{'' if number == 1 else 's'}"

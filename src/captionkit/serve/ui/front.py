@@ -1,0 +1,21 @@
+"""What stands at `/`: the web page, or a plain one where gradio is not installed."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from captionkit.serve.service import Service
+from captionkit.serve.ui.home import mount_home
+from captionkit.utils.progress import say
+
+
+def mount_front(app: FastAPI, service: Service) -> None:
+    """Mount the page after every other route."""
+    try:
+        from captionkit.serve.ui.page import mount_page
+    except ModuleNotFoundError as missing:
+        if missing.name != "gradio":
+            raise
+        say("captionkit: the API alone, without the web page; `pip install 'captionkit[page]'` brings that")
+        return mount_home(app, service)
+    return mount_page(app, service)

@@ -1,0 +1,241 @@
+"""The recipe: every choice of a training run in one frozen tree of dataclasses (see `fields`).
+
+A TOML file and the command line set the same fields, by the same dotted names; both are generated from the classes.
+Torch-free, so that `captionkit train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from captionkit.errors import RecipeError
+from captionkit.training.config.schema import (
+    DataRecipe,
+    DecoderRecipe,
+    DistillationRecipe,
+    EncoderRecipe,
+    ImageRecipe,
+    OptimizerRecipe,
+    RunRecipe,
+    SelfCriticalRecipe,
+)
+from captionkit.utils import paths
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_MAX_BYTES = 1 << 24  # of a recipe or another TOML file
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+#: the shipped recipe for a run that starts from a model and names none
+FINE_TUNE = "fine-tune"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole tree."""
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    image: ImageRecipe = field(default_factory=ImageRecipe)
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    distillation: DistillationRecipe = field(default_factory=DistillationRecipe)
+    self_critical: SelfCriticalRecipe = field(default_factory=SelfCriticalRecipe)
+    run: RunRecipe = field(default_factory=RunRecipe)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested tables of plain values."""
+        return dataclasses.asdict(self)
+
+    def value(self, name: str) -> Any:
+        """The value of a field by its dotted name."""
+        table, _, leaf = name.partition(".")
+        return getattr(getattr(self, table), leaf)
+
+    def to_toml(self) -> str:
+        """What a recipe file holds."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    def to_flags(self) -> list[str]:
+        """The command-line flags that make this recipe: one for each field that differs from what is usual."""
+        usual = load_recipe(usual_recipe(self.run.init))
+        flags = []
+        for name, _ in recipe_fields():
+            value = self.value(name)
+            if value != usual.value(name):
+                spelt = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                flags += [flag_of(name), spelt.lower() if isinstance(value, bool) else spelt]
+        return flags
+
+
+for _table in (
+    DataRecipe,
+    ImageRecipe,
+    EncoderRecipe,
+    DecoderRecipe,
+    OptimizerRecipe,
+    DistillationRecipe,
+    SelfCriticalRecipe,
+    RunRecipe,
+    Recipe,
+):
+    _table.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every field with its dotted name: ("optimizer.lr_decoder", ...)."""
+    for table in dataclasses.fields(Recipe):
+        for leaf in dataclasses.fields(table.default_factory):  # type: ignore[arg-type]
+            yield f"{table.name}.{leaf.name}", leaf
+
+
+_DEFAULTS = {name: leaf.default for name, leaf in recipe_fields()}
+
+
+def flag_of(name: str) -> str:
+    """The command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
+    return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
+
+
+def usual_recipe(init: str) -> str | None:
+    """Name of the shipped recipe that a run takes if none is named: the one to start from a model, if it does."""
+    return FINE_TUNE if init else None
+
+
+def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """A shipped recipe by name, a TOML file by path, or what is usual; `overrides` are flags by dotted name.
+
+    Raises RecipeError, which names the field that is unknown or out of bounds.
+    """
+    source = source or usual_recipe((overrides or {}).get("run.init", ""))
+    values = _from_toml(*_read(source)).to_dict() if source is not None else {}
+    for name, value in (overrides or {}).items():
+        table, _, leaf = name.partition(".")
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        values.setdefault(table, {})[leaf] = parts if isinstance(_DEFAULTS.get(name), tuple) else value
+    try:
+        recipe = _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise RecipeError(f"command line: {_explain(error)}") from None
+    if not recipe.run.init:  # which brings a decoder that is not known yet
+        check_decoder_fields(recipe, recipe.decoder.name, recipe.decoder.kind)
+    return recipe
+
+
+def change_recipe(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe with other values of some fields, by dotted name. Raises RecipeError, which names their `origin`."""
+    values = recipe.to_dict()
+    for name, value in changes.items():
+        table, _, leaf = name.partition(".")
+        values.setdefault(table, {})[leaf] = value
+    changed = _checked(values, origin)
+    if not recipe.run.init:
+        try:
+            check_decoder_fields(changed, changed.decoder.name, changed.decoder.kind)
+        except RecipeError as error:
+            raise RecipeError(f"{origin}: {error}") from None
+    return changed
+
+
+def check_decoder_fields(recipe: Recipe, decoder: str, kind: str) -> None:
+    """Raise RecipeError where a field is set that means nothing to the `decoder`, of soft or hard attention."""
+    what = f"{decoder} with {kind} attention" if decoder == "show-attend-tell" else decoder
+    for name, leaf in recipe_fields():
+        of, value = leaf.metadata["of"], recipe.value(name)
+        if of and not {decoder, kind if decoder == "show-attend-tell" else ""} & set(of) and value != leaf.default:
+            owners = " or ".join(
+                owner if owner != "hard" else "show-attend-tell with decoder.kind 'hard'" for owner in of
+            )
+            raise RecipeError(f"{name} = {value!r}: the decoder is {what}, but this is for {owners}; leave it out")
+
+
+def _from_toml(origin: str, content: str) -> Recipe:
+    return _checked(_parsed(origin, content), origin)
+
+
+def _checked(values: Mapping[str, Any], origin: str) -> Recipe:
+    try:
+        # TOML has types, so a text or a truth value for a number is a mistake; JSON is where pydantic is strict and
+        # still takes lists for tuples. What JSON has no type for (dates) no field has either.
+        return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {_explain(error)}") from None
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names of the recipes that come with the package, with their text."""
+    folder = resources.files("captionkit") / "recipes"
+    return {
+        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".toml")
+    }
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises RecipeError where it cannot be read or is none."""
+    return _parsed(str(path), _text_of(path))
+
+
+def _parsed(origin: str, content: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: not TOML ({error})") from None
+
+
+def _text_of(path: Path) -> str:
+    return paths.read_text(path, RecipeError, limit=_MAX_BYTES)
+
+
+def _read(source: str) -> tuple[str, str]:
+    path = Path(source)
+    if path.suffix == ".toml" or paths.is_file(source, RecipeError):
+        return source, _text_of(path)
+    shipped = shipped_recipes()
+    if source not in shipped:
+        raise RecipeError(
+            f"recipe {source!r} is neither a file nor one of {', '.join(shipped)}{_nearest(source, shipped)}"
+        )
+    return f"recipe {source}", shipped[source]
+
+
+def _explain(error: ValidationError) -> str:
+    reasons = []
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "unexpected_keyword_argument":
+            reasons.append(f"{name} is not a field of the recipe{nearest_field(name)}")
+        else:
+            reasons.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    return "; ".join(reasons)
+
+
+def nearest_field(name: str) -> str:
+    """ "; did you mean ...?" for the name of no field, or nothing where none is near."""
+    fields = [field for field, _ in recipe_fields()]
+    moved = [field for field in fields if field.endswith(f".{name.rpartition('.')[2]}")]
+    if moved:  # the right name in the wrong table
+        return f"; did you mean {moved[0]!r}?"
+    return _nearest(name, fields if "." in name else [table.name for table in dataclasses.fields(Recipe)])
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

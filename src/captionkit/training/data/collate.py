@@ -1,0 +1,111 @@
+"""Batches: images stacked, captions packed without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captionkit.models.decoder import Packed
+from captionkit.training.data.dataset import Sample
+from captionkit.training.data.soft_targets import Soft
+
+
+class Batch(NamedTuple):
+    """Pictures, or the features made of them, with their captions packed (see `Packed`)."""
+
+    images: Tensor | None  # [B,3,H,W]
+    features: Tensor | None  # [B,G,D]
+    captions: Packed
+    targets: Tensor  # [P]: the word after each of captions.tokens
+    broken: list[str]  # pictures that could not be read, with the reason
+    indices: tuple[int, ...] = ()  # the place in the split of each picture, [B]
+    turns: tuple[int, ...] = ()  # how often each of them was shown before, [B]
+    chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), where used
+    soft: Soft | None = None  # what teachers expect in the place of targets, where there are any
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`."""
+        return Batch(
+            None
+            if self.images is None
+            else self.images.to(device, non_blocking=True, memory_format=torch.channels_last),
+            None if self.features is None else self.features.to(device, non_blocking=True),
+            self.captions.to(device),
+            self.targets.to(device, non_blocking=True),
+            self.broken,
+            self.indices,
+            self.turns,
+            None if self.chances is None else self.chances.to(device, non_blocking=True),
+            None if self.soft is None else self.soft.to(device),
+        )
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a GPU copies from while both go on."""
+        names = ("images", "features", "targets", "chances")
+        parts = {name: getattr(self, name) for name in names}
+        tokens, sizes, image_of = self.captions
+        captions = Packed(tokens.pin_memory(), sizes, image_of.pin_memory())
+        pinned = {name: part.pin_memory() for name, part in parts.items() if part is not None}
+        soft = None if self.soft is None else Soft(*(part.pin_memory() for part in self.soft))
+        return self._replace(captions=captions, soft=soft, **pinned)
+
+
+def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
+    """Stack pictures and pack captions, longest first; pictures that could not be read are left out and named.
+
+    Without a readable picture the batch has no captions, and neither images nor features.
+    """
+    good = [sample for sample in samples if sample.picture is not None]
+    captions = [(caption, row) for row, sample in enumerate(good) for caption in sample.captions]
+    order = sorted(range(len(captions)), key=lambda place: -len(captions[place][0]))
+    captions = [captions[place] for place in order]
+    packed, targets = pack(captions)
+    stacked = torch.from_numpy(np.stack([s.picture for s in good])).float() if good else None
+    chances = _packed([sample.chances for sample in good], order)
+    return Batch(
+        None if features else stacked,
+        stacked if features else None,
+        packed,
+        targets,
+        [sample.broken for sample in samples if sample.picture is None],
+        chances=None if chances is None else torch.from_numpy(chances),
+        soft=_soft([sample.soft for sample in good], order),
+    )
+
+
+def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[Packed, Tensor]:
+    """Captions as token ids, the longest first, each with the row of its picture -> packed, and the next words [P]."""
+    steps = max((len(caption) for caption, _ in captions), default=1) - 1
+    columns = [[caption[t : t + 2] for caption, _ in captions if len(caption) > t + 1] for t in range(steps)]
+    flat = torch.tensor([pair for column in columns for pair in column], dtype=torch.long).reshape(-1, 2)  # [P,2]
+    image_of = torch.tensor([row for _, row in captions], dtype=torch.long)
+    return Packed(flat[:, 0].contiguous(), [len(c) for c in columns], image_of), flat[:, 1].contiguous()
+
+
+def packed_rows(lengths: Sequence[int], order: Sequence[int]) -> np.ndarray:
+    """Where each packed word [P] stands among the words of all captions one after the other, `lengths` of each.
+
+    `order` are the captions as they are packed.
+    """
+    starts = np.cumsum([0, *lengths])
+    steps = range(max(lengths, default=0))
+    return np.array([starts[place] + t for t in steps for place in order if lengths[place] > t], dtype=np.int64)
+
+
+def _packed(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> np.ndarray | None:
+    """What each picture has for the words of each of its captions [L,...], packed [P,...]; None where there is none."""
+    flat = [table for some in tables for table in some]
+    if not flat:
+        return None
+    return np.concatenate(flat)[packed_rows([len(one) for one in flat], order)]
+
+
+def _soft(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> Soft | None:
+    table = _packed(tables, order)
+    if table is None:
+        return None
+    return Soft(torch.from_numpy(table["id"].astype(np.int64)), torch.from_numpy(table["share"].astype(np.float32)))

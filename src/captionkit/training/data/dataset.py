@@ -1,0 +1,150 @@
+"""What is taught of each picture: its captions and how it is seen, decided by seed, epoch and picture alone.
+
+Nothing here remembers anything, so a resumed run, any number of threads and any number of processes see the same
+captions, crops and mirrorings as one uninterrupted process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from captionkit.data.images import Preprocessing, load_image
+from captionkit.data.layouts import CaptionSet
+from captionkit.data.tokenizer import Text
+from captionkit.errors import ImageError
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.augment import random_colour, random_crop
+from captionkit.training.data.feature_cache import JoinedFeatures
+from captionkit.training.data.flip import may_flip, swapped_captions
+from captionkit.training.data.random_streams import CAPTIONS, CHOICE, in_turn
+
+if TYPE_CHECKING:
+    from captionkit.training.data.soft_targets import SoftTargets
+
+
+class Sample(NamedTuple):
+    """One picture with the captions chosen for it."""
+
+    picture: np.ndarray | None  # pixels [3,H,W] or features [G,D]; None if it could not be read
+    captions: list[list[int]]
+    broken: str = ""
+    #: of each caption, for each word that is fed (see `Feeding`), three numbers from 0 to 1 [L,3]; none if none is used
+    chances: Sequence[np.ndarray] = ()
+    #: of each caption, for each word to predict, what teachers expect, as `SoftTargets` has it [L,T]; none without them
+    soft: Sequence[np.ndarray] = ()
+
+
+class Lesson(NamedTuple):
+    """What is taught of a picture in one of its turns, before anything of it is read."""
+
+    captions: list[list[int]]
+    #: which of the picture's captions they are
+    places: Sequence[int]
+    flip: bool
+    #: decides the rest about it
+    generator: np.random.Generator
+
+
+class Teaching:
+    """Pictures and encoded captions of a split. Each picture has captions.
+
+    An item is asked for by (turn, index); a picture's turn says how often it was shown before, which is the number of
+    the epoch unless datasets are mixed (see `Plan`). `features` [N,views,G,D] replaces the pictures where a frozen
+    encoder has seen them already; `broken` says of which pictures it could not, and why.
+    """
+
+    def __init__(
+        self,
+        captions: CaptionSet,
+        text: Text,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        *,
+        augment: bool,
+        features: np.ndarray | JoinedFeatures | None = None,
+        broken: Mapping[int, str] | None = None,
+    ) -> None:
+        self.examples = list(captions)
+        self.recipe, self.preprocessing, self.features, self.augment = recipe, preprocessing, features, augment
+        self.text = text
+        self.tokens = self._encoded([example.captions for example in self.examples])
+        self.broken = broken or {}
+        #: what teachers expect of the captions, where the run has teachers
+        self.soft: SoftTargets | None = None
+        self.flippable = [recipe.image.flip and may_flip(e.captions, recipe.image) for e in self.examples]
+        #: of pictures whose captions change when they are mirrored, what is taught then
+        self.mirrored: dict[int, list[list[int]]] = {}
+        if augment and recipe.image.flip and recipe.image.flip_swap:
+            self._allow_swaps()
+        self._chancy = augment and bool(recipe.data.token_dropout or recipe.optimizer.scheduled_sampling)
+
+    def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        encoded = iter(self.text.encode_batch([caption for some in captions for caption in some]))
+        return [[_cut(next(encoded), self.recipe.data.max_length) for _ in some] for some in captions]
+
+    def _allow_swaps(self) -> None:
+        swaps = {
+            index: swapped_captions(example.captions, self.text, self.recipe.image)
+            for index, example in enumerate(self.examples)
+            if not self.flippable[index]
+        }
+        known = {index: captions for index, captions in swaps.items() if captions is not None}
+        self.mirrored = dict(zip(known, self._encoded(list(known.values())), strict=True))
+        for index in known:
+            self.flippable[index] = True
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def lesson(self, turn: int, index: int) -> Lesson:
+        """The captions taught of a picture in a turn, whether it is mirrored, and what decides the rest."""
+        seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
+        generator = np.random.default_rng((seed, CHOICE, turn, index))
+        flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)
+        captions = self.mirrored.get(index, self.tokens[index]) if flip else self.tokens[index]
+        places: Sequence[int] = range(len(captions))
+        if self.augment and len(captions) > most:
+            chosen, _ = in_turn((seed, CAPTIONS, index), len(captions), most, turn)
+            places = sorted(chosen.tolist())
+        return Lesson([captions[place] for place in places], places, flip, generator)
+
+    def totals(self, turns: Sequence[int], indices: Sequence[int]) -> tuple[int, int]:
+        """Words to predict and captions in a step, over all processes and parts: what its loss is divided by."""
+        taught = (self.lesson(turn, index) for turn, index in zip(turns, indices, strict=True))
+        lengths = [len(caption) - 1 for lesson in taught for caption in lesson.captions]
+        return sum(lengths), len(lengths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        turn, index = key
+        lesson = self.lesson(turn, index)
+        if index in self.broken:
+            return Sample(None, lesson.captions, self.broken[index])
+        try:
+            picture = self._seen(index, lesson)
+        except ImageError as error:
+            return Sample(None, lesson.captions, str(error))
+        chances = self._chances(lesson) if self._chancy else ()
+        soft = [self.soft.of(index, place) for place in lesson.places] if self.soft else ()
+        return Sample(picture, lesson.captions, chances=chances, soft=soft)
+
+    def _seen(self, index: int, lesson: Lesson) -> np.ndarray:
+        if self.features is not None:
+            return self.features[index, int(lesson.flip)]
+        image = self.recipe.image
+        box = random_crop(lesson.generator, image.crop) if self.augment else None
+        colour = random_colour(lesson.generator, image.colour) if self.augment else None
+        source = self.examples[index].image
+        return load_image(source, self.preprocessing, box=box, flip=lesson.flip, colour=colour)
+
+    @staticmethod
+    def _chances(lesson: Lesson) -> list[np.ndarray]:
+        draw = lesson.generator.random
+        return [draw((len(caption) - 1, 3), dtype=np.float32) for caption in lesson.captions]
+
+
+def _cut(ids: list[int], most: int) -> list[int]:
+    """At most `most` words; a caption that was cut does not end, so no end token is taught for it."""
+    return ids if len(ids) <= most + 2 else ids[: most + 1]

@@ -1,0 +1,119 @@
+"""Which images each step takes, in an order that seed and epoch decide."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from captionkit.data.layouts import Example
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.random_streams import MIX, ORDER, in_turn
+from captionkit.utils.files import Member
+
+#: (turn, index) of each picture of a batch
+Keys = list[tuple[int, int]]
+
+
+class Plan:
+    """The order of a run: step number -> pictures and their turns, cut into parts for accumulation and processes.
+
+    A pass shows each picture once, or as often as its weight says; an epoch is one pass, or as many as its fewest steps
+    take. Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of
+    its parts are empty. `pictures` is the number of pictures, or of those of each dataset, which then has its weight in
+    `data.weights`. `shards` names the shard of each picture, where the pictures lie in shards: then they are shuffled
+    so that those are read nearly from end to end.
+    """
+
+    def __init__(
+        self,
+        pictures: int | Sequence[int],
+        recipe: Recipe,
+        *,
+        processes: int = 1,
+        rank: int = 0,
+        shards: Sequence[Hashable] | None = None,
+    ) -> None:
+        self.recipe, self.rank, self.processes = recipe, rank, processes
+        self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
+        weights = recipe.data.weights or (1.0,) * len(self.datasets)
+        #: pictures of each dataset in a pass, with their repetitions
+        self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
+        self._shards = numbered(shards) if shards else None
+        self.parts = recipe.optimizer.accumulate
+        self.steps_per_pass = -(-sum(self.shown) // recipe.optimizer.batch_size)
+        self.passes = -(-recipe.optimizer.epoch_steps // self.steps_per_pass)
+        self.steps_per_epoch = self.passes * self.steps_per_pass
+        self.steps = recipe.optimizer.epochs * self.steps_per_epoch
+        self._pass = lru_cache(maxsize=2)(self._shuffled)  # the one that is learnt, and the one prepared ahead
+
+    def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of all pictures of a step, how often each was shown before, and their indices."""
+        number, place = divmod(step, self.steps_per_pass)
+        size = self.recipe.optimizer.batch_size
+        turns, indices = self._pass(number)
+        return turns[place * size : (place + 1) * size], indices[place * size : (place + 1) * size]
+
+    def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The turns and indices of all pictures of a pass, in its order."""
+        seed, start, turns, indices = self.recipe.run.seed, 0, [], []
+        for dataset, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
+            taken, before = in_turn((seed, MIX, dataset), many, some, number)
+            order = np.lexsort((taken, before))
+            turns.append(before[order])
+            indices.append(start + taken[order])
+            start += many
+        generator, shown = np.random.default_rng((seed, ORDER, number)), np.concatenate(indices)
+        if self._shards is None:
+            order = generator.permutation(len(shown))
+        else:
+            order = nearly_in_order(self._shards[shown], generator)
+        return np.concatenate(turns)[order], shown[order]
+
+    def parts_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The turns and indices of the pictures of each part of a step, over all processes."""
+        cut = (np.array_split(values, self.parts * self.processes) for values in self.pictures_of(step))
+        return list(zip(*cut, strict=True))
+
+    def keys(self, start: int) -> Iterator[Keys]:
+        """This process' share of every part of every step from `start` on."""
+        for step in range(start, self.steps):
+            for turns, indices in self.parts_of(step)[self.rank :: self.processes]:
+                yield list(zip(turns.tolist(), indices.tolist(), strict=True))
+
+
+#: shards that are read side by side, and how many of their pictures are shuffled at a time
+_SIDE_BY_SIDE, _WINDOW = 8, 4096
+
+
+def shards_of(examples: Sequence[Example]) -> list[Path] | None:
+    """The shard that each picture lies in; None if not all lie in shards."""
+    shards = [example.image.archive for example in examples if isinstance(example.image, Member)]
+    return shards if len(shards) == len(examples) else None
+
+
+def numbered(shards: Sequence[Hashable]) -> np.ndarray:
+    """The shard of each picture by its number, [N], in the order in which they first occur."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(shard, len(numbers)) for shard in shards])
+
+
+def nearly_in_order(shard_of: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The places of pictures in the shards `shard_of` [N], shuffled [N]: a few random shards at a time, side by side,
+    each from a random place on and round to it.
+
+    Within that, a picture is moved by at most `_WINDOW` places, and fewer pictures than that are shuffled as a whole.
+    """
+    order = np.argsort(shard_of, kind="stable")
+    shards = np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1)
+    groups = np.array_split(generator.permutation(len(shards)), -(-len(shards) // _SIDE_BY_SIDE))
+    found = []
+    for group in groups:
+        indices = np.concatenate([shards[number] for number in group])
+        through = [(np.arange(n) + generator.integers(n)) % n / n for n in (len(shards[number]) for number in group)]
+        share = _WINDOW / len(indices)
+        moved = generator.random(len(indices)) * share
+        found.append(indices[np.argsort(moved if share >= 1 else np.concatenate(through) + moved, kind="stable")])
+    return np.concatenate(found)

@@ -1,0 +1,40 @@
+"""What teachers expect in the place of the next word, kept and batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Soft(NamedTuple):
+    """The likeliest words in a place, as teachers expect them."""
+
+    ids: Tensor  # [P,T]
+    shares: Tensor  # [P,T], summing to 1
+
+    def to(self, device: torch.device) -> Soft:
+        """The same on `device`."""
+        return Soft(*(part.to(device, non_blocking=True) for part in self))
+
+
+class SoftTargets:
+    """What teachers expect in the place of each word of each caption.
+
+    `table` [W,T] has the ids and shares of the likeliest words, the words of all captions one after the other.
+    """
+
+    def __init__(self, table: np.ndarray, tokens: Sequence[Sequence[Sequence[int]]], key: str) -> None:
+        self._table, self.key = table, key
+        lengths = [[len(caption) - 1 for caption in captions] for captions in tokens]
+        ends = np.cumsum([0, *(length for some in lengths for length in some)])
+        places = np.cumsum([0, *map(len, lengths)])
+        self._starts = [ends[place : place + len(some) + 1] for place, some in zip(places, lengths, strict=False)]
+
+    def of(self, index: int, caption: int) -> np.ndarray:
+        """Of a caption of the picture `index`: the entries [L,T] for its L words to predict."""
+        start, end = self._starts[index][caption : caption + 2]
+        return self._table[start:end]

@@ -1,0 +1,80 @@
+"""The pictures of a run as they are taught and evaluated, with what a frozen encoder makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from accelerate import Accelerator
+
+from captionkit.data.images import Preprocessing
+from captionkit.data.layouts import CaptionSet
+from captionkit.models.encoder import Encoder
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.feature_cache import JoinedFeatures, Shown, cached_features
+from captionkit.training.data.soft_targets import SoftTargets
+from captionkit.training.factory import Setup
+from captionkit.training.objectives.distillation import Teacher, open_teachers, soft_targets
+
+
+def teaching_of(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> Teaching:
+    """What is taught ("train") or evaluated ("val"): features, computed once, where frozen stages allow it."""
+    training = part == "train"
+    captions, image = setup.train if training else setup.val, recipe.image
+    features, broken = None, {}
+    anew = training and (image.crop < 1 or image.colour > 0)  # each time another picture
+    if setup.model.encoder.cacheable and not recipe.encoder.thaw and not anew:
+        sets = [source.train for source in setup.sources] if training else [captions]
+        seen = Seeing(setup.model.encoder, setup.preprocessing)
+        features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)
+    teaching = Teaching(
+        captions, setup.text, recipe, setup.preprocessing, augment=training, features=features, broken=broken
+    )
+    if training and recipe.distillation.teachers:
+        teaching.soft = _soft_targets(setup, recipe, accelerator, teaching.tokens, shown)
+    return teaching
+
+
+def _soft_targets(
+    setup: Setup,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    tokens: Sequence[Sequence[Sequence[int]]],
+    shown: Shown,
+) -> SoftTargets:
+    """What the recipe's teachers expect of the training captions."""
+    sets, teachers = [source.train for source in setup.sources], []
+    for folder, model in open_teachers(recipe, setup.text):
+        seen = Seeing(model.to(accelerator.device).encoder, folder.preprocessing)
+        teachers.append(Teacher(folder, model, _features(seen, recipe, accelerator, sets, shown, flips=False)[0]))
+    return soft_targets(teachers, tokens, recipe, accelerator, shown)
+
+
+class Seeing(NamedTuple):
+    """An encoder with the preprocessing that its pictures need."""
+
+    encoder: Encoder
+    preprocessing: Preprocessing
+
+
+def _features(
+    seen: Seeing, recipe: Recipe, accelerator: Accelerator, sets: Sequence[CaptionSet], shown: Shown, *, flips: bool
+) -> tuple[JoinedFeatures, dict[int, str]]:
+    """What the frozen encoder makes of the pictures: a file for each dataset, which serves any mix of it."""
+    parts, broken, start = [], {}, 0
+    for captions in sets:
+        # One process computes; the others then find the file.
+        with accelerator.main_process_first():
+            features, unread = cached_features(
+                seen.encoder.eval(),
+                captions,
+                seen.preprocessing,
+                flips=flips,
+                precision=recipe.run.precision,
+                shown=shown,
+            )
+        parts.append(features)
+        broken |= {start + index: reason for index, reason in unread.items()}
+        start += len(captions)
+    return JoinedFeatures(parts), broken

@@ -1,0 +1,53 @@
+"""torch.compile for the parts of the network that do most of the work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from captionkit.errors import RecipeError, TrainingError
+from captionkit.models.captioning_model import CaptioningModel
+from captionkit.training.config.schema import RunRecipe
+
+_COMPILERS = ("g++", "clang++", "c++", "cl")
+
+
+def check_compiler(run: RunRecipe, device: torch.device) -> None:
+    """Raises RecipeError where the recipe asks to compile and this machine cannot, or the recipe cannot have it."""
+    if not run.compile:
+        return
+    if run.recompute:
+        raise RecipeError("run.compile and run.recompute exclude each other; leave one out")
+    named = os.environ.get("CXX")
+    if not any(map(shutil.which, [named] if named else _COMPILERS)):
+        looked = f"$CXX = {named}" if named else ", ".join(_COMPILERS)
+        raise RecipeError(f"run.compile: there is no C++ compiler ({looked}); install g++, or leave it out")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise RecipeError("run.compile: triton is not installed; `pip install triton`, or leave it out")
+
+
+def compile_parts(model: CaptioningModel) -> None:
+    """Compile a trained encoder and the decoder's blocks, when they are first called; weights keep their names.
+
+    The rest of a decoder goes from word to word, or differs with the captions of each batch.
+    """
+    if not model.encoder.frozen:
+        model.encoder.compile()
+    for block in model.decoder.blocks:
+        block.compile(dynamic=True)
+
+
+@contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Turns what torch.compile says of a part that it cannot compile into a TrainingError."""
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise TrainingError(f"torch.compile failed ({reason}); start anew without run.compile") from None

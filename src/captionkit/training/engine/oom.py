@@ -1,0 +1,22 @@
+"""Running out of memory: errors that say what to lower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from captionkit.errors import TrainingError
+from captionkit.training.run.progress import Progress
+from captionkit.utils.memory import is_memory_error
+
+
+@contextmanager
+def memory_errors(progress: Progress) -> Iterator[None]:
+    """Turns whatever says that memory is used up into a TrainingError that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        remedy = "start anew with a larger optimizer.accumulate or a smaller optimizer.batch_size"
+        raise TrainingError(f"out of memory after step {progress.step}; {remedy}") from None

@@ -1,0 +1,331 @@
+"""From a recipe, a dataset and perhaps a model to start from, to everything that training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from captionkit.data.images import Preprocessing
+from captionkit.data.layouts import CaptionSet, Dataset, Problem, open_dataset
+from captionkit.data.layouts.caption_set import WHOLE
+from captionkit.data.tokenizer import Text
+from captionkit.errors import RecipeError, TrainingError
+from captionkit.inference.model_folder import open_model
+from captionkit.models.adapters import is_adapted, load_adapted
+from captionkit.models.backbones import load_backbone
+from captionkit.models.captioning_model import DECODERS, CaptioningModel, ModelConfig, decoder_config
+from captionkit.models.encoder import Encoder, EncoderConfig
+from captionkit.models.encoders import build_encoder
+from captionkit.models.mobilenet import MobileNet
+from captionkit.models.resize_vocab import grow
+from captionkit.models.serialization import load_model
+from captionkit.models.transformer import SIZES
+from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
+from captionkit.training.config.schema import DataRecipe, EncoderRecipe
+from captionkit.training.data.flip import check_mirroring
+from captionkit.training.optim.optimizers import check_optimizer
+from captionkit.utils import paths
+
+#: training captions on which a model that is given words is heard, to tell how likely its own are
+_LISTENED = 64
+#: new words that are named
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the datasets that a run learns from."""
+
+    path: Path
+    train: CaptionSet
+    #: what of the dataset could not be used
+    problems: Sequence[Problem]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with."""
+
+    #: the training pictures of all datasets, one after the other
+    train: CaptionSet
+    val: CaptionSet
+    text: Text
+    model: CaptioningModel
+    preprocessing: Preprocessing
+    sources: Sequence[Source]
+    #: lines about the start that the run says
+    notes: Sequence[str] = ()
+
+
+def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
+    """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes.
+
+    The first dataset of several is validated on.
+    """
+    check_optimizer(recipe.optimizer.name)
+    _check_objective(recipe)
+    torch.manual_seed(recipe.run.seed)
+    check_mirroring(recipe.image)
+    _check_teachers(recipe)
+    sources, val = _sources([data] if isinstance(data, Path) else data, recipe)
+    train = _joined([source.train for source in sources])
+    notes: list[str] = []
+    if recipe.run.init:
+        folder = open_model(recipe.run.init)
+        model = load_model(folder)
+        _check_kept(recipe, model)
+        model, expected = _with_encoder(model, folder.preprocessing, recipe, notes)
+        text = _grown(model, folder.text, train, recipe, notes)
+        model = _with_dropout(model, recipe)
+    else:
+        text = _vocabulary(train, recipe)
+        encoder, config = _encoder(recipe)
+        expected = encoder.preprocessing()
+        seen = _preprocessing(expected, recipe, keep_fit=False)
+        grid = encoder.grid(seen.height, seen.width)
+        model = CaptioningModel(_model_config(recipe, config, grid), len(text), encoder=encoder)
+    train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
+    model.encoder.freeze_norms = recipe.encoder.freeze_norms
+    model.encoder.train_from(train_from)
+    preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
+    model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
+    sources = [replace(source, train=_with_words(source.train, text)) for source in sources]
+    train, val = _joined([source.train for source in sources]), _some(_with_words(val, text), recipe)
+    return Setup(train, val, text, model, preprocessing, sources, notes)
+
+
+def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
+    """The datasets, and the validation split of the first; of the others, no picture is held out."""
+    weights = recipe.data.weights
+    if weights and len(weights) != len(data):
+        listed = ",".join(map(str, weights))
+        raise RecipeError(f"data.weights = {listed!r}: {len(data)} DATA want as many weights; give one for each")
+    places = [paths.real(path) for path in data]
+    for number, path in enumerate(data):
+        if places[number] in places[:number]:
+            raise TrainingError(f"{path}: named twice; name it once, with a larger weight in data.weights")
+    first = open_dataset(data[0])
+    train, val = _splits(first, recipe)
+    others = [(path, open_dataset(path)) for path in data[1:]]
+    sources = [Source(data[0], train, first.problems)]
+    sources += [Source(path, _training_split(dataset, recipe), dataset.problems) for path, dataset in others]
+    return sources, val
+
+
+def _joined(sets: Sequence[CaptionSet]) -> CaptionSet:
+    name = " + ".join(captions.name for captions in sets)
+    return CaptionSet(name, sets[0].split, tuple(example for captions in sets for example in captions))
+
+
+def _training_split(dataset: Dataset, recipe: Recipe) -> CaptionSet:
+    """The split to learn; the usual name may be absent where nobody chose it, as there are datasets in one piece."""
+    wanted, usual = recipe.data, DataRecipe()
+    whole = wanted.train_split == usual.train_split and "train" not in dataset and WHOLE in dataset
+    return _captioned(dataset.split(WHOLE if whole else wanted.train_split))
+
+
+def _check_objective(recipe: Recipe) -> None:
+    """Raises RecipeError where self-critical training lacks a model to start from, or is given what it cannot use."""
+    if recipe.optimizer.objective != "self-critical":
+        return
+    if not recipe.run.init:
+        raise RecipeError(
+            "optimizer.objective = 'self-critical': needs a model that knows captions already; name it by --init"
+        )
+    for name in ("data.token_dropout", "optimizer.scheduled_sampling", "image.flip_swap"):
+        if recipe.value(name):
+            raise RecipeError(f"{name} = {recipe.value(name)!r}: is for learning people's captions; leave it out")
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    """Raises RecipeError for what teachers cannot be asked about, ModelError for one that is not there."""
+    if not recipe.distillation.teachers:
+        return
+    if recipe.optimizer.objective == "self-critical":
+        raise RecipeError("distillation.teachers: are for learning people's captions, by cross-entropy; leave them out")
+    if recipe.image.flip_swap:
+        raise RecipeError("distillation.teachers: know the captions as they are; leave out image.flip_swap")
+    for name in recipe.distillation.teachers:
+        open_model(name)  # one that is not there is known before any work
+
+
+def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:
+    """What a run learns from and what it is evaluated on, as `prepare` gives them; `text` is its vocabulary."""
+    sources, val = _sources(data, recipe)
+    return _joined([_with_words(source.train, text) for source in sources]), _some(_with_words(val, text), recipe)
+
+
+def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
+    """The two splits; the names that nobody chose may be absent."""
+    wanted, usual = recipe.data, DataRecipe()
+    train = _training_split(dataset, recipe)
+    if wanted.val_split != usual.val_split or "val" in dataset:
+        return train, _captioned(dataset.split(wanted.val_split))
+    if len(train) < 2:
+        raise TrainingError(f"{dataset.root}: one captioned picture is too few to train and validate; add more")
+    return train.split_off(wanted.holdout, recipe.run.seed)
+
+
+def _captioned(captions: CaptionSet) -> CaptionSet:
+    kept = [index for index, example in enumerate(captions) if example.captions]
+    if not kept:
+        raise TrainingError(f"{captions.name}, split {captions.split}: no picture has a caption; nothing to learn from")
+    return captions.subset(kept)
+
+
+def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
+    """Without captions that have no word, such as "...": they would teach to say nothing."""
+    flat = [caption for example in captions for caption in example.captions]
+    empty = {caption for caption, ids in zip(flat, text.encode_batch(flat), strict=True) if len(ids) <= 2}
+    if not empty:
+        return captions
+    kept = (replace(e, captions=tuple(c for c in e.captions if c not in empty)) for e in captions)
+    return _captioned(replace(captions, examples=tuple(kept)))
+
+
+def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
+    """As much of the validation split as the recipe evaluates, drawn at random since splits may be sorted."""
+    most = recipe.data.val_pictures
+    if not 0 < most < len(val):
+        return val
+    return val.subset(sorted(np.random.default_rng(recipe.run.seed).permutation(len(val))[:most].tolist()))
+
+
+def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
+    captions = [caption for example in train for caption in example.captions]
+    data = recipe.data
+    return Text.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
+
+
+def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe, notes: list[str]) -> Text:
+    """The vocabulary of the model to start from with the words of the training captions, which the model is given."""
+    if recipe.optimizer.objective == "self-critical":
+        return text  # a word that the model was never taught is never said, and so never rewarded
+    captions = [caption for example in train for caption in example.captions]
+    grown = text.grown(captions, recipe.data.min_frequency)
+    new = grown.tokens[len(text) :]
+    if new:
+        counts = text.counted(captions)
+        told = sum(counts.values()) + len(captions)  # each caption's end is told too
+        heard = [ids[: recipe.data.max_length + 1] for ids in text.encode_batch(captions[:_LISTENED])]
+        grow(model, heard, [counts[word] / told for word in new], recipe.run.seed)
+        shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
+        notes.append(f"words of the captions new to {recipe.run.init}, added to its own: {len(new)} ({shown})")
+    return grown
+
+
+def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
+    wanted = recipe.encoder
+    adapted = is_adapted(wanted.name)
+    backbone = adapted or "/" in wanted.name or bool(wanted.name and paths.is_folder(wanted.name, RecipeError))
+    if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
+        source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
+        raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")
+    if backbone:
+        _refuse_weights(wanted, f"{wanted.name} is a backbone that brings its own")
+        load = load_adapted if adapted else load_backbone
+        return load(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
+    if wanted.weights and not wanted.weights.endswith(".safetensors"):
+        return _encoder_of(wanted)
+    if not wanted.name:
+        raise RecipeError("encoder.name is empty, and encoder.weights is no captioning model that would tell; name it")
+    config = EncoderConfig(wanted.name, batch_norm=not wanted.weights)
+    encoder = build_encoder(config)
+    if wanted.weights:
+        if not isinstance(encoder, MobileNet):
+            raise RecipeError(f"encoder.weights: {wanted.name} has no published weights to load; leave it empty")
+        encoder.load_published(wanted.weights)
+    return encoder, config
+
+
+def _refuse_weights(wanted: EncoderRecipe, why: str) -> None:
+    if wanted.weights not in ("", EncoderRecipe().weights):
+        raise RecipeError(f"encoder.weights = {wanted.weights!r}: {why}; leave it out")
+
+
+def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
+    """The encoder of a captioning model."""
+    model = load_model(open_model(wanted.weights))
+    if wanted.name not in ("", model.config.encoder.name):
+        raise RecipeError(
+            f"encoder.weights: the encoder of {wanted.weights} is {model.config.encoder.name}, not {wanted.name}; "
+            "change encoder.name, or name other weights"
+        )
+    return model.encoder, model.config.encoder
+
+
+def _model_config(recipe: Recipe, encoder: EncoderConfig, grid: tuple[int, int]) -> ModelConfig:
+    wanted = recipe.decoder
+    values = {**asdict(wanted), "rows": grid[0], "columns": grid[1]}
+    if wanted.name == "transformer":
+        values |= {name: values[name] or size for name, size in SIZES[wanted.size].items()}
+    own = {field.name for field in fields(DECODERS[wanted.name].config)}
+    try:
+        decoder = decoder_config({name: value for name, value in values.items() if name in own})
+    except ValueError as error:
+        raise RecipeError(f"decoder.{error}") from None
+    return ModelConfig(encoder, decoder, memory=wanted.memory, feature_dropout=wanted.feature_dropout)
+
+
+def _with_encoder(
+    model: CaptioningModel, expected: Preprocessing, recipe: Recipe, notes: list[str]
+) -> tuple[CaptioningModel, Preprocessing]:
+    """The model to start from, with another encoder and a new neck where the recipe names one, and its preprocessing.
+
+    The decoder keeps its weights: it knows the words and how they follow one another, and learns to see anew.
+    """
+    own = model.config.encoder.name
+    if not _names_another_encoder(recipe, model):
+        return model, expected
+    encoder, config = _encoder(recipe)
+    model.replace_encoder(encoder, config)
+    name, start = recipe.encoder.name, recipe.run.init
+    notes.append(f"{start}: its encoder {own} is replaced by {name}; what joins that to the decoder starts anew")
+    return model, encoder.preprocessing()
+
+
+def _names_another_encoder(recipe: Recipe, model: CaptioningModel) -> bool:
+    return recipe.encoder.name not in ("", model.config.encoder.name)
+
+
+def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
+    model.neck[0].p = recipe.decoder.feature_dropout
+    model.decoder.set_dropout(recipe.decoder.dropout)
+    decoder = replace(model.config.decoder, dropout=recipe.decoder.dropout)
+    model.config = replace(model.config, decoder=decoder, feature_dropout=recipe.decoder.feature_dropout)
+    return model
+
+
+def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
+    """A model to start from has its decoder already; a recipe that asks for another one is told so."""
+    if not _names_another_encoder(recipe, model):
+        _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
+    elif not model.config.memory:
+        raise RecipeError(
+            f"encoder.name = {recipe.encoder.name!r}: the decoder of {recipe.run.init} takes its own encoder's grid as "
+            "it is (decoder.memory = 0); leave it out"
+        )
+    decoder = asdict(model.config.decoder)
+    stored = {f"decoder.{name}": value for name, value in decoder.items()} | {"decoder.memory": model.config.memory}
+    if decoder["name"] == "transformer":
+        named = (name for name, size in SIZES.items() if size.items() <= decoder.items())
+        stored["decoder.size"] = next(named, "another size")
+    for name, leaf in recipe_fields():
+        asked = recipe.value(name)
+        if name in stored and name != "decoder.dropout" and asked not in (leaf.default, stored[name]):
+            raise RecipeError(f"{name} = {asked!r}: {recipe.run.init} has {stored[name]!r}; leave it out")
+    check_decoder_fields(recipe, decoder["name"], decoder.get("kind", ""))
+
+
+def _preprocessing(expected: Preprocessing, recipe: Recipe, *, keep_fit: bool) -> Preprocessing:
+    image = recipe.image
+    return replace(
+        expected,
+        height=image.height or expected.height,
+        width=image.width or expected.width,
+        fit=expected.fit if keep_fit else image.fit,
+    )

@@ -1,0 +1,233 @@
+"""What training needs of memory, known before the first step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from captionkit.errors import TrainingError
+from captionkit.training.data.collate import Batch, collate
+from captionkit.training.data.dataset import Sample, Teaching
+from captionkit.training.data.loader import pictures_ahead
+from captionkit.training.engine.free_memory import free_memory
+from captionkit.training.objectives.losses import losses
+from captionkit.training.train_step import Learner
+
+#: share of the free memory that a suggestion fills; the rest is for what no tensor shows
+_FILLED = 0.9
+#: what torch's libraries take of a processor's memory for themselves while they learn, as measured
+_LIBRARIES = 120_000_000
+
+
+class _Live(TorchDispatchMode):
+    """Notes, after each operation on tensors, how many bytes of those made inside are alive."""
+
+    def __init__(self, known: Iterator[Tensor]) -> None:
+        super().__init__()
+        self.course: list[int] = []
+        self._live = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        self.course.append(self._live)
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._live += storage.nbytes()
+            weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self._live -= size
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of memory alive after each operation of a pass over few pictures and over twice as many."""
+
+    pictures: int
+    few: np.ndarray
+    many: np.ndarray
+
+    def of(self, pictures: int) -> int:
+        """The most bytes of a pass over `pictures`: each operation's grow evenly with them."""
+        if len(self.few) == len(self.many):
+            grown = self.few + (self.many - self.few) * (pictures / self.pictures - 1)
+            return int(grown.max())
+        few, many = self.few.max(), self.many.max()
+        return int(few + (many - few) * (pictures / self.pictures - 1))
+
+
+class Forecast:
+    """What a run will need beyond what it holds already, by the number of pictures that go through the model at once.
+
+    Some pictures without content, with captions as those of the plan's fullest batch, go forward and backward, and
+    evaluation's pass is made likewise. Weights, norm statistics and random numbers stay as they are.
+    """
+
+    def __init__(self, learner: Learner, val: Teaching) -> None:
+        self.learner = learner
+        plan, model, teaching = learner.plan, learner.model, learner.teaching
+        self.batch, self.processes = plan.recipe.optimizer.batch_size, plan.processes
+        words = np.array([sum(_lengths(teaching, index)) for index in range(len(teaching))])
+        parts = (part for step in range(plan.steps_per_epoch) for _, part in plan.parts_of(step))
+        fullest = max(parts, key=lambda part: words[part].sum())
+        longest = np.argsort([-sum(_lengths(val, index)) for index in range(len(val))])[: self._at_once(plan.parts)[1]]
+        few = 2 if len(fullest) > 2 else 1
+        self._on_processor = learner.accelerator.device.type == "cpu"
+        self.training = self._need(few, teaching, fullest, _teach)
+        self.evaluation = self._need(few, val, longest, _look)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        moments = [parameter for parameter in trained if parameter not in learner.optimizer.state]
+        #: gradients beside what their optimizer makes of them in passing
+        self._updates = 2 * _bytes(trained)
+        self._moments = 2 * _bytes(moments)
+
+    def of(self, parts: int) -> int:
+        """Bytes, if a step is cut into that many parts."""
+        taught, evaluated = self._at_once(parts)
+        passes = max(self.training.of(taught), self.evaluation.of(evaluated), self._updates)
+        libraries = _LIBRARIES if self._on_processor else 0
+        return self._moments + passes + self._pictures(taught) + libraries
+
+    def fitting(self, room: int) -> tuple[int, int] | None:
+        """Parts of a step, and the pictures of one, with which all fits into `room` bytes; None if nothing does."""
+        for parts in range(1, self.batch + 1):
+            if self.of(parts) <= room:
+                return parts, self._at_once(parts)[0]
+        return None
+
+    def _at_once(self, parts: int) -> tuple[int, int]:
+        """The most pictures that go through the model at once while it learns, and while it is evaluated."""
+        return -(-self.batch // (parts * self.processes)), -(-self.batch // parts)
+
+    def _pictures(self, taught: int) -> int:
+        """Bytes of the pictures themselves: on a processor also of those prepared ahead, and being put together."""
+        ahead = pictures_ahead(self.learner.recipe.run.workers, taught) + taught
+        return (taught + (ahead if self._on_processor else 0)) * _blank(self.learner.teaching).nbytes
+
+    def _need(self, few: int, teaching: Teaching, indices: np.ndarray, run: Callable) -> Need:
+        courses = [self._course(_stand_in(teaching, indices, count), run) for count in (few, 2 * few)]
+        return Need(few, *(np.array(course, float) for course in courses))
+
+    def _course(self, batch: Batch, run: Callable) -> list[int]:
+        learner, device = self.learner, self.learner.accelerator.device
+        batch, model = batch.to(device), learner.model
+        given = [batch.images, batch.features, batch.captions.tokens, batch.captions.image_of, batch.targets]
+        known = [*model.parameters(), *model.buffers(), *(tensor for tensor in given if tensor is not None)]
+        with _untouched(model), _Live(iter(known)) as live:
+            run(learner, batch)
+        return live.course
+
+
+def check_memory(learner: Learner, val: Teaching) -> None:
+    """Raises TrainingError where the run's largest batch needs more memory than its device has free."""
+    room = free_memory(learner.accelerator.device)
+    if room is None:
+        return
+    forecast = Forecast(learner, val)
+    parts = learner.plan.parts
+    need = forecast.of(parts)
+    if need <= room:
+        return
+    pictures = -(-forecast.batch // (parts * forecast.processes))
+    shown = f"{pictures} pictures at once need about {_said(need)} more, and {_said(room)} are free"
+    fitting = forecast.fitting(int(_FILLED * room))
+    if fitting is None:
+        raise TrainingError(f"memory: {shown}, which is too little for one picture; take a smaller image or model")
+    smaller = fitting[1] * parts * forecast.processes
+    raise TrainingError(
+        f"memory: {shown}; set optimizer.accumulate to {fitting[0]}, which gives the same result, or "
+        f"optimizer.batch_size to {smaller}"
+    )
+
+
+def _said(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Leaves the model's gradients, statistics and mode, and the random numbers, as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    mode = model.training
+    with torch.random.fork_rng(devices=_gpus(model)):
+        try:
+            yield
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            for parameter in model.parameters():
+                parameter.grad = None
+            model.train(mode)
+
+
+def _gpus(model: nn.Module) -> list[torch.device]:
+    return [device for device in {p.device for p in model.parameters()} if device.type == "cuda"]
+
+
+def _teach(learner: Learner, batch: Batch) -> None:
+    """Forward and backward, as `Learner` does it."""
+    learner.model.train()
+    with learner.accelerator.autocast():
+        decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
+    found = losses(decoded, batch.targets, learner.recipe.optimizer.label_smoothing)
+    surrogate = 0 if found.reward is None else found.reward.surrogate + found.reward.entropy
+    trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
+    # Not `backward`: processes that share gradients would take note of it.
+    torch.autograd.grad(found.objective + found.coverage + surrogate, trained, allow_unused=True)
+
+
+@torch.no_grad()
+def _look(learner: Learner, batch: Batch) -> None:
+    """Evaluation's pass, as `validate` does it; the search after it takes no more than a training step."""
+    learner.model.eval()
+    with learner.accelerator.autocast():
+        decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
+    losses(decoded, batch.targets, 0.0)
+
+
+def _grid(learner: Learner) -> tuple[int, int]:
+    seen = learner.teaching.preprocessing
+    return learner.model.encoder.grid(seen.height, seen.width)
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _lengths(teaching: Teaching, index: int) -> list[int]:
+    """Words to predict of the captions that are taught of a picture, or of the longest where only some are."""
+    lengths = sorted((len(caption) - 1 for caption in teaching.tokens[index]), reverse=True)
+    return lengths[: teaching.recipe.data.captions_per_image] if teaching.augment else lengths
+
+
+def _blank(teaching: Teaching) -> np.ndarray:
+    """A picture [3,H,W], or features [G,D], without content."""
+    if teaching.features is not None:
+        return np.zeros(teaching.features.shape[2:], np.float32)
+    return np.zeros((3, teaching.preprocessing.height, teaching.preprocessing.width), np.float32)
+
+
+def _stand_in(teaching: Teaching, indices: np.ndarray, count: int) -> Batch:
+    """`count` pictures with captions as long, and as many a picture, as those of the pictures at `indices`."""
+    lengths = sorted((length for index in indices for length in _lengths(teaching, index)), reverse=True)
+    wanted = max(1, round(len(lengths) * count / len(indices)))
+    chosen = [lengths[place] for place in np.linspace(0, len(lengths) - 1, wanted).astype(int)]
+    samples = [Sample(_blank(teaching), [[0] * (length + 1) for length in chosen[row::count]]) for row in range(count)]
+    return collate(samples, features=teaching.features is not None)

@@ -1,0 +1,1 @@
+"""What is minimised: cross-entropy, distillation, self-critical training."""

@@ -1,0 +1,74 @@
+"""Captions that a model in training says by itself, drawn at random from its own distribution."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captionkit.data.tokenizer import Text
+from captionkit.models.captioning_model import CaptioningModel
+
+#: the share of pictures that are done from which on they are left out; leaving them out costs something too
+_DONE = 0.25
+
+
+@torch.no_grad()
+def speak(
+    model: CaptioningModel, memory: Tensor, chances: np.ndarray, text: Text, temperature: float, *, greedy: bool
+) -> list[list[list[int]]]:
+    """K captions of each of the pictures `memory` [B,G,D]: token ids, with the end token unless the caption was cut.
+
+    `chances` float32 [B,K,L] are uniform in [0, 1): each draws a token by the inverse of the distribution, so that what
+    is said of a picture does not depend on what it is computed together with. L is the most tokens of a caption. With
+    `greedy` the first caption of each picture is its likeliest, word by word. The tokens are drawn among those that a
+    caption may contain.
+    """
+    pictures, samples, length = chances.shape
+    state, numbers = model.begin(memory), torch.from_numpy(chances).to(memory.device)
+    never = never_said(text, memory.device)
+    rows = torch.arange(pictures, device=memory.device)  # the picture that each row is of
+    tokens, parents = rows.new_full((pictures, 1), text.bos_id), rows.new_zeros(pictures, 1)
+    said = rows.new_full((pictures, samples, length), text.eos_id)
+    live = torch.ones(pictures, samples, dtype=torch.bool, device=memory.device)
+    for place in range(length):
+        logits, _, changed = model.step(tokens, parents, state)
+        state = {**state, **changed}
+        probabilities = sayable(logits.float(), never, temperature).softmax(-1)  # [B,1 or K,V]
+        drawn = draw(probabilities, numbers[rows, :, place])  # [B,K]
+        if greedy:
+            drawn[:, 0] = probabilities[:, 0].argmax(-1)  # [B,K,V] -> [B,V] -> [B]
+        tokens = torch.where(live, drawn, text.eos_id)
+        said[rows, :, place] = tokens
+        live = live & (tokens != text.eos_id)
+        stay = live.any(1)  # [B,K] -> [B]
+        if not stay.any():
+            break
+        parents = torch.arange(samples, device=rows.device).expand_as(tokens) if place else torch.zeros_like(tokens)
+        if stay.float().mean() <= 1 - _DONE:
+            state = {name: value[stay] for name, value in state.items()}  # [B,...] -> [B',...]
+            rows, tokens, parents, live = (value[stay] for value in (rows, tokens, parents, live))
+    return [[_cut(caption, text.eos_id) for caption in captions] for captions in said.tolist()]
+
+
+def never_said(text: Text, device: torch.device) -> Tensor:
+    """The ids of the tokens that a caption must not contain."""
+    return torch.tensor(sorted(text.never_generated), device=device)
+
+
+def sayable(logits: Tensor, never: Tensor, temperature: float) -> Tensor:
+    """`logits` [...,V] by the temperature, with -inf for the tokens that are `never` said."""
+    return (logits / temperature).index_fill(-1, never, float("-inf"))
+
+
+def draw(probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """The tokens [B,K] that the `numbers` [B,K] in [0, 1) draw, K of each row; `probabilities` [B,1 or K,V]."""
+    heights = probabilities.cumsum(-1)  # [B,k,V]
+    top = heights[..., -1:]  # [B,k,1]
+    wanted = numbers.unflatten(1, (heights.shape[1], -1)) * top  # [B,K] -> [B,k,K/k]
+    below = torch.nextafter(top, torch.zeros_like(top))  # a product may round up to the top, where nothing is left
+    return torch.searchsorted(heights, torch.minimum(wanted, below), right=True).flatten(1)  # [B,k,K/k] -> [B,K]
+
+
+def _cut(tokens: list[int], eos_id: int) -> list[int]:
+    return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens

@@ -1,0 +1,101 @@
+"""Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563): captions that the model says by itself, made
+likelier where they are better than was to be expected of their picture, and less likely where they are worse.
+
+The gradient is that of -sum (r(w) - b) log p(w), equations 6 and 9, over the samples w of a picture. They are drawn
+from the model as it tells, and taught with dropout, as captions are that people wrote: without it the rewards of
+training pictures rise faster, and those of others less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captionkit.data.tokenizer import Text
+from captionkit.models.captioning_model import CaptioningModel
+from captionkit.models.decoder import Decoded, Packed, Padding
+from captionkit.training.config.decoding import DECODING
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.collate import pack
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.random_streams import SAMPLES
+from captionkit.training.objectives.rewards import Reward, advantages
+from captionkit.training.objectives.sampling import never_said, sayable, speak
+from captionkit.training.step_metrics import Learnt
+
+
+class Said(NamedTuple):
+    """K samples of each of B pictures, and what they are worth, which is computed meanwhile."""
+
+    captions: Packed
+    targets: Tensor  # [P]: the word after each of captions.tokens
+    #: where each of the packed captions stands among the samples in the order of pictures, [B*K]
+    order: list[int]
+    #: rewards and advantages of the samples in the order of pictures, each [B*K]
+    judged: Future[tuple[np.ndarray, np.ndarray]]
+    #: different samples of a picture, summed over pictures
+    distinct: int
+
+
+class Critic:
+    """Lets a model speak of training pictures and judges what it says."""
+
+    def __init__(self, teaching: Teaching, text: Text, recipe: Recipe) -> None:
+        self._text, self._seed, self._recipe = text, recipe.run.seed, recipe.self_critical
+        references = [example.captions for example in teaching.examples]
+        self._reward = Reward(references, text, self._recipe.bleu4)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
+
+    def captions(self, pictures: int) -> int:
+        """How many samples are drawn of so many pictures."""
+        return pictures * self._recipe.samples
+
+    def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Said:
+        """What `model` says of the pictures at `places` in the split, in their `turns`, `memory` [B,G,D]."""
+        greedy = self._recipe.baseline == "greedy"
+        spoken = speak(
+            model, memory, self._chances(turns, places, greedy), self._text, self._recipe.temperature, greedy=greedy
+        )
+        judged = self._pool.submit(self._judge, places, spoken)
+        samples = [captions[greedy:] for captions in spoken]
+        flat = [(caption, row) for row, captions in enumerate(samples) for caption in captions]
+        order = sorted(range(len(flat)), key=lambda place: -len(flat[place][0]))
+        captions, targets = pack([([self._text.bos_id, *flat[place][0]], flat[place][1]) for place in order])
+        distinct = sum(len(set(map(tuple, captions))) for captions in samples)
+        return Said(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
+
+    def objective(self, decoded: Decoded, said: Said) -> tuple[Tensor, Learnt]:
+        """What is minimised, summed over the samples, and what was learnt; waits for the rewards."""
+        never = never_said(self._text, decoded.logits.device)
+        log_probs = sayable(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
+        chosen = log_probs.gather(1, said.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
+        rewards, better = said.judged.result()
+        worth = torch.from_numpy(better[said.order]).to(chosen)  # [N]
+        words = worth[Padding(said.captions.sizes, chosen.device).caption]  # [N] -> [P]
+        learnt = Learnt(
+            nats=-chosen.sum().item(),
+            words=len(said.targets),
+            captions=len(rewards),
+            reward=float(rewards.sum()),
+            distinct=said.distinct,
+        )
+        return -(words * chosen).sum(), learnt
+
+    def _chances(self, turns: Sequence[int], places: Sequence[int], greedy: bool) -> np.ndarray:
+        """Random numbers in [0, 1) for each picture, sample and word, float32 [B,K,L], from seed, turn and picture."""
+        size = (self._recipe.samples + greedy, DECODING.max_length + 1)  # the end token besides
+        keys = ((self._seed, SAMPLES, *key) for key in zip(turns, places, strict=True))
+        generators = map(np.random.default_rng, keys)
+        return np.stack([generator.random(size, np.float32) for generator in generators])
+
+    def _judge(self, places: Sequence[int], spoken: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+        captions = [caption for captions in spoken for caption in captions]
+        rewards = self._reward(np.repeat(places, len(spoken[0])).tolist(), captions)
+        table = rewards.reshape(len(spoken), -1)  # [B*K] -> [B,K]
+        better = advantages(table, self._recipe.baseline)  # [B,K']
+        return table[:, -better.shape[1] :].flatten(), better.flatten()  # each [B,K'] -> [B*K']

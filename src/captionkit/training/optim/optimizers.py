@@ -1,0 +1,122 @@
+"""The optimizers that a recipe may name.
+
+All take the parameter groups of `optimizer.parameter_groups`, and keep their state by parameter, which is what a
+checkpoint stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from captionkit.errors import RecipeError
+from captionkit.training.config.schema import OptimizerRecipe
+from captionkit.training.engine.precision import computes_in_bf16
+from captionkit.training.optim.muon import Muon
+from captionkit.training.optim.schedule import parameter_groups
+
+Groups = list[dict[str, Any]]
+
+#: of Adam and AdamW, as Vaswani et al. (arXiv 1706.03762) have them
+_BETAS = (0.9, 0.98)
+_MOMENTUM = 0.9
+#: optimizers that not every torch has, with the version that brings them
+_SINCE = {"adafactor": ("Adafactor", "2.5")}
+
+
+def check_optimizer(name: str) -> None:
+    """Raise RecipeError where an optimizer is not to be had in this environment."""
+    if name in _SINCE and not hasattr(torch.optim, _SINCE[name][0]):
+        version = f"needs torch {_SINCE[name][1]} or later, and this is {torch.__version__}"
+        raise RecipeError(f"optimizer.name = {name!r}: {version}; take 'adamw', or a newer torch")
+    if name == "lion" and find_spec("lion_pytorch") is None:
+        remedy = "`pip install 'captionkit[optimizers]'` brings it, or take 'adamw'"
+        raise RecipeError(f"optimizer.name = 'lion': lion-pytorch is not installed; {remedy}")
+
+
+def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> Optimizer:
+    """The optimizer of a recipe, over the parameters of `model` that are trained; see `parameter_groups`.
+
+    adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov's momentum
+    0.9; adafactor: Shazeer and Stern, arXiv 1804.04235; lion: Chen et al., arXiv 2302.06675; muon: see `Muon`,
+    with AdamW for what is no matrix of a hidden layer.
+
+    Raises:
+        RecipeError: this environment has no such optimizer.
+    """
+    check_optimizer(recipe.name)
+    groups = parameter_groups(model, recipe, stage_decay)
+    return MuonWithAdamW(groups, hidden_matrices(model)) if recipe.name == "muon" else _MAKE[recipe.name](groups)
+
+
+def _adafactor(groups: Groups) -> Optimizer:
+    return torch.optim.Adafactor(groups)
+
+
+def _lion(groups: Groups) -> Optimizer:
+    from lion_pytorch import Lion
+
+    return Lion(groups, betas=(0.9, 0.99))
+
+
+_MAKE: dict[str, Callable[[Groups], Optimizer]] = {
+    "adamw": lambda groups: AdamW(groups, betas=_BETAS),
+    "adam": lambda groups: Adam(groups, betas=_BETAS),
+    "sgd": lambda groups: SGD(groups, momentum=_MOMENTUM, nesterov=True),
+    "adafactor": _adafactor,
+    "lion": _lion,
+}
+
+
+def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
+    """The matrices [out,in] of hidden layers: neither embeddings, nor the layer of words, nor a single row."""
+    return {
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2
+        and min(parameter.shape) > 1
+        and "embedding" not in name
+        and name != "decoder.output.weight"
+    }
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon for `matrices` and AdamW for all else, as one optimizer with one state and one list of groups.
+
+    Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both.
+    """
+
+    def __init__(self, groups: Groups, matrices: set[nn.Parameter]) -> None:
+        muon, rest = (_chosen(groups, matrices, inside) for inside in (True, False))
+        self._parts: list[Optimizer] = []
+        if muon:
+            self._parts.append(Muon(muon, torch.bfloat16 if computes_in_bf16() else torch.float32))
+        if rest:
+            self._parts.append(AdamW(rest, betas=_BETAS))
+        super().__init__(
+            [{**group, "part": i} for i, part in enumerate(self._parts) for group in part.param_groups], {}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step. The groups and the state are this object's, whatever was loaded into it since the last."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for number, part in enumerate(self._parts):
+            part.param_groups = [group for group in self.param_groups if group["part"] == number]
+            part.state = self.state
+            part.step()
+        return loss
+
+
+def _chosen(groups: Groups, matrices: set[nn.Parameter], inside: bool) -> Groups:
+    """The groups with those of their parameters that are among `matrices`, or that are not; without empty ones."""
+    chosen = ({**group, "params": [p for p in group["params"] if (p in matrices) is inside]} for group in groups)
+    return [group for group in chosen if group["params"]]

@@ -1,0 +1,76 @@
+"""The groups of parameters that an optimizer trains, and their learning rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from captionkit.training.config.schema import OptimizerRecipe
+
+
+def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> list[dict[str, Any]]:
+    """A rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings.
+
+    A stage of the encoder has `stage_decay` times the rate of the next later one: the discriminative fine-tuning of
+    Howard and Ruder 2018 (arXiv 1801.06146, section 3.2).
+    """
+    shares = _stage_shares(model, stage_decay)
+    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = "encoder" if name.startswith("encoder.") else "decoder"
+            peak = recipe.lr_encoder * shares[parameter] if part == "encoder" else recipe.lr_decoder
+            decayed = parameter.ndim > 1 and "embedding" not in name
+            groups.setdefault((part, peak, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "name": part,
+            "peak": peak,
+            "lr": peak,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (part, peak, decayed), parameters in groups.items()
+    ]
+
+
+def _stage_shares(model: nn.Module, stage_decay: float) -> dict[nn.Parameter, float]:
+    """Each of the encoder's parameters' share of its rate; what belongs to no stage goes with the first."""
+    stages = model.encoder.stages
+    shares = dict.fromkeys(model.encoder.parameters(), stage_decay ** (len(stages) - 1))
+    for before_last, stage in enumerate(reversed(stages)):
+        shares |= dict.fromkeys(stage.parameters(), stage_decay**before_last)
+    return shares
+
+
+def set_rates(optimizer: Optimizer, step: int, steps: int, recipe: OptimizerRecipe) -> None:
+    """Give every group its learning rate of `step` (from 0)."""
+    # So that a short run has a time at its full rates too.
+    factor = rate_factor(step, steps, min(recipe.warmup, math.ceil(steps / 5)), recipe.floor, recipe.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def rates(optimizer: Optimizer) -> dict[str, float]:
+    """The learning rates as they are: {"lr_decoder": ..., "lr_encoder": ...}, the encoder's of its last stage.
+
+    Without the encoder's while it is frozen.
+    """
+    found: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        if any(parameter.requires_grad for parameter in group["params"]):
+            name = f"lr_{group['name']}"
+            found[name] = max(group["lr"], found.get(name, 0.0))
+    return found
+
+
+def rate_factor(step: int, steps: int, warmup: int, floor: float, schedule: str = "cosine") -> float:
+    """The learning rate's share at a step (from 0): linear warm-up, then a cosine or a line to `floor`, or constant."""
+    if step < warmup:
+        return (step + 1) / warmup
+    through = (step - warmup) / max(1, steps - warmup)
+    left = {"cosine": 0.5 * (1 + math.cos(math.pi * through)), "linear": 1 - through, "constant": 1.0}[schedule]
+    return floor + (1 - floor) * left

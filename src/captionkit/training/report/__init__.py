@@ -1,0 +1,79 @@
+"""report.html and report.md of a run: what came of it, how it went, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from captionkit import __version__
+from captionkit.errors import CaptionkitError
+from captionkit.training.report import curves, examples, provenance, results
+from captionkit.training.report.run_data import Material, write_captions
+from captionkit.training.run.run_dir import REPORT, REPORT_TEXT
+from captionkit.utils import files, paths
+from captionkit.viz.document import Block, Document, Paragraph, Section
+from captionkit.viz.document_html import document_html
+from captionkit.viz.document_markdown import document_markdown
+
+__all__ = ["Material", "write_captions", "write_report"]
+
+#: in the order of telling, and whether they are told in the middle of a run too
+_SECTIONS: tuple[tuple[str, Callable[[Material], list[Block]], bool], ...] = (
+    ("Results", results.results, True),
+    ("Scores", results.scores, True),
+    ("Curves", curves.curves, True),
+    ("Captions", examples.captions, True),
+    ("Where the model looked", examples.attention, False),
+    ("Speed", curves.speed, True),
+    ("Data", provenance.data, True),
+    ("Sittings", provenance.sittings, True),
+    ("Made with", provenance.made_with, True),
+    ("Recipe", provenance.recipe, True),
+)
+
+
+def write_report(material: Material) -> Path:
+    """Write report.html and report.md, atomically; returns the page. A part that fails is a line in it that says why.
+
+    Raises CaptionkitError where the folder cannot be written.
+    """
+    document = _document(material)
+    files.write_text(material.path / REPORT_TEXT, document_markdown(document))
+    files.write_text(material.path / REPORT, document_html(document))
+    return material.path / REPORT
+
+
+def _document(material: Material) -> Document:
+    sections = []
+    for heading, tell, early in _SECTIONS:
+        blocks = _told(tell, material) if early or material.whole else []
+        if blocks:
+            sections.append(Section(heading, blocks))
+    try:
+        (encoder, decoder), figures = material.architecture, results.key_figures(material)
+    except Exception:  # the sections say why
+        encoder, decoder, figures = material.recipe.encoder.name or "an encoder", material.recipe.decoder.name, []
+    made_by = f"Written by captionkit {__version__}; `captionkit report {material.path}` writes it anew."
+    return Document(f"{decoder} on {encoder}", _lead(material), figures, sections, made_by)
+
+
+def _told(tell: Callable[[Material], list[Block]], material: Material) -> list[Block]:
+    try:
+        return tell(material)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        named = reason if isinstance(error, CaptionkitError) else f"{type(error).__name__}: {reason}"
+        return [Paragraph(f"Cannot be told: {named}", warning=True)]
+
+
+def _lead(material: Material) -> str:
+    """One sentence on what this is."""
+    rows, best = material.rows, material.best
+    epochs = f"{rows[-1]['epoch']:.4g}" if rows else "0"
+    name = f"The run {paths.real(material.path).name}"
+    data = f" on {material.data['name']}" if material.data.get("name") else ""
+    if material.live:
+        return f"{name}{data}, under way: {epochs} of {material.recipe.optimizer.epochs} epochs so far."
+    kept = f"; the model kept is that of epoch {best['epoch']:.4g}" if best else "; no model is kept yet"
+    done = "stopped after" if material.sittings and not material.sittings[-1].done else "after"
+    return f"{name}{data}, {done} {epochs} of at most {material.recipe.optimizer.epochs} epochs{kept}."

@@ -1,0 +1,82 @@
+"""`captionkit report`: the report of a run that was made, stopped or killed before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from captionkit.data.layouts import CaptionSet
+from captionkit.data.run_metrics import read_metrics
+from captionkit.errors import CaptionkitError
+from captionkit.training.config.recipe import load_recipe
+from captionkit.training.factory import splits_of
+from captionkit.training.report import Material, write_report
+from captionkit.training.run.run_dir import CURVES, METRICS, RECIPE, REPORT, REPORT_TEXT
+from captionkit.training.run.sessions import read_sittings
+from captionkit.utils import paths
+from captionkit.utils.outputs import check_file, is_report
+from captionkit.viz.curves import draw_curves
+
+
+def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
+    """Write the whole report of the run in a folder, and its curves; returns the page.
+
+    `data` says where its datasets lie now; without it they are looked for where they lay. Raises CaptionkitError where
+    the folder holds no run, or `data` is not what the run was made from.
+    """
+    if not paths.is_file(run / RECIPE):
+        raise CaptionkitError(f"{run}: holds no run ({RECIPE} not found); give a folder that `captionkit train` made")
+    for name in (REPORT, REPORT_TEXT):
+        check_file(run / name, is_report)
+    rows = read_metrics(run) if paths.exists(run / METRICS) and (run / METRICS).stat().st_size else []
+    material = Material(run, load_recipe(str(run / RECIPE)), rows, read_sittings(run), live=_is_live(run))
+    material.whole = material.best is not None
+    if material.kept:
+        try:
+            material.val = _validation(material, data)
+        except CaptionkitError as error:
+            if data:
+                raise
+            material.missing = f"{error}; name the data: {shlex.join(['captionkit', 'report', str(run)])} --data DATA"
+    draw_curves(rows, run / CURVES)
+    return write_report(material)
+
+
+def _validation(material: Material, data: Sequence[Path] | None) -> CaptionSet:
+    """The pictures that the run was validated on."""
+    places = data or _places(material)
+    if not places or material.kept is None:
+        raise CaptionkitError(f"{material.path}: does not tell where its data lies")
+    train, val = splits_of(material.recipe, places, material.kept.text)
+    known = material.data.get("train", {}).get("fingerprint")
+    if known and known != train.fingerprint():
+        raise CaptionkitError(
+            f"{', '.join(map(str, places))}: is not the data of this run any more (its fingerprint differs)"
+        )
+    return val
+
+
+def _places(material: Material) -> list[Path]:
+    """Where the data lay: as the last sitting says, or the command that the kept model tells."""
+    if "places" in material.data:
+        return [Path(place) for place in material.data["places"]]
+    words: list[str] = []
+    with suppress(ValueError):
+        words = shlex.split(material.provenance.get("command", ""))
+    ends = words.index("--output") if "--output" in words else 3
+    return [Path(word) for word in words[2:ends]] if words[:2] == ["captionkit", "train"] else []
+
+
+def _is_live(run: Path) -> bool:
+    """Whether a process is training there."""
+    if not (run / ".lock").exists():
+        return False
+    try:
+        with FileLock(run / ".lock", blocking=False):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,79 @@
+"""How a run went: its curves, its speed, where its time went."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from captionkit.training.report.formatting import brief, minutes
+from captionkit.training.report.run_data import Material
+from captionkit.training.run.run_dir import CURVES
+from captionkit.viz.curves import curve_drawings
+from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Row, Table
+
+#: what a sitting's seconds are of, in the order of telling
+_SPENT = {
+    "features": "all pictures through the frozen encoder, once",
+    "data": "waiting for pictures and captions",
+    "steps": "forward and backward passes, and the optimizer",
+    "evaluation": "loss and captions of the validation pictures, and their scores",
+    "checkpoints": "saving all that --resume needs",
+    "export": "ONNX graphs of the kept model, compared with torch",
+    "report": "curves, samples and this report, as they were brought up to date",
+    "other": "reading the data, building the model",
+}
+
+
+def curves(material: Material) -> list[Block]:
+    """The drawings."""
+    drawings = curve_drawings(material.rows)
+    if not drawings:
+        return [Paragraph("Nothing has been recorded yet that could be drawn.")]
+    return [
+        Paragraph("A step is one change of the weights. A star marks the model that is kept."),
+        Drawings(drawings, CURVES),
+    ]
+
+
+def speed(material: Material) -> list[Block]:
+    """How fast, and where the time went."""
+    rows = []
+    tokens = [row["tokens_per_second"] for row in material.rows if row.get("tokens_per_second") is not None]
+    if tokens:
+        meaning = "words learnt, all processes together; median of the run"
+        rows.append(Row("tokens a second", [f"{median(tokens):,.0f}"], meaning))
+    if material.sittings:
+        rows += _of_sittings(material)
+    elif "minutes" in material.provenance:
+        facts = material.provenance
+        each = facts["minutes"] / max(facts["epoch"], 1e-9)
+        rows.append(Row("minutes an epoch", [brief(each)], "evaluations included"))
+    blocks: list[Block] = [Table(["speed", "value"], rows)] if rows else []
+    spent: dict[str, float] = {}
+    for sitting in material.sittings:
+        for what, seconds in sitting.seconds.items():
+            spent[what] = spent.get(what, 0.0) + seconds
+    total = sum(spent.values())
+    if total:
+        known = [(what, spent[what], said) for what, said in _SPENT.items() if what in spent]
+        shares = [(what, seconds / total, minutes(seconds), said) for what, seconds, said in known]
+        blocks += [Paragraph(f"Where the {minutes(total)} went, in the main process:"), Bars(shares)]
+    return blocks or [Paragraph("The run has left no times.")]
+
+
+def _of_sittings(material: Material) -> list[Row]:
+    """Speed from what the sittings learnt and how long it took them."""
+    learning, whole, epochs = 0.0, 0.0, 0.0
+    for sitting in material.sittings:
+        spent = sitting.seconds
+        learning += spent.get("data", 0.0) + spent.get("steps", 0.0)
+        whole += spent.get("evaluation", 0.0) + spent.get("checkpoints", 0.0)
+        if sitting.step:
+            epochs += sitting.epoch * (1 - sitting.first_step / sitting.step)
+    pictures = material.data.get("train", {}).get("pictures", 0)
+    if not (epochs and learning and pictures):
+        return []
+    return [
+        Row("pictures a second", [brief(epochs * pictures / learning)], "learnt with all their captions"),
+        Row("minutes an epoch", [brief(learning / epochs / 60)], "of learning alone"),
+        Row("with evaluations", [brief((learning + whole) / epochs / 60)], "minutes an epoch, checkpoints too"),
+    ]

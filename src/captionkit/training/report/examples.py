@@ -1,0 +1,104 @@
+"""What a model says of pictures: its best, middling and worst captions, and where it looked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from captionkit.data.images import open_image
+from captionkit.data.layouts import Example
+from captionkit.errors import CaptionkitError, ImageError
+from captionkit.training.report.run_data import Material
+from captionkit.viz.document import Block, Gallery, Paragraph, Shown
+from captionkit.viz.strip import attention_strip
+
+_BEST, _MIDDLE, _WORST = 6, 3, 6
+#: pictures shown word by word: of the best, the middling and the worst
+_LOOKED = (2, 1, 1)
+_PHOTO = (480, 480)
+_STRIP, _THUMBNAIL = 600, 110  # pixels: such that a phone shows the words legibly
+_RANKED_BY, _THEN_BY = "CIDEr-D", "ROUGE-L"
+
+
+def captions(material: Material) -> list[Block]:
+    """Captions from the best to the worst; in the middle of a run, those of the last evaluation."""
+    if not material.whole:
+        return _latest(material)
+    scores = material.scores.per_image
+    groups = groups_of(material)
+    note = f"Ranked by the {_RANKED_BY} of each picture (0 to 10), chosen from all validation pictures by score alone."
+    return [
+        Paragraph(note),
+        *(
+            Gallery(
+                heading,
+                [_shown(material, places, f"{_RANKED_BY} {scores[_RANKED_BY][places]:.2f}") for places in some],
+            )
+            for heading, some in groups.items()
+        ),
+    ]
+
+
+def attention(material: Material) -> list[Block]:
+    """A few of those pictures word by word."""
+    _, decoder = material.architecture
+    if decoder == "show-tell":
+        return [Paragraph("show-tell sees a picture once and as a whole, so there is nothing to show word by word.")]
+    if material.kept is None:
+        raise CaptionkitError("there is no model yet")
+    captioner = material.load(material.kept)
+    places = [place for n, some in zip(_LOOKED, groups_of(material).values(), strict=False) for place in some[:n]]
+    pictures = []
+    for place in places:
+        example = _example(material, place)
+        try:
+            photo = open_image(example.image, target=(_STRIP, _STRIP))
+            caption = captioner.caption(example.image)
+        except ImageError as error:
+            pictures.append(Shown(example.name, error=str(error)))
+            continue
+        words = [(word.text, word.attention) for word in caption.words]
+        strip = attention_strip(
+            photo, words, captioner.preprocessing.region(*photo.size), width=_STRIP, height=_THUMBNAIL
+        )
+        pictures.append(Shown(example.name, caption=caption.text, strip=strip))
+    return [
+        Paragraph("The picture once for each word, lit where the model looked when it chose the word."),
+        Gallery("", pictures),
+    ]
+
+
+def groups_of(material: Material) -> dict[str, list[int]]:
+    """Places in the scores of the best, middling and worst captions, none of them twice.
+
+    Of equal CIDEr-D, as many of the worst have none at all, ROUGE-L decides, then the order of the split.
+    """
+    scores = material.scores.per_image
+    order = np.lexsort((-scores[_THEN_BY], -scores[_RANKED_BY])).tolist()
+    best = order[: min(_BEST, -(-len(order) // 3))]
+    rest = order[len(best) :]
+    worst = rest[max(0, len(rest) - min(_WORST, -(-len(order) // 3))) :][::-1]
+    between = rest[: len(rest) - len(worst)]
+    start = max(0, (len(between) - _MIDDLE) // 2)
+    groups = {"The best": best, "In the middle": between[start : start + _MIDDLE], "The worst": worst}
+    return {heading: places for heading, places in groups.items() if places}
+
+
+def _example(material: Material, place: int) -> Example:
+    known = material.scores.ids[place]
+    return next(example for example in material.val or () if example.id == known)
+
+
+def _shown(material: Material, place: int, score: str) -> Shown:
+    example, caption = _example(material, place), material.scores.candidates[place]
+    try:
+        photo = open_image(example.image, target=_PHOTO)
+    except ImageError as error:
+        return Shown(example.name, references=example.captions, score=score, error=str(error))
+    return Shown(example.name, photo, caption, example.captions, score)
+
+
+def _latest(material: Material) -> list[Block]:
+    if not material.shown:
+        return [Paragraph("There are none yet.")]
+    pictures = [Shown(c.label, c.photo, c.caption, c.references, error=c.error) for c in material.shown]
+    return [Paragraph("The first pictures of the validation split, at the last evaluation."), Gallery("", pictures)]

@@ -1,0 +1,140 @@
+"""How a run was made: its data, its sittings, machine and versions, its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from captionkit.training.config.recipe import recipe_fields
+from captionkit.training.report.formatting import minutes, moment, same_or_each
+from captionkit.training.report.run_data import Material
+from captionkit.training.run.sessions import DONE, Sitting
+from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Row, Table
+
+_NAMED = 20  # so many things that were left out are named
+
+
+def data(material: Material) -> list[Block]:
+    """The dataset in numbers, and what was left out of it."""
+    known = material.data
+    rows = []
+    for what, said in (("train", "what the model learnt from"), ("val", "what it was evaluated on")):
+        split = known.get(what, {})
+        if split:
+            counts = [f"{split[name]:,}" if name in split else "unknown" for name in ("pictures", "captions")]
+            rows.append(
+                Row(str(split.get("split", what)), [*counts, split.get("fingerprint", "")[:12] or "unknown"], said)
+            )
+    blocks: list[Block] = [
+        Paragraph(
+            f"Dataset {known.get('name') or 'unknown'}. The fingerprint is the beginning of a SHA-256 of ids, file "
+            "names and captions: equal fingerprints, equal data."
+        )
+    ]
+    if rows:
+        blocks.append(Table(["split", "pictures", "captions", "fingerprint"], rows))
+    left_out = material.sittings[-1].left_out if material.sittings else {}
+    for what, said in (
+        ("problems", "problems in the dataset"),
+        ("broken", "pictures that cannot be read"),
+    ):
+        blocks += _left_out(left_out.get(what, {}), said)
+    if material.sittings and len(blocks) <= 2:
+        blocks.append(Paragraph("Nothing was left out."))
+    return blocks
+
+
+def _left_out(reasons: Mapping[str, Any], said: str) -> list[Block]:
+    count, named = reasons.get("count", 0), reasons.get("first", [])[:_NAMED]
+    if not count:
+        return []
+    more = [f"and {count - len(named):,} more"] if count > len(named) else []
+    return [Paragraph(f"Left out, {said}: {count:,}", warning=True), Listing([*named, *more])]
+
+
+def sittings(material: Material) -> list[Block]:
+    """Each sitting with its command."""
+    if not material.sittings:
+        command = material.provenance.get("command", "")
+        return [Code(command)] if command else [Paragraph("The run has not left what made it.")]
+    rows, last = [], len(material.sittings)
+    for place, sitting in enumerate(material.sittings, 1):
+        going = material.live and place == last and not sitting.end
+        end = "under way" if going else sitting.end.removeprefix(DONE) or "killed, as it said nothing"
+        steps = f"{sitting.first_step:,} to {sitting.step:,}"
+        spent = minutes(sum(sitting.seconds.values()))
+        rows.append(Row(f"{place}", [steps, spent, end], f"{moment(sitting.started)} to {moment(sitting.seen)}"))
+    blocks: list[Block] = [Table(["sitting", "steps", "time", "how it ended"], rows, explained="when")]
+    if last > 1:
+        note = "A sitting takes up the last checkpoint, so the steps after it were made, and count, once more."
+        blocks.append(Paragraph(note))
+    for folder, commands in _by_folder(material.sittings):
+        blocks += [Paragraph(f"In the folder {folder}:"), Code("\n".join(commands))]
+    return blocks
+
+
+def _by_folder(sittings: Any) -> list[tuple[str, list[str]]]:
+    """Commands in their order, those of one folder in a row together."""
+    found: list[tuple[str, list[str]]] = []
+    for sitting in sittings:
+        if not found or found[-1][0] != sitting.folder:
+            found.append((sitting.folder, []))
+        found[-1][1].append(sitting.command)
+    return found
+
+
+def made_with(material: Material) -> list[Block]:
+    """Versions and machine, over all sittings."""
+    if not material.sittings:
+        rows = [Row(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
+        return [Table(["what", "version"], rows)] if rows else [Paragraph("The run has not left what made it.")]
+    sat = material.sittings
+    names = dict.fromkeys(name for sitting in sat for name in sitting.versions)
+    versions = [Row(name, [same_or_each([sitting.versions.get(name, "") for sitting in sat])]) for name in names]
+    facts = (
+        (
+            "device",
+            "what the steps were computed on",
+            lambda s: s.machine.get("accelerator") or s.machine.get("device", ""),
+        ),
+        ("processor", "as the system names it", lambda s: s.machine.get("processor", "")),
+        ("cores", "that the run might use, and threads that torch took", _cores),
+        ("processes", "that trained together", lambda s: str(s.processes)),
+        ("system", "the operating system", lambda s: s.machine.get("system", "")),
+        ("source", "the commit of captionkit's code, where it runs from a checkout", _source),
+    )
+    machine = [Row(name, [same_or_each([str(tell(sitting)) for sitting in sat])], said) for name, said, tell in facts]
+    return [
+        Table(["machine", "value"], [row for row in machine if row.values[0]]),
+        Table(["package", "version"], versions),
+    ]
+
+
+def _cores(sitting: Sitting) -> str:
+    return f"{sitting.machine.get('cores', 'unknown')}, {sitting.machine.get('threads', 'unknown')}"
+
+
+def _source(sitting: Sitting) -> str:
+    if not sitting.source:
+        return ""
+    changed = ", with changes that are not committed" if sitting.source.get("changed") else ""
+    return f"{sitting.source.get('commit', '')[:12]}{changed}"
+
+
+def recipe(material: Material) -> list[Block]:
+    """What the recipe says that differs from the default; the whole of it folded away."""
+    rows = []
+    for name, leaf in recipe_fields():
+        value = material.recipe.value(name)
+        if value != leaf.default:
+            rows.append(Row(name, [_value(value), _value(leaf.default)], leaf.metadata["help"]))
+    blocks: list[Block] = [Paragraph("What differs from the default." if rows else "All is as by default.")]
+    if rows:
+        blocks.append(Table(["field", "value", "default"], rows))
+    return [*blocks, Fold("The whole recipe", [Code(material.recipe.to_toml())])]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"

@@ -1,0 +1,144 @@
+"""What came of a run: the key figures, the table of results, the scores."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from captionkit.errors import CaptionkitError
+from captionkit.inference.model_folder import WEIGHTS, parameters_of
+from captionkit.training.report.formatting import brief, device_of, minutes_of, number
+from captionkit.training.report.run_data import Material
+from captionkit.training.run.run_dir import BEST
+from captionkit.viz.document import Block, Code, Paragraph, Row, Table
+
+MEANINGS = {
+    "CIDEr-D": "agreement with people's captions in runs of one to four words, rare ones weighing more; 0 to 10",
+    "BLEU-1": "share of the words that people used too, less for captions that are too short; 0 to 1",
+    "BLEU-2": "the same of one and two words in a row; 0 to 1",
+    "BLEU-3": "the same of one to three words in a row; 0 to 1",
+    "BLEU-4": "the same of one to four words in a row; 0 to 1",
+    "METEOR": "words matched by form, stem, synonym and paraphrase, in order; 0 to 1",
+    "ROUGE-L": "longest sequence of words in common with a person's caption; 0 to 1",
+}
+
+
+def key_figures(material: Material) -> list[tuple[str, str, str]]:
+    """The figures in large type."""
+    figures = []
+    best = material.best
+    scored: Mapping[str, float] = {}
+    if material.whole:
+        with suppress(CaptionkitError):  # the section on scores says why there are none
+            scored = material.scores
+    for name, key, said in (
+        ("CIDEr-D", "cider", "of validation captions, 0 to 10, more is better"),
+        ("BLEU-4", "bleu4", "of the same captions, 0 to 1, more is better"),
+    ):
+        value = scored.get(name, best.get(key) if best else None)
+        if value is not None:
+            figures.append((name, f"{value:.3f}", said))
+    if best and best.get("val_loss") is not None:
+        figures.append(("Validation loss", f"{best['val_loss']:.3f}", "nats per word, less is better"))
+    if material.kept:
+        millions = parameters_of(material.kept.path / WEIGHTS) / 1e6
+        figures.append(("Parameters", f"{brief(millions)} M", "numbers that the model consists of"))
+    spent = minutes_of(material)
+    if spent is not None:
+        figures.append(("Time", f"{spent:.3g} min", f"on {device_of(material)}"))
+    return figures
+
+
+def results(material: Material) -> list[Block]:
+    """The table of results."""
+    best = material.best
+    if best is None:
+        return [Paragraph("Nothing has been evaluated yet, so there is no model to tell of.", warning=True)]
+    epochs, recipe = material.rows[-1]["epoch"], material.recipe
+    rows = [
+        Row("validation loss", [number(best.get("val_loss"))], "cross-entropy of people's words, nats per word"),
+        Row("model size (MB)", [_size(material)], "weights on disk, in millions of bytes"),
+        Row("parameters (M)", [_parameters(material)], "numbers that the model consists of, in millions"),
+        Row(
+            "epochs", [f"{epochs:.4g}"], f"passes over the training pictures; the model kept is of {best['epoch']:.4g}"
+        ),
+        Row("mode", [_mode(material)], "which encoder, what of it was trained, which decoder"),
+        Row("batch size", [str(recipe.optimizer.batch_size)], "pictures a step of the optimizer"),
+        Row("device", [device_of(material)], "what the steps were computed on"),
+        Row("minutes", [number(minutes_of(material), 1)], "of all sittings, evaluations and the rest included"),
+    ]
+    use = shlex.join(["captionkit", "caption", "PHOTO", "--model", str(material.path / BEST)])
+    return [Table(["result", "value"], rows, across=True), Paragraph("To caption a picture with it:"), Code(use)]
+
+
+def scores(material: Material) -> list[Block]:
+    """Scores of the kept model's captions, with intervals; from the evaluation alone in the middle of a run."""
+    if not material.whole:
+        return _recorded(material)
+    found = material.scores
+    rows = []
+    for name in [name for name in MEANINGS if name in found]:
+        low, high = found.intervals.get(name, (float("nan"), float("nan")))
+        rows.append(Row(name, [f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}"], MEANINGS[name]))
+    decoding = material.kept.decoding if material.kept else None
+    how = f", beam {decoding.beam}, length penalty {decoding.length_penalty}" if decoding else ""
+    resamples = f"{found.facts['resamples']:,} resamples of the pictures, seed {found.facts['seed']}"
+    blocks: list[Block] = [
+        Paragraph(
+            f"Of the kept model's own captions of {len(found.ids):,} validation pictures{how}; "
+            f"{found.facts['tokenizer']} tokens. Intervals hold the score in 95 % of {resamples}."
+        ),
+        Table(["score", "value", "95 % interval"], rows),
+    ]
+    variety = found.variety
+    if variety:
+        rows = [
+            Row("distinct captions", [f"{variety.distinct:.1%}"], "different captions, as a share of all"),
+            Row(
+                "words a caption", [f"{variety.words:.1f}"], f"on average; from {variety.shortest} to {variety.longest}"
+            ),
+            Row("vocabulary", [f"{variety.vocabulary:,}"], "different words in all these captions"),
+        ]
+        blocks.append(Table(["variety", "value"], rows))
+    return [*blocks, *(Paragraph(note, warning=True) for note in [*found.notes, *_doubts(material)])]
+
+
+def _doubts(material: Material) -> list[str]:
+    """Whether the captions are those of the evaluation whose model was kept."""
+    best, found = material.best, material.scores
+    recorded = best.get("cider") if best else None
+    if recorded is None or "CIDEr-D" not in found or abs(found["CIDEr-D"] - recorded) < 0.01:
+        return []
+    return [
+        f"CIDEr-D was {recorded:.3f} when the model was kept, and is {found['CIDEr-D']:.3f} of these captions; the "
+        "data or the model has changed since"
+    ]
+
+
+def _recorded(material: Material) -> list[Block]:
+    best = material.best
+    if best is None:
+        return []
+    names = (("cider", "CIDEr-D"), ("bleu4", "BLEU-4"))
+    rows = [Row(name, [number(best.get(key))], MEANINGS[name]) for key, name in names]
+    note = "The other scores, their intervals and the best and worst captions come at the end of the run, or by:"
+    command = shlex.join(["captionkit", "report", str(material.path)])
+    return [Table(["score", "value"], rows), Paragraph(note), Code(command)]
+
+
+def _size(material: Material) -> str:
+    files: Mapping[str, Any] = material.kept.config["files"] if material.kept else {}
+    return f"{files[WEIGHTS]['bytes'] / 1e6:.1f}" if WEIGHTS in files else "unknown"
+
+
+def _parameters(material: Material) -> str:
+    return f"{parameters_of(material.kept.path / WEIGHTS) / 1e6:.2f}" if material.kept else "unknown"
+
+
+def _mode(material: Material) -> str:
+    encoder, decoder = material.architecture
+    recipe = material.recipe.encoder
+    trained = {"frozen": "frozen", "all": "trained whole", "stages": f"trained from stage {recipe.first_stage} on"}
+    return f"{encoder} {trained[recipe.train]}, {decoder}"

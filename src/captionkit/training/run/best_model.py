@@ -1,0 +1,149 @@
+"""The model folder that a run keeps, with its card and its graphs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from captionkit import __version__
+from captionkit.data.images import Preprocessing, open_image
+from captionkit.data.layouts import CaptionSet
+from captionkit.data.tokenizer import Text
+from captionkit.errors import ImageError
+from captionkit.inference.calibration import Calibration
+from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model, write_model
+from captionkit.models.captioning_model import CaptioningModel
+from captionkit.models.serialization import architecture, weights
+from captionkit.training.config.decoding import DECODING
+
+#: validation pictures on which the graphs are compared with torch
+_COMPARED = 8
+
+
+def keep_model(
+    path: Path,
+    model: CaptioningModel,
+    text: Text,
+    preprocessing: Preprocessing,
+    facts: dict[str, Any],
+    calibration: Calibration,
+    *,
+    half: bool,
+) -> ModelFolder:
+    """Write a trained model as a model folder; `facts` say how it was made, `half` stores its weights in 16 bits."""
+    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    versions |= {"captionkit": __version__, "python": platform.python_version()}
+    provenance = {**facts, "versions": versions}
+    config = {
+        "architecture": architecture(model, preprocessing),
+        "preprocessing": preprocessing.to_dict(),
+        "decoding": DECODING.to_dict(),
+        "calibration": calibration.to_dict(),
+        "provenance": provenance,
+    }
+    contents = {
+        TOKENIZER: text.to_json().encode(),
+        WEIGHTS: weights(model, half=half),
+        CARD: _card(model, provenance).encode(),
+    }
+    return write_model(path, config, contents)
+
+
+def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
+    """Add the ONNX graphs to a kept model, comparing on some `pictures`; says what became of it.
+
+    The trained model stays as it is whatever happens.
+    """
+    by_hand = f"`captionkit export {path}` makes it run without torch"
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        return f"{by_hand}, once `pip install 'captionkit[export]'` has brought {' and '.join(missing)}"
+    try:
+        if not open_model(path).runnable:
+            from captionkit.export.folder import export_model
+
+            photos = _readable(pictures)
+            if not photos:
+                raise ImageError(f"no image of {pictures.name}, split {pictures.split}, can be opened to compare on")
+            export_model(path, pictures=photos, half=half)
+    except Exception as error:  # torch's exporter raises its own kinds, and a trained model must not be lost to any
+        return f"not exported ({_reason(error)}); {by_hand}"
+    return f"try it: captionkit caption PHOTO --model {path}"
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in one line: what was raised, and what that came from, which torch's exporter leaves to the traceback."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    said = [(str(one).strip().splitlines() or [type(one).__name__])[0] for one in (error, first)]
+    return ": ".join(dict.fromkeys(said))
+
+
+def _readable(pictures: CaptionSet) -> list[Image.Image]:
+    found: list[Image.Image] = []
+    for example in pictures:
+        if len(found) < _COMPARED:
+            with suppress(ImageError):
+                found.append(open_image(example.image))
+    return found
+
+
+def _decoding() -> str:
+    return f"beam {DECODING.beam}, length penalty {DECODING.length_penalty}, no_repeat {DECODING.no_repeat}"
+
+
+def _card(model: CaptioningModel, facts: dict[str, Any]) -> str:
+    """A Hub model card: front matter, what it is, how it was made."""
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    config, rows = model.config, "\n".join(f"| {name} | {value} |" for name, value in _made(facts))
+    return f"""---
+library_name: captionkit
+pipeline_tag: image-to-text
+tags:
+- image-captioning
+---
+
+# {config.decoder.name} on {config.encoder.name}
+
+Describes a picture in a sentence. {parameters:.1f} million parameters.
+
+    pip install captionkit
+    captionkit caption photo.jpg --model .
+
+## How it was made
+
+| | |
+|---|---|
+{rows}
+
+All of it is in `config.json` under `provenance`.
+"""
+
+
+def _made(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a card says of how a model was made, by training or by averaging."""
+    names = {"train": "training", "val": "validation"}
+    pictures = (f"{number} {names[split]}" for split, number in facts["pictures"].items())
+    yield "command", f"`{facts['command']}`"
+    yield "data", f"{facts['data']['name']}, fingerprint `{facts['data']['fingerprint'][:16]}`"
+    yield "pictures", ", ".join(pictures)
+    at = ""
+    if "recipe" in facts:
+        yield "seed", str(facts["recipe"]["run"]["seed"])
+        at = f" (epoch {facts['epoch']:.2f}, step {facts['step']})"
+    yield "validation CIDEr-D", f"{facts['val_cider']:.4f}, of generated captions ({_decoding()})"
+    yield "validation loss", f"{facts['val_loss']:.4f} nats per word{at}"
+    for one in facts.get("ingredients", ()):
+        verdict = "averaged" if one["taken"] else "left out"
+        yield f"model {one['name']}", f"{verdict}; alone CIDEr-D {one['val_cider']:.4f}; `{one['command']}`"
+    if "minutes" in facts:
+        yield "time", f"{facts['minutes']} minutes on {facts['device']}"
+    yield "versions", ", ".join(f"{name} {value}" for name, value in facts["versions"].items())

@@ -1,0 +1,93 @@
+"""Checkpoints: all that a run needs to go on bit for bit, in one safetensors file written atomically.
+
+Random numbers need no storing: every step seeds its own (see `learner`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from captionkit.errors import TrainingError
+from captionkit.training.run.progress import Progress
+from captionkit.utils import files
+
+
+def save_checkpoint(
+    path: Path, progress: Progress, fingerprint: str, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a run's state. `fingerprint` names the recipe and the data it belongs to."""
+    tensors = {
+        f"{prefix}/{name}": tensor for prefix, model in models.items() for name, tensor in model.state_dict().items()
+    }
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in _optimizer_tensors(optimizer)}
+    metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
+    files.write_bytes(path, save({name: _plain_copy(tensor) for name, tensor in tensors.items()}, metadata))
+
+
+def _plain_copy(tensor: Tensor) -> Tensor:
+    # safetensors stores no two names of one memory (the average shares with the model what is not trained) and no
+    # channels-last layout.
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def load_checkpoint(
+    path: Path, fingerprint: str, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Restore what `save_checkpoint` wrote. Raises TrainingError if it is damaged or of another recipe or dataset."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        remedy = f"start again with --init {path.parent / 'best'} and a new --output"
+        raise TrainingError(f"{path}: damaged checkpoint ({error}); {remedy}") from None
+    if metadata.get("fingerprint") != fingerprint:
+        raise TrainingError(
+            f"{path}: made with another recipe, dataset or captionkit; resume with the same, or give a new --output"
+        )
+    try:
+        for prefix, model in models.items():
+            model.load_state_dict(_under(tensors, prefix))
+        _restore_optimizer(optimizer, _under(tensors, "optimizer"))
+        return Progress(**json.loads(metadata["progress"]))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise TrainingError(f"{path}: made with another captionkit ({reason}); resume with the same") from None
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, Tensor]]:
+    return enumerate(parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for index, parameter in _parameters(optimizer):
+        for name, value in optimizer.state[parameter].items():
+            yield f"{index}/{name}", torch.as_tensor(value)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    for index, parameter in _parameters(optimizer):
+        if stored := _under(tensors, str(index)):
+            optimizer.state[parameter] = {
+                name: value if name == "step" else _restored(value, parameter)  # step counts stay where they are read
+                for name, value in stored.items()
+            }
+
+
+def _restored(value: Tensor, parameter: Tensor) -> Tensor:
+    """A stored average, in the parameter's own memory layout, or one of other shape, such as Adafactor's factors."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

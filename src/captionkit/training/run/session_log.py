@@ -1,0 +1,83 @@
+"""The diary of a run: what its main process keeps of the sitting that is going on (see `sittings`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from captionkit.errors import CaptionkitError
+from captionkit.training.factory import Setup
+from captionkit.training.run.environment import machine, source_state, versions
+from captionkit.training.run.progress import Progress
+from captionkit.training.run.sessions import Sitting, facts_of, now, read_sittings, shortened, write_sittings
+from captionkit.training.run.timer import Clock
+
+
+class Diary:
+    """Sittings of the run in the folder `path`, this one last if there is something left to do in it."""
+
+    def __init__(self, path: Path, setup: Setup) -> None:
+        self.path, self.setup = path, setup
+        self.clock = Clock()
+        self.sittings: list[Sitting] = []
+        #: whether this sitting has something to do
+        self.works = False
+        self._broken: set[str] = set()
+        self._started = now()
+        self._steps_per_epoch = 1
+
+    def open(self, *, steps_per_epoch: int) -> None:
+        """Read of the sittings before this one."""
+        self.sittings, self._steps_per_epoch = read_sittings(self.path), steps_per_epoch
+
+    @property
+    def known(self) -> dict[str, str]:
+        """The ids by which trackers know the run."""
+        return {name: known for sitting in self.sittings for name, known in sitting.trackers.items()}
+
+    def begin(self, command: str, progress: Progress, accelerator: Accelerator, trackers: dict[str, str]) -> None:
+        """Begin the page of this sitting. Raises CaptionkitError where the folder cannot be written."""
+        sitting = Sitting(
+            command,
+            folder=str(Path.cwd()),
+            started=self._started,
+            first_step=progress.step,
+            processes=accelerator.num_processes,
+            machine=machine(accelerator.device),
+            versions=versions(),
+            source=source_state(),
+            data=facts_of([source.path for source in self.setup.sources], self.setup.train, self.setup.val),
+            trackers=trackers,
+        )
+        self.sittings.append(sitting)
+        self.works = True
+        self.save(progress)
+
+    def save(self, progress: Progress, broken: Iterable[str] = ()) -> None:
+        """Keep how far this sitting is, where its time went, and which more pictures are `broken`."""
+        if not self.works:
+            return
+        sitting = self.sittings[-1]
+        self._broken.update(broken)
+        sitting.seen, sitting.step, sitting.epoch = now(), progress.step, progress.step / self._steps_per_epoch
+        sitting.seconds = {what: round(seconds, 3) for what, seconds in self.clock.seconds.items()}
+        problems = (
+            f"{problem.kind}: {problem.where} ({problem.detail})"
+            for source in self.setup.sources
+            for problem in source.problems
+        )
+        sitting.left_out = {"problems": shortened(problems), "broken": shortened(self._broken)}
+        write_sittings(self.path, self.sittings)
+
+    def end(self, how: str, progress: Progress, broken: Iterable[str] = ()) -> None:
+        """Close the page; a disk that is full loses but this."""
+        if self.sittings:
+            self.sittings[-1].end = how
+        with suppress(CaptionkitError):
+            if self.works:
+                self.save(progress, broken)
+            elif self.sittings:
+                write_sittings(self.path, self.sittings)

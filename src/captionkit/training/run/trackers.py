@@ -1,0 +1,122 @@
+"""Experiment trackers, by Accelerate's classes: TensorBoard beside the run, and wandb, mlflow and others where wanted.
+
+Each is driven by itself and not by `Accelerator.log` and `Accelerator.end_training`: there one that fails keeps the
+next from being told, and the end takes down the processes' group, which a later run of the same program needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+
+from captionkit.errors import RecipeError
+from captionkit.utils import paths
+from captionkit.utils.progress import say
+
+TENSORBOARD = "tensorboard"
+#: what the runs of all folders are gathered under, where a tracker has projects or experiments
+_PROJECT = "captionkit"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise RecipeError for a tracker that Accelerate does not know, or whose package is not installed."""
+    known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
+    here = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise RecipeError(f"run.trackers: {name!r} is unknown; {hint}there are {', '.join(sorted(known))}")
+        # What a program has registered itself is not among Accelerate's packages.
+        if name not in here and LOGGER_TYPE_TO_CLASS[name].__module__ == GeneralTracker.__module__:
+            raise RecipeError(f"run.trackers: {name} is not installed; `pip install {name}`, or leave it out")
+
+
+class Trackers:
+    """The trackers of one sitting. TensorBoard's events belong to the run, so a disk that is full raises OSError;
+    any other tracker that fails is named once and told no more, and the run goes on.
+    """
+
+    def __init__(self, names: Sequence[str], path: Path) -> None:
+        self.path = path
+        self._names = list(dict.fromkeys(names))
+        self._started: dict[str, Any] = {}
+
+    def start(self, config: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+        """Start all but TensorBoard, which waits for its first row, and tell them the `config`.
+
+        `known` are the ids under which they knew the run in earlier sittings; returns those of this one.
+        """
+        ids = {}
+        for name in [name for name in self._names if name != TENSORBOARD]:
+            try:
+                tracker = self._start(name, _options(name, self.path, known.get(name)))
+                tracker.store_init_configuration(dict(config))
+                ids[name] = _id_of(name, tracker)
+            except Exception as error:
+                self._give_up(name, error)
+        return {name: known_as for name, known_as in ids.items() if known_as}
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Tell all of them the `values` of a step. Raises OSError where TensorBoard's events cannot be written."""
+        for name in list(self._names):
+            if name == TENSORBOARD:
+                # Rows of a killed sitting that this one records again are purged, from its first row on.
+                tracker = self._started.get(name) or self._start(name, {"purge_step": step})
+                tracker.log(dict(values), step=step)
+                continue
+            try:
+                self._started[name].log(dict(values), step=step)
+            except Exception as error:
+                self._give_up(name, error)
+
+    def flush(self) -> None:
+        """Bring TensorBoard's events to disk; raises OSError."""
+        if TENSORBOARD in self._started:
+            self._started[TENSORBOARD].tracker.flush()
+
+    def finish(self) -> None:
+        """Tell all of them that the sitting is over; raises OSError as `record` does."""
+        for name in [name for name in self._names if name != TENSORBOARD]:
+            try:
+                self._started[name].finish()
+            except Exception as error:
+                self._give_up(name, error)
+        if TENSORBOARD in self._started:
+            self._started[TENSORBOARD].finish()
+
+    def _start(self, name: str, options: Mapping[str, Any]) -> Any:
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        place = [TENSORBOARD if name == TENSORBOARD else _PROJECT]
+        if kind.requires_logging_directory:
+            place.append(str(self.path))
+        tracker = kind(*place, **options)
+        if hasattr(tracker, "start"):  # before Accelerate 1.8 making one started it
+            tracker.start()
+        self._started[name] = tracker
+        return tracker
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        self._names.remove(name)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        say(f"{name}: failed and is told no more of this sitting ({reason}); metrics.jsonl has everything")
+
+
+def _options(name: str, path: Path, known: str | None) -> dict[str, Any]:
+    """What makes a tracker call the run by its folder, and take it up again where it knows it."""
+    called = paths.real(path).name
+    if name == "wandb":
+        return {"name": called, "dir": str(path), **({"id": known, "resume": "allow"} if known else {})}
+    if name == "mlflow":
+        return {"run_id": known} if known else {"run_name": called}
+    return {}
+
+
+def _id_of(name: str, tracker: Any) -> str:
+    if name == "wandb":
+        return str(tracker.tracker.id)
+    return str(tracker.tracker.info.run_id) if name == "mlflow" else ""

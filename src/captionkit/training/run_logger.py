@@ -1,0 +1,184 @@
+"""What a run says of itself: lines and a bar for who watches, rows, curves and samples for who comes later."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.sampler import Plan
+from captionkit.training.factory import Setup
+from captionkit.training.report import Material, write_captions, write_report
+from captionkit.training.run.progress import Progress
+from captionkit.training.run.run_dir import SAMPLES, RunFolder
+from captionkit.training.run.session_log import Diary
+from captionkit.training.run.sessions import DONE
+from captionkit.training.step_metrics import Learnt
+from captionkit.training.validation import Validation, sample_cards, samples_page
+from captionkit.utils import files
+from captionkit.utils.progress import say, track
+from captionkit.viz.page import Card
+
+#: what a line says of training, and the name in metrics.jsonl
+_FIGURES = (("train", "loss"), ("reward", "reward"))
+
+
+class Report:
+    """Speaks for the main process of a run; the others are silent."""
+
+    def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, accelerator: Accelerator) -> None:
+        self.folder, self.setup, self.recipe = folder, setup, recipe
+        self.accelerator, self.main = accelerator, accelerator.is_main_process
+        self._learnt = Learnt()
+        self._since = time.monotonic()
+        self.diary = Diary(folder.path, setup)
+        self._cards: Sequence[Card] = ()
+
+    def say(self, line: str) -> None:
+        """Print a line, if anybody is left to read it: a run outlives its terminal."""
+        if self.main:
+            with suppress(OSError):
+                say(line)
+
+    def bar(self, items: Iterable, total: int, what: str, done: int = 0) -> Generator:
+        """Pass `items` on behind a progress bar."""
+        return track(items, total, what, done=done, shown=self.main)
+
+    def command(self, *, resume: bool = False) -> str:
+        """What to type for this run; every choice is spelt out, wherever it was made."""
+        flags = ["--resume"] if resume else self.recipe.to_flags()
+        data = [str(source.path) for source in self.setup.sources]
+        return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
+
+    def begin(self, plan: Plan, progress: Progress, thawing: str, *, done: bool) -> None:
+        """Say what is about to be learnt, and from what, unless the run is `done` already."""
+        setup = self.setup
+        total, trained = 0, 0
+        for parameter in setup.model.parameters():
+            total += parameter.numel()
+            trained += parameter.numel() * parameter.requires_grad
+        self.say(
+            f"{len(setup.train)} training and {len(setup.val)} validation pictures, {len(setup.text)} tokens, "
+            f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
+            f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
+        )
+        for note in (*setup.notes, thawing):
+            if note:
+                self.say(note)
+        for source, shown in zip(setup.sources, plan.shown, strict=True):
+            if len(setup.sources) > 1 or shown != len(source.train):
+                self.say(f"{source.path}: {len(source.train)} training pictures, {shown} shown in an epoch")
+            if classes := {example.label for example in source.train if example.label}:
+                self.say(f"{source.path}: names of {len(classes)} classes are taught")
+            if source.problems:
+                first = source.problems[0]
+                self.say(
+                    f"problems in the data: {len(source.problems)}, the first {first.kind}, {first.where} "
+                    f"({first.detail}); `{shlex.join(['captionkit', 'inspect', str(source.path)])}` names them all"
+                )
+        if progress.step:
+            self.say(f"resumed after step {progress.step} of {plan.steps}")
+        if self.main:
+            diary = self.diary
+            diary.open(steps_per_epoch=plan.steps_per_epoch)
+            if progress.step < plan.steps and not done:
+                command = self.command(resume=bool(diary.sittings or progress.step))
+                trackers = self.folder.track(self.recipe, diary.known)
+                diary.begin(command, progress, self.accelerator, trackers)
+        self._since = time.monotonic()
+
+    def learnt(self, step: Learnt) -> None:
+        """Count a step towards the next row of training."""
+        self._learnt += step
+
+    @contextmanager
+    def sitting(self, progress: Progress) -> Iterator[None]:
+        """While the block runs, an end that is none of a run's own is noted, with a report of what there is."""
+        try:
+            yield
+        except BaseException as error:
+            if self.main and self.diary.works:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                stopped = isinstance(error, KeyboardInterrupt)
+                self.diary.end("interrupted" if stopped else f"failed: {reason}", progress)
+                self._write(whole=False)
+            raise
+
+    def end(self, progress: Progress, why: str, broken: Iterable[str]) -> None:
+        """Note that the run is done, and why, and write its report."""
+        diary = self.diary
+        if not diary.sittings or (not diary.works and diary.sittings[-1].done):
+            return  # of a run that is done already nothing changes
+        diary.save(progress, broken)
+        diary.sittings[-1].end = end = f"{DONE}{why}"
+        self._write(whole=True)
+        diary.end(end, progress)  # after it, so that a run that is killed before makes up for it when it is resumed
+
+    def _write(self, *, whole: bool) -> None:
+        """Write report.html and report.md of what there is; a failure is a line, and no run is lost to it."""
+        folder, diary = self.folder, self.diary
+        material = Material(
+            folder.path,
+            self.recipe,
+            folder.rows,
+            diary.sittings,
+            val=self.setup.val,
+            shown=self._cards,
+            whole=whole and any(row["kind"] == "eval" for row in folder.rows),
+            live=not diary.sittings[-1].end,
+        )
+        try:
+            page = write_report(material)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.say(f"no report ({reason}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again")
+            return
+        if whole:
+            self.say(f"report: {page}")
+
+    def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
+        """Record what was learnt, and how fast, since the last such row, over all processes."""
+        learnt = sum(gather_object([self._learnt]), Learnt())
+        speed = learnt.words / (time.monotonic() - self._since)
+        self.folder.record({"kind": "train", **where, **learnt.row(), **rates, "tokens_per_second": speed})
+        self._learnt, self._since = Learnt(), time.monotonic()
+
+    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
+        """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""
+        paused = time.monotonic()
+        if better and self.main:
+            examples = self.setup.val
+            write_captions(self.folder.path, {examples[place].id: said for place, said in sorted(found.said.items())})
+        self.folder.record({"kind": "eval", **where, "val_loss": found.loss, **found.scores, "best": better})
+        if self.main:
+            with self.diary.clock.on("report"):
+                self._show(where, found, better, progress.seconds)
+                self.diary.save(progress, found.broken)
+                self._write(whole=False)
+        self._since += time.monotonic() - paused
+
+    def _show(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
+        setup, folder = self.setup, self.folder
+        shown = setup.val.subset(range(min(self.recipe.run.samples, len(setup.val))))
+        cards = sample_cards(shown, found.said)
+        files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
+        self._cards = cards
+        folder.draw()
+        said = next((card.caption for card in cards if card.caption), "")
+        self.say(
+            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  {self._trained()}  "
+            f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
+        )
+
+    def _trained(self) -> str:
+        """The newest training figure: the loss, or the reward of self-critical training."""
+        rows = (row for row in reversed(self.folder.rows) if row["kind"] == "train")
+        now = self._learnt.row() if self._learnt.words else next(rows, {})
+        figure = next((f"{name} {now[key]:.3f}" for name, key in _FIGURES if key in now), "")
+        return figure or "as it began"

@@ -1,0 +1,1 @@
+"""Learning rate finder, hyperparameter sweep, model soup."""

@@ -1,0 +1,188 @@
+"""`captionkit find-lr`: the learning-rate range test (Smith, arXiv 1506.01186) with exponentially rising rates.
+
+A model learns for some hundred steps while the rate of its decoder rises from one that does nothing to one that breaks
+it; then again, from the same start, that of its encoder, where the recipe trains it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch.optim import Optimizer
+
+from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan
+from captionkit.training.data_build import teaching_of
+from captionkit.training.engine.distributed import make_accelerator, refuse_several
+from captionkit.training.engine.precision import with_precision
+from captionkit.training.factory import prepare
+from captionkit.training.train_step import Learner
+from captionkit.utils import files, paths
+from captionkit.utils.outputs import check_file
+from captionkit.utils.progress import track
+from captionkit.viz.rates import draw_range_tests
+
+#: the rates of the first and the last step: from where no optimizer moves to where all diverge
+LOWEST, HIGHEST = 1e-6, 10.0
+#: the test ends where the loss, smoothed, is so many times its lowest. fastai takes 4, which the cross-entropy of words
+#: seldom reaches: a model that says every word with the same probability has 1.5 to 3 times a trained one's.
+_DIVERGED = 1.5
+#: memory of the running mean that decides on divergence, and steps before which it decides nothing
+_MEMORY, _PATIENCE = 0.9, 20
+#: width, in decades of the rate, of the Gaussian average that suggestions are read from
+_WIDTH = 0.12
+#: how far below the rate of the lowest loss, at which learning is about to break, one trains
+_DECADE = 10
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test found for a part of the model, "decoder" or "encoder"."""
+
+    part: str
+    #: of each step, the rate, and the loss of its words before it was made (nats per word); and this loss smoothed
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    #: where the smoothed loss falls fastest, and where it is lowest
+    steepest: float
+    lowest: float
+    #: the peak rate to train with: a decade below the lowest loss
+    suggested: float
+    #: whether the loss rose again, or was no longer finite, before the last step
+    diverged: bool
+
+    def __str__(self) -> str:
+        end = "and breaks soon after" if self.diverged else f"and breaks at no rate up to {self.rates[-1]:.1g}"
+        return (
+            f"{self.part}: the loss falls fastest at a rate of {self.steepest:.1e}, is lowest at {self.lowest:.1e} "
+            f"{end}; suggested: {self.suggested:.1e}, a decade below the lowest"
+        )
+
+
+def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple[list[RangeTest], Recipe]:
+    """Test the decoder's rate, and the encoder's if it is trained; write `output` (.png) and a .json beside it.
+
+    No run is begun: nothing else is written but features of a frozen encoder in the cache.
+
+    Returns:
+        The tests, and the recipe with the rates that they suggest.
+
+    Raises:
+        CaptionkitError: a file is there already or has another ending.
+        TrainingError: the loss falls at no rate; and whatever `train` refuses.
+    """
+    refuse_several("find-lr")
+    recipe, points = with_precision(recipe), check_output(output, steps)
+    tests: list[RangeTest] = []
+    for part in ("decoder", "encoder")[: 1 if recipe.encoder.train == "frozen" else 2]:
+        found = _test(data, recipe, part, steps)
+        tests.append(found)
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, **{f"lr_{part}": found.suggested}))
+    values = [asdict(test) for test in tests]
+    draw_range_tests(values, output)
+    files.write_text(points, json.dumps({"data": str(data), "recipe": recipe.to_dict(), "tests": values}, indent=1))
+    return tests, recipe
+
+
+def check_output(output: Path, steps: int) -> Path:
+    """The file beside `output` for its points. Refuses, before any work, what cannot be written, and too few steps."""
+    if output.suffix.lower() != ".png":
+        raise CaptionkitError(f"{output}: the plot is a PNG; end the name in .png")
+    points = output.with_suffix(".json")
+    for path in (output, points):
+        if paths.exists(path):
+            raise CaptionkitError(f"{path}: is there already; move it away, or give another --output")
+        check_file(path, lambda _: False)
+    if steps < 2 * _PATIENCE:
+        raise CaptionkitError(f"--steps {steps}: too few to tell anything; give {2 * _PATIENCE} or more")
+    return points
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The rate of a step (from 0): from LOWEST to HIGHEST, by the same factor each step."""
+    return LOWEST * (HIGHEST / LOWEST) ** (step / (steps - 1))
+
+
+def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
+    """Raise the rate of `part` while the other's is the recipe's, or none for an encoder before its own test."""
+    setup = prepare(recipe, data)
+    accelerator = make_accelerator(recipe.run.precision, setup.model)
+    setup.model.to(accelerator.device)
+    teaching = teaching_of(setup, recipe, accelerator, "train", track)
+    per_epoch = Plan(len(teaching), recipe).steps_per_epoch
+    lasting = replace(recipe, optimizer=replace(recipe.optimizer, epochs=-(-steps // per_epoch), ema=0.0))
+    plan = Plan(len(teaching), lasting)
+
+    def schedule(optimizer: Optimizer, step: int) -> None:
+        for group in optimizer.param_groups:
+            if group["name"].startswith(part):  # layers of different rates keep their ratio
+                group["lr"] = rate_at(step, steps) * group["peak"] / getattr(recipe.optimizer, f"lr_{part}")
+            else:
+                group["lr"] = group["peak"] if part == "encoder" else 0.0
+
+    learner = Learner(setup.model, teaching, plan, lasting, accelerator, schedule=schedule)
+    tried: list[float] = []
+    losses: list[float] = []
+    diverged = False
+    with (
+        closing(track(range(steps), steps, f"rate of the {part}")) as numbers,
+        closing(batches(teaching, plan, 0, recipe.run.workers)) as pictures,
+    ):
+        for step in numbers:
+            learnt = learner.step(step, pictures)
+            diverged = learnt is None
+            if learnt is not None:
+                tried.append(rate_at(step, steps))
+                losses.append(learnt.row()["loss"])
+                diverged = has_diverged(losses)
+            if diverged:
+                break
+    return read_off(part, tried, losses, diverged=diverged)
+
+
+def has_diverged(losses: list[float]) -> bool:
+    """Whether the running mean of the losses, its start corrected for, is far above its lowest so far."""
+    mean, lowest = 0.0, math.inf
+    for count, loss in enumerate(losses, 1):
+        mean = _MEMORY * mean + (1 - _MEMORY) * loss
+        smooth = mean / (1 - _MEMORY**count)
+        lowest = min(lowest, smooth)
+    return len(losses) > _PATIENCE and smooth > _DIVERGED * lowest
+
+
+def read_off(part: str, tried: list[float], losses: list[float], *, diverged: bool) -> RangeTest:
+    """The suggestions of a test. Raises TrainingError where the loss falls at no rate."""
+    smooth, lowest = np.empty(0), 0
+    if len(tried) > _PATIENCE:
+        logs = np.log10(tried)
+        weights = np.exp(-0.5 * ((logs[:, None] - logs[None, :]) / _WIDTH) ** 2)  # [steps,steps]
+        smooth = weights @ np.array(losses) / weights.sum(1)
+        lowest = int(smooth.argmin())
+    if lowest == 0:
+        raise TrainingError(
+            f"the loss falls at no rate of the {part}'s between {LOWEST:g} and {tried[-1] if tried else LOWEST:.2g}; "
+            "`captionkit inspect` tells what is wrong with data; try another optimizer.name or more --steps"
+        )
+    steepest = int(np.gradient(smooth, logs)[: lowest + 1].argmin())
+    return RangeTest(
+        part,
+        tuple(tried),
+        tuple(losses),
+        tuple(smooth.tolist()),
+        steepest=_rounded(tried[steepest]),
+        lowest=_rounded(tried[lowest]),
+        suggested=_rounded(tried[lowest] / _DECADE),
+        diverged=diverged,
+    )
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.1e}")

@@ -1,0 +1,185 @@
+"""What `captionkit average` does: the mean of several models' weights, taken where it captions better than each.
+
+Models that began as one, and were then trained apart, lie in one valley of the loss, so that the mean of their weights
+is a model too, often a better one than any of them, and no larger or slower: "model soups" (Wortsman et al. 2022, arXiv
+2203.05482). The soup is greedy, as their recipe 1: from the best model on, each next best stays in the mean if the mean
+is better for it. On request it is of all of them, their uniform soup: where models are as good as one another, greed
+may stop at the first.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from captionkit.data.layouts import CaptionSet, captioned_split
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.inference.model_folder import WEIGHTS, ModelFolder, check_place, open_model
+from captionkit.models.serialization import architecture, load_model, stores_half
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.run.best_model import export_kept, keep_model
+from captionkit.training.validation import Judge, Validation, validate
+from captionkit.utils import paths
+from captionkit.utils.progress import say
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A model that was offered to the soup."""
+
+    folder: ModelFolder
+    weights: Weights
+    found: Validation
+    taken: bool = False
+
+    @property
+    def cider(self) -> float:
+        """CIDEr-D of its own captions of the validation pictures."""
+        return self.found.scores["cider"]
+
+    def told(self) -> dict[str, Any]:
+        """What the soup's config says of it."""
+        made, path = self.folder.config.get("provenance", {}), self.folder.path
+        name = path.parent.name if path.name == "best" else path.name
+        digest = self.folder.config["files"][WEIGHTS]["sha256"]
+        command = made.get("command", "unknown")
+        return {"name": name, "taken": self.taken, "val_cider": self.cider, "command": command, "sha256": digest}
+
+
+@dataclass(frozen=True)
+class Soup:
+    """The mean that was kept."""
+
+    folder: ModelFolder
+    found: Validation
+    ingredients: Sequence[Ingredient]
+    #: what became of its ONNX graphs
+    graphs: str
+
+    def __str__(self) -> str:
+        told = [one.told() for one in self.ingredients]
+        lines = [
+            f"{'averaged' if one['taken'] else 'left out'}  CIDEr-D {one['val_cider']:.4f}  {one['name']}"
+            for one in told
+        ]
+        scores = self.found.scores
+        mean = f"the mean  CIDEr-D {scores['cider']:.4f}, BLEU-4 {scores['bleu4']:.4f}, in {self.folder.path}"
+        return "\n".join([*lines, mean, self.graphs])
+
+
+def average_models(
+    data: Path, models: Sequence[str], output: Path, *, split: str = "val", half: bool = False, every: bool = False
+) -> Soup:
+    """Average `models`, as far as that helps on `split` of the dataset at `data`, into a model folder at `output`.
+
+    They must have the same architecture, words and preprocessing. Raises CaptionkitError where they do not. With
+    `every` all are averaged, whether it helps or not. The mean is stored in 16 bits if it should be `half` or all that
+    is averaged are.
+    """
+    if len(models) < 2:
+        raise CaptionkitError("one model has no mean; name two or more that were trained from one model")
+    folders = [open_model(model) for model in models]
+    if paths.real(output) in [paths.real(folder.path) for folder in folders]:
+        raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
+    check_place(output, inputs=[data])
+    _check_alike(folders)
+    look = _Look(folders[0], data, split)
+    offered = []
+    for folder in folders:
+        weights = load_model(folder).state_dict()
+        offered.append(Ingredient(folder, weights, look(weights)))
+        say(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
+    ranked = sorted(offered, key=lambda one: -one.cider)
+    ingredients, found = _uniform(ranked, look) if every else _greedy(ranked, look)
+    look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
+    half = half or all(stores_half(one.folder) for one in ingredients)
+    facts = _facts(look.pictures, found, ingredients)
+    kept = keep_model(output, look.model, look.text, look.preprocessing, facts, found.calibration, half=half)
+    return Soup(kept, found, ingredients, export_kept(output, look.pictures, half=half))
+
+
+def mean_of(weights: Sequence[Weights]) -> Weights:
+    """The mean of each tensor; counters, which are whole numbers, are the first model's."""
+    return {
+        name: torch.stack([one[name] for one in weights]).mean(0) if first.is_floating_point() else first
+        for name, first in weights[0].items()
+    }
+
+
+class _Look:
+    """Validation of weights that fit the model of a folder."""
+
+    def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
+        self.model, self.text, self.preprocessing = load_model(folder), folder.text, folder.preprocessing
+        self.pictures = captioned_split(data, split)
+        self._teaching = Teaching(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
+        self._judge, self._accelerator = Judge(self.pictures), Accelerator()
+        self.model.to(self._accelerator.device)
+
+    def __call__(self, weights: Weights) -> Validation:
+        self.model.load_state_dict(weights)
+        return validate(self.model.eval(), self._teaching, self.text, self._judge, self._accelerator)
+
+
+def _uniform(ranked: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+    """The ingredients, all of them taken, and what their mean came to."""
+    return [replace(one, taken=True) for one in ranked], look(mean_of([one.weights for one in ranked]))
+
+
+def _greedy(ranked: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+    """The ingredients, which come best first, with those taken marked, and what their mean came to."""
+    taken, best = [ranked[0]], ranked[0].found
+    for one in ranked[1:]:
+        found = look(mean_of([*(other.weights for other in taken), one.weights]))
+        better = found.scores["cider"] > best.scores["cider"]
+        say(f"CIDEr-D {found.scores['cider']:.4f} with {one.folder.path}" + ("" if better else ", left out"))
+        if better:
+            taken, best = [*taken, one], found
+    chosen = {id(one) for one in taken}
+    return [replace(one, taken=id(one) in chosen) for one in ranked], best
+
+
+def _check_alike(folders: Sequence[ModelFolder]) -> None:
+    first = folders[0]
+    model = architecture(load_model(first), first.preprocessing)
+    for other in folders[1:]:
+        theirs = architecture(load_model(other), other.preprocessing)
+        pairs = {
+            "architecture": (_shape(model), _shape(theirs)),
+            "words": (first.text.tokens, other.text.tokens),
+            "preprocessing": (first.preprocessing, other.preprocessing),
+        }
+        for name, (one, another) in pairs.items():
+            if one != another:
+                raise ModelError(
+                    f"{other.path}: its {name} differs from that of {first.path}; average models that were trained "
+                    "from one model"
+                )
+
+
+def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
+    """An architecture without what only training uses."""
+    decoder = {name: value for name, value in architecture["decoder"].items() if name != "dropout"}
+    return {**architecture, "decoder": decoder, "feature_dropout": None}
+
+
+def _facts(pictures: CaptionSet, found: Validation, ingredients: Sequence[Ingredient]) -> dict[str, Any]:
+    return {
+        "command": shlex.join(["captionkit", *sys.argv[1:]]),
+        "data": {"name": pictures.name, "fingerprint": pictures.fingerprint()},
+        "pictures": {"val": len(pictures)},
+        "val_loss": found.loss,
+        "val_cider": found.scores["cider"],
+        "ingredients": [one.told() for one in ingredients],
+    }

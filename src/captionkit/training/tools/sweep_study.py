@@ -1,0 +1,223 @@
+"""The trials of a sweep, in a journal that several processes share and that outlives each of them.
+
+Optuna keeps them as lines of JSON: nothing that is read here is pickled. Whoever works on a trial holds a lock that the
+system takes back when its holder dies, so that a trial that was left is known as such, and taken up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from captionkit.errors import TrainingError
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.tools.search_space import NAME, Choices, Space, suggest
+
+JOURNAL, TRIALS = "journal.jsonl", "trials"
+#: complete trials before their median ends another
+FIRST = 4
+#: trials that all fail before a sweep gives up, and processes that may die over a trial before it counts as failed
+_HOPELESS, _DEATHS = 3, 3
+#: complete trials before importance is told
+_ENOUGH = 8
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class _JournalLock:
+    """Optuna's own lock stays when its holder is killed, and is then waited for; this one goes with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class TrialInHand:
+    """A trial that this process works on. `fields` are what the sweep chose for it."""
+
+    def __init__(self, trial: Trial, folder: Path, lock: FileLock) -> None:
+        self._trial, self.folder, self._lock = trial, folder, lock
+        self.number: int = trial.number
+        self.fields: dict[str, Any] = trial.user_attrs["fields"]
+        self._earlier: float = trial.user_attrs.get("minutes", 0.0)
+        self._deaths(+1)
+
+    def _deaths(self, change: int) -> None:
+        self._trial.set_user_attr("deaths", self._trial.user_attrs.get("deaths", 0) + change)
+
+    def report(self, evaluation: int, row: Mapping[str, Any], minutes: float) -> bool:
+        """Note an evaluation, by its number (from 1); whether the trial is to end there."""
+        best = self._trial.user_attrs.get("best")
+        if best is None or row["best"]:
+            best = {name: row[name] for name in ("cider", "val_loss", "step", "epoch")}
+            self._trial.set_user_attr("best", best)
+        self._trial.set_user_attr("minutes", self._earlier + minutes)
+        if evaluation not in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
+            self._trial.report(row["cider"], evaluation)
+        return self._trial.should_prune()
+
+    def end(self, state: TrialState, cider: float | None = None, why: str = "") -> None:
+        """Say how it ended, and let go of it."""
+        if why:
+            self._trial.set_user_attr("why", why)
+        self._trial.study.tell(self._trial, cider, state=state)
+        self._lock.release()
+
+    def leave(self) -> None:
+        """Let go of it unfinished, to be taken up later."""
+        self._deaths(-1)
+        self._lock.release()
+
+
+class Study:
+    """The trials of the sweep in a folder."""
+
+    def __init__(self, folder: Path, recipe: Recipe, space: Space) -> None:
+        self.folder, self.recipe, self.space = folder, recipe, space
+        #: for whoever takes a trial, or writes what is told of all of them
+        self.lock = FileLock(folder / ".lock")
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
+        path = folder / JOURNAL
+        journal_lock = _JournalLock(folder / ".locks" / JOURNAL)
+        _mend(path, journal_lock)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            try:
+                storage = JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
+            except ValueError as error:
+                raise TrainingError(f"{path}: damaged ({error}); move {folder} away and start anew") from None
+            with self.lock:
+                new = not storage.get_all_studies()
+                make = partial(optuna.create_study, direction="maximize") if new else optuna.load_study
+                self._study = make(study_name="sweep", storage=storage, pruner=MedianPruner(n_startup_trials=FIRST))
+
+    def agree(self, definition: Mapping[str, Any]) -> None:
+        """Note what is searched, or raise TrainingError where the folder's sweep searches something else."""
+        with self.lock:
+            stored = self._study.user_attrs.get("definition")
+            if stored is None:
+                self._study.set_user_attr("definition", definition)
+                for name in self._optimizers():
+                    self._study.enqueue_trial({NAME: name})  # so that each is tried
+                return
+        if difference := _difference(stored, json.loads(json.dumps(definition))):
+            raise TrainingError(
+                f"{self.folder}: holds a sweep with another {difference}; give the same, or another --output"
+            )
+
+    def _optimizers(self) -> Sequence[str]:
+        dimension = self.space.get(NAME)
+        return dimension.values if isinstance(dimension, Choices) else ()
+
+    def take(self, most: int) -> TrialInHand | None:
+        """A trial to work on: one that was left, or else a new one; None if `most` have been begun.
+
+        Raises:
+            TrainingError: all trials so far failed.
+        """
+        with self.lock:
+            for trial in self.trials(TrialState.RUNNING):
+                if (taken := self._take_up(trial)) is not None:
+                    return taken
+            ended = self.ended()
+            if len(ended) >= _HOPELESS and all(trial.state == TrialState.FAIL for trial in ended):
+                raise TrainingError(
+                    f"{self.folder}: the first {len(ended)} trials all failed, the last because "
+                    f"{ended[-1].user_attrs['why']}; mend the recipe or the space, and give another --output"
+                )
+            begun = len(ended) + len(self.trials(TrialState.RUNNING))
+            return self._begin(begun) if begun < most else None
+
+    def _take_up(self, trial: FrozenTrial) -> TrialInHand | None:
+        lock = self._lock_of(trial.number)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        left = Trial(self._study, trial._trial_id)
+        if "fields" not in trial.user_attrs or trial.user_attrs.get("deaths", 0) >= _DEATHS:
+            left.set_user_attr("why", "its process was killed")
+            self._study.tell(left, state=TrialState.FAIL)
+            lock.release()
+            return None
+        return TrialInHand(left, self.folder_of(trial.number), lock)
+
+    def _begin(self, begun: int) -> TrialInHand:
+        # A sampler of its own for each trial, so that a sweep that was stopped goes on as if it had not been.
+        digest = hashlib.sha256(repr((self.recipe.run.seed, begun)).encode()).digest()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = TPESampler(seed=int.from_bytes(digest[:4], "little"), constant_liar=True)
+        trial = self._study.ask()
+        lock = self._lock_of(trial.number)
+        lock.acquire()
+        trial.set_user_attr("fields", suggest(self.space, trial, self.recipe))
+        return TrialInHand(trial, self.folder_of(trial.number), lock)
+
+    def _lock_of(self, number: int) -> FileLock:
+        return FileLock(self.folder / ".locks" / f"{number:04d}")
+
+    def folder_of(self, number: int) -> Path:
+        """The run of a trial."""
+        return self.folder / TRIALS / f"{number:04d}"
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Its trials in some states, by number."""
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def ended(self) -> list[FrozenTrial]:
+        """Its trials that are complete, were ended early, or failed."""
+        return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+    def best(self) -> FrozenTrial | None:
+        """The complete trial of the highest CIDEr-D; of equal ones, that of the lowest loss."""
+        complete = self.trials(TrialState.COMPLETE)
+        return max(complete, key=lambda trial: (trial.value, -trial.user_attrs["best"]["val_loss"]), default=None)
+
+    def importance(self) -> dict[str, float]:
+        """Each field's share in what decided about CIDEr-D (PED-ANOVA, Watanabe et al., arXiv 2304.10255), largest
+        first; empty while too few trials are complete, or all are equal."""
+        complete = self.trials(TrialState.COMPLETE)
+        if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return get_param_importances(self._study, evaluator=PedAnovaImportanceEvaluator())
+
+
+def _mend(path: Path, lock: _JournalLock) -> None:
+    """Drop the line that a full disk cut; the next one would be written behind it, and spoil the journal."""
+    lock.acquire()
+    try:
+        if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _difference(one: Any, other: Any, name: str = "") -> str:
+    """The first thing in which two nested tables differ, or nothing."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = (_difference(one.get(key), other.get(key), f"{name}.{key}") for key in sorted({*one, *other}))
+        return next(filter(None, found), "")
+    return "" if one == other else f"{name.lstrip('.')} ({one!r} there, {other!r} here)"

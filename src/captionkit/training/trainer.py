@@ -1,0 +1,350 @@
+"""The training loop: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.inference.calibration import Calibration
+from captionkit.inference.model_folder import CONFIG
+from captionkit.models.captioning_model import CaptioningModel
+from captionkit.training.config.recipe import Recipe
+from captionkit.training.data.collate import Batch
+from captionkit.training.data.loader import batches
+from captionkit.training.data.sampler import Plan, shards_of
+from captionkit.training.data_build import teaching_of
+from captionkit.training.engine.compile import check_compiler, compile_parts, compiler_errors
+from captionkit.training.engine.device_errors import explain
+from captionkit.training.engine.distributed import make_accelerator, note_scale, restore_scale, share_buffers
+from captionkit.training.engine.oom import memory_errors
+from captionkit.training.engine.precision import with_precision
+from captionkit.training.engine.signals import deferred_interrupts
+from captionkit.training.factory import Setup, prepare
+from captionkit.training.memory_check import check_memory
+from captionkit.training.objectives.collapse import harm
+from captionkit.training.objectives.scst import Critic
+from captionkit.training.optim.schedule import rates
+from captionkit.training.run.best_model import export_kept, keep_model
+from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
+from captionkit.training.run.progress import Progress
+from captionkit.training.run.run_dir import BEST, LAST, RunFolder
+from captionkit.training.run.trackers import check_trackers
+from captionkit.training.run_logger import Report
+from captionkit.training.train_step import Learner
+from captionkit.training.validation import Judge, validate
+from captionkit.utils.outputs import check_folder
+
+_LOG_EVERY = 20  # steps between two rows of training loss
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run answers."""
+
+    folder: Path
+    best_cider: float
+    best_loss: float
+    best_step: int
+    steps: int
+
+
+#: is told the row of each evaluation (step, epoch, val_loss, cider, ...); may raise, to end the run there
+Watcher = Callable[[Mapping[str, Any]], None]
+
+
+def train(
+    data: str | Path | Sequence[str | Path],
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+    export: bool = True,
+) -> Result:
+    """Train a captioner on the dataset at `data`, or on several, and keep everything in the folder `output`.
+
+    Of several datasets, the first is the one that validates; `data.weights` says how often each is shown. `resume`
+    takes up the run in `output` with the recipe stored there. `export` adds the ONNX graphs to the kept model at the
+    end. Raises TrainingError, DatasetError, ModelError or RecipeError with what to do about it. An interrupt (Ctrl-C)
+    saves the run before KeyboardInterrupt is raised.
+    """
+    with closing(RunFolder(Path(output))) as folder:
+        if resume:
+            recipe = folder.recipe()
+        else:
+            folder.check_new()
+        paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
+        if not paths:
+            raise TrainingError("no dataset to train on; name at least one")
+        check_folder(Path(output), inputs=paths)
+        recipe = with_precision(recipe or Recipe())
+        check_trackers(recipe.run.trackers)
+        run = _Run(recipe, paths, folder, resume, watcher, export)
+        with run.report.sitting(run.progress):
+            return run.go()
+
+
+class _Run:
+    """One sitting of a run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Sequence[Path],
+        folder: RunFolder,
+        resume: bool,
+        watcher: Watcher | None,
+        export: bool,
+    ) -> None:
+        self.recipe, self.folder, self.watcher, self.export = recipe, folder, watcher, export
+        self.setup = prepare(recipe, data)
+        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
+        check_compiler(recipe.run, self.accelerator.device)
+        self.report = Report(folder, self.setup, recipe, self.accelerator)
+        self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
+        if self.accelerator.is_main_process:
+            folder.open(recipe, resume=resume)
+        self.setup.model.to(self.accelerator.device)
+        with self.report.diary.clock.on("features"):
+            train_set, self.val_set = (
+                teaching_of(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
+            )
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        shards = shards_of(train_set.examples)
+        counts = [len(source.train) for source in self.setup.sources]
+        self.plan = Plan(counts, recipe, processes=processes, rank=rank, shards=shards)
+        critic = None
+        if recipe.optimizer.objective == "self-critical":
+            critic = Critic(train_set, self.setup.text, recipe)
+        self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
+        self.judge = Judge(self.setup.val)
+        self.progress = Progress()
+        self.fingerprint = _fingerprint(recipe, self.setup, "" if train_set.soft is None else train_set.soft.key)
+        begun = resume and (folder.path / LAST).exists()
+        if begun:
+            parts, optimizer = self.learner.parts, self.learner.optimizer
+            self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
+            restore_scale(self.accelerator, self.progress)
+            self._check_best()
+        #: the step of the last checkpoint
+        self.kept = self.progress.step
+        folder.rewind(self.progress.step if begun else -1)
+        try:
+            check_memory(self.learner, self.val_set)
+        except TrainingError:
+            folder.forget(new=not resume)
+            raise
+        if recipe.run.compile:
+            compile_parts(self.setup.model)
+
+    def _check_best(self) -> None:
+        """Where the best model so far has been taken away, the next one is kept, however good it is."""
+        progress, best = self.progress, self.folder.path / BEST
+        if math.isfinite(progress.best_cider) and not (best / CONFIG).exists():
+            if progress.step == self.plan.steps:
+                raise TrainingError(f"{best}: missing, and no step is left to make it again; put it back")
+            self.report.say(f"{best}: missing; the next evaluation makes it anew")
+            progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
+            progress.stale = 0
+
+    def go(self) -> Result:
+        """Train to the end, to patience's end or to a failure."""
+        thawing = self.learner.thawing.told(self.plan.steps)
+        self.report.begin(self.plan, self.progress, thawing, done=self._finished())
+        first, last = self.progress.step, self.plan.steps
+        try:
+            self._train(first, last)
+        except RuntimeError as error:
+            # Nothing is saved: what a broken device still answers cannot be trusted.
+            if what := explain(error):
+                raise TrainingError(f"{what} after step {self.progress.step}; {self._way_on()}") from error
+            raise
+        except CaptionkitError as error:
+            if isinstance(error, TrainingError):
+                raise
+            raise TrainingError(f"{error}; {self._way_on()}") from None  # a file that cannot be written
+        return self._end()
+
+    def _train(self, first: int, last: int) -> None:
+        workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
+        with (
+            memory_errors(self.progress),
+            compiler_errors(),
+            deferred_interrupts() as interrupted,
+            closing(self.report.bar(range(first, last), last, "training", first)) as steps,
+            closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
+        ):
+            self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
+
+    def _way_on(self) -> str:
+        return f"to go on after step {self.kept}: {self.report.command(resume=True)}"
+
+    def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+        progress, before, started = self.progress, self.progress.seconds, time.monotonic()
+        evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
+        if self.recipe.run.init and not progress.start:
+            self._evaluate()  # so that what is kept is never worse than what was there
+            self._save()
+        saved = time.monotonic()
+        for step in steps:
+            if self._finished():
+                break
+            self._learn(step, pictures)
+            progress.step = step + 1
+            progress.seconds = before + time.monotonic() - started
+            if progress.step % _LOG_EVERY == 0:
+                self.report.trained(self._where(), rates(self.learner.optimizer))
+            due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
+            if due:
+                self._evaluate()
+            stop = self._anywhere(interrupted())
+            if due or stop or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
+                self._save()
+                saved = time.monotonic()
+            if stop:
+                self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
+                raise KeyboardInterrupt
+
+    def _anywhere(self, so: bool) -> bool:
+        """Whether it is so in any process: they must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return so
+        return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
+
+    def _finished(self) -> bool:
+        return bool(self.progress.harm) or 0 < self.recipe.run.patience <= self.progress.stale
+
+    def _where(self) -> dict[str, Any]:
+        return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
+
+    def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
+        with self.report.diary.clock.on("steps"), self._pictures_told():
+            learnt = self.learner.step(step, pictures)
+        if learnt is None:
+            raise self._not_finite(f"the loss of step {step + 1}")
+        self.report.learnt(learnt)
+
+    def _not_finite(self, what: str) -> TrainingError:
+        last, best = self.folder.path / LAST, self.folder.path / BEST
+        kept = f"; the run as it was is kept in {last}" if last.exists() else ""
+        start = f" from --init {best}" if best.exists() else ""
+        return TrainingError(
+            f"{what} is not finite{kept}; start anew{start} with a lower optimizer.lr_decoder or optimizer.lr_encoder"
+        )
+
+    def _evaluate(self) -> None:
+        progress, model = self.progress, self.learner.average.module
+        share_buffers(self.accelerator, model)
+        with self.report.diary.clock.on("evaluation"), self._pictures_told():
+            found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
+        self.learner.broken |= found.broken
+        self._check_pictures(found.broken)
+        if not math.isfinite(found.loss):
+            raise self._not_finite(f"the validation loss after step {progress.step}")
+        cider = found.scores["cider"]
+        progress.start = progress.start or found.scores
+        if self.learner.critic is not None:
+            progress.harm = harm(progress.start, found.scores, self.judge.words)
+        now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
+        if self.recipe.run.keep == "loss":
+            now, before = now[::-1], before[::-1]
+        better = not progress.harm and now > before
+        progress.stale = 0 if better else progress.stale + 1
+        if better:
+            progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
+            if self.accelerator.is_main_process:
+                self._keep(model, found.calibration)
+        self.report.evaluated(self._where(), found, better, progress)
+        if self.watcher is not None:
+            self.watcher(self.folder.rows[-1])
+
+    def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
+        facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
+        text, preprocessing = self.setup.text, self.setup.preprocessing
+        keep_model(self.folder.path / BEST, model, text, preprocessing, facts, calibration, half=half)
+
+    def _facts(self) -> dict[str, Any]:
+        train, val, progress = self.setup.train, self.setup.val, self.progress
+        return {
+            "command": self.report.command(),
+            "data": self._data(),
+            "pictures": {"train": len(train), "val": len(val)},
+            "val_loss": progress.best_loss,
+            "val_cider": progress.best_cider,
+            **self._where(),
+            "minutes": round(progress.seconds / 60, 1),
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+        }
+
+    def _data(self) -> dict[str, Any]:
+        train, sources, shown = self.setup.train, self.setup.sources, self.plan.shown
+        mixed = [
+            {"name": s.train.name, "fingerprint": s.train.fingerprint(), "pictures": len(s.train), "an_epoch": count}
+            for s, count in zip(sources, shown, strict=True)
+        ]
+        data = {"name": train.name, "fingerprint": train.fingerprint()}
+        return {**data, "mixed": mixed} if len(sources) > 1 else data
+
+    @contextmanager
+    def _pictures_told(self) -> Iterator[None]:
+        """A failure for want of pictures is told as that of the disk, where it is."""
+        try:
+            yield
+        except TrainingError as error:
+            self._check_pictures([str(error)])
+            raise
+
+    def _check_pictures(self, broken: Collection[str] = ()) -> bool:
+        """Whether what was learnt so far was learnt from all pictures that are there; `broken` are newly found so."""
+        if reason := self.learner.vanished(broken):
+            raise TrainingError(f"pictures that were read before cannot be read any more ({reason}); {self._way_on()}")
+        return not self.learner.blind
+
+    def _save(self) -> None:
+        # Only the main process writes, and none waits for it: clocks differ, so each may think that it is time.
+        if self.accelerator.is_main_process and self._check_pictures():
+            note_scale(self.accelerator, self.progress)
+            self.folder.flush()
+            path, parts = self.folder.path / LAST, self.learner.parts
+            with self.report.diary.clock.on("checkpoints"):
+                save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
+            self.report.diary.save(self.progress)
+        self.kept = self.progress.step
+
+    def _end(self) -> Result:
+        progress, best, say = self.progress, self.folder.path / BEST, self.report.say
+        why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
+        scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
+        say(f"{why}: best on validation at step {progress.best_step}, {scores}")
+        left_out = sorted(set().union(*gather_object([self.learner.broken])))
+        for reason in left_out:
+            say(f"left out: {reason}")
+        if self.accelerator.is_main_process:
+            with self.report.diary.clock.on("export"):
+                half = self.recipe.run.half_weights
+                more = f"; {export_kept(best, self.setup.val, half=half)}" if self.export else ""
+                say(f"model in {best}{more}")
+            self.report.end(progress, why, left_out)
+        return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
+
+
+def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:
+    """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
+    values = asdict(recipe)
+    for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
+        del values["run"][name]
+    sources = [source.train.fingerprint() for source in setup.sources]
+    facts = [values, sources, setup.val.fingerprint(), setup.text.to_json(), teachers]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

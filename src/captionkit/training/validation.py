@@ -1,0 +1,174 @@
+"""Looking at a model in training: its loss in nats per word, its captions of the validation split, their scores."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from captionkit.data.images import open_image
+from captionkit.data.layouts import CaptionSet
+from captionkit.data.tokenizer import Text
+from captionkit.errors import ImageError, TrainingError
+from captionkit.inference.calibration import Calibration, fit
+from captionkit.inference.captioner import spoken_words
+from captionkit.inference.search import Hypothesis, search
+from captionkit.metrics.bleu import Bleu
+from captionkit.metrics.cider import CiderD
+from captionkit.metrics.diversity import Diversity
+from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
+from captionkit.models.captioning_model import CaptioningModel
+from captionkit.models.stepper import MemoryStepper
+from captionkit.training.config.decoding import DECODING
+from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.loader import whole
+from captionkit.training.objectives.losses import losses
+from captionkit.viz.page import Card, captions_page
+
+#: a word that people say at least so often, and end a caption with no more often than this share, does not end one
+_OFTEN, _ENDS = 20, 0.01
+
+
+class Judge:
+    """Scores captions of a split, by place in it, against what people wrote."""
+
+    def __init__(self, captions: CaptionSet) -> None:
+        references = [example.captions for example in captions]
+        self._tokenize = TOKENIZERS[tokenizer_of(references)]
+        written = self._tokenize(caption for some in references for caption in some)
+        each = iter(written)
+        self._references = [[next(each) for _ in some] for some in references]
+        self._frequencies = DocumentFrequencies.of(self._references)
+        self._used = [{word for reference in some for word in reference} for some in self._references]
+        self._inside = _never_last(written)
+        #: mean number of words of people's captions
+        self.words = sum(map(len, written)) / len(written)
+
+    def used(self, place: int, word: str) -> bool:
+        """Whether people used `word` of the picture at `place`."""
+        tokens = self._tokenize([word])[0]
+        return bool(tokens) and all(token in self._used[place] for token in tokens)
+
+    def scores(self, said: Mapping[int, str]) -> dict[str, float]:
+        """CIDEr-D, BLEU-4, and signs of a model that goes astray, under the names of metrics.jsonl.
+
+        cider_error: the standard error of CIDEr-D, which is a mean over pictures.
+        distinct: different captions, as a share. words: mean words of a caption. repeats: captions that say a pair of
+        words twice, as a share. breaks: those that end with a word that ends none of people's ("a dog in a"), or have
+        no word.
+        """
+        places = sorted(said)
+        candidates = self._tokenize(said[place] for place in places)
+        references = [self._references[place] for place in places]
+        cider, bleu, diversity = CiderD(self._frequencies), Bleu(), Diversity()
+        for metric in (cider, bleu, diversity):
+            metric.update(candidates, references)
+        variety, consensus = diversity.compute(), cider.compute().per_image[:, 0]  # [N,1] -> [N]
+        return {
+            "cider": float(consensus.mean()),
+            "cider_error": float(consensus.std() / math.sqrt(len(places))),
+            "bleu4": bleu.compute().values["BLEU-4"],
+            "distinct": variety.distinct,
+            "words": variety.words,
+            "repeats": _share(len(set(pairs := list(pairwise(words)))) < len(pairs) for words in candidates),
+            "breaks": _share(not words or words[-1] in self._inside for words in candidates),
+        }
+
+
+def _never_last(references: Sequence[Sequence[str]]) -> set[str]:
+    said = Counter(word for words in references for word in words)
+    last = Counter(words[-1] for words in references if words)
+    return {word for word, times in said.items() if times >= _OFTEN and last[word] <= _ENDS * times}
+
+
+def _share(true: Iterable[bool]) -> float:
+    found = list(true)
+    return sum(found) / len(found) if found else 0.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a model does on the validation split."""
+
+    #: cross-entropy of the true next word in nats, mean over all words, the end included
+    loss: float
+    #: what `Judge.scores` says of the captions that the model makes by itself
+    scores: dict[str, float]
+    #: those captions, by place in the split
+    said: dict[int, str]
+    #: from the probability of a word of theirs to how likely people used it too
+    calibration: Calibration
+    #: pictures that could not be read, and why
+    broken: set[str]
+
+
+@torch.inference_mode()
+def validate(
+    model: CaptioningModel, teaching: Teaching, text: Text, judge: Judge, accelerator: Accelerator
+) -> Validation:
+    """Loss by teacher forcing, and scores of generated captions, over all processes.
+
+    Raises TrainingError if no picture can be read.
+    """
+    nats, words, broken, said, chances = 0.0, 0, set(), {}, []
+    recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
+    grid = model.encoder.grid(teaching.preprocessing.height, teaching.preprocessing.width)
+    size = -(-recipe.optimizer.batch_size // recipe.optimizer.accumulate)  # what fits in training fits here
+    pin = accelerator.device.type == "cuda"
+    for batch in whole(teaching, size, rank, processes, recipe.run.workers, pin=pin):
+        broken.update(batch.broken)
+        if not batch.captions.sizes:
+            continue
+        batch = batch.to(accelerator.device)
+        with accelerator.autocast():
+            memory = model.encode(batch.images) if batch.features is None else model.remember(batch.features, grid)
+            decoded = model.decode(memory, batch.captions)
+        nats += losses(decoded, batch.targets, 0.0).nats.item()
+        words += len(batch.targets)
+        for place, best in zip(batch.indices, _captions(model, memory.float(), text), strict=True):
+            said[place] = text.decode(best.tokens) if best else ""
+            spoken = spoken_words(text, best) if best else ()
+            chances += [(math.exp(log_prob), judge.used(place, word)) for word, _, log_prob in spoken]
+    parts = gather_object([(nats, words, broken, said, sorted(chances))])
+    nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
+    chances = sorted(chance for part in parts for chance in part[4])
+    if not words:
+        raise TrainingError(f"none of the validation pictures can be read ({min(broken)}); mend or replace them")
+    calibration = fit([p for p, _ in chances], [used for _, used in chances])
+    return Validation(nats / words, judge.scores(said), said, calibration, broken)
+
+
+def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[Hypothesis | None]:
+    """What the model says of pictures, `memory` [B,G,D], decoded as the kept model will be."""
+    ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
+    found = search(MemoryStepper(model), memory, DECODING, **ids)
+    return [captions[0] if captions else None for captions in found]
+
+
+def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:
+    """Cards of validation pictures, by their place in the split, for samples.html."""
+    cards = []
+    for place, example in enumerate(pictures):
+        try:
+            photo = open_image(example.image, target=(224, 224))
+        except ImageError as error:
+            cards.append(Card(label=example.name, error=str(error)))
+            continue
+        caption = said.get(place, "")
+        cards.append(Card(photo=photo, caption=caption, references=example.captions, label=example.name))
+    return cards
+
+
+def samples_page(cards: list[Card], step: int, validation: Validation) -> str:
+    """The page of samples.html."""
+    note = f"step {step}, CIDEr-D {validation.scores['cider']:.3f}, loss {validation.loss:.3f} nats per word"
+    return captions_page("Validation samples", cards, note=note)
