@@ -32,23 +32,23 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
 
     from captionkit.training import factory
     from captionkit.training.config.recipe import load_recipe
-    from captionkit.training.data.dataset import Teaching
+    from captionkit.training.data.dataset import CaptionDataset
     from captionkit.training.data.loader import batches
-    from captionkit.training.data.sampler import Plan
+    from captionkit.training.data.sampler import EpochSampler
     from captionkit.training.engine import compile
     from captionkit.training.engine.distributed import make_accelerator
     from captionkit.training.memory_check import Forecast
-    from captionkit.training.train_step import Learner
+    from captionkit.training.train_step import TrainStep
 
     torch.set_num_threads(1)
     recipe = load_recipe(None, fields)
     made = factory.prepare(recipe, data)
     accelerator = make_accelerator(recipe.run.precision, made.model)
     taught, val = (
-        Teaching(part, made.text, recipe, made.preprocessing, augment=part is made.train)
+        CaptionDataset(part, made.text, recipe, made.preprocessing, augment=part is made.train)
         for part in (made.train, made.val)
     )
-    learner = Learner(made.model, taught, Plan(len(taught), recipe), recipe, accelerator)
+    learner = TrainStep(made.model, taught, EpochSampler(len(taught), recipe), recipe, accelerator)
     gc.collect()
     process, ended, peak = psutil.Process(), threading.Event(), [0]
     before = process.memory_info().rss

@@ -48,12 +48,12 @@ from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
 from captionkit.models.transformer import SIZES, TransformerConfig
 from captionkit.training.config.recipe import Recipe, load_recipe
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.feature_cache import cached_features
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.distributed import make_accelerator
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.utils.progress import track
 
 CELLS, WIDTH = 49, 1280  # of MobileNet-EdgeTPU, for pictures of 224 x 224
@@ -115,7 +115,7 @@ class Textbook(nn.Module):
         return self.output(self.dropout(packed)) if self.output_once else packed, maps
 
 
-class Material(NamedTuple):
+class RunData(NamedTuple):
     """What is learnt: captioned pictures, their vocabulary and their features [N,views,G,D]."""
 
     captions: CaptionSet
@@ -123,7 +123,7 @@ class Material(NamedTuple):
     features: np.ndarray
 
 
-def made_up(pictures: int) -> Material:
+def made_up(pictures: int) -> RunData:
     """Random features, and five captions each of random words, as long and as various as Flickr8k's."""
     generator = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(2500)])
@@ -137,10 +137,10 @@ def made_up(pictures: int) -> Material:
     # Fewer pictures than a dataset has, so their words alone would be a smaller vocabulary.
     text = Text.train([*(caption for some in said for caption in some), " ".join(words)], min_frequency=1)
     features = generator.standard_normal((pictures, 1, CELLS, WIDTH), np.float32).clip(0).astype(np.float16)
-    return Material(CaptionSet("made up", "train", captions), text, features)
+    return RunData(CaptionSet("made up", "train", captions), text, features)
 
 
-def real(data: str, pictures: int) -> Material:
+def real(data: str, pictures: int) -> RunData:
     """The first captioned pictures of a dataset's training split, as the bundled model's encoder sees them."""
     whole = open_dataset(data).split("train")
     whole = whole.subset([index for index, example in enumerate(whole) if example.captions])
@@ -152,7 +152,7 @@ def real(data: str, pictures: int) -> Material:
     )
     if broken:
         raise SystemExit(next(iter(broken.values())))
-    return Material(captions, text, features)
+    return RunData(captions, text, features)
 
 
 def recipe_of(options: argparse.Namespace, name: str, precision: str) -> Recipe:
@@ -163,16 +163,16 @@ def recipe_of(options: argparse.Namespace, name: str, precision: str) -> Recipe:
     return replace(recipe, optimizer=optimizer, run=run, image=image)
 
 
-def captionkits(material: Material, recipe: Recipe, config: ModelConfig) -> Step:
+def captionkits(material: RunData, recipe: Recipe, config: ModelConfig) -> Step:
     """captionkit's own step."""
     torch.manual_seed(0)
     model = CaptioningModel(config, len(material.text))
     model.encoder.train_from(None)
-    teaching = Teaching(
+    teaching = CaptionDataset(
         material.captions, material.text, recipe, Preprocessing(), augment=True, features=material.features
     )
-    plan = Plan(len(teaching), recipe)
-    learner = Learner(model, teaching, plan, recipe, make_accelerator(recipe.run.precision, model))
+    plan = EpochSampler(len(teaching), recipe)
+    learner = TrainStep(model, teaching, plan, recipe, make_accelerator(recipe.run.precision, model))
 
     def step(number: int) -> float:
         return learner.step(number, batches(teaching, plan, number, 0)).row()["loss"]
@@ -180,14 +180,14 @@ def captionkits(material: Material, recipe: Recipe, config: ModelConfig) -> Step
     return step
 
 
-def textbooks(material: Material, recipe: Recipe, **savings: bool) -> Step:
+def textbooks(material: RunData, recipe: Recipe, **savings: bool) -> Step:
     """The step of a tutorial, on the pictures and captions of captionkit's."""
     torch.manual_seed(0)
     model = Textbook(len(material.text), **savings).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-4)
     criterion = nn.CrossEntropyLoss()
-    teaching = Teaching(material.captions, material.text, recipe, Preprocessing(), augment=True)
-    plan = Plan(len(teaching), recipe)
+    teaching = CaptionDataset(material.captions, material.text, recipe, Preprocessing(), augment=True)
+    plan = EpochSampler(len(teaching), recipe)
 
     def step(number: int) -> float:
         shown = zip(*plan.pictures_of(number), strict=True)
@@ -210,7 +210,7 @@ def textbooks(material: Material, recipe: Recipe, **savings: bool) -> Step:
     return step
 
 
-def contenders(material: Material, options: argparse.Namespace) -> dict[str, Step]:
+def contenders(material: RunData, options: argparse.Namespace) -> dict[str, Step]:
     """All of them, by name."""
     full, half = (recipe_of(options, "flickr8k", precision) for precision in ("no", "bf16"))
     sizes = {"embedding": EMBEDDING, "hidden": HIDDEN, "attention": ATTENTION, "dropout": full.decoder.dropout}
@@ -247,8 +247,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     material = real(options.data, options.pictures) if options.data else made_up(options.pictures)
     recipe = recipe_of(options, "flickr8k", "no")
-    teaching = Teaching(material.captions, material.text, recipe, Preprocessing(), augment=True)
-    plan, steps = Plan(len(teaching), recipe), contenders(material, options)
+    teaching = CaptionDataset(material.captions, material.text, recipe, Preprocessing(), augment=True)
+    plan, steps = EpochSampler(len(teaching), recipe), contenders(material, options)
     # The processor's own seconds, of all threads, tell the ratio where others share the machine.
     clocks = (time.perf_counter, time.process_time)
     speeds: dict[str, list[tuple[float, ...]]] = {name: [] for name in steps}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from captionkit.models.captioning_model import DECODERS, DecoderConfig
-from captionkit.models.decoder import Decoder, Packed
+from captionkit.models.decoder import Decoder, PackedCaptions
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
 from captionkit.models.transformer import TransformerConfig
@@ -35,10 +35,10 @@ def build(config: DecoderConfig, memory: int = WIDTH, vocabulary: int = WORDS) -
     return network
 
 
-def pack(captions: Sequence[tuple[int, Sequence[int]]]) -> Packed:
+def pack(captions: Sequence[tuple[int, Sequence[int]]]) -> PackedCaptions:
     """Captions, longest first, in torch's own packing."""
     packed = pack_sequence([torch.tensor(words) for _, words in captions])
-    return Packed(packed.data, packed.batch_sizes.tolist(), torch.tensor([row for row, _ in captions]))
+    return PackedCaptions(packed.data, packed.batch_sizes.tolist(), torch.tensor([row for row, _ in captions]))
 
 
 def unpack(rows: Tensor, sizes: list[int]) -> list[Tensor]:

@@ -19,9 +19,9 @@ from captionkit.data.layouts import CaptionSet, Example
 from captionkit.data.tokenizer import Text
 from captionkit.errors import RecipeError
 from captionkit.training.data.augment import random_colour, random_crop
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.flip import check_mirroring, swap_words, swapped_captions
-from captionkit.training.data.random_streams import in_turn
+from captionkit.training.data.random_streams import round_robin
 from shapes import make_recipe
 
 SEEN = Preprocessing(height=8, width=8)
@@ -124,7 +124,7 @@ def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Text],
     recipe = recipe_of(image__flip="true", image__flip_swap="true", data__captions_per_image=few)
     views = [[load_image(e.image, SEEN, flip=flip) for flip in (False, True)] for e in pictures]
     features = np.array(views).reshape(len(pictures), 2, 3, 64) if cached else None
-    teaching = Teaching(pictures, text, recipe, SEEN, augment=True, features=features)
+    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True, features=features)
     seen: Counter = Counter()
     for turn in range(60):
         for index, example in enumerate(pictures):
@@ -149,10 +149,10 @@ def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Text],
 
 def test_without_swapping_a_picture_with_such_words_is_as_it_was(halves: tuple[CaptionSet, Text]) -> None:
     pictures, text = halves
-    teaching = Teaching(pictures, text, recipe_of(image__flip="true"), SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe_of(image__flip="true"), SEEN, augment=True)
     assert [index for index in range(6) if teaching.flippable[index]] == [4] and not teaching.mirrored
     for changes in ({}, {"image__flip": "true", "image__flip_swap": "true"}):
-        looked_at = Teaching(pictures, text, recipe_of(**changes), SEEN, augment=False)
+        looked_at = CaptionDataset(pictures, text, recipe_of(**changes), SEEN, augment=False)
         told = [[text.decode(ids) for ids in looked_at[0, index].captions] for index in range(6)]
         assert told == [[text.decode(text.encode(caption)) for caption in example.captions] for example in pictures]
 
@@ -163,7 +163,7 @@ def test_a_mirrored_caption_is_counted_as_long_as_it_is_taught(tmp_path: Path) -
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "none.png", ("a dog left",)),))
     words = "left,on the other side"
     recipe = recipe_of(image__flip="true", image__flip_swap="true", image__flip_unless=words, data__max_length=5)
-    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     found = {tuple(teaching[turn, 0].captions[0]): teaching.totals([turn], [0]) for turn in range(20)}
     assert found == {
         tuple(text.encode("a dog left")): (4, 1),
@@ -196,13 +196,13 @@ def test_colours_change_by_at_most_the_strength_and_afresh_each_turn(tmp_path: P
     Image.new("RGB", (8, 8), (150, 90, 40)).save(tmp_path / "brown.png")
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "brown.png", ("a brown square",)),))
     text = Text.train(["a brown square"], min_frequency=1)
-    teaching = Teaching(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=True)
     straight = load_image(tmp_path / "brown.png", SEEN)
     seen = [teaching[turn, 0].picture for turn in range(20)]
     assert len({picture.tobytes() for picture in seen}) == 20
     assert all(np.array_equal(picture, teaching[turn, 0].picture) for turn, picture in enumerate(seen))
     assert 0.05 < np.mean([abs(picture - straight).max() for picture in seen]) < 0.35
-    plain = Teaching(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=False)
+    plain = CaptionDataset(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=False)
     np.testing.assert_array_equal(plain[0, 0].picture, straight)
 
 
@@ -215,7 +215,7 @@ def test_colours_change_by_at_most_the_strength_and_afresh_each_turn(tmp_path: P
 def test_all_come_up_equally_often(many: int, some: int) -> None:
     counts: Counter = Counter()
     for turn in range(60):
-        which, before = in_turn((1, 2), many, some, turn)
+        which, before = round_robin((1, 2), many, some, turn)
         assert len(which) == some and set(which) <= set(range(many))
         if some <= many:
             assert len(set(which)) == some
@@ -226,7 +226,7 @@ def test_all_come_up_equally_often(many: int, some: int) -> None:
 
 
 def test_turns_differ_by_key_and_round() -> None:
-    orders = {key: [in_turn(key, 30, 10, turn)[0].tolist() for turn in range(6)] for key in ((0, 1), (0, 2))}
+    orders = {key: [round_robin(key, 30, 10, turn)[0].tolist() for turn in range(6)] for key in ((0, 1), (0, 2))}
     assert orders[0, 1] != orders[0, 2]
     first, second = orders[0, 1][:3], orders[0, 1][3:]
     assert all(sorted(chain(*rounds)) == list(range(30)) for rounds in (first, second)) and first != second
@@ -236,7 +236,7 @@ def test_each_of_five_captions_is_taught_equally_often(tmp_path: Path) -> None:
     told = tuple(f"{'red ' * (n + 1)}circle" for n in range(5))
     text = Text.train(told, min_frequency=1)
     pictures = CaptionSet("p", "train", tuple(Example(n, tmp_path / f"{n}.png", told) for n in range(8)))
-    teaching = Teaching(pictures, text, recipe_of(data__captions_per_image=1), SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe_of(data__captions_per_image=1), SEEN, augment=True)
     for index in range(8):
         for start in (0, 5, 10):
             taught = [teaching.lesson(turn, index).captions for turn in range(start, start + 5)]

@@ -21,10 +21,10 @@ from captionkit.data.layouts import CaptionSet, Example, open_dataset
 from captionkit.data.tokenizer import Text
 from captionkit.training.data.augment import random_crop
 from captionkit.training.data.collate import collate
-from captionkit.training.data.dataset import Sample, Teaching
-from captionkit.training.data.flip import may_flip
+from captionkit.training.data.dataset import CaptionDataset, Sample
+from captionkit.training.data.flip import can_flip
 from captionkit.training.data.loader import batches, pictures_ahead, whole
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from shapes import draw, make_recipe, make_shapes
 
 SEEN = Preprocessing(height=16, width=16)
@@ -53,7 +53,7 @@ def unpack(batch) -> list[tuple[int, list[int]]]:
             token, target = next(pairs)
             assert caption[-1:] in ([], [token])  # each target is the next token
             caption[-1:] = [token, target]
-    return list(zip(batch.captions.image_of.tolist(), captions, strict=True))
+    return list(zip(batch.captions.image_index.tolist(), captions, strict=True))
 
 
 def test_packing_is_torchs_own() -> None:
@@ -73,7 +73,7 @@ def test_packing_is_torchs_own() -> None:
         packed = pack_padded_sequence(pad_sequence(rows, batch_first=True), [len(r) for r in rows], batch_first=True)
         assert torch.equal(ours, packed.data)
         assert batch.captions.sizes == packed.batch_sizes.tolist()
-    assert batch.captions.image_of.tolist() == [row for row, _ in flat]
+    assert batch.captions.image_index.tolist() == [row for row, _ in flat]
     assert len(batch.targets) == sum(len(caption) - 1 for _, caption in flat)  # no padding
     assert batch.features.shape == (5, 4, 2) and batch.images is None
 
@@ -83,8 +83,8 @@ def test_every_caption_is_taught_once_an_epoch(
     pictures: CaptionSet, text: Text, size: int, parts: int, processes: int
 ) -> None:
     recipe = recipe_of(optimizer__batch_size=size, optimizer__accumulate=parts)
-    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
-    plans = [Plan(len(pictures), recipe, processes=processes, rank=rank) for rank in range(processes)]
+    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    plans = [EpochSampler(len(pictures), recipe, processes=processes, rank=rank) for rank in range(processes)]
     assert plans[0].steps_per_epoch == -(-14 // size)
     for epoch in range(2):
         taught: Counter = Counter()
@@ -105,7 +105,11 @@ def test_every_caption_is_taught_once_an_epoch(
 
 def test_epochs_differ_in_order_and_runs_in_seed() -> None:
     orders = [
-        [int(i) for step in range(3) for i in Plan(12, recipe_of(run__seed=seed)).pictures_of(3 * epoch + step)[1]]
+        [
+            int(i)
+            for step in range(3)
+            for i in EpochSampler(12, recipe_of(run__seed=seed)).pictures_of(3 * epoch + step)[1]
+        ]
         for seed, epoch in ((0, 0), (0, 1), (1, 0))
     ]
     assert all(sorted(order) == list(range(12)) for order in orders)
@@ -113,10 +117,10 @@ def test_epochs_differ_in_order_and_runs_in_seed() -> None:
 
 
 def test_parts_and_processes_share_the_same_steps() -> None:
-    one = Plan(11, recipe_of(optimizer__batch_size=4))
+    one = EpochSampler(11, recipe_of(optimizer__batch_size=4))
     for parts, processes in ((2, 1), (1, 2), (2, 3)):
         recipe = recipe_of(optimizer__batch_size=4, optimizer__accumulate=parts)
-        shares = [list(Plan(11, recipe, processes=processes, rank=rank).keys(1)) for rank in range(processes)]
+        shares = [list(EpochSampler(11, recipe, processes=processes, rank=rank).keys(1)) for rank in range(processes)]
         for step, whole_step in enumerate(one.keys(1)):
             met = [key for share in shares for keys in share[step * parts : (step + 1) * parts] for key in keys]
             assert sorted(met) == sorted(whole_step)
@@ -127,16 +131,18 @@ def same(one, other) -> bool:
         torch.equal(one.images, other.images)
         and torch.equal(one.captions.tokens, other.captions.tokens)
         and one.captions.sizes == other.captions.sizes
-        and torch.equal(one.captions.image_of, other.captions.image_of)
+        and torch.equal(one.captions.image_index, other.captions.image_index)
         and torch.equal(one.targets, other.targets)
     )
 
 
 def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Text) -> None:
     recipe = recipe_of(image__crop=0.5, image__flip="true", data__captions_per_image=1)
-    plan = Plan(len(pictures), recipe)
+    plan = EpochSampler(len(pictures), recipe)
     found = {
-        (start, workers): list(batches(Teaching(pictures, text, recipe, SEEN, augment=True), plan, start, workers))
+        (start, workers): list(
+            batches(CaptionDataset(pictures, text, recipe, SEEN, augment=True), plan, start, workers)
+        )
         for start, workers in ((0, 0), (0, 2), (3, 0), (3, 2))
     }
     plain = found[0, 0]
@@ -149,8 +155,8 @@ def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Te
 
 def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(pictures: CaptionSet, text: Text) -> None:
     recipe = recipe_of(optimizer__epochs=50)
-    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
-    plan = Plan(len(pictures), recipe)
+    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    plan = EpochSampler(len(pictures), recipe)
     early = batches(teaching, plan, 0, 2)
     next(early)
     early.close()
@@ -162,7 +168,7 @@ def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(pi
         list(batches(teaching, plan, 0, 2))
 
 
-class Counting(Teaching):
+class Counting(CaptionDataset):
     """Counts the pictures that are prepared, and may have them wait."""
 
     prepared = 0
@@ -179,7 +185,7 @@ def test_what_is_prepared_ahead_is_bounded_in_pictures(
 ) -> None:
     recipe = recipe_of(optimizer__batch_size=size, optimizer__epochs=100)
     teaching = Counting(pictures, text, recipe, SEEN, augment=True)
-    plan = Plan(len(pictures), recipe)
+    plan = EpochSampler(len(pictures), recipe)
     prepared = batches(teaching, plan, 0, workers)
     taken = 0
     most = pictures_ahead(workers, size)
@@ -195,7 +201,7 @@ def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Text
     """All pictures of a single batch wait for one another: threads that took whole batches would never meet."""
     meeting = threading.Barrier(3)
 
-    class Meeting(Teaching):
+    class Meeting(CaptionDataset):
         def __getitem__(self, key: tuple[int, int]) -> Sample:
             if key[1] % 4 == 0:
                 meeting.wait(30)
@@ -240,10 +246,10 @@ def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Text, tm
     forbidden = Example(1, tmp_path / "p.png", ("a red bar", "a red bar on the Left."))
     pictures = CaptionSet("p", "train", (allowed, forbidden))
     recipe = recipe_of(image__flip="true", image__flip_unless="left,upright")
-    assert not may_flip(allowed.captions, recipe.image)
+    assert not can_flip(allowed.captions, recipe.image)
     allowed = Example(0, allowed.image, ("a red bar, leftmost",))
     pictures = CaptionSet("p", "train", (allowed, forbidden))
-    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     straight, mirrored = (load_image(tmp_path / "p.png", SEEN, flip=flip) for flip in (False, True))
     assert not np.array_equal(straight, mirrored)
     seen = [teaching[epoch, 0].picture for epoch in range(200)]
@@ -251,15 +257,15 @@ def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Text, tm
     assert flips + sum(np.array_equal(picture, straight) for picture in seen) == 200
     assert 70 < flips < 130
     assert all(np.array_equal(teaching[epoch, 1].picture, straight) for epoch in range(50))
-    plain = Teaching(pictures, text, recipe, SEEN, augment=False)
+    plain = CaptionDataset(pictures, text, recipe, SEEN, augment=False)
     assert all(np.array_equal(plain[epoch, 0].picture, straight) for epoch in range(20))
 
 
 def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Text) -> None:
     recipe = recipe_of(image__flip="true")
     features = np.arange(14 * 2, dtype=np.float16).reshape(14, 2, 1, 1)
-    cached = Teaching(pictures, text, recipe, SEEN, augment=True, features=features, broken={3: "p.png: broken"})
-    opened = Teaching(pictures, text, recipe, SEEN, augment=True)
+    cached = CaptionDataset(pictures, text, recipe, SEEN, augment=True, features=features, broken={3: "p.png: broken"})
+    opened = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     straight = [load_image(example.image, SEEN) for example in pictures]
     for epoch in range(5):
         for index in range(14):
@@ -277,7 +283,7 @@ def test_long_captions_are_cut_and_do_not_end(text: Text, tmp_path: Path) -> Non
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "p.png", (caption,)),))
     full = text.encode(caption)
     for most, expected in ((9, full), (8, full), (7, full[:8]), (1, full[:2])):
-        teaching = Teaching(pictures, text, recipe_of(data__max_length=most), SEEN, augment=True)
+        teaching = CaptionDataset(pictures, text, recipe_of(data__max_length=most), SEEN, augment=True)
         assert teaching.tokens == [[expected]]
         assert teaching.totals([0], [0]) == (len(expected) - 1, 1)
 
@@ -286,7 +292,7 @@ def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path:
     many = tuple(f"{'red ' * (n + 1)}circle" for n in range(20))
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "a", many), Example(1, tmp_path / "b", many[:2])))
     recipe = recipe_of(data__captions_per_image=5, image__crop=0.5)
-    teaching = Teaching(pictures, text, recipe, SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     encoded = text.encode_batch(many)
     counts: Counter = Counter()
     for epoch in range(100):
@@ -298,7 +304,7 @@ def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path:
         assert teaching.totals([epoch] * 2, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
         counts.update(map(tuple, chosen))
     assert len(counts) == 20 and max(counts.values()) < 3 * min(counts.values())
-    looked_at = Teaching(pictures, text, recipe, SEEN, augment=False)
+    looked_at = CaptionDataset(pictures, text, recipe, SEEN, augment=False)
     assert looked_at[0, 0].captions == encoded
 
 
@@ -306,10 +312,10 @@ def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: 
     (tmp_path / "bad.png").write_bytes(b"no picture")
     bad = Example(99, tmp_path / "bad.png", ("a red circle", "a red one"))
     mixed = CaptionSet("p", "train", (pictures[0], bad, pictures[1]))
-    teaching = Teaching(mixed, text, recipe_of(), SEEN, augment=False)
+    teaching = CaptionDataset(mixed, text, recipe_of(), SEEN, augment=False)
     batch = collate([teaching[0, index] for index in range(3)], features=False)
-    assert batch.images.shape == (2, 3, 16, 16) and sorted(set(batch.captions.image_of.tolist())) == [0, 1]
-    assert len(batch.captions.image_of) == 4
+    assert batch.images.shape == (2, 3, 16, 16) and sorted(set(batch.captions.image_index.tolist())) == [0, 1]
+    assert len(batch.captions.image_index) == 4
     assert len(batch.broken) == 1 and "bad.png" in batch.broken[0]
     nothing = collate([teaching[0, 1]], features=False)
     assert nothing.images is None and nothing.captions.sizes == [] and len(nothing.targets) == 0
@@ -317,7 +323,7 @@ def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: 
 
 
 def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Text) -> None:
-    teaching = Teaching(pictures, text, recipe_of(image__crop=0.5, image__flip="true"), SEEN, augment=False)
+    teaching = CaptionDataset(pictures, text, recipe_of(image__crop=0.5, image__flip="true"), SEEN, augment=False)
     looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3, workers=rank)]
     assert sum(len(batch.images) for batch in looks) == 14
     seen = sorted(image.numpy().tobytes() for batch in looks for image in batch.images)

@@ -24,8 +24,8 @@ from captionkit.training import data_build, factory
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import collate, packed_rows
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
-from captionkit.training.data.soft_targets import Soft
+from captionkit.training.data.sampler import EpochSampler
+from captionkit.training.data.soft_targets import SoftLabels
 from captionkit.training.engine import distributed
 from captionkit.training.objectives import distillation
 from captionkit.training.objectives.losses import losses
@@ -78,7 +78,7 @@ def test_the_objective_is_the_mixture_of_both_cross_entropies() -> None:
     whole = torch.rand(3, 7, generator=generator)
     whole /= whole.sum(-1, keepdim=True)
     order = torch.stack([torch.randperm(7, generator=generator) for _ in range(3)])
-    soft = Soft(order, whole.gather(1, order))
+    soft = SoftLabels(order, whole.gather(1, order))
     found = losses(Decoded(logits, None), targets, 0.1, soft, 0.25)
     hard = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum")
     taught = torch.nn.functional.cross_entropy(logits, whole, reduction="sum")
@@ -94,7 +94,7 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
     recipe = taught_by(teachers, backbone)
     prepared = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)
-    teaching = data_build.teaching_of(prepared, recipe, accelerator, "train", unseen)
+    teaching = data_build.build_datasets(prepared, recipe, accelerator, "train", unseen)
     models = [(open_model(path), load_model(open_model(path))) for path in teachers]
     for index in (0, len(teaching) - 1):
         picture = prepared.train.examples[index].image
@@ -127,12 +127,12 @@ def test_each_word_of_a_batch_has_its_own_targets(
     recipe = taught_by(teachers, backbone, data__captions_per_image=1, image__flip="true", image__crop=0.6)
     prepared = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)
-    teaching = data_build.teaching_of(prepared, recipe, accelerator, "train", unseen)
+    teaching = data_build.build_datasets(prepared, recipe, accelerator, "train", unseen)
     words = sum(len(caption) - 1 for captions in teaching.tokens for caption in captions)
     marked = np.zeros((words, 1), distillation._ENTRY)
     marked["id"][:, 0] = [word for captions in teaching.tokens for caption in captions for word in caption[1:]]
     teaching.soft = distillation.SoftTargets(marked, teaching.tokens, "")
-    plan = Plan(len(teaching), recipe)
+    plan = EpochSampler(len(teaching), recipe)
     for batch in batches(teaching, plan, 0, 0):
         assert batch.soft.ids.squeeze(1).tolist() == batch.targets.tolist()
         assert batch.to(torch.device("cpu")).soft.ids.shape == batch.soft.ids.shape

@@ -36,7 +36,7 @@ from captionkit.models.transformer import SIZES, Transformer, TransformerConfig
 from captionkit.training import factory
 from captionkit.training.objectives.losses import losses
 from captionkit.training.run.run_dir import LAST, RunFolder
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from decoders import CAPTIONS, CELLS, CONFIGS, WIDTH, WORDS, build, follow, pack, unpack
 from kept import same_tensors
@@ -303,7 +303,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
     name: str, data: Path, backbone: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(name, backbone, {"run.checkpoint_every": 3600, "run.patience": 0})
-    original = Learner.step
+    original = TrainStep.step
 
     def interrupted(self, at: int, pictures):
         if at == 4:
@@ -311,7 +311,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
         return original(self, at, pictures)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", interrupted)
+        patched.setattr(TrainStep, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     train(data, tmp_path / "run", resume=True)

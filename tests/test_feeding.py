@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from captionkit.models.decoder import Decoded
 from captionkit.training import factory
 from captionkit.training.data.collate import Batch, collate
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import distributed
 from captionkit.training.objectives.scheduled_sampling import Feeding
 from captionkit.training.run.run_dir import LAST
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from shapes import make_recipe
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-class Known(nn.Module):
+class DecoderSpec(nn.Module):
     """Stands for a model: what it expects after a word depends on that word alone; [V,V] log-probabilities."""
 
     def __init__(self, expected: Tensor, *, frozen: bool = False) -> None:
@@ -43,7 +43,7 @@ class Known(nn.Module):
         return images.flatten(2).transpose(1, 2)
 
     def forward(self, images: None, features: Tensor, captions, grid) -> Decoded:
-        assert images is None and features.shape[0] == int(captions.image_of.max()) + 1
+        assert images is None and features.shape[0] == int(captions.image_index.max()) + 1
         self.calls.append(self.training or torch.is_grad_enabled())
         return Decoded(self.expected[captions.tokens], None)
 
@@ -53,15 +53,15 @@ def taught(data: Path, backbone: Path) -> factory.Setup:
     return factory.prepare(make_recipe(backbone), data)
 
 
-def batch_of(taught: factory.Setup, turns: int = 1, **changes: object) -> tuple[Batch, Teaching]:
+def batch_of(taught: factory.Setup, turns: int = 1, **changes: object) -> tuple[Batch, CaptionDataset]:
     recipe = make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
     features = np.zeros((len(taught.train), 1, 2, 3), np.float16)
-    teaching = Teaching(taught.train, taught.text, recipe, taught.preprocessing, augment=True, features=features)
+    teaching = CaptionDataset(taught.train, taught.text, recipe, taught.preprocessing, augment=True, features=features)
     keys = [(turn, index) for turn in range(turns) for index in range(len(teaching))]
     return collate([teaching[key] for key in keys], features=True), teaching
 
 
-def feeding_of(teaching: Teaching, model: nn.Module) -> Feeding:
+def feeding_of(teaching: CaptionDataset, model: nn.Module) -> Feeding:
     return Feeding(model, teaching, (1, 2), distributed.make_accelerator("no", SimpleEncoder()))
 
 
@@ -86,8 +86,8 @@ def rows(batch: Batch) -> list[list[tuple[int, int]]]:
 def test_no_random_number_is_drawn_where_none_is_used(taught: factory.Setup) -> None:
     batch, teaching = batch_of(taught)
     assert batch.chances is None
-    assert feeding_of(teaching, Known(torch.zeros(1, 1))).fed(batch, 0.0) is batch
-    plain = Teaching(
+    assert feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).fed(batch, 0.0) is batch
+    plain = CaptionDataset(
         taught.train, taught.text, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}), taught.preprocessing,
         augment=False,
     )  # fmt: skip
@@ -96,7 +96,7 @@ def test_no_random_number_is_drawn_where_none_is_used(taught: factory.Setup) -> 
 
 def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: factory.Setup) -> None:
     batch, teaching = batch_of(taught, turns=40, data__token_dropout=0.3)
-    fed = feeding_of(teaching, Known(torch.zeros(1, 1))).fed(batch, 0.0)
+    fed = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).fed(batch, 0.0)
     assert torch.equal(fed.targets, batch.targets) and fed.captions.sizes == batch.captions.sizes
     hidden = 0
     for true, given in zip(rows(batch), rows(fed), strict=True):
@@ -113,13 +113,13 @@ def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predi
 def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: factory.Setup) -> None:
     _, teaching = batch_of(taught, data__token_dropout=0.4, optimizer__scheduled_sampling=0.5)
     size = len(taught.text)
-    model = Known(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
+    model = DecoderSpec(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
     feeding = feeding_of(teaching, model)
 
     def fed(keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]]:
         batch = feeding.fed(collate([teaching[key] for key in keys], features=True), 0.5)
         found: dict[tuple[int, int], list] = {}
-        for picture, row in zip(batch.captions.image_of.tolist(), rows(batch), strict=True):
+        for picture, row in zip(batch.captions.image_index.tolist(), rows(batch), strict=True):
             found.setdefault(keys[picture], []).append(tuple(row))
         return {key: sorted(captions) for key, captions in found.items()}
 
@@ -135,7 +135,7 @@ def test_the_models_words_come_as_often_as_it_expects_them(taught: factory.Setup
     expected = torch.full((len(text), len(text)), -40.0)
     expected[:, red], expected[:, blue] = float(np.log(3.0)), 0.0  # three times as likely
     expected[:, [text.eos_id, *text.never_generated]] = 7.0  # likelier still, and never to be fed
-    model = Known(expected)
+    model = DecoderSpec(expected)
     fed = feeding_of(teaching, model).fed(batch, 0.4)
     assert model.calls == [False] and torch.equal(fed.targets, batch.targets)
     own, others = {red: 0, blue: 0}, 0
@@ -157,7 +157,7 @@ def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taugh
     successor = torch.roll(torch.arange(len(text)), 1)  # a word for each, as sure as can be
     successor = torch.where(successor < 4, torch.tensor(5), successor)
     expected = nn.functional.one_hot(successor, len(text)).float() * 100
-    fed = feeding_of(teaching, Known(expected)).fed(batch, 1.0)
+    fed = feeding_of(teaching, DecoderSpec(expected)).fed(batch, 1.0)
     for true, given in zip(rows(batch), rows(fed), strict=True):
         for (before, _), (_, _), (now, _) in zip(true, true[1:], given[1:], strict=False):
             assert now == successor[before]
@@ -165,17 +165,17 @@ def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taugh
 
 def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: factory.Setup) -> None:
     _, teaching = batch_of(taught, optimizer__scheduled_sampling=0.25)
-    feeding = feeding_of(teaching, Known(torch.zeros(1, 1)))
+    feeding = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1)))
     assert [feeding.share(step, 11) for step in range(11)] == pytest.approx([0.025 * step for step in range(11)])
     assert feeding.share(0, 1) == 0
 
 
-def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[Learner, Teaching, Plan]:
+def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[TrainStep, CaptionDataset, EpochSampler]:
     recipe = make_recipe(backbone, changes)
     made = factory.prepare(recipe, data)
-    teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
-    plan = Plan(len(teaching), recipe)
-    return Learner(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model)), teaching, plan
+    teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+    plan = EpochSampler(len(teaching), recipe)
+    return TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model)), teaching, plan
 
 
 DECODERS = {

@@ -28,12 +28,12 @@ from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
 from captionkit.training.config.recipe import FINE_TUNE, load_recipe
 from captionkit.training.config.schema import OptimizerRecipe
-from captionkit.training.data.sampler import Plan
-from captionkit.training.optim.gradual_unfreezing import Thawing
+from captionkit.training.data.sampler import EpochSampler
+from captionkit.training.optim.gradual_unfreezing import GradualUnfreezing
 from captionkit.training.optim.optimizers import make_optimizer
 from captionkit.training.optim.schedule import rates, set_rates
 from captionkit.training.run.run_dir import LAST, RunFolder
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from decoders import CAPTIONS, CONFIGS, pack
 from kept import rows, same_tensors
@@ -219,7 +219,7 @@ def test_a_run_that_dies_before_its_first_checkpoint_evaluates_the_start_once(
         raise OSError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", dies)
+        patched.setattr(TrainStep, "step", dies)
         with pytest.raises(OSError, match="killed"):
             train(data, tmp_path / "run", recipe_from(knows_red))
     assert [row["step"] for row in rows(tmp_path / "run", "eval")] == [0]
@@ -268,14 +268,14 @@ def test_a_dozen_captions_of_another_language_are_enough(
 
 def test_an_epoch_goes_over_few_pictures_as_often_as_its_steps_take() -> None:
     recipe = load_recipe(None, {"optimizer.epoch_steps": "10", "optimizer.batch_size": "4", "optimizer.epochs": "3"})
-    plan = Plan(11, recipe)
+    plan = EpochSampler(11, recipe)
     assert (plan.steps_per_pass, plan.passes, plan.steps_per_epoch, plan.steps) == (3, 4, 12, 36)
     passes = [plan.pictures_of(step) for step in range(36)]
     assert [set(turns.tolist()) for turns, _ in passes] == [{step // 3} for step in range(36)]
     orders = [[int(i) for _, some in passes[n : n + 3] for i in some] for n in range(0, 36, 3)]
     assert all(sorted(order) == list(range(11)) for order in orders)
     assert len({tuple(order) for order in orders}) == 12
-    assert Plan(41, recipe).passes == 1 and Plan(41, recipe).steps_per_epoch == 11
+    assert EpochSampler(41, recipe).passes == 1 and EpochSampler(41, recipe).steps_per_epoch == 11
 
 
 def test_a_short_run_warms_up_for_a_fifth_of_it() -> None:
@@ -302,7 +302,7 @@ def test_stages_thaw_at_their_steps(first: int) -> None:
     torch.manual_seed(0)
     encoder = MobileNet([torch.nn.Conv2d(3, 3, 1) for _ in range(4)], dim=3)
     encoder.train_from(first)
-    thawing = Thawing(encoder, 0.5, 6)
+    thawing = GradualUnfreezing(encoder, 0.5, 6)
     stages = [thawing.first_stage(step) for step in range(18)]
     assert stages == [None] * 3 + [3] * 3 + [2] * 3 + [max(first, 1)] * 3 + [first] * 6
     for step in (0, 4, 7, 17, 1):  # a step decides, wherever one comes from
@@ -312,9 +312,11 @@ def test_stages_thaw_at_their_steps(first: int) -> None:
             number >= stage for number in range(4)
         ]
     assert "every 3 steps, from the last on: 2 of its 4" in thawing.told(9)
-    assert Thawing(encoder, 0, 6).told(9) == ""
+    assert GradualUnfreezing(encoder, 0, 6).told(9) == ""
     encoder.train_from(None)
-    assert Thawing(encoder, 1, 6).first_stage(100) is None and Thawing(encoder, 1, 6).told(100) == ""
+    assert (
+        GradualUnfreezing(encoder, 1, 6).first_stage(100) is None and GradualUnfreezing(encoder, 1, 6).told(100) == ""
+    )
 
 
 def test_only_thawed_stages_move_and_at_rates_of_their_own(
@@ -322,7 +324,7 @@ def test_only_thawed_stages_move_and_at_rates_of_their_own(
 ) -> None:
     recipe = make_recipe(backbone, THAWING)
     seen: list[tuple] = []
-    original = Learner.step
+    original = TrainStep.step
 
     def watched(self, number, batches):
         stages = self.model.encoder.stages
@@ -342,7 +344,7 @@ def test_only_thawed_stages_move_and_at_rates_of_their_own(
         seen.append((number, moved, [stage.training for stage in stages], lrs, rates(self.optimizer)))
         return answer
 
-    monkeypatch.setattr(Learner, "step", watched)
+    monkeypatch.setattr(TrainStep, "step", watched)
     train(data, tmp_path / "run", recipe)
     assert [moved for _, moved, *_ in seen] == [[False] * 3] * 2 + [[False, False, True]] * 2 + [
         [False, True, True]
@@ -369,7 +371,7 @@ def test_a_run_resumed_while_thawing_changes_no_bit(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     recipe = make_recipe(backbone, {**THAWING, "run.checkpoint_every": 0, "optimizer.accumulate": 2})
-    original = Learner.step
+    original = TrainStep.step
 
     def stopped(self, number, batches):
         if number == stop:
@@ -377,7 +379,7 @@ def test_a_run_resumed_while_thawing_changes_no_bit(
         return original(self, number, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", stopped)
+        patched.setattr(TrainStep, "step", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     train(data, tmp_path / "run", resume=True)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from captionkit.models import hard_attention
-from captionkit.models.decoder import Decoded, Decoder, Glimpses
+from captionkit.models.decoder import Decoded, Decoder, HardAttentionStats
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.training import factory, train_step
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import distributed
 from captionkit.training.objectives.losses import losses
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from decoders import CAPTIONS, CELLS, WIDTH, WORDS, build, pack, unpack
 from shapes import make_recipe
 
@@ -119,7 +119,7 @@ def test_each_word_is_rewarded_by_itself_and_what_follows() -> None:
     sampled = torch.rand(len(said), generator=generator) < 0.7
     logits = torch.zeros(len(said), WORDS)
     logits.scatter_(1, packed.tokens[:, None], 3 * said[:, None])
-    glimpses = Glimpses(chosen, chosen.exp(), sampled, torch.tensor(-1.5), packed.sizes)
+    glimpses = HardAttentionStats(chosen, chosen.exp(), sampled, torch.tensor(-1.5), packed.sizes)
     found = losses(Decoded(logits, None, glimpses), packed.tokens, 0.0)
     log_probs = logits.log_softmax(-1)[range(len(said)), packed.tokens]
     assert found.coverage == 0
@@ -140,9 +140,9 @@ def test_the_baseline_moves_by_what_all_processes_earn(
     recipe = make_recipe(backbone, {**HARD, "optimizer.accumulate": 2, "optimizer.batch_size": 6})
     made = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
-    teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
-    plan = Plan(len(teaching), recipe)
-    taught, earned = Learner(made.model, teaching, plan, recipe, accelerator), []
+    teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+    plan = EpochSampler(len(teaching), recipe)
+    taught, earned = TrainStep(made.model, teaching, plan, recipe, accelerator), []
     original = train_step.losses
 
     def noted(*arguments: object):
@@ -168,9 +168,9 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
     def objective(changes: dict[str, object]) -> float:
         recipe = make_recipe(backbone, {**HARD, "optimizer.label_smoothing": 0, "optimizer.batch_size": 12, **changes})
         made = factory.prepare(recipe, data)
-        teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
-        plan = Plan(len(teaching), recipe)
-        taught = Learner(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model))
+        teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+        plan = EpochSampler(len(teaching), recipe)
+        taught = TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model))
         minimised: list[float] = []
         taught.accelerator.backward = lambda loss: minimised.append(loss.item())
         taught.step(0, batches(teaching, plan, 0, 0))

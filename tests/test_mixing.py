@@ -23,7 +23,7 @@ from captionkit.errors import DatasetError, RecipeError, TrainingError
 from captionkit.inference.model_folder import open_model
 from captionkit.training import factory, trainer
 from captionkit.training.data import feature_cache
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.run.run_dir import LAST, RunFolder
 from captionkit.training.trainer import train
 from shapes import make_recipe
@@ -53,7 +53,7 @@ def pair(tmp_path: Path) -> list[Path]:
     ]
 
 
-def shown(plan: Plan) -> list[list[tuple[int, int]]]:
+def shown(plan: EpochSampler) -> list[list[tuple[int, int]]]:
     """(turn, index) of each picture of each epoch."""
     steps = [list(zip(*map(np.ndarray.tolist, plan.pictures_of(step)), strict=True)) for step in range(plan.steps)]
     size = plan.steps_per_epoch
@@ -75,7 +75,7 @@ def test_an_epoch_shows_the_pictures_of_a_dataset_as_often_as_its_weight_says(
     weights: str, epoch: tuple[int, int]
 ) -> None:
     recipe = make_recipe("mobilenet-v2", {"data.weights": weights, "optimizer.epochs": 12})
-    plan = Plan([6, 10], recipe)
+    plan = EpochSampler([6, 10], recipe)
     counts: Counter = Counter()
     seen: set[tuple[int, int]] = set()
     orders = shown(plan)
@@ -100,17 +100,17 @@ def test_an_epoch_shows_the_pictures_of_a_dataset_as_often_as_its_weight_says(
 
 def test_without_weights_several_datasets_are_one() -> None:
     recipe = make_recipe("mobilenet-v2", {"run.seed": 3})
-    assert shown(Plan([6, 10], recipe)) == shown(Plan(16, recipe))
-    turns = {turn for keys in shown(Plan([6, 10], recipe))[1:] for turn, _ in keys}
+    assert shown(EpochSampler([6, 10], recipe)) == shown(EpochSampler(16, recipe))
+    turns = {turn for keys in shown(EpochSampler([6, 10], recipe))[1:] for turn, _ in keys}
     assert turns == {1}
 
 
 def test_halves_are_fresh_and_parts_and_processes_share_them() -> None:
     recipe = make_recipe("mobilenet-v2", {"data.weights": "0.5,1", "optimizer.epochs": 4})
-    orders = [{index for _, index in keys if index < 6} for keys in shown(Plan([6, 10], recipe))]
+    orders = [{index for _, index in keys if index < 6} for keys in shown(EpochSampler([6, 10], recipe))]
     assert orders[0] | orders[1] == orders[2] | orders[3] == set(range(6)) and not orders[0] & orders[1]
-    whole = [key for keys in Plan([6, 10], recipe).keys(2) for key in keys]
-    ranks = [list(Plan([6, 10], recipe, processes=2, rank=rank).keys(2)) for rank in range(2)]
+    whole = [key for keys in EpochSampler([6, 10], recipe).keys(2) for key in keys]
+    ranks = [list(EpochSampler([6, 10], recipe, processes=2, rank=rank).keys(2)) for rank in range(2)]
     assert [key for step in zip(*ranks, strict=True) for keys in step for key in keys] == whole
 
 
@@ -144,7 +144,7 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         del computed[:]
         train(pair[0], tmp_path / "alone", recipe)
         assert computed == []
-    run = trainer._Run(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
+    run = trainer._Trainer(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
     teaching = run.learner.teaching
     encoder = run.setup.model.encoder.eval()
     assert teaching.features.shape == (16, 2, 16, 16)
@@ -212,7 +212,7 @@ def test_a_mix_is_resumed_and_another_one_refused(
 ) -> None:
     recipe = make_recipe(backbone, {"data.weights": "1.5,0.5", "run.checkpoint_every": 0})
     train(pair, tmp_path / "whole", recipe)
-    original = trainer._Run._learn
+    original = trainer._Trainer._learn
 
     def stopped(self, step: int, pictures) -> None:
         if step == 3:
@@ -221,7 +221,7 @@ def test_a_mix_is_resumed_and_another_one_refused(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(trainer._Run, "_learn", stopped)
+        patched.setattr(trainer._Trainer, "_learn", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(pair, run, recipe)
     refused = "another recipe, dataset or captionkit"

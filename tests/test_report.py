@@ -29,9 +29,9 @@ from captionkit.training.report import curves, examples
 from captionkit.training.report.run_data import load_kept
 from captionkit.training.run import environment
 from captionkit.training.run.run_dir import METRICS
-from captionkit.training.run.sessions import SITTINGS, read_sittings
-from captionkit.training.run.timer import Clock
-from captionkit.training.train_step import Learner
+from captionkit.training.run.sessions import SITTINGS, read_sessions
+from captionkit.training.run.timer import Timer
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from shapes import make_recipe
 from test_document import check_page
@@ -74,14 +74,14 @@ def shapes(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sat(shapes: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of two sittings, and its folder as the first, which was interrupted, left it."""
     folder = tmp_path_factory.mktemp("sat")
-    original = trainer._Run._evaluate
+    original = trainer._Trainer._evaluate
 
     def interrupted(self) -> None:
         original(self)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trainer._Run, "_evaluate", interrupted)
+        patched.setattr(trainer._Trainer, "_evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(shapes, folder / "run", make_recipe(backbone, CHANGES))
     shutil.copytree(folder / "run", folder / "first")
@@ -157,7 +157,7 @@ def test_the_scores_are_those_of_the_captions_of_the_kept_model(sat: tuple[Path,
 
 
 def test_where_the_time_went_adds_up(sat: tuple[Path, Path]) -> None:
-    for sitting in read_sittings(sat[0]):
+    for sitting in read_sessions(sat[0]):
         assert {"features", "data", "steps", "evaluation", "report", "other"} <= sitting.seconds.keys()
         assert min(sitting.seconds.values()) >= 0 and sitting.started <= sitting.seen
     assert "checkpoints" in sitting.seconds and "export" in sitting.seconds
@@ -181,7 +181,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
     monkeypatch.setattr(trainer.RunFolder, "draw", lambda _: None)
     monkeypatch.setattr("captionkit.training.report.command.draw_curves", lambda *_: None)
     seen: list[str] = []
-    original = trainer._Run._save
+    original = trainer._Trainer._save
 
     def look(self) -> None:
         seen.append((tmp_path / "run" / "report.md").read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
         seen.append((tmp_path / "run" / "report.md").read_text(encoding="utf-8"))
         original(self)
 
-    monkeypatch.setattr(trainer._Run, "_save", look)
+    monkeypatch.setattr(trainer._Trainer, "_save", look)
     train(data, tmp_path / "run", make_recipe(backbone, {**CHANGES, "optimizer.epochs": 2, "run.eval_every": 1}))
     assert "under way: 1 of 2 epochs so far" in seen[0] and "| under way |" in seen[0]
     assert "under way" in seen[1] and "95 % interval" in seen[1]  # asked for, the report is whole
@@ -298,15 +298,15 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
     monkeypatch.setattr("captionkit.training.report.document_html", full)
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
     result = train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1}))
-    assert result.steps == 3 and read_sittings(tmp_path / "run")[-1].done
+    assert result.steps == 3 and read_sessions(tmp_path / "run")[-1].done
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("no report (")]
     assert lines and "No space left on device" in lines[-1] and f"captionkit report {tmp_path / 'run'}" in lines[-1]
 
 
 def test_a_failed_run_tells_why(data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
-    original = Learner.step
-    monkeypatch.setattr(Learner, "step", lambda self, at, p: None if at == 4 else original(self, at, p))
+    original = TrainStep.step
+    monkeypatch.setattr(TrainStep, "step", lambda self, at, p: None if at == 4 else original(self, at, p))
     with pytest.raises(CaptionkitError, match="not finite"):
         train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 2}))
     assert "failed: the loss of step 5 is not finite" in texts(tmp_path / "run")[1]
@@ -336,7 +336,7 @@ def test_each_second_counts_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> No
             at[0] += 10
             yield item
 
-    clock = Clock()
+    clock = Timer()
     at[0] += 1
     waiting = clock.waiting(items(), "data")
     with suppress(ValueError), clock.on("steps"):

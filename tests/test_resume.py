@@ -18,7 +18,7 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from captionkit.training import trainer
 from captionkit.training.run.run_dir import BEST, LAST, METRICS
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from kept import same_tensors, step_of
 from shapes import VARIED, make_halves, make_recipe
@@ -101,8 +101,8 @@ def test_three_kills_change_no_bit(
 
 
 def interrupted_at(step: int, number: signal.Signals):
-    """`Learner.step` that is interrupted in the middle of a step (counted from 0)."""
-    original = Learner.step
+    """`TrainStep.step` that is interrupted in the middle of a step (counted from 0)."""
+    original = TrainStep.step
 
     def interrupted(self, at: int, pictures):
         if at == step:
@@ -124,7 +124,7 @@ def test_an_interrupt_saves_the_step_and_says_how_to_go_on(
     recipe = make_recipe(backbone, {"run.checkpoint_every": 3600})
     usual = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", interrupted_at(4, number))
+        patched.setattr(TrainStep, "step", interrupted_at(4, number))
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     assert signal.getsignal(number) is usual
@@ -144,7 +144,7 @@ def test_a_second_interrupt_stops_at_once(
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second did not stop it")
 
-    monkeypatch.setattr(Learner, "step", twice)
+    monkeypatch.setattr(TrainStep, "step", twice)
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "run", make_recipe(backbone))
     assert not (tmp_path / "run" / LAST).exists()
@@ -163,7 +163,7 @@ def test_several_sittings_make_one_curve(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def killed_at(step: int):
-        original = trainer._Run._save
+        original = trainer._Trainer._save
 
         def save(self) -> None:
             if self.progress.step > step:
@@ -175,7 +175,7 @@ def test_several_sittings_make_one_curve(
     recipe = make_recipe(backbone, {"optimizer.epochs": 8, "run.checkpoint_every": 3600, "run.patience": 0})
     for step in (3, 9, 15):  # each sitting records an evaluation that its checkpoint does not know
         with monkeypatch.context() as patched:
-            patched.setattr(trainer._Run, "_save", killed_at(step))
+            patched.setattr(trainer._Trainer, "_save", killed_at(step))
             with pytest.raises(KeyboardInterrupt):
                 train(data, tmp_path / "run", recipe, resume=step > 3)
         time.sleep(1)  # event files are named by the second

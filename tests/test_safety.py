@@ -31,7 +31,7 @@ from captionkit.training.config.recipe import Recipe
 from captionkit.training.data import dataset
 from captionkit.training.engine.signals import deferred_interrupts
 from captionkit.training.run.run_dir import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from captionkit.utils import files
 from kept import step_of
@@ -344,14 +344,14 @@ def test_one_picture_that_goes_bad_is_left_out_and_named(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how
 ) -> None:
     root = Path(shutil.copytree(data, tmp_path / "pictures"))
-    original = Learner.step
+    original = TrainStep.step
 
-    def step(self: Learner, number: int, pictures):
+    def step(self: TrainStep, number: int, pictures):
         if number == 6:  # the third epoch begins
             how(root / "red-square.png")
         return original(self, number, pictures)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     recipe = make_recipe(backbone, {**WHOLE, "run.checkpoint_every": 0, "run.workers": 0})  # nothing is read ahead
     assert train(root, tmp_path / "run", recipe).steps == 12
     left_out = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
@@ -365,16 +365,16 @@ def test_one_picture_that_goes_bad_is_left_out_and_named(
 def test_the_end_of_the_terminal_saves_the_step(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, original = make_recipe(backbone, {"run.checkpoint_every": 3600}), Learner.step
+    recipe, original = make_recipe(backbone, {"run.checkpoint_every": 3600}), TrainStep.step
 
-    def hung_up(self: Learner, number: int, pictures):
+    def hung_up(self: TrainStep, number: int, pictures):
         if number == 4:
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGHUP)  # from the system, and from the shell
         return original(self, number, pictures)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", hung_up)
+        patched.setattr(TrainStep, "step", hung_up)
         patched.setattr("captionkit.training.run_logger.say", lambda _: os.write(-1, b""))  # nobody hears
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)

@@ -22,15 +22,15 @@ from captionkit.errors import RecipeError, TrainingError
 from captionkit.training import factory, memory_check, train_step, trainer
 from captionkit.training.config.recipe import Recipe, load_recipe
 from captionkit.training.data import feature_cache
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.feature_cache import cached_features
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import compile, free_memory
 from captionkit.training.engine.distributed import make_accelerator
 from captionkit.training.memory_check import Forecast
 from captionkit.training.run.run_dir import BEST, LAST
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 
 SOFT = {"decoder.embedding": 16, "decoder.hidden": 24, "decoder.attention": 8}
@@ -65,14 +65,14 @@ def same_run(one: Path, other: Path) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def learner_of(recipe: Recipe, data: Path) -> tuple[Learner, Teaching]:
+def learner_of(recipe: Recipe, data: Path) -> tuple[TrainStep, CaptionDataset]:
     made = factory.prepare(recipe, data)
     accelerator = make_accelerator("no", made.model)
     teach, val = (
-        Teaching(part, made.text, recipe, made.preprocessing, augment=part is made.train)
+        CaptionDataset(part, made.text, recipe, made.preprocessing, augment=part is made.train)
         for part in (made.train, made.val)
     )
-    return Learner(made.model, teach, Plan(len(teach), recipe), recipe, accelerator), val
+    return TrainStep(made.model, teach, EpochSampler(len(teach), recipe), recipe, accelerator), val
 
 
 # --- recomputing ---

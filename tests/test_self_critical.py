@@ -30,13 +30,13 @@ from captionkit.models.stepper import MemoryStepper
 from captionkit.training import trainer
 from captionkit.training.config.recipe import load_recipe
 from captionkit.training.objectives import scst
-from captionkit.training.objectives.collapse import harm
-from captionkit.training.objectives.rewards import Reward, advantages
-from captionkit.training.objectives.sampling import draw, speak
-from captionkit.training.objectives.scst import Critic
+from captionkit.training.objectives.collapse import detect_collapse
+from captionkit.training.objectives.rewards import CiderReward, advantages
+from captionkit.training.objectives.sampling import draw, sample_captions
+from captionkit.training.objectives.scst import SelfCriticalLoss
 from captionkit.training.run.run_dir import LAST, RunFolder
 from captionkit.training.trainer import train
-from captionkit.training.validation import Judge
+from captionkit.training.validation import Validator
 from decoders import CONFIGS
 from kept import rows
 from shapes import make_recipe
@@ -71,22 +71,22 @@ def test_the_reward_is_cider_d_with_the_end_as_a_token(kind: str) -> None:
     metric = CiderD(DocumentFrequencies.of(written))
     metric.update(candidates, [written[place] for place in places])
     wanted = metric.compute().per_image[:, 0]
-    assert Reward(REFERENCES, text, 0.0)(places, ids) == pytest.approx(wanted)
-    assert wanted[2] < Reward(REFERENCES, text, 0.0)([0], [text.encode(said[2])[1:]])[0]
+    assert CiderReward(REFERENCES, text, 0.0)(places, ids) == pytest.approx(wanted)
+    assert wanted[2] < CiderReward(REFERENCES, text, 0.0)([0], [text.encode(said[2])[1:]])[0]
     bleu = Bleu()
     bleu.update(candidates, [written[place] for place in places])
     mixed = wanted + 0.5 * bleu.compute().per_image[:, 3]
-    assert Reward(REFERENCES, text, 0.5)(places, ids) == pytest.approx(mixed)
+    assert CiderReward(REFERENCES, text, 0.5)(places, ids) == pytest.approx(mixed)
 
 
 def test_a_caption_that_breaks_off_earns_less_than_one_that_ends_well(text: Text) -> None:
     whole, broken = (text.encode(caption)[1:] for caption in ("a dog runs on the grass", "a dog runs on the"))
-    ended, ended_early, cut = Reward(REFERENCES, text, 0.0)([0, 0, 0], [whole, broken, broken[:-1]])
+    ended, ended_early, cut = CiderReward(REFERENCES, text, 0.0)([0, 0, 0], [whole, broken, broken[:-1]])
     assert ended > ended_early and ended > cut
 
 
 def test_nothing_said_is_worth_nothing_more_than_its_end(text: Text) -> None:
-    assert Reward(REFERENCES, text, 1.0)([0, 1], [[text.eos_id], []]).tolist()[1] == pytest.approx(0, abs=1e-6)
+    assert CiderReward(REFERENCES, text, 1.0)([0, 1], [[text.eos_id], []]).tolist()[1] == pytest.approx(0, abs=1e-6)
 
 
 def test_advantages_by_hand() -> None:
@@ -146,8 +146,10 @@ def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text
     model, generator = speaker(kind, len(text), 0.3), np.random.default_rng(0)
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(1))
     chances = generator.random((5, 2, 12), np.float32)
-    together = speak(model, memory, chances, text, 1.0, greedy=False)
-    alone = [speak(model, memory[n : n + 1], chances[n : n + 1], text, 1.0, greedy=False)[0] for n in range(5)]
+    together = sample_captions(model, memory, chances, text, 1.0, greedy=False)
+    alone = [
+        sample_captions(model, memory[n : n + 1], chances[n : n + 1], text, 1.0, greedy=False)[0] for n in range(5)
+    ]
     assert together == alone
     flat = [caption for captions in together for caption in captions]
     longest = {max(len(caption) for caption in captions) for captions in together}
@@ -162,7 +164,7 @@ def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text
 def test_the_likeliest_caption_is_that_of_greedy_search(kind: str, text: Text) -> None:
     model = speaker(kind, len(text))
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(2))
-    said = speak(model, memory, np.full((5, 2, 12), 0.5, np.float32), text, 0.7, greedy=True)
+    said = sample_captions(model, memory, np.full((5, 2, 12), 0.5, np.float32), text, 0.7, greedy=True)
     greedy = Decoding(beam=1, max_length=11, min_length=0, no_repeat=0)
     found = search(
         MemoryStepper(model), memory, greedy, bos_id=text.bos_id, eos_id=text.eos_id, banned=text.never_generated
@@ -190,7 +192,7 @@ def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, m
     model, memory = speaker(kind, len(text), 0.4), torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(3))
     words = sorted(set(range(len(text))) - text.never_generated)
     written = [["a dog", "the dog"], ["a cat"]]
-    reward = Reward(written, text, 0.0)
+    reward = CiderReward(written, text, 0.0)
     every = [
         list(tokens[: tokens.index(text.eos_id) + 1] if text.eos_id in tokens else tokens)
         for tokens in itertools.product(words, repeat=3)
@@ -203,7 +205,7 @@ def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, m
     values = {"self_critical.samples": "3000", "self_critical.baseline": baseline}
     values |= {"self_critical.temperature": "0.8"}
     recipe = load_recipe(None, {"run.init": "some", "optimizer.objective": "self-critical", **values})
-    critic = Critic(Pictures(written), text, recipe)
+    critic = SelfCriticalLoss(Pictures(written), text, recipe)
     found = []
     for turn in range(3):
         said = critic.listen(model, memory, (turn,), (0,))
@@ -353,7 +355,7 @@ START = {"cider": 0.5, "cider_error": 0.003, "words": 10.0, "repeats": 0.1, "bre
     ],
 )
 def test_harm_is_named(now: dict, why: str) -> None:
-    assert harm(START, START | now, 8.0) == why
+    assert detect_collapse(START, START | now, 8.0) == why
 
 
 def test_signs_of_harm_are_counted() -> None:
@@ -361,7 +363,7 @@ def test_signs_of_harm_are_counted() -> None:
     from captionkit.data.layouts.caption_set import Example
 
     captions = tuple(f"the dog sees a {thing}" for thing in ("ball", "cat", "man", "boat", "tree"))
-    judge = Judge(CaptionSet("some", "val", tuple(Example(n, b"", captions) for n in range(5))))
+    judge = Validator(CaptionSet("some", "val", tuple(Example(n, b"", captions) for n in range(5))))
     said = {0: "the dog sees a", 1: "the ball the ball", 2: "a cat", 3: ""}
     found = judge.scores(said)
     assert found["repeats"] == 0.25 and found["breaks"] == 0.5
@@ -371,13 +373,13 @@ def test_signs_of_harm_are_counted() -> None:
 def test_a_harmed_run_stops_says_why_and_keeps_what_was_better(
     data: Path, critical, taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    original, calls = Judge.scores, []
+    original, calls = Validator.scores, []
 
     def worse(self, said):
         calls.append(1)
         return original(self, said) | ({"words": 99.0, "cider": 9.0} if len(calls) > 2 else {"cider": 0.5})
 
-    monkeypatch.setattr(Judge, "scores", worse)
+    monkeypatch.setattr(Validator, "scores", worse)
     recipe = critical({"optimizer.epochs": 9})
     result = train(data, tmp_path / "run", recipe)
     assert "captions lengthen: 99.0 words" in capsys.readouterr().err

@@ -405,11 +405,11 @@ def shapes_in_shards(root: Path, data: Path, shard: int = 5) -> Path:
 
 
 def plan_of(shards: list[int], **changes: object):
-    from captionkit.training.data.sampler import Plan
+    from captionkit.training.data.sampler import EpochSampler
     from shapes import make_recipe
 
     recipe = make_recipe("mobilenet-v2", {"optimizer.batch_size": 10, **changes})
-    return Plan(len(shards), recipe, shards=shards)
+    return EpochSampler(len(shards), recipe, shards=shards)
 
 
 def test_shards_are_read_nearly_in_order_and_mixed() -> None:
@@ -437,7 +437,7 @@ def test_shards_are_read_nearly_in_order_and_mixed() -> None:
 
 
 def test_shards_give_the_same_steps_whatever_the_parts_and_processes() -> None:
-    from captionkit.training.data.sampler import Plan
+    from captionkit.training.data.sampler import EpochSampler
     from shapes import make_recipe
 
     shards = [n // 9 for n in range(100)]
@@ -446,7 +446,7 @@ def test_shards_give_the_same_steps_whatever_the_parts_and_processes() -> None:
         recipe = make_recipe(
             "mobilenet-v2", {"optimizer.batch_size": 10, "optimizer.epochs": 2, "optimizer.accumulate": parts}
         )
-        plans = [Plan(100, recipe, processes=processes, rank=rank, shards=shards) for rank in range(processes)]
+        plans = [EpochSampler(100, recipe, processes=processes, rank=rank, shards=shards) for rank in range(processes)]
         shares = [list(plan.keys(7)) for plan in plans]
         for number, step in enumerate(whole.keys(7)):
             met = [key for share in shares for keys in share[number * parts : (number + 1) * parts] for key in keys]
@@ -461,7 +461,7 @@ def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
     from safetensors.torch import load_file
 
     from captionkit.training.run.run_dir import LAST, RunFolder
-    from captionkit.training.train_step import Learner
+    from captionkit.training.train_step import TrainStep
     from captionkit.training.trainer import train
     from shapes import make_recipe
 
@@ -469,7 +469,7 @@ def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
     monkeypatch.setitem(sys.modules, "onnx", None)
     root = shapes_in_shards(tmp_path / "data", data)
     recipe = make_recipe(backbone, {"encoder.train": "all", "image.crop": 0.6, "run.workers": 2})
-    original = Learner.step
+    original = TrainStep.step
 
     def interrupted(self, at: int, pictures):
         if at == 1:
@@ -477,7 +477,7 @@ def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
         return original(self, at, pictures)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", interrupted)
+        patched.setattr(TrainStep, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(root, tmp_path / "run", recipe)
     assert train(root, tmp_path / "run", resume=True).steps == 6

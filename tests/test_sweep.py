@@ -28,7 +28,7 @@ from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.tools.search_space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
 from captionkit.training.tools.sweep import sweep
 from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from shapes import make_recipe
 
 SPACE = """
@@ -107,14 +107,14 @@ def test_a_sweep_makes_runs_and_a_report_and_goes_on_where_it_was(
 def test_a_trial_that_fails_does_not_end_the_sweep(
     data: Path, backbone: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Learner.step
+    original = TrainStep.step
 
-    def fails_with_sgd(self: Learner, number: int, pictures):
+    def fails_with_sgd(self: TrainStep, number: int, pictures):
         if self.recipe.optimizer.name == "sgd":
             return None  # as where the loss is not finite
         return original(self, number, pictures)
 
-    monkeypatch.setattr(Learner, "step", fails_with_sgd)
+    monkeypatch.setattr(TrainStep, "step", fails_with_sgd)
     sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=2)
     assert states(tmp_path / "sweep") == ["COMPLETE", "FAIL"]
     assert "0001: the loss of step 1 is not finite\n" in (tmp_path / "sweep" / "report.md").read_text()
@@ -126,7 +126,7 @@ def test_a_sweep_of_failures_gives_up(
     def broken(*_: object) -> None:
         raise RuntimeError("no such kernel\nsecond line")
 
-    monkeypatch.setattr(Learner, "step", broken)
+    monkeypatch.setattr(TrainStep, "step", broken)
     with pytest.raises(TrainingError, match=r"first 3 trials all failed, .* RuntimeError: no such kernel;"):
         sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=9)
     assert states(tmp_path / "sweep") == ["FAIL"] * 3
@@ -138,7 +138,9 @@ def test_what_is_worse_than_most_is_ended_early(
 ) -> None:
     # two evaluations of four trials, and of one that falls behind at its end; the first of one that does so before
     scores = iter([*[0.5, 0.6] * 4, 0.5, 0.4, 0.1, 0.9])
-    monkeypatch.setattr("captionkit.training.validation.Judge.scores", lambda *_: {"cider": next(scores), "bleu4": 0.0})
+    monkeypatch.setattr(
+        "captionkit.training.validation.Validator.scores", lambda *_: {"cider": next(scores), "bleu4": 0.0}
+    )
     sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=6)
     assert states(tmp_path / "sweep") == ["COMPLETE"] * 5 + ["PRUNED"]
     assert next(scores) == 0.9  # it was not evaluated again
@@ -151,15 +153,15 @@ def test_an_interrupted_trial_is_taken_up_and_ends_with_the_same_scores(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     recipe, folder = make_recipe(backbone), tmp_path / "sweep"
-    original = Learner.step
+    original = TrainStep.step
 
-    def interrupted(self: Learner, number: int, pictures):
+    def interrupted(self: TrainStep, number: int, pictures):
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, number, pictures)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", interrupted)
+        patched.setattr(TrainStep, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sweep(data, folder, recipe, space=space, trials=1)
     assert states(folder)[0] == "RUNNING"

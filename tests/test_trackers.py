@@ -144,14 +144,14 @@ def test_a_resumed_run_is_known_by_its_id(
 
     monkeypatch.setattr(trackers, "_options", options)
     monkeypatch.setattr(trackers, "_id_of", lambda *_: "seven")
-    original = trainer._Run._evaluate
+    original = trainer._Trainer._evaluate
 
     def stopped(self) -> None:
         original(self)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer._Run, "_evaluate", stopped)
+        patched.setattr(trainer._Trainer, "_evaluate", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", make_recipe(backbone, CHANGES))
     assert told(notebook, "finish") == [None]  # also after an interrupt

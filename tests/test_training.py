@@ -37,9 +37,9 @@ from captionkit.training import factory, train_step, trainer
 from captionkit.training.config.schema import OptimizerRecipe
 from captionkit.training.data import feature_cache
 from captionkit.training.data.collate import collate
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import distributed, precision
 from captionkit.training.objectives.losses import losses
 from captionkit.training.optim.ema import averaged
@@ -47,7 +47,7 @@ from captionkit.training.optim.schedule import parameter_groups, rate_factor
 from captionkit.training.run import best_model
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import LAST, METRICS, RunFolder
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from captionkit.training.validation import Validation
 from kept import rows, same_tensors
@@ -214,15 +214,15 @@ def test_a_step_minimises_the_mean_over_its_words_and_captions(
     recipe = make_recipe(transformer, changes)
     made = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
-    teaching = Teaching(made.train, made.text, recipe, made.preprocessing, augment=True)
-    plan = Plan(len(teaching), recipe)
+    teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+    plan = EpochSampler(len(teaching), recipe)
     _, indices = plan.pictures_of(0)
     batch = collate([teaching[0, index] for index in indices], features=False)
     with torch.no_grad():
         decoded = made.model(batch.images, None, batch.captions)
     wanted = nn.CrossEntropyLoss(label_smoothing=0.2)(decoded.logits, batch.targets)
     wanted = wanted + 0.7 * (1 - decoded.coverage).square().mean()
-    taught = Learner(made.model, teaching, plan, recipe, accelerator)
+    taught = TrainStep(made.model, teaching, plan, recipe, accelerator)
     minimised: list[float] = []
     original = accelerator.backward
     monkeypatch.setattr(accelerator, "backward", lambda loss: (minimised.append(loss.item()), original(loss)))

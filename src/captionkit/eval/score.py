@@ -9,7 +9,7 @@ from typing import Any
 
 from captionkit.data.layouts import open_dataset
 from captionkit.metrics import Comparison, DocumentFrequencies, Metric, Scores, evaluate
-from captionkit.metrics.reading import Said, Wrote, read_candidates, read_references
+from captionkit.metrics.reading import CandidateSet, ReferenceSet, read_candidates, read_references
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.utils import files, outputs
 
@@ -72,7 +72,7 @@ def score_files(
     return Scored(scores, comparison)
 
 
-def _compared(scores: Scores, other: Said, wrote: Wrote, options: dict[str, Any]) -> Comparison:
+def _compared(scores: Scores, other: CandidateSet, wrote: ReferenceSet, options: dict[str, Any]) -> Comparison:
     """The comparison on the images that both have; what the other lacks is noted."""
     theirs = evaluate(other, wrote, **options)
     scores.notes.extend(f"{other.origin}: {note}" for note in theirs.notes)

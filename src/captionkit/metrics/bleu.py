@@ -32,29 +32,29 @@ def _statistics(candidates: Sequence[Tokens], references: Sequence[Sequence[Toke
     """[N,10]: matches for n = 1 to 4, n-grams for n = 1 to 4, length, closest reference length."""
     images = len(candidates)
     flat = [reference for some in references for reference in some]
-    image_of = np.repeat(np.arange(images), [len(some) for some in references])  # [R], of each reference
+    image_index = np.repeat(np.arange(images), [len(some) for some in references])  # [R], of each reference
     sentences = number([*candidates, *flat], {})
-    owners = np.concatenate([np.arange(images), image_of])[sentences.owners]  # [P], the image of each token
+    owners = np.concatenate([np.arange(images), image_index])[sentences.owners]  # [P], the image of each token
     said = np.repeat(np.arange(len(sentences.lengths)) < images, sentences.lengths)  # [P], whether of a candidate
     matches = [
         _matches(
             count(owners[starts[said[starts]]], grams[said[starts]]),
             count(sentences.owners[starts[~said[starts]]] - images, grams[~said[starts]]),
-            image_of,
+            image_index,
             images,
         )
         for starts, grams in ngrams(sentences)
     ]
     length, reference_lengths = sentences.lengths[:images], sentences.lengths[images:]
     guesses = [np.maximum(length - n, 0) for n in range(LONGEST)]
-    closest = _closest(length, reference_lengths, image_of)
+    closest = _closest(length, reference_lengths, image_index)
     return np.stack([*matches, *guesses, length, closest], axis=1).astype(np.float64)
 
 
-def _matches(said: Counts, written: Counts, image_of: Ints, images: int) -> Ints:
+def _matches(said: Counts, written: Counts, image_index: Ints, images: int) -> Ints:
     """Clipped matches of each image [N]: an n-gram counts as often as the reference that has it most often does."""
     size = max(said.size, written.size)
-    keys = image_of[written.owners] * size + written.grams
+    keys = image_index[written.owners] * size + written.grams
     order = np.argsort(keys, kind="stable")
     known, first = np.unique(keys[order], return_index=True)
     most = np.maximum.reduceat(written.counts[order], first) if len(first) else written.counts
@@ -63,10 +63,10 @@ def _matches(said: Counts, written: Counts, image_of: Ints, images: int) -> Ints
     return np.bincount(said.owners[there], clipped, minlength=images)
 
 
-def _closest(lengths: Ints, reference_lengths: Ints, image_of: Ints) -> Ints:
+def _closest(lengths: Ints, reference_lengths: Ints, image_index: Ints) -> Ints:
     """The length of each image's closest reference [N]."""
-    order = np.lexsort((reference_lengths, np.abs(reference_lengths - lengths[image_of]), image_of))
-    first = np.unique(image_of[order], return_index=True)[1]
+    order = np.lexsort((reference_lengths, np.abs(reference_lengths - lengths[image_index]), image_index))
+    first = np.unique(image_index[order], return_index=True)[1]
     return reference_lengths[order][first]
 
 

@@ -33,7 +33,7 @@ class Cider(CollectedWords):
         """Scores of all images so far."""
         images = len(self.candidates)
         flat = [reference for some in self.references for reference in some]
-        image_of = np.repeat(np.arange(images), [len(some) for some in self.references])  # [R], of each reference
+        image_index = np.repeat(np.arange(images), [len(some) for some in self.references])  # [R], of each reference
         frequencies = self.frequencies or DocumentFrequencies.of(self.references)
         sentences = number([*self.candidates, *flat], dict(frequencies.vocabulary))
         likeness = np.zeros(len(flat))
@@ -41,24 +41,24 @@ class Cider(CollectedWords):
             counts = count(sentences.owners[starts], grams)
             weight = np.zeros(counts.size)
             weight[grams] = inverse
-            likeness += self._likeness(counts, counts.counts * weight[counts.grams], image_of, images)
+            likeness += self._likeness(counts, counts.counts * weight[counts.grams], image_index, images)
         if self._clipped:
-            likeness *= _penalty(sentences.lengths, image_of, images)
-        summed = np.bincount(image_of, likeness, minlength=images) / LONGEST
-        written = np.bincount(image_of, minlength=images)
+            likeness *= _penalty(sentences.lengths, image_index, images)
+        summed = np.bincount(image_index, likeness, minlength=images) / LONGEST
+        written = np.bincount(image_index, minlength=images)
         return mean_result(self.names, (10 * summed / np.maximum(written, 1)).reshape(-1, 1))
 
-    def _likeness(self, counts: Counts, weights: Floats, image_of: Ints, images: int) -> Floats:
+    def _likeness(self, counts: Counts, weights: Floats, image_index: Ints, images: int) -> Floats:
         """Cosines [R] of each reference's tf-idf vector and that of its image's candidate; `weights` [E]."""
-        norms = np.sqrt(np.bincount(counts.owners, weights**2, minlength=images + len(image_of)))
+        norms = np.sqrt(np.bincount(counts.owners, weights**2, minlength=images + len(image_index)))
         said = int(np.searchsorted(counts.owners, images))  # the candidates' entries come first
         reference = counts.owners[said:] - images
         keys = counts.owners[:said] * counts.size + counts.grams[:said]
-        places, there = find(image_of[reference] * counts.size + counts.grams[said:], keys)
+        places, there = find(image_index[reference] * counts.size + counts.grams[said:], keys)
         candidate, written = weights[places[there]], weights[said:][there]
         products = (np.minimum(candidate, written) if self._clipped else candidate) * written
-        dots = np.bincount(reference[there], products, minlength=len(image_of))
-        both = norms[image_of] * norms[images:]
+        dots = np.bincount(reference[there], products, minlength=len(image_index))
+        both = norms[image_index] * norms[images:]
         return np.divide(dots, both, out=np.zeros(len(dots)), where=both > 0)
 
 
@@ -69,7 +69,7 @@ class CiderD(Cider):
     _clipped = True
 
 
-def _penalty(lengths: Ints, image_of: Ints, images: int) -> Floats:
+def _penalty(lengths: Ints, image_index: Ints, images: int) -> Floats:
     """exp(-difference^2 / (2 sigma^2)) [R]; coco-caption counts bigrams, so no word and one word are equally long."""
     bigrams = np.maximum(lengths - 1, 0)
-    return np.exp(-((bigrams[:images][image_of] - bigrams[images:]) ** 2) / (2 * _SIGMA**2))
+    return np.exp(-((bigrams[:images][image_index] - bigrams[images:]) ** 2) / (2 * _SIGMA**2))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from captionkit.data.layouts.caption_set import base_name, id_of_file, normalise_split
 from captionkit.data.layouts.captions import is_missing
 from captionkit.errors import CaptionkitError
-from captionkit.metrics.reading import Id, Said, Written, Wrote
+from captionkit.metrics.reading import CandidateSet, Id, ImageReferences, ReferenceSet
 
 _NAMED = 5  # so many images are named in a message
 
@@ -25,7 +25,7 @@ def _stem(name: object) -> str:
 
 
 # From the strictest on: what must be equal, of a candidate's id and of an image with references; and how to say it.
-_RULES: tuple[tuple[Callable[[Id], object], Callable[[Written], object], str], ...] = (
+_RULES: tuple[tuple[Callable[[Id], object], Callable[[ImageReferences], object], str], ...] = (
     (lambda known: (type(known), known), lambda image: (type(image.id), image.id), ""),
     (str, lambda image: str(image.id), "image ids are text on one side and numbers on the other; matched as text"),
     (_tail, lambda image: _tail(image.name), "candidates are matched with references by folder and file name"),
@@ -55,7 +55,7 @@ class Pairs:
     notes: list[str]
 
 
-def pair(said: Said, wrote: Wrote, split: str | None = None) -> Pairs:
+def pair(said: CandidateSet, wrote: ReferenceSet, split: str | None = None) -> Pairs:
     """Match candidates with references. CaptionkitError where none match."""
     images, note = _of_split(wrote, split), ""
     said, disagreements = _by_the_right_column(said, images, wrote.origin)
@@ -90,7 +90,7 @@ def named(ids: Sequence[Id]) -> str:
     return ", ".join(map(str, ids[:_NAMED])) + more
 
 
-def _of_split(wrote: Wrote, split: str | None) -> list[Written]:
+def _of_split(wrote: ReferenceSet, split: str | None) -> list[ImageReferences]:
     images = [image for image in wrote.images if split is None or image.split == normalise_split(split)]
     if wrote.images and not images:
         there = ", ".join(sorted({image.split for image in wrote.images if image.split}))
@@ -102,7 +102,9 @@ def _of_split(wrote: Wrote, split: str | None) -> list[Written]:
     return images
 
 
-def _by_the_right_column(said: Said, images: Sequence[Written], references: str) -> tuple[Said, list[str]]:
+def _by_the_right_column(
+    said: CandidateSet, images: Sequence[ImageReferences], references: str
+) -> tuple[CandidateSet, list[str]]:
     """The candidates by the column whose ids agree with the references, and what other columns say against it.
 
     It is the likeliest column that matches half of what the best does: numbers of rows meet image ids by chance.
@@ -125,7 +127,7 @@ def _by_the_right_column(said: Said, images: Sequence[Written], references: str)
     return chosen, notes
 
 
-def _matched(said: Said, images: Sequence[Written]) -> tuple[dict[int, Id], str]:
+def _matched(said: CandidateSet, images: Sequence[ImageReferences]) -> tuple[dict[int, Id], str]:
     """Place in `images` -> the candidate's id, by the strictest rule that matches half of what the best rule does.
 
     A looser rule that matches a few more would give captions to their neighbours; ids that meet by chance are few.
@@ -151,7 +153,7 @@ def _once(pairs: Iterable[tuple[object, object]]) -> dict:
     return {key: value for key, value in made.items() if key not in twice}
 
 
-def _nothing_matches(said: Said, wrote: Wrote, images: Sequence[Written]) -> str:
+def _nothing_matches(said: CandidateSet, wrote: ReferenceSet, images: Sequence[ImageReferences]) -> str:
     if not said.captions:
         return f"{said.origin}: holds no captions to score"
     if not images:
@@ -163,7 +165,7 @@ def _nothing_matches(said: Said, wrote: Wrote, images: Sequence[Written]) -> str
     )
 
 
-def _partial(pairs: Pairs, said: Said, wrote: Wrote) -> Iterable[str]:
+def _partial(pairs: Pairs, said: CandidateSet, wrote: ReferenceSet) -> Iterable[str]:
     lonely, silent = pairs.without_references, pairs.without_candidate
     if lonely:
         total = len(said.captions)

@@ -36,7 +36,7 @@ _SHAPE = '{id: caption} or [{"image_id", "caption"}, ...]'
 _ID_COLUMNS = (*IMAGE_COLUMNS, "image_id", "id")
 
 
-class Written(NamedTuple):
+class ImageReferences(NamedTuple):
     """What people wrote of an image. `name` is its file's, or its id where no file is named."""
 
     id: Id
@@ -46,7 +46,7 @@ class Written(NamedTuple):
 
 
 @dataclass
-class Said:
+class CandidateSet:
     """Candidates by image id, and what they are called in messages.
 
     column: what the ids were read from, where more than one column could be ids; `others` are read from these.
@@ -57,62 +57,64 @@ class Said:
     origin: str = "candidates"
     column: str = ""
     fault: str = ""
-    others: list[Said] = field(default_factory=list)
+    others: list[CandidateSet] = field(default_factory=list)
 
 
 @dataclass
-class Wrote:
+class ReferenceSet:
     """References, what they are called in messages, and what of them could not be used."""
 
-    images: list[Written]
+    images: list[ImageReferences]
     origin: str = "references"
     problems: list[str] = field(default_factory=list)
 
 
-Candidates = Said | Mapping[Id, str] | Sequence[Mapping[str, Any]] | str | os.PathLike[str]
-References = Mapping[Id, Sequence[str]] | CaptionSet | Dataset | Wrote | str | os.PathLike[str]
+Candidates = CandidateSet | Mapping[Id, str] | Sequence[Mapping[str, Any]] | str | os.PathLike[str]
+References = Mapping[Id, Sequence[str]] | CaptionSet | Dataset | ReferenceSet | str | os.PathLike[str]
 
 
-def read_candidates(source: Candidates) -> Said:
+def read_candidates(source: Candidates) -> CandidateSet:
     """One caption an image, from {id: caption}, COCO results, or a .json, .jsonl, .csv or .tsv file of them.
 
     Raises CaptionkitError where ids are missing or stand twice.
     """
-    if isinstance(source, Said):
+    if isinstance(source, CandidateSet):
         return source
     if isinstance(source, Mapping):
-        return Said({_plain(known): _one(caption, known, "candidates") for known, caption in source.items()})
+        return CandidateSet({_plain(known): _one(caption, known, "candidates") for known, caption in source.items()})
     if isinstance(source, (str, os.PathLike)):
         return _said(list(_rows(Path(source))), str(source))
     return _said(list(_results(source, "candidates")), "candidates")
 
 
-def read_references(source: References) -> Wrote:
+def read_references(source: References) -> ReferenceSet:
     """The captions of each image, from {id: captions}, a caption set or dataset, or the file or folder of one.
 
     The pictures need not be there. Raises CaptionkitError.
     """
-    if isinstance(source, Wrote):
+    if isinstance(source, ReferenceSet):
         return source
     if isinstance(source, Mapping) and not isinstance(source, Dataset):
         plain = {_plain(known): some for known, some in source.items()}
-        return Wrote([Written(known, str(known), _several(some, known), "") for known, some in plain.items()])
+        return ReferenceSet(
+            [ImageReferences(known, str(known), _several(some, known), "") for known, some in plain.items()]
+        )
     if isinstance(source, (CaptionSet, Dataset)):
         parts = source.values() if isinstance(source, Dataset) else [source]
-        return Wrote([Written(e.id, e.name, e.captions, part.split) for part in parts for e in part])
+        return ReferenceSet([ImageReferences(e.id, e.name, e.captions, part.split) for part in parts for e in part])
     if not isinstance(source, (str, os.PathLike)):
         raise CaptionkitError(
             f"references: {reprlib.repr(source)} has no image ids; give {{id: [caption, ...]}}, a dataset or its path"
         )
     _check_references(Path(source))
-    wrote = Wrote([], str(source))
+    wrote = ReferenceSet([], str(source))
     for stated in stated_captions(source):
         if isinstance(stated, Problem):
             wrote.problems.append(f"{stated.kind}: {stated.where} ({stated.detail})")
             continue
         good, problems = checked_captions(stated.captions, stated.file_name, stated.source)
         wrote.problems.extend(f"{problem.kind}: {problem.where} ({problem.detail})" for problem in problems)
-        wrote.images.append(Written(stated.id, stated.file_name, good, normalise_split(stated.split)))
+        wrote.images.append(ImageReferences(stated.id, stated.file_name, good, normalise_split(stated.split)))
     return wrote
 
 
@@ -146,20 +148,20 @@ class _Row(NamedTuple):
     where: str
 
 
-def _said(rows: Sequence[_Row], origin: str) -> Said:
+def _said(rows: Sequence[_Row], origin: str) -> CandidateSet:
     """The candidates by each column that can be ids, the likeliest first."""
     there = {column for row in rows for column in row.ids}
     readings = [_by(column, rows, origin) for column in _ID_COLUMNS if column in there]
     if not readings:
-        return Said({}, origin)
+        return CandidateSet({}, origin)
     if len(readings) == 1 and readings[0].fault:
         raise CaptionkitError(readings[0].fault)
     readings[0].others = readings[1:]
     return readings[0]
 
 
-def _by(column: str, rows: Sequence[_Row], origin: str) -> Said:
-    said = Said({}, origin, column)
+def _by(column: str, rows: Sequence[_Row], origin: str) -> CandidateSet:
+    said = CandidateSet({}, origin, column)
     seen: dict[str, _Row] = {}
     for row in rows:
         known = row.ids.get(column)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from captionkit.errors import ModelError
-from captionkit.models.decoder import Decoded, Decoder, Packed
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoders import build_encoder
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
@@ -20,7 +20,7 @@ from captionkit.models.transformer import Transformer, TransformerConfig
 DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig
 
 
-class Known(NamedTuple):
+class DecoderSpec(NamedTuple):
     """How to make a decoder: the class of its config, and it itself from config, width of the memory and vocabulary."""
 
     config: type[DecoderConfig]
@@ -29,9 +29,9 @@ class Known(NamedTuple):
 
 #: the decoders, by the name in their config
 DECODERS = {
-    "show-tell": Known(ShowTellConfig, ShowTell),
-    "show-attend-tell": Known(ShowAttendTellConfig, ShowAttendTell),
-    "transformer": Known(TransformerConfig, Transformer),
+    "show-tell": DecoderSpec(ShowTellConfig, ShowTell),
+    "show-attend-tell": DecoderSpec(ShowAttendTellConfig, ShowAttendTell),
+    "transformer": DecoderSpec(TransformerConfig, Transformer),
 }
 
 
@@ -43,7 +43,7 @@ def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
     return _known(values["name"]).config(**values)
 
 
-def _known(name: str) -> Known:
+def _known(name: str) -> DecoderSpec:
     if name not in DECODERS:
         raise ModelError(f"decoder {name!r} is unknown; use {', '.join(sorted(DECODERS))}")
     return DECODERS[name]
@@ -101,7 +101,7 @@ class CaptioningModel(nn.Module):
         """`images` [B,3,H,W] -> memory [B,G,D]."""
         return self.remember(self.features(images), self.encoder.grid(images.shape[2], images.shape[3]))
 
-    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+    def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         """Teacher forcing; see the decoder."""
         return self.decoder.decode(memory, captions)
 
@@ -119,7 +119,7 @@ class CaptioningModel(nn.Module):
         self,
         images: Tensor | None,
         features: Tensor | None,
-        captions: Packed,
+        captions: PackedCaptions,
         grid: tuple[int, int] | None = None,
     ) -> Decoded:
         """Training's entry: pictures, or what the encoder's frozen stages made of them (for a `grid`); captions."""

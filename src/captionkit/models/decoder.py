@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 
 
-class Packed(NamedTuple):
+class PackedCaptions(NamedTuple):
     """Captions to teach with, without padding: sorted by length, longest first, then word by word.
 
     `tokens` [P] are all first words, then all second words and so on; `sizes` says how many captions have a first, a
-    second, ... word; `image_of` [N] is the row of each caption's picture in the memory. The layout is that of
+    second, ... word; `image_index` [N] is the row of each caption's picture in the memory. The layout is that of
     `torch.nn.utils.rnn.PackedSequence`.
     """
 
     tokens: Tensor
     sizes: list[int]
-    image_of: Tensor
+    image_index: Tensor
 
-    def to(self, device: torch.device) -> Packed:
+    def to(self, device: torch.device) -> PackedCaptions:
         """The captions on `device`."""
-        tokens, image_of = (part.to(device, non_blocking=True) for part in (self.tokens, self.image_of))
-        return Packed(tokens, self.sizes, image_of)
+        tokens, image_index = (part.to(device, non_blocking=True) for part in (self.tokens, self.image_index))
+        return PackedCaptions(tokens, self.sizes, image_index)
 
 
-class Glimpses(NamedTuple):
+class HardAttentionStats(NamedTuple):
     """Where hard attention looked while it was taught; see `captionkit.models.hard_attention`."""
 
     #: log p(s_t | s_<t, a) of the cell sampled for each word, [P]
@@ -39,26 +39,26 @@ class Glimpses(NamedTuple):
     sampled: Tensor
     #: the moving average b of log p(y_t | s, a) before this step, []
     baseline: Tensor
-    #: how many captions have a first, a second, ... word, as in `Packed`
+    #: how many captions have a first, a second, ... word, as in `PackedCaptions`
     sizes: list[int]
 
 
 class Decoded(NamedTuple):
-    """What a decoder answers to `Packed`: logits [P,V] and, per caption, each cell's summed attention [N,G].
+    """What a decoder answers to `PackedCaptions`: logits [P,V] and, per caption, each cell's summed attention [N,G].
 
     `coverage` is None where attention is not learnt; `glimpses` is there for hard attention in training alone.
     """
 
     logits: Tensor
     coverage: Tensor | None
-    glimpses: Glimpses | None = None
+    glimpses: HardAttentionStats | None = None
 
 
 class Decoder(nn.Module, ABC):
     """Base of all decoders. Sizes: B pictures, G cells, D memory, N captions, P words, K beams, V vocabulary."""
 
     @abstractmethod
-    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+    def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         """Teacher forcing: `memory` [B,G,D] and the words of N captions -> what comes after each word."""
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Decoder(nn.Module, ABC):
 class Padding:
     """The way from packed words [P,...] to a table with a row for each caption [N,L,...], and back.
 
-    `sizes` are those of `Packed`: N is the first of them, L their number.
+    `sizes` are those of `PackedCaptions`: N is the first of them, L their number.
     """
 
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:

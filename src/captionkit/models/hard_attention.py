@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from captionkit.models.decoder import Glimpses
+from captionkit.models.decoder import HardAttentionStats
 
 #: share of the captions that are taught on the expected value of the location
 EXPECTED = 0.5
@@ -43,8 +43,10 @@ class Sampler:
         seen = functional.one_hot(cells, attention.shape[-1]).to(attention.dtype)  # [n,1] -> [n,1,G]
         return torch.where(self._sampled[: len(attention), None, None], seen, attention)
 
-    def glimpses(self) -> Glimpses:
+    def glimpses(self) -> HardAttentionStats:
         """What was noted, packed as the words are."""
         sizes = [len(step) for step in self._log_probs]
         sampled = torch.cat([self._sampled[:n] for n in sizes])  # [P]
-        return Glimpses(torch.cat(self._log_probs), torch.cat(self._entropy), sampled, self._baseline.clone(), sizes)
+        return HardAttentionStats(
+            torch.cat(self._log_probs), torch.cat(self._entropy), sampled, self._baseline.clone(), sizes
+        )

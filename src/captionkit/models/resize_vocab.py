@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captionkit.models.captioning_model import DECODERS, CaptioningModel
-from captionkit.models.decoder import Packed
+from captionkit.models.decoder import PackedCaptions
 
 #: of new rows around the mean of the old: their spread as a share of the old ones'
 _SPREAD = 0.1
@@ -61,7 +61,7 @@ def _typical(model: CaptioningModel, captions: Sequence[Sequence[int]]) -> float
     memory = model.remember(blank, (1, 1))
     found = []
     for caption in captions:
-        told = Packed(torch.tensor(caption[:-1]), [1] * (len(caption) - 1), torch.tensor([0]))
+        told = PackedCaptions(torch.tensor(caption[:-1]), [1] * (len(caption) - 1), torch.tensor([0]))
         found.append(model.decode(memory, told).logits.double().log_softmax(-1).mean())  # [P,V] -> []
     model.train(was)
     return torch.stack(found).mean().item()

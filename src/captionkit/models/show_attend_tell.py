@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from captionkit.models.attention import AdditiveAttention
-from captionkit.models.decoder import Decoded, Decoder, Packed, Padding, lstm, open_forget_gate, take
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, take
 from captionkit.models.hard_attention import Sampler
 
 #: up to so many a grid's cells, times what takes them, are less to read for a word than the weights
@@ -102,10 +102,10 @@ class ShowAttendTell(Decoder):
         """Deep output, equation 7: L_o (E y + L_h h + L_z z), [...,V]; `seen` is L_z z."""
         return self.output(self.dropout(embedded + self.output_h(self.dropout(h)) + seen))
 
-    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+    def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         embedded = self.dropout(self.embedding(captions.tokens))  # [P] -> [P,E]
         words = self.from_word(embedded).split(captions.sizes)  # L times [n,4H]
-        keys, memory, h, c = self._fan_out(memory, captions.image_of)
+        keys, memory, h, c = self._fan_out(memory, captions.image_index)
         hard = self.training and self.baseline is not None
         sampler = Sampler(captions.sizes[0], self.baseline) if hard else None
         hs, zs, attended = [], [], []
@@ -119,10 +119,10 @@ class ShowAttendTell(Decoder):
         coverage = Padding(captions.sizes, logits.device).sum(torch.cat(attended))  # [P,G] -> [N,G]
         return Decoded(logits, coverage, sampler and sampler.glimpses())
 
-    def _fan_out(self, memory: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _fan_out(self, memory: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys, memory and first state per caption, each computed once per picture: [B,...] -> [N,...]."""
         h, c = self._start(memory)
-        return tuple(x.index_select(0, image_of) for x in (self.attention.keys(memory), memory, h, c))
+        return tuple(x.index_select(0, image_index) for x in (self.attention.keys(memory), memory, h, c))
 
     def _taken(self, seen: Tensor) -> Tensor:
         """What the LSTM and the output layer take of cells or contexts: [...,D] -> [...,4H+E]."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from captionkit.models.decoder import Decoded, Decoder, Packed, lstm, open_forget_gate, take
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, lstm, open_forget_gate, take
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class ShowTell(Decoder):
         gates = self.from_input(self.dropout(seen)).unsqueeze(1)  # [B,E] -> [B,4H] -> [B,1,4H]
         return lstm(gates, torch.zeros_like(gates[..., : self.from_hidden.in_features]))
 
-    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+    def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         embedded = self.dropout(self.embedding(captions.tokens))  # [P] -> [P,E]
         words = self.from_input(embedded).split(captions.sizes)  # L times [n,4H]
-        h, c = (x.squeeze(1).index_select(0, captions.image_of) for x in self._start(memory))  # [B,1,H] -> [N,H]
+        h, c = (x.squeeze(1).index_select(0, captions.image_index) for x in self._start(memory))  # [B,1,H] -> [N,H]
         hs = []
         for n, word in zip(captions.sizes, words, strict=True):
             h, c = lstm(word + self.from_hidden(h[:n]), c[:n])  # [n,4H] -> [n,H]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from captionkit.errors import ModelError
-from captionkit.models.decoder import Decoded, Decoder, Packed, Padding, take
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, take
 
 #: named sizes: width, layers and heads; base is that of Vaswani et al.
 SIZES = {
@@ -92,14 +92,14 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, image_of: Tensor, padding: Padding, *, weighed: bool
+        self, x: Tensor, keys: Tensor, values: Tensor, image_index: Tensor, padding: Padding, *, weighed: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Teaching: the words `x` [P,W] -> [P,W] and, if `weighed`, how they attend to the grid, [N,L,G].
 
-        `keys` and `values` [B,h,G,W/h] are of the grids, `image_of` [N] tells each caption's.
+        `keys` and `values` [B,h,G,W/h] are of the grids, `image_index` [N] tells each caption's.
         """
         x = x + self.dropout(self.words.output(self._listen(x, padding)))
-        keys, values = (y.index_select(0, image_of) for y in (keys, values))  # [B,h,G,W/h] -> [N,h,G,W/h]
+        keys, values = (y.index_select(0, image_index) for y in (keys, values))  # [B,h,G,W/h] -> [N,h,G,W/h]
         seen, weights = self.look(padding.pad(x), keys, values, weighed=weighed)  # [P,W] -> [N,L,W], [N,L,G]
         return self.see(x, padding.pack(seen)), weights  # [N,L,W] -> [P,W]
 
@@ -176,12 +176,12 @@ class Transformer(Decoder):
         """Each layer's keys and values of the grid, [B,G,D] -> [B,h,G,W/h]."""
         return [(a.split(a.key(memory)), a.split(a.value(memory))) for a in (layer.grid for layer in self.layers)]
 
-    def decode(self, memory: Tensor, captions: Packed) -> Decoded:
+    def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         padding = Padding(captions.sizes, memory.device)  # attention alone works on padded words
         x = self._embed(captions.tokens, padding.word)  # [P] -> [P,W]
         weights = None
         for layer, (keys, values) in zip(self.layers, self._grids(memory), strict=True):
-            x, weights = layer(x, keys, values, captions.image_of, padding, weighed=layer is self.layers[-1])
+            x, weights = layer(x, keys, values, captions.image_index, padding, weighed=layer is self.layers[-1])
         return Decoded(self._logits(x), padding.sum(padding.pack(weights).float()))  # [P,V], [P,G] -> [N,G]
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:

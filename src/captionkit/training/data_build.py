@@ -11,14 +11,14 @@ from captionkit.data.images import Preprocessing
 from captionkit.data.layouts import CaptionSet
 from captionkit.models.encoder import Encoder
 from captionkit.training.config.recipe import Recipe
-from captionkit.training.data.dataset import Teaching
-from captionkit.training.data.feature_cache import JoinedFeatures, Shown, cached_features
+from captionkit.training.data.dataset import CaptionDataset
+from captionkit.training.data.feature_cache import ConcatFeatures, Shown, cached_features
 from captionkit.training.data.soft_targets import SoftTargets
 from captionkit.training.factory import Setup
 from captionkit.training.objectives.distillation import Teacher, open_teachers, soft_targets
 
 
-def teaching_of(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> Teaching:
+def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> CaptionDataset:
     """What is taught ("train") or evaluated ("val"): features, computed once, where frozen stages allow it."""
     training = part == "train"
     captions, image = setup.train if training else setup.val, recipe.image
@@ -26,9 +26,9 @@ def teaching_of(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: st
     anew = training and (image.crop < 1 or image.colour > 0)  # each time another picture
     if setup.model.encoder.cacheable and not recipe.encoder.thaw and not anew:
         sets = [source.train for source in setup.sources] if training else [captions]
-        seen = Seeing(setup.model.encoder, setup.preprocessing)
+        seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
         features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)
-    teaching = Teaching(
+    teaching = CaptionDataset(
         captions, setup.text, recipe, setup.preprocessing, augment=training, features=features, broken=broken
     )
     if training and recipe.distillation.teachers:
@@ -46,12 +46,12 @@ def _soft_targets(
     """What the recipe's teachers expect of the training captions."""
     sets, teachers = [source.train for source in setup.sources], []
     for folder, model in open_teachers(recipe, setup.text):
-        seen = Seeing(model.to(accelerator.device).encoder, folder.preprocessing)
+        seen = FrozenEncoder(model.to(accelerator.device).encoder, folder.preprocessing)
         teachers.append(Teacher(folder, model, _features(seen, recipe, accelerator, sets, shown, flips=False)[0]))
     return soft_targets(teachers, tokens, recipe, accelerator, shown)
 
 
-class Seeing(NamedTuple):
+class FrozenEncoder(NamedTuple):
     """An encoder with the preprocessing that its pictures need."""
 
     encoder: Encoder
@@ -59,8 +59,14 @@ class Seeing(NamedTuple):
 
 
 def _features(
-    seen: Seeing, recipe: Recipe, accelerator: Accelerator, sets: Sequence[CaptionSet], shown: Shown, *, flips: bool
-) -> tuple[JoinedFeatures, dict[int, str]]:
+    seen: FrozenEncoder,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    sets: Sequence[CaptionSet],
+    shown: Shown,
+    *,
+    flips: bool,
+) -> tuple[ConcatFeatures, dict[int, str]]:
     """What the frozen encoder makes of the pictures: a file for each dataset, which serves any mix of it."""
     parts, broken, start = [], {}, 0
     for captions in sets:
@@ -77,4 +83,4 @@ def _features(
         parts.append(features)
         broken |= {start + index: reason for index, reason in unread.items()}
         start += len(captions)
-    return JoinedFeatures(parts), broken
+    return ConcatFeatures(parts), broken

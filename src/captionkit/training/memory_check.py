@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from captionkit.errors import TrainingError
 from captionkit.training.data.collate import Batch, collate
-from captionkit.training.data.dataset import Sample, Teaching
+from captionkit.training.data.dataset import CaptionDataset, Sample
 from captionkit.training.data.loader import pictures_ahead
 from captionkit.training.engine.free_memory import free_memory
 from captionkit.training.objectives.losses import losses
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 
 #: share of the free memory that a suggestion fills; the rest is for what no tensor shows
 _FILLED = 0.9
@@ -80,7 +80,7 @@ class Forecast:
     evaluation's pass is made likewise. Weights, norm statistics and random numbers stay as they are.
     """
 
-    def __init__(self, learner: Learner, val: Teaching) -> None:
+    def __init__(self, learner: TrainStep, val: CaptionDataset) -> None:
         self.learner = learner
         plan, model, teaching = learner.plan, learner.model, learner.teaching
         self.batch, self.processes = plan.recipe.optimizer.batch_size, plan.processes
@@ -121,21 +121,21 @@ class Forecast:
         ahead = pictures_ahead(self.learner.recipe.run.workers, taught) + taught
         return (taught + (ahead if self._on_processor else 0)) * _blank(self.learner.teaching).nbytes
 
-    def _need(self, few: int, teaching: Teaching, indices: np.ndarray, run: Callable) -> Need:
+    def _need(self, few: int, teaching: CaptionDataset, indices: np.ndarray, run: Callable) -> Need:
         courses = [self._course(_stand_in(teaching, indices, count), run) for count in (few, 2 * few)]
         return Need(few, *(np.array(course, float) for course in courses))
 
     def _course(self, batch: Batch, run: Callable) -> list[int]:
         learner, device = self.learner, self.learner.accelerator.device
         batch, model = batch.to(device), learner.model
-        given = [batch.images, batch.features, batch.captions.tokens, batch.captions.image_of, batch.targets]
+        given = [batch.images, batch.features, batch.captions.tokens, batch.captions.image_index, batch.targets]
         known = [*model.parameters(), *model.buffers(), *(tensor for tensor in given if tensor is not None)]
         with _untouched(model), _Live(iter(known)) as live:
             run(learner, batch)
         return live.course
 
 
-def check_memory(learner: Learner, val: Teaching) -> None:
+def check_memory(learner: TrainStep, val: CaptionDataset) -> None:
     """Raises TrainingError where the run's largest batch needs more memory than its device has free."""
     room = free_memory(learner.accelerator.device)
     if room is None:
@@ -181,8 +181,8 @@ def _gpus(model: nn.Module) -> list[torch.device]:
     return [device for device in {p.device for p in model.parameters()} if device.type == "cuda"]
 
 
-def _teach(learner: Learner, batch: Batch) -> None:
-    """Forward and backward, as `Learner` does it."""
+def _teach(learner: TrainStep, batch: Batch) -> None:
+    """Forward and backward, as `TrainStep` does it."""
     learner.model.train()
     with learner.accelerator.autocast():
         decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
@@ -194,7 +194,7 @@ def _teach(learner: Learner, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _look(learner: Learner, batch: Batch) -> None:
+def _look(learner: TrainStep, batch: Batch) -> None:
     """Evaluation's pass, as `validate` does it; the search after it takes no more than a training step."""
     learner.model.eval()
     with learner.accelerator.autocast():
@@ -202,7 +202,7 @@ def _look(learner: Learner, batch: Batch) -> None:
     losses(decoded, batch.targets, 0.0)
 
 
-def _grid(learner: Learner) -> tuple[int, int]:
+def _grid(learner: TrainStep) -> tuple[int, int]:
     seen = learner.teaching.preprocessing
     return learner.model.encoder.grid(seen.height, seen.width)
 
@@ -211,20 +211,20 @@ def _bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _lengths(teaching: Teaching, index: int) -> list[int]:
+def _lengths(teaching: CaptionDataset, index: int) -> list[int]:
     """Words to predict of the captions that are taught of a picture, or of the longest where only some are."""
     lengths = sorted((len(caption) - 1 for caption in teaching.tokens[index]), reverse=True)
     return lengths[: teaching.recipe.data.captions_per_image] if teaching.augment else lengths
 
 
-def _blank(teaching: Teaching) -> np.ndarray:
+def _blank(teaching: CaptionDataset) -> np.ndarray:
     """A picture [3,H,W], or features [G,D], without content."""
     if teaching.features is not None:
         return np.zeros(teaching.features.shape[2:], np.float32)
     return np.zeros((3, teaching.preprocessing.height, teaching.preprocessing.width), np.float32)
 
 
-def _stand_in(teaching: Teaching, indices: np.ndarray, count: int) -> Batch:
+def _stand_in(teaching: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
     """`count` pictures with captions as long, and as many a picture, as those of the pictures at `indices`."""
     lengths = sorted((length for index in indices for length in _lengths(teaching, index)), reverse=True)
     wanted = max(1, round(len(lengths) * count / len(indices)))

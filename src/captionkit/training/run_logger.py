@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from captionkit.training.config.recipe import Recipe
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.factory import Setup
-from captionkit.training.report import Material, write_captions, write_report
+from captionkit.training.report import RunData, write_captions, write_report
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import SAMPLES, RunFolder
-from captionkit.training.run.session_log import Diary
+from captionkit.training.run.session_log import SessionLog
 from captionkit.training.run.sessions import DONE
-from captionkit.training.step_metrics import Learnt
+from captionkit.training.step_metrics import StepMetrics
 from captionkit.training.validation import Validation, sample_cards, samples_page
 from captionkit.utils import files
 from captionkit.utils.progress import say, track
@@ -35,9 +35,9 @@ class Report:
     def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, accelerator: Accelerator) -> None:
         self.folder, self.setup, self.recipe = folder, setup, recipe
         self.accelerator, self.main = accelerator, accelerator.is_main_process
-        self._learnt = Learnt()
+        self._learnt = StepMetrics()
         self._since = time.monotonic()
-        self.diary = Diary(folder.path, setup)
+        self.diary = SessionLog(folder.path, setup)
         self._cards: Sequence[Card] = ()
 
     def say(self, line: str) -> None:
@@ -56,7 +56,7 @@ class Report:
         data = [str(source.path) for source in self.setup.sources]
         return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
-    def begin(self, plan: Plan, progress: Progress, thawing: str, *, done: bool) -> None:
+    def begin(self, plan: EpochSampler, progress: Progress, thawing: str, *, done: bool) -> None:
         """Say what is about to be learnt, and from what, unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
@@ -93,7 +93,7 @@ class Report:
                 diary.begin(command, progress, self.accelerator, trackers)
         self._since = time.monotonic()
 
-    def learnt(self, step: Learnt) -> None:
+    def learnt(self, step: StepMetrics) -> None:
         """Count a step towards the next row of training."""
         self._learnt += step
 
@@ -123,7 +123,7 @@ class Report:
     def _write(self, *, whole: bool) -> None:
         """Write report.html and report.md of what there is; a failure is a line, and no run is lost to it."""
         folder, diary = self.folder, self.diary
-        material = Material(
+        material = RunData(
             folder.path,
             self.recipe,
             folder.rows,
@@ -144,10 +144,10 @@ class Report:
 
     def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
         """Record what was learnt, and how fast, since the last such row, over all processes."""
-        learnt = sum(gather_object([self._learnt]), Learnt())
+        learnt = sum(gather_object([self._learnt]), StepMetrics())
         speed = learnt.words / (time.monotonic() - self._since)
         self.folder.record({"kind": "train", **where, **learnt.row(), **rates, "tokens_per_second": speed})
-        self._learnt, self._since = Learnt(), time.monotonic()
+        self._learnt, self._since = StepMetrics(), time.monotonic()
 
     def evaluated(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
         """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
-class Learnt:
+class StepMetrics:
     """Sums over the words and captions of one step or several.
 
     nats: cross-entropy of the words taught; of self-critical training, -log p of the words that the model said.
@@ -20,8 +20,8 @@ class Learnt:
     reward: float = 0.0
     distinct: int = 0
 
-    def __add__(self, other: Learnt) -> Learnt:
-        return Learnt(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: StepMetrics) -> StepMetrics:
+        return StepMetrics(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
     def row(self) -> dict[str, float]:
         """Means, under the names of metrics.jsonl: the loss, or what self-critical training reports instead."""

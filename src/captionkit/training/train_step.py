@@ -15,20 +15,20 @@ from torch.optim import Optimizer
 
 from captionkit.errors import TrainingError
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.decoder import Packed
+from captionkit.models.decoder import PackedCaptions
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import Batch
-from captionkit.training.data.dataset import Teaching
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.dataset import CaptionDataset
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.activation_checkpointing import recompute
 from captionkit.training.objectives.losses import losses
 from captionkit.training.objectives.scheduled_sampling import Feeding
-from captionkit.training.objectives.scst import Critic
+from captionkit.training.objectives.scst import SelfCriticalLoss
 from captionkit.training.optim.ema import averaged
-from captionkit.training.optim.gradual_unfreezing import Thawing
+from captionkit.training.optim.gradual_unfreezing import GradualUnfreezing
 from captionkit.training.optim.optimizers import make_optimizer
 from captionkit.training.optim.schedule import set_rates
-from captionkit.training.step_metrics import Learnt
+from captionkit.training.step_metrics import StepMetrics
 
 #: so many pictures in a row that cannot be read are no accident
 _UNREADABLE = 256
@@ -42,7 +42,7 @@ _BASELINE = 0.9
 Schedule = Callable[[Optimizer, int], None]
 
 
-class Learner:
+class TrainStep:
     """A model with its optimizer and its average; `step` teaches one step.
 
     A step draws its random numbers from its own seed, so that nothing need be remembered about them. `schedule` sets
@@ -52,11 +52,11 @@ class Learner:
     def __init__(
         self,
         model: CaptioningModel,
-        teaching: Teaching,
-        plan: Plan,
+        teaching: CaptionDataset,
+        plan: EpochSampler,
         recipe: Recipe,
         accelerator: Accelerator,
-        critic: Critic | None = None,
+        critic: SelfCriticalLoss | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         """With a `critic` the model learns from what it says by itself."""
@@ -69,13 +69,13 @@ class Learner:
             recompute(self.model)
         self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.encoder.stage_decay)
         self._schedule = schedule or (lambda optimizer, step: set_rates(optimizer, step, plan.steps, recipe.optimizer))
-        self.thawing = Thawing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
+        self.thawing = GradualUnfreezing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
         self._feeding = Feeding(self.model, teaching, self._grid, accelerator)
         #: of hard attention: what the step's sampled words earned, and how many there are
-        self._earned = torch.zeros(2, device=accelerator.device)
+        self._reward_sum = torch.zeros(2, device=accelerator.device)
         #: pictures that could not be read, with the reason
         self.broken: set[str] = set()
         self._unread = 0
@@ -88,7 +88,7 @@ class Learner:
         """What a checkpoint holds besides the optimizer."""
         return {"model": self.model, "average": self.average}
 
-    def step(self, number: int, batches: Iterator[Batch]) -> Learnt | None:
+    def step(self, number: int, batches: Iterator[Batch]) -> StepMetrics | None:
         """Make step `number` (from 0); returns what this process learnt.
 
         Returns None, having changed no weight, where the loss or its gradient is not finite in any process.
@@ -101,8 +101,8 @@ class Learner:
             totals = (0, self.critic.captions(len(pictures)))
         self._schedule(self.optimizer, number)
         self.thawing.apply(number)
-        learnt, finite = Learnt(), True
-        self._earned.zero_()
+        learnt, finite = StepMetrics(), True
+        self._reward_sum.zero_()
         for part in range(self.plan.parts):
             batch = self._feeding.fed(self._checked(next(batches)), self._feeding.share(number, self.plan.steps))
             torch.manual_seed(_seed(self.recipe.run.seed, number, part, accelerator.process_index))
@@ -156,12 +156,12 @@ class Learner:
                 return ""
         return reason
 
-    def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, Learnt]:
+    def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, StepMetrics]:
         """Add a part's gradient; processes share theirs after the last. Returns the objective and what was learnt."""
         accelerator = self.accelerator
         empty = not batch.captions.sizes
         if empty and accelerator.num_processes == 1:
-            return 0.0, Learnt()
+            return 0.0, StepMetrics()
         self._wrapped.train(not empty)
         with nullcontext() if last else accelerator.no_sync(self._wrapped):
             taught = self._stand_in() if empty else batch
@@ -169,9 +169,9 @@ class Learner:
             objective, learnt = teach(taught, totals)
             # Processes average their gradients, while the totals are already those of all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
-        return (0.0, Learnt()) if empty else (objective.item(), learnt)
+        return (0.0, StepMetrics()) if empty else (objective.item(), learnt)
 
-    def _cross_entropy(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
+    def _cross_entropy(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, StepMetrics]:
         recipe, (words, captions) = self.recipe.optimizer, totals
         with self.accelerator.autocast():
             decoded = self._wrapped(batch.images, batch.features, batch.captions, self._grid)
@@ -181,10 +181,10 @@ class Learner:
         if found.reward is not None:
             looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy
             objective = objective + looked / words
-            self._earned += found.reward.earned
-        return objective, Learnt(found.nats.item(), len(batch.targets))
+            self._reward_sum += found.reward.earned
+        return objective, StepMetrics(found.nats.item(), len(batch.targets))
 
-    def _self_critical(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, Learnt]:
+    def _self_critical(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, StepMetrics]:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
@@ -202,7 +202,7 @@ class Learner:
         baseline = getattr(self.model.decoder, "baseline", None)
         if baseline is None:
             return
-        total, words = self.accelerator.reduce(self._earned).unbind()
+        total, words = self.accelerator.reduce(self._reward_sum).unbind()
         if words:
             baseline.lerp_(total / words, 1 - _BASELINE)
 
@@ -214,7 +214,7 @@ class Learner:
         return Batch(
             torch.zeros(1, 3, *size, device=device) if features is None else None,
             None if features is None else torch.zeros(1, *features.shape[2:], device=device),
-            Packed(one, [1], one),
+            PackedCaptions(one, [1], one),
             one,
             [],
         )

@@ -22,8 +22,8 @@ from captionkit.models.captioning_model import CaptioningModel
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import Batch
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan, shards_of
-from captionkit.training.data_build import teaching_of
+from captionkit.training.data.sampler import EpochSampler, shards_of
+from captionkit.training.data_build import build_datasets
 from captionkit.training.engine.compile import check_compiler, compile_parts, compiler_errors
 from captionkit.training.engine.device_errors import explain
 from captionkit.training.engine.distributed import make_accelerator, note_scale, restore_scale, share_buffers
@@ -32,17 +32,17 @@ from captionkit.training.engine.precision import with_precision
 from captionkit.training.engine.signals import deferred_interrupts
 from captionkit.training.factory import Setup, prepare
 from captionkit.training.memory_check import check_memory
-from captionkit.training.objectives.collapse import harm
-from captionkit.training.objectives.scst import Critic
+from captionkit.training.objectives.collapse import detect_collapse
+from captionkit.training.objectives.scst import SelfCriticalLoss
 from captionkit.training.optim.schedule import rates
-from captionkit.training.run.best_model import export_kept, keep_model
+from captionkit.training.run.best_model import export_kept, save_model
 from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import BEST, LAST, RunFolder
 from captionkit.training.run.trackers import check_trackers
 from captionkit.training.run_logger import Report
-from captionkit.training.train_step import Learner
-from captionkit.training.validation import Judge, validate
+from captionkit.training.train_step import TrainStep
+from captionkit.training.validation import Validator, validate
 from captionkit.utils.outputs import check_folder
 
 _LOG_EVERY = 20  # steps between two rows of training loss
@@ -60,7 +60,7 @@ class Result:
 
 
 #: is told the row of each evaluation (step, epoch, val_loss, cider, ...); may raise, to end the run there
-Watcher = Callable[[Mapping[str, Any]], None]
+OnEval = Callable[[Mapping[str, Any]], None]
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     resume: bool = False,
-    watcher: Watcher | None = None,
+    watcher: OnEval | None = None,
     export: bool = True,
 ) -> Result:
     """Train a captioner on the dataset at `data`, or on several, and keep everything in the folder `output`.
@@ -90,12 +90,12 @@ def train(
         check_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
-        run = _Run(recipe, paths, folder, resume, watcher, export)
+        run = _Trainer(recipe, paths, folder, resume, watcher, export)
         with run.report.sitting(run.progress):
             return run.go()
 
 
-class _Run:
+class _Trainer:
     """One sitting of a run."""
 
     def __init__(
@@ -104,7 +104,7 @@ class _Run:
         data: Sequence[Path],
         folder: RunFolder,
         resume: bool,
-        watcher: Watcher | None,
+        watcher: OnEval | None,
         export: bool,
     ) -> None:
         self.recipe, self.folder, self.watcher, self.export = recipe, folder, watcher, export
@@ -118,17 +118,17 @@ class _Run:
         self.setup.model.to(self.accelerator.device)
         with self.report.diary.clock.on("features"):
             train_set, self.val_set = (
-                teaching_of(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
+                build_datasets(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
             )
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         shards = shards_of(train_set.examples)
         counts = [len(source.train) for source in self.setup.sources]
-        self.plan = Plan(counts, recipe, processes=processes, rank=rank, shards=shards)
+        self.plan = EpochSampler(counts, recipe, processes=processes, rank=rank, shards=shards)
         critic = None
         if recipe.optimizer.objective == "self-critical":
-            critic = Critic(train_set, self.setup.text, recipe)
-        self.learner = Learner(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
-        self.judge = Judge(self.setup.val)
+            critic = SelfCriticalLoss(train_set, self.setup.text, recipe)
+        self.learner = TrainStep(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
+        self.judge = Validator(self.setup.val)
         self.progress = Progress()
         self.fingerprint = _fingerprint(recipe, self.setup, "" if train_set.soft is None else train_set.soft.key)
         begun = resume and (folder.path / LAST).exists()
@@ -223,7 +223,7 @@ class _Run:
         return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
 
     def _finished(self) -> bool:
-        return bool(self.progress.harm) or 0 < self.recipe.run.patience <= self.progress.stale
+        return bool(self.progress.detect_collapse) or 0 < self.recipe.run.patience <= self.progress.stale
 
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
@@ -255,11 +255,11 @@ class _Run:
         cider = found.scores["cider"]
         progress.start = progress.start or found.scores
         if self.learner.critic is not None:
-            progress.harm = harm(progress.start, found.scores, self.judge.words)
+            progress.detect_collapse = detect_collapse(progress.start, found.scores, self.judge.words)
         now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
         if self.recipe.run.keep == "loss":
             now, before = now[::-1], before[::-1]
-        better = not progress.harm and now > before
+        better = not progress.detect_collapse and now > before
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
@@ -272,7 +272,7 @@ class _Run:
     def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
         facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
         text, preprocessing = self.setup.text, self.setup.preprocessing
-        keep_model(self.folder.path / BEST, model, text, preprocessing, facts, calibration, half=half)
+        save_model(self.folder.path / BEST, model, text, preprocessing, facts, calibration, half=half)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -325,7 +325,7 @@ class _Run:
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say
-        why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
+        why = progress.detect_collapse or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         say(f"{why}: best on validation at step {progress.best_step}, {scores}")
         left_out = sorted(set().union(*gather_object([self.learner.broken])))

@@ -28,7 +28,7 @@ from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.stepper import MemoryStepper
 from captionkit.training.config.decoding import DECODING
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import whole
 from captionkit.training.objectives.losses import losses
 from captionkit.viz.page import Card, captions_page
@@ -37,7 +37,7 @@ from captionkit.viz.page import Card, captions_page
 _OFTEN, _ENDS = 20, 0.01
 
 
-class Judge:
+class Validator:
     """Scores captions of a split, by place in it, against what people wrote."""
 
     def __init__(self, captions: CaptionSet) -> None:
@@ -100,7 +100,7 @@ class Validation:
 
     #: cross-entropy of the true next word in nats, mean over all words, the end included
     loss: float
-    #: what `Judge.scores` says of the captions that the model makes by itself
+    #: what `Validator.scores` says of the captions that the model makes by itself
     scores: dict[str, float]
     #: those captions, by place in the split
     said: dict[int, str]
@@ -112,7 +112,7 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    model: CaptioningModel, teaching: Teaching, text: Text, judge: Judge, accelerator: Accelerator
+    model: CaptioningModel, teaching: CaptionDataset, text: Text, judge: Validator, accelerator: Accelerator
 ) -> Validation:
     """Loss by teacher forcing, and scores of generated captions, over all processes.
 

@@ -23,7 +23,7 @@ _RESAMPLES = 1000
 _TIMED = 12
 
 
-class Judge:
+class QuantizedEvaluator:
     """Compares graphs with those that they were made of: on the captioned pictures `judged`, else on `pictures`."""
 
     def __init__(

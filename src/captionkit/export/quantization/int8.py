@@ -12,7 +12,7 @@ from captionkit.data.images import Source, load_image
 from captionkit.data.layouts import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.quantization.calibration_images import pictures_of, spread_pictures
-from captionkit.export.quantization.evaluate_quantized import Judge
+from captionkit.export.quantization.evaluate_quantized import QuantizedEvaluator
 from captionkit.export.quantization.kl import walk
 from captionkit.export.quantization.mixed_precision import DecoderSparing, EncoderSparing
 from captionkit.export.quantization.report import Int8Report, card_with
@@ -63,7 +63,7 @@ def export_int8(
         [load_image(picture, folder.preprocessing) for picture in track(sources, len(sources), "opening")]
     )
     walked = walk(exact, images, folder.text)
-    judge = Judge(folder, graphs, sources, judged)
+    judge = QuantizedEvaluator(folder, graphs, sources, judged)
     parts = [Sparing(folder, graphs, walked, exact) for Sparing in (EncoderSparing, DecoderSparing)]
     chosen: dict[str, bytes] = {}
     for drift in _DRIFTS if judged is not None else _DRIFTS[1:]:

@@ -18,7 +18,7 @@ _TOGETHER = 8  # pictures that are encoded together
 
 
 @dataclass(frozen=True)
-class Walk:
+class Trace:
     """A model's greedy captions of pictures, and all that it expected on the way.
 
     tokens [B,L] are fed, from the begin token on; live [B,L] is false behind a caption's end; log_probs [B,L,V].
@@ -30,13 +30,13 @@ class Walk:
     live: np.ndarray
     log_probs: np.ndarray
 
-    def first(self, many: int) -> Walk:
+    def first(self, many: int) -> Trace:
         """That of the first pictures alone."""
         state = {name: value[:many] for name, value in self.state.items()}
-        return Walk(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
+        return Trace(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
 
 
-def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Walk:
+def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
     """Caption `images` [B,3,H,W] greedily."""
     begun = state = encode(stepper, images)
     token = np.full((len(images), 1), text.bos_id, np.int64)
@@ -49,7 +49,7 @@ def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Walk:
         found.append(log_probs)
         token = log_probs.argmax(1)[:, None]  # [B,V] -> [B,1]
         live = live & (token[:, 0] != text.eos_id)
-    return Walk(images, begun, np.concatenate(tokens, 1), np.stack(lives, 1), np.stack(found, 1))
+    return Trace(images, begun, np.concatenate(tokens, 1), np.stack(lives, 1), np.stack(found, 1))
 
 
 def encode(stepper: Stepper, images: np.ndarray) -> State:
@@ -58,7 +58,7 @@ def encode(stepper: Stepper, images: np.ndarray) -> State:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def feeds(walked: Walk, stepper: OnnxStepper) -> Iterator[State]:
+def feeds(walked: Trace, stepper: OnnxStepper) -> Iterator[State]:
     """What the decoder's graph is given at each step of the way."""
     state = walked.state
     for place in range(walked.tokens.shape[1]):
@@ -67,7 +67,7 @@ def feeds(walked: Walk, stepper: OnnxStepper) -> Iterator[State]:
         _, state = _step(stepper, token, state)
 
 
-def nats_per_word(walked: Walk, state: State, stepper: Stepper) -> float:
+def nats_per_word(walked: Trace, state: State, stepper: Stepper) -> float:
     """How much a word surprises the quantised model more than the float one, where both go the latter's way.
 
     That is the mean over words of the Kullback-Leibler divergence of the two models' expectations. `state` is what the
@@ -81,7 +81,7 @@ def nats_per_word(walked: Walk, state: State, stepper: Stepper) -> float:
     return total / walked.live.sum()
 
 
-def feature_error(walked: Walk, state: State) -> float:
+def feature_error(walked: Trace, state: State) -> float:
     """The largest relative error, root mean square, of what the decoder is given of the pictures."""
     return max(
         float(np.sqrt(((state[name] - wanted) ** 2).mean() / max(wanted.var(), 1e-12)))

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from captionkit.export.quantization.graph_passes import quicken
-from captionkit.export.quantization.kl import Walk, encode, feature_error, feeds, nats_per_word
+from captionkit.export.quantization.kl import Trace, encode, feature_error, feeds, nats_per_word
 from captionkit.export.quantization.quantize import Calibrated, Feed, calibrate, quantised, work_of
 from captionkit.export.quantization.report import Part
 from captionkit.export.quantization.weight_compression import plain_graph
@@ -28,7 +28,7 @@ class Sparing(ABC):
 
     name: str
 
-    def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Walk, exact: OnnxStepper) -> None:
+    def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Trace, exact: OnnxStepper) -> None:
         self.folder, self.graphs, self.walked, self.exact = folder, graphs, walked, exact
         self.graph = quicken(plain_graph(graphs[self.name]))
         self.work = work_of(self.graph)
@@ -82,7 +82,7 @@ class Sparing(ABC):
         """What the graph is given on the pictures."""
 
     @abstractmethod
-    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+    def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
         """Nats per word that a quantised graph loses, and its error in what the decoder is given."""
 
 
@@ -94,7 +94,7 @@ class EncoderSparing(Sparing):
     def feeds(self) -> Iterable[Feed]:
         return ({IMAGES: image[None]} for image in self.walked.images)  # [3,H,W] -> [1,3,H,W]
 
-    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+    def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
         state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), walked.images)
         return nats_per_word(walked, state, self.exact), feature_error(walked, state)
 
@@ -107,6 +107,6 @@ class DecoderSparing(Sparing):
     def feeds(self) -> Iterable[Feed]:
         return feeds(self.walked, self.exact)
 
-    def measure(self, content: bytes, walked: Walk) -> tuple[float, float]:
+    def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
         stepper = OnnxStepper(self.folder, graphs={**self.graphs, DECODER: content})
         return nats_per_word(walked, walked.state, stepper), 0.0

@@ -18,7 +18,7 @@ from captionkit.inference.search.generation_config import Decoding
 from captionkit.inference.search.hypothesis import Hypothesis
 from captionkit.inference.search.sampling import sample
 from captionkit.inference.search.single_image import search_alone, suits
-from captionkit.inference.search.stepper import Asked, State, Stepper
+from captionkit.inference.search.stepper import SearchRequest, State, Stepper
 
 __all__ = ["Constraints", "Decoding", "Hypothesis", "State", "Stepper", "search"]
 
@@ -53,7 +53,7 @@ def search(
         )
     if not len(images):
         return []
-    asked = Asked(stepper, images, decoding, constraints or Constraints(), bos_id, eos_id, frozenset(banned))
+    asked = SearchRequest(stepper, images, decoding, constraints or Constraints(), bos_id, eos_id, frozenset(banned))
     if decoding.temperature:
         return sample(asked)
     return search_alone(asked) if suits(asked) else beam_search(asked)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.inference.search.constraint_bank import Grid
-from captionkit.inference.search.constraints import Forbidden, exclusion
+from captionkit.inference.search.constraints import NgramBlocker, exclusion
 from captionkit.inference.search.hypothesis import NONE, Hypothesis, descending, finished_first, pick, records, trace
-from captionkit.inference.search.stepper import WHOLE, Asked, Live
+from captionkit.inference.search.stepper import WHOLE, BeamState, SearchRequest
 
 
-def beam_search(asked: Asked) -> list[list[Hypothesis]]:
+def beam_search(asked: SearchRequest) -> list[list[Hypothesis]]:
     """The `num_captions` best hypotheses of each image, all different, best first.
 
     At each step every live hypothesis is continued by every token that is not banned (nor the end token, before
@@ -61,7 +61,7 @@ class _Chosen(NamedTuple):
 class _Beams:
     """One search. The K hypotheses of an image stand group by group, within a group bank by bank."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: SearchRequest) -> None:
         stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
@@ -79,7 +79,7 @@ class _Beams:
         self.ranks = decoding.beam * self.banks + len(excluded) + (len(self.grid.tokens) if self.grid else 0)
         self.mask = exclusion(excluded)
         remember = bool(decoding.no_repeat or self.phrases)
-        self.live = Live(stepper, images, constraints.prefix, bos_id, self.banned, remember=remember)
+        self.live = BeamState(stepper, images, constraints.prefix, bos_id, self.banned, remember=remember)
         self.best = [np.full((len(images), decoding.num_captions), NONE) for _ in range(decoding.groups)]
 
     def run(self) -> list[list[Hypothesis]]:
@@ -104,7 +104,7 @@ class _Beams:
 
     def _continuations(self) -> tuple[_Continuations, NDArray[np.float32]]:
         """What may follow the live hypotheses, and the attention [B,K,G] with which it was found."""
-        forbidden = Forbidden(self.live.said, self.decoding.no_repeat, self.phrases)
+        forbidden = NgramBlocker(self.live.said, self.decoding.no_repeat, self.phrases)
         ranks = self.ranks + forbidden.most
         log_probs, ids, attention = self.live.step(WHOLE if self.grid else ranks)
         banks = None

@@ -35,7 +35,7 @@ class Constraints:
         return tuple(sequence for sequence in self.banned if len(sequence) > 1)
 
 
-class Forbidden:
+class NgramBlocker:
     """The words that each hypothesis must not say next, for what it has said already: [B,K,R] candidates.
 
     They would complete a banned phrase, or say a run of `no_repeat` words again, or the last word twice.
@@ -93,7 +93,7 @@ def _completed(
 
 
 def forbidden_after(said: Sequence, no_repeat: int, phrases: tuple[Sequence, ...]) -> set[int]:
-    """The words that may not follow those of one hypothesis, as `Forbidden` finds them for many."""
+    """The words that may not follow those of one hypothesis, as `NgramBlocker` finds them for many."""
     found = set()
     if no_repeat and said:
         found.add(said[-1])

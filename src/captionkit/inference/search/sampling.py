@@ -7,13 +7,13 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from captionkit.inference.search.constraints import Forbidden, exclusion
+from captionkit.inference.search.constraints import NgramBlocker, exclusion
 from captionkit.inference.search.generation_config import Decoding
 from captionkit.inference.search.hypothesis import NONE, Hypothesis, finished_first, records, trace
-from captionkit.inference.search.stepper import WHOLE, Asked, Live
+from captionkit.inference.search.stepper import WHOLE, BeamState, SearchRequest
 
 
-def sample(asked: Asked) -> list[list[Hypothesis]]:
+def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     """`num_captions` samples of each image, independent of each other and so perhaps equal, by falling score.
 
     At each step the log-probabilities of the allowed tokens are divided by `temperature`; of them the `top_k` likeliest
@@ -32,7 +32,7 @@ def sample(asked: Asked) -> list[list[Hypothesis]]:
     mask = exclusion(excluded)
     start, stop, samples = len(constraints.prefix), decoding.max_length, decoding.num_captions
     remember = bool(decoding.no_repeat or phrases)
-    live = Live(stepper, images, constraints.prefix, bos_id, banned, remember=remember)
+    live = BeamState(stepper, images, constraints.prefix, bos_id, banned, remember=remember)
     random = np.stack([_uniform(image, decoding.seed, samples, stop + 1) for image in images])  # [B,N,L]
     found = np.full((len(images), samples), NONE)
     columns = np.broadcast_to(np.arange(samples), found.shape)  # the sample that each hypothesis is, [B,K]
@@ -41,7 +41,7 @@ def sample(asked: Asked) -> list[list[Hypothesis]]:
     for length in range(start, stop + 1):  # words in each hypothesis
         if length >= decoding.min_length and eos_id not in banned:
             mask[eos_id] = 0
-        forbidden = Forbidden(live.said, decoding.no_repeat, phrases)
+        forbidden = NgramBlocker(live.said, decoding.no_repeat, phrases)
         ranks = decoding.top_k + len(excluded) + forbidden.most if decoding.top_k else WHOLE
         log_probs, ids, attention = live.step(ranks)
         kept = _kept(forbidden.forbid(log_probs, ids) + mask.take(ids, mode="clip"), decoding)

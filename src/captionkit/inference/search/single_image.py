@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from captionkit.inference.search.constraints import forbidden_after
 from captionkit.inference.search.hypothesis import Hypothesis
-from captionkit.inference.search.stepper import Asked
+from captionkit.inference.search.stepper import SearchRequest
 
 #: beams up to which this is quicker than `beam_search`
 _FEW = 8
@@ -42,13 +42,13 @@ class _Found(NamedTuple):
     finished: bool
 
 
-def suits(asked: Asked) -> bool:
+def suits(asked: SearchRequest) -> bool:
     """Whether `search_alone` can be asked: for one image, a small beam, and nothing that needs a beam of several."""
     plain = asked.decoding.groups == 1 and not asked.constraints.words and not asked.constraints.prefix
     return len(asked.images) == 1 and asked.decoding.beam <= _FEW and plain
 
 
-def search_alone(asked: Asked) -> list[list[Hypothesis]]:
+def search_alone(asked: SearchRequest) -> list[list[Hypothesis]]:
     """What `beam_search` finds for an image [1,3,H,W], where it `suits`: the same hypotheses in the same order."""
     return [_Alone(asked).run()]
 
@@ -56,7 +56,7 @@ def search_alone(asked: Asked) -> list[list[Hypothesis]]:
 class _Alone:
     """One search."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: SearchRequest) -> None:
         stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases

@@ -43,7 +43,7 @@ class Stepper(Protocol):
         """
 
 
-class Asked(NamedTuple):
+class SearchRequest(NamedTuple):
     """What a search is asked: whose captions, how, and with which tokens."""
 
     stepper: Stepper
@@ -55,7 +55,7 @@ class Asked(NamedTuple):
     banned: frozenset[int]  # tokens that are never chosen
 
 
-class Live:
+class BeamState:
     """The images that are still decoded, and the log-probability of each hypothesis. Arrays have a row an image."""
 
     def __init__(

@@ -9,23 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captionkit.models.decoder import Packed
+from captionkit.models.decoder import PackedCaptions
 from captionkit.training.data.dataset import Sample
-from captionkit.training.data.soft_targets import Soft
+from captionkit.training.data.soft_targets import SoftLabels
 
 
 class Batch(NamedTuple):
-    """Pictures, or the features made of them, with their captions packed (see `Packed`)."""
+    """Pictures, or the features made of them, with their captions packed (see `PackedCaptions`)."""
 
     images: Tensor | None  # [B,3,H,W]
     features: Tensor | None  # [B,G,D]
-    captions: Packed
+    captions: PackedCaptions
     targets: Tensor  # [P]: the word after each of captions.tokens
     broken: list[str]  # pictures that could not be read, with the reason
     indices: tuple[int, ...] = ()  # the place in the split of each picture, [B]
     turns: tuple[int, ...] = ()  # how often each of them was shown before, [B]
     chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), where used
-    soft: Soft | None = None  # what teachers expect in the place of targets, where there are any
+    soft: SoftLabels | None = None  # what teachers expect in the place of targets, where there are any
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
@@ -47,10 +47,10 @@ class Batch(NamedTuple):
         """The batch in memory that a GPU copies from while both go on."""
         names = ("images", "features", "targets", "chances")
         parts = {name: getattr(self, name) for name in names}
-        tokens, sizes, image_of = self.captions
-        captions = Packed(tokens.pin_memory(), sizes, image_of.pin_memory())
+        tokens, sizes, image_index = self.captions
+        captions = PackedCaptions(tokens.pin_memory(), sizes, image_index.pin_memory())
         pinned = {name: part.pin_memory() for name, part in parts.items() if part is not None}
-        soft = None if self.soft is None else Soft(*(part.pin_memory() for part in self.soft))
+        soft = None if self.soft is None else SoftLabels(*(part.pin_memory() for part in self.soft))
         return self._replace(captions=captions, soft=soft, **pinned)
 
 
@@ -77,13 +77,13 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
     )
 
 
-def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[Packed, Tensor]:
+def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[PackedCaptions, Tensor]:
     """Captions as token ids, the longest first, each with the row of its picture -> packed, and the next words [P]."""
     steps = max((len(caption) for caption, _ in captions), default=1) - 1
     columns = [[caption[t : t + 2] for caption, _ in captions if len(caption) > t + 1] for t in range(steps)]
     flat = torch.tensor([pair for column in columns for pair in column], dtype=torch.long).reshape(-1, 2)  # [P,2]
-    image_of = torch.tensor([row for _, row in captions], dtype=torch.long)
-    return Packed(flat[:, 0].contiguous(), [len(c) for c in columns], image_of), flat[:, 1].contiguous()
+    image_index = torch.tensor([row for _, row in captions], dtype=torch.long)
+    return PackedCaptions(flat[:, 0].contiguous(), [len(c) for c in columns], image_index), flat[:, 1].contiguous()
 
 
 def packed_rows(lengths: Sequence[int], order: Sequence[int]) -> np.ndarray:
@@ -104,8 +104,10 @@ def _packed(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> np.
     return np.concatenate(flat)[packed_rows([len(one) for one in flat], order)]
 
 
-def _soft(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> Soft | None:
+def _soft(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> SoftLabels | None:
     table = _packed(tables, order)
     if table is None:
         return None
-    return Soft(torch.from_numpy(table["id"].astype(np.int64)), torch.from_numpy(table["share"].astype(np.float32)))
+    return SoftLabels(
+        torch.from_numpy(table["id"].astype(np.int64)), torch.from_numpy(table["share"].astype(np.float32))
+    )

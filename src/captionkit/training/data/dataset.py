@@ -17,9 +17,9 @@ from captionkit.data.tokenizer import Text
 from captionkit.errors import ImageError
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.augment import random_colour, random_crop
-from captionkit.training.data.feature_cache import JoinedFeatures
-from captionkit.training.data.flip import may_flip, swapped_captions
-from captionkit.training.data.random_streams import CAPTIONS, CHOICE, in_turn
+from captionkit.training.data.feature_cache import ConcatFeatures
+from captionkit.training.data.flip import can_flip, swapped_captions
+from captionkit.training.data.random_streams import CAPTIONS, CHOICE, round_robin
 
 if TYPE_CHECKING:
     from captionkit.training.data.soft_targets import SoftTargets
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
     soft: Sequence[np.ndarray] = ()
 
 
-class Lesson(NamedTuple):
+class ItemPlan(NamedTuple):
     """What is taught of a picture in one of its turns, before anything of it is read."""
 
     captions: list[list[int]]
@@ -48,12 +48,12 @@ class Lesson(NamedTuple):
     generator: np.random.Generator
 
 
-class Teaching:
+class CaptionDataset:
     """Pictures and encoded captions of a split. Each picture has captions.
 
     An item is asked for by (turn, index); a picture's turn says how often it was shown before, which is the number of
-    the epoch unless datasets are mixed (see `Plan`). `features` [N,views,G,D] replaces the pictures where a frozen
-    encoder has seen them already; `broken` says of which pictures it could not, and why.
+    the epoch unless datasets are mixed (see `EpochSampler`). `features` [N,views,G,D] replaces the pictures where a
+    frozen encoder has seen them already; `broken` says of which pictures it could not, and why.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Teaching:
         preprocessing: Preprocessing,
         *,
         augment: bool,
-        features: np.ndarray | JoinedFeatures | None = None,
+        features: np.ndarray | ConcatFeatures | None = None,
         broken: Mapping[int, str] | None = None,
     ) -> None:
         self.examples = list(captions)
@@ -74,7 +74,7 @@ class Teaching:
         self.broken = broken or {}
         #: what teachers expect of the captions, where the run has teachers
         self.soft: SoftTargets | None = None
-        self.flippable = [recipe.image.flip and may_flip(e.captions, recipe.image) for e in self.examples]
+        self.flippable = [recipe.image.flip and can_flip(e.captions, recipe.image) for e in self.examples]
         #: of pictures whose captions change when they are mirrored, what is taught then
         self.mirrored: dict[int, list[list[int]]] = {}
         if augment and recipe.image.flip and recipe.image.flip_swap:
@@ -99,7 +99,7 @@ class Teaching:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def lesson(self, turn: int, index: int) -> Lesson:
+    def lesson(self, turn: int, index: int) -> ItemPlan:
         """The captions taught of a picture in a turn, whether it is mirrored, and what decides the rest."""
         seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
         generator = np.random.default_rng((seed, CHOICE, turn, index))
@@ -107,9 +107,9 @@ class Teaching:
         captions = self.mirrored.get(index, self.tokens[index]) if flip else self.tokens[index]
         places: Sequence[int] = range(len(captions))
         if self.augment and len(captions) > most:
-            chosen, _ = in_turn((seed, CAPTIONS, index), len(captions), most, turn)
+            chosen, _ = round_robin((seed, CAPTIONS, index), len(captions), most, turn)
             places = sorted(chosen.tolist())
-        return Lesson([captions[place] for place in places], places, flip, generator)
+        return ItemPlan([captions[place] for place in places], places, flip, generator)
 
     def totals(self, turns: Sequence[int], indices: Sequence[int]) -> tuple[int, int]:
         """Words to predict and captions in a step, over all processes and parts: what its loss is divided by."""
@@ -130,7 +130,7 @@ class Teaching:
         soft = [self.soft.of(index, place) for place in lesson.places] if self.soft else ()
         return Sample(picture, lesson.captions, chances=chances, soft=soft)
 
-    def _seen(self, index: int, lesson: Lesson) -> np.ndarray:
+    def _seen(self, index: int, lesson: ItemPlan) -> np.ndarray:
         if self.features is not None:
             return self.features[index, int(lesson.flip)]
         image = self.recipe.image
@@ -140,7 +140,7 @@ class Teaching:
         return load_image(source, self.preprocessing, box=box, flip=lesson.flip, colour=colour)
 
     @staticmethod
-    def _chances(lesson: Lesson) -> list[np.ndarray]:
+    def _chances(lesson: ItemPlan) -> list[np.ndarray]:
         draw = lesson.generator.random
         return [draw((len(caption) - 1, 3), dtype=np.float32) for caption in lesson.captions]
 

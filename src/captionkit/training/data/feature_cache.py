@@ -31,7 +31,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Shown = Callable[[Iterable, int, str], Iterable]
 
 
-class JoinedFeatures:
+class ConcatFeatures:
     """The features of several datasets one after the other, [N,views,G,D] in all, each mapped from its own file."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:

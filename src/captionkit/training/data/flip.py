@@ -25,7 +25,7 @@ def check_mirroring(image: ImageRecipe) -> None:
         raise RecipeError(f"{listed}: image.flip_swap wants each word in one pair alone; name it once")
 
 
-def may_flip(captions: Sequence[str], image: ImageRecipe) -> bool:
+def can_flip(captions: Sequence[str], image: ImageRecipe) -> bool:
     """Whether a picture can be mirrored without making one of its captions wrong."""
     if not image.flip_unless:
         return True

@@ -8,8 +8,8 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from captionkit.training.data.collate import Batch, collate
-from captionkit.training.data.dataset import Sample, Teaching
-from captionkit.training.data.sampler import Keys, Plan
+from captionkit.training.data.dataset import CaptionDataset, Sample
+from captionkit.training.data.sampler import EpochSampler, Keys
 
 #: pictures that a thread prepares at a time, and such portions a thread that are prepared ahead
 _PORTION, _AHEAD = 4, 4
@@ -18,7 +18,7 @@ _MOST = 16
 
 
 def batches(
-    teaching: Teaching, plan: Plan, start: int, workers: int, *, pin: bool = False
+    teaching: CaptionDataset, plan: EpochSampler, start: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Batches of this process from step `start` to the end of the run, prepared ahead by `workers` threads.
 
@@ -28,7 +28,7 @@ def batches(
 
 
 def whole(
-    teaching: Teaching, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
+    teaching: CaptionDataset, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Every picture of a split once, without augmentation: this process' share, `size` pictures at a time."""
     mine = range(rank, len(teaching), processes)
@@ -36,7 +36,7 @@ def whole(
     return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers, pin)
 
 
-def _prepared(teaching: Teaching, keys: Iterator[Keys], workers: int, pin: bool) -> Generator[Batch, None, None]:
+def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin: bool) -> Generator[Batch, None, None]:
     """The batches that `keys` name, in their order. Closing it drops what is prepared ahead."""
     if not workers:
         yield from (_joined([_samples(teaching, part)], part, teaching, pin) for part in keys)
@@ -85,11 +85,11 @@ def _threads(workers: int) -> int:
     return max(1, min(_MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _samples(teaching: Teaching, part: Keys) -> list[Sample]:
+def _samples(teaching: CaptionDataset, part: Keys) -> list[Sample]:
     return [teaching[key] for key in part]
 
 
-def _joined(portions: list[list[Sample]], part: Keys, teaching: Teaching, pin: bool) -> Batch:
+def _joined(portions: list[list[Sample]], part: Keys, teaching: CaptionDataset, pin: bool) -> Batch:
     samples = [sample for portion in portions for sample in portion]
     read = [key for key, sample in zip(part, samples, strict=True) if sample.picture is not None]
     turns, indices = zip(*read, strict=True) if read else ((), ())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 
-def in_turn(key: tuple[int, ...], many: int, some: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
+def round_robin(key: tuple[int, ...], many: int, some: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
     """Which `some` of `many` come up in a `turn` (from 0), and how often each of them came up before: two [some].
 
     All `many` come up once, in a random order, before any comes up again, and so on without end; a turn takes the next

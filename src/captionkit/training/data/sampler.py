@@ -10,14 +10,14 @@ import numpy as np
 
 from captionkit.data.layouts import Example
 from captionkit.training.config.recipe import Recipe
-from captionkit.training.data.random_streams import MIX, ORDER, in_turn
+from captionkit.training.data.random_streams import MIX, ORDER, round_robin
 from captionkit.utils.files import Member
 
 #: (turn, index) of each picture of a batch
 Keys = list[tuple[int, int]]
 
 
-class Plan:
+class EpochSampler:
     """The order of a run: step number -> pictures and their turns, cut into parts for accumulation and processes.
 
     A pass shows each picture once, or as often as its weight says; an epoch is one pass, or as many as its fewest steps
@@ -60,7 +60,7 @@ class Plan:
         """The turns and indices of all pictures of a pass, in its order."""
         seed, start, turns, indices = self.recipe.run.seed, 0, [], []
         for dataset, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
-            taken, before = in_turn((seed, MIX, dataset), many, some, number)
+            taken, before = round_robin((seed, MIX, dataset), many, some, number)
             order = np.lexsort((taken, before))
             turns.append(before[order])
             indices.append(start + taken[order])
@@ -69,7 +69,7 @@ class Plan:
         if self._shards is None:
             order = generator.permutation(len(shown))
         else:
-            order = nearly_in_order(self._shards[shown], generator)
+            order = shard_shuffle(self._shards[shown], generator)
         return np.concatenate(turns)[order], shown[order]
 
     def parts_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -100,7 +100,7 @@ def numbered(shards: Sequence[Hashable]) -> np.ndarray:
     return np.array([numbers.setdefault(shard, len(numbers)) for shard in shards])
 
 
-def nearly_in_order(shard_of: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def shard_shuffle(shard_of: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The places of pictures in the shards `shard_of` [N], shuffled [N]: a few random shards at a time, side by side,
     each from a random place on and round to it.
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 
-class Soft(NamedTuple):
+class SoftLabels(NamedTuple):
     """The likeliest words in a place, as teachers expect them."""
 
     ids: Tensor  # [P,T]
     shares: Tensor  # [P,T], summing to 1
 
-    def to(self, device: torch.device) -> Soft:
+    def to(self, device: torch.device) -> SoftLabels:
         """The same on `device`."""
-        return Soft(*(part.to(device, non_blocking=True) for part in self))
+        return SoftLabels(*(part.to(device, non_blocking=True) for part in self))
 
 
 class SoftTargets:

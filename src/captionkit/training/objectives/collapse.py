@@ -15,8 +15,8 @@ _REPEAT = 0.2
 _BREAK = 0.03
 
 
-def harm(start: Mapping[str, float], now: Mapping[str, float], written: float) -> str:
-    """Why training should stop, from the validation scores (`Judge.scores`) of its start and of now; else nothing.
+def detect_collapse(start: Mapping[str, float], now: Mapping[str, float], written: float) -> str:
+    """Why training should stop, from the validation scores (`Validator.scores`) of its start and of now; else nothing.
 
     `written` is the mean number of words of people's captions.
     """

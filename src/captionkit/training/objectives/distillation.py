@@ -22,11 +22,11 @@ from captionkit.data.tokenizer import Text
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.inference.model_folder import WEIGHTS, ModelFolder, open_model
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.decoder import Packed
+from captionkit.models.decoder import PackedCaptions
 from captionkit.models.serialization import load_model
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import pack, packed_rows
-from captionkit.training.data.feature_cache import JoinedFeatures, Shown
+from captionkit.training.data.feature_cache import ConcatFeatures, Shown
 from captionkit.training.data.soft_targets import SoftTargets
 from captionkit.utils import files
 
@@ -41,7 +41,7 @@ class Teacher(NamedTuple):
 
     folder: ModelFolder
     model: CaptioningModel
-    features: JoinedFeatures
+    features: ConcatFeatures
 
 
 def open_teachers(recipe: Recipe, text: Text) -> list[tuple[ModelFolder, CaptioningModel]]:
@@ -124,7 +124,7 @@ def _computed(
     return np.concatenate(parts)
 
 
-def _expected(teacher: Teacher, indices: Sequence[int], packed: Packed) -> Tensor:
+def _expected(teacher: Teacher, indices: Sequence[int], packed: PackedCaptions) -> Tensor:
     """The distribution of a teacher for each word [P,V]."""
     features = np.stack([teacher.features[index, 0] for index in indices])
     seen = torch.from_numpy(features).float().to(packed.tokens.device)  # [B,G,D]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captionkit.models.decoder import Decoded, Glimpses, Padding
-from captionkit.training.data.soft_targets import Soft
+from captionkit.models.decoder import Decoded, HardAttentionStats, Padding
+from captionkit.training.data.soft_targets import SoftLabels
 
 
 class Reward(NamedTuple):
@@ -36,7 +36,7 @@ class Losses(NamedTuple):
 
 
 def losses(
-    decoded: Decoded, targets: Tensor, label_smoothing: float, soft: Soft | None = None, weight: float = 0.0
+    decoded: Decoded, targets: Tensor, label_smoothing: float, soft: SoftLabels | None = None, weight: float = 0.0
 ) -> Losses:
     """`decoded` against the words that came next, `targets` [P], and, by `weight`, what teachers expect there."""
     log_probs = decoded.logits.float().log_softmax(-1)  # [P,V]
@@ -54,7 +54,7 @@ def losses(
     return Losses(objective, nats, coverage, reward)
 
 
-def _reward(glimpses: Glimpses, said: Tensor) -> Reward:
+def _reward(glimpses: HardAttentionStats, said: Tensor) -> Reward:
     """REINFORCE from the log-probabilities `said` [P] of the true words.
 
     Two departures from the letter of equation 12 lower its variance and leave its mean as it is. The words before y_t

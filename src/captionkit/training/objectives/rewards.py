@@ -12,7 +12,7 @@ from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 
 
-class Reward:
+class CiderReward:
     """CIDEr-D, and on request BLEU-4, of captions of training pictures, by the pictures' place in the split.
 
     `references` are the captions of each picture. Words are those that the metrics count, so that what is rewarded is

@@ -14,7 +14,7 @@ _DONE = 0.25
 
 
 @torch.no_grad()
-def speak(
+def sample_captions(
     model: CaptioningModel, memory: Tensor, chances: np.ndarray, text: Text, temperature: float, *, greedy: bool
 ) -> list[list[list[int]]]:
     """K captions of each of the pictures `memory` [B,G,D]: token ids, with the end token unless the caption was cut.
@@ -26,7 +26,7 @@ def speak(
     """
     pictures, samples, length = chances.shape
     state, numbers = model.begin(memory), torch.from_numpy(chances).to(memory.device)
-    never = never_said(text, memory.device)
+    never = banned_ids(text, memory.device)
     rows = torch.arange(pictures, device=memory.device)  # the picture that each row is of
     tokens, parents = rows.new_full((pictures, 1), text.bos_id), rows.new_zeros(pictures, 1)
     said = rows.new_full((pictures, samples, length), text.eos_id)
@@ -34,7 +34,7 @@ def speak(
     for place in range(length):
         logits, _, changed = model.step(tokens, parents, state)
         state = {**state, **changed}
-        probabilities = sayable(logits.float(), never, temperature).softmax(-1)  # [B,1 or K,V]
+        probabilities = mask_banned(logits.float(), never, temperature).softmax(-1)  # [B,1 or K,V]
         drawn = draw(probabilities, numbers[rows, :, place])  # [B,K]
         if greedy:
             drawn[:, 0] = probabilities[:, 0].argmax(-1)  # [B,K,V] -> [B,V] -> [B]
@@ -51,12 +51,12 @@ def speak(
     return [[_cut(caption, text.eos_id) for caption in captions] for captions in said.tolist()]
 
 
-def never_said(text: Text, device: torch.device) -> Tensor:
+def banned_ids(text: Text, device: torch.device) -> Tensor:
     """The ids of the tokens that a caption must not contain."""
     return torch.tensor(sorted(text.never_generated), device=device)
 
 
-def sayable(logits: Tensor, never: Tensor, temperature: float) -> Tensor:
+def mask_banned(logits: Tensor, never: Tensor, temperature: float) -> Tensor:
     """`logits` [...,V] by the temperature, with -inf for the tokens that are `never` said."""
     return (logits / temperature).index_fill(-1, never, float("-inf"))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.training.data.collate import Batch
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.objectives.sampling import draw
 
 
@@ -28,7 +28,7 @@ class Feeding:
     """
 
     def __init__(
-        self, model: CaptioningModel, teaching: Teaching, grid: tuple[int, int], accelerator: Accelerator
+        self, model: CaptioningModel, teaching: CaptionDataset, grid: tuple[int, int], accelerator: Accelerator
     ) -> None:
         recipe, text = teaching.recipe, teaching.text
         self.hidden, self.final = recipe.data.token_dropout, recipe.optimizer.scheduled_sampling
@@ -81,8 +81,8 @@ class Feeding:
 def _before(sizes: list[int], places: Tensor) -> Tensor:
     """Where in packed captions the word before each of the words at `places` [M] stands, none of them a first one: [M].
 
-    `sizes` are those of `Packed`. A caption has the same place in every step, so it is as far back as the step before
-    has captions.
+    `sizes` are those of `PackedCaptions`. A caption has the same place in every step, so it is as far back as the step
+    before has captions.
     """
     back = torch.tensor(sizes[:-1], device=places.device)  # [L-1]
     back = back.repeat_interleave(torch.tensor(sizes[1:], device=places.device))  # of every word but first ones, [P-N]

@@ -18,21 +18,21 @@ from torch import Tensor
 
 from captionkit.data.tokenizer import Text
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.decoder import Decoded, Packed, Padding
+from captionkit.models.decoder import Decoded, PackedCaptions, Padding
 from captionkit.training.config.decoding import DECODING
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import pack
-from captionkit.training.data.dataset import Teaching
+from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.random_streams import SAMPLES
-from captionkit.training.objectives.rewards import Reward, advantages
-from captionkit.training.objectives.sampling import never_said, sayable, speak
-from captionkit.training.step_metrics import Learnt
+from captionkit.training.objectives.rewards import CiderReward, advantages
+from captionkit.training.objectives.sampling import banned_ids, mask_banned, sample_captions
+from captionkit.training.step_metrics import StepMetrics
 
 
-class Said(NamedTuple):
+class Rollout(NamedTuple):
     """K samples of each of B pictures, and what they are worth, which is computed meanwhile."""
 
-    captions: Packed
+    captions: PackedCaptions
     targets: Tensor  # [P]: the word after each of captions.tokens
     #: where each of the packed captions stands among the samples in the order of pictures, [B*K]
     order: list[int]
@@ -42,23 +42,23 @@ class Said(NamedTuple):
     distinct: int
 
 
-class Critic:
+class SelfCriticalLoss:
     """Lets a model speak of training pictures and judges what it says."""
 
-    def __init__(self, teaching: Teaching, text: Text, recipe: Recipe) -> None:
+    def __init__(self, teaching: CaptionDataset, text: Text, recipe: Recipe) -> None:
         self._text, self._seed, self._recipe = text, recipe.run.seed, recipe.self_critical
         references = [example.captions for example in teaching.examples]
-        self._reward = Reward(references, text, self._recipe.bleu4)
+        self._reward = CiderReward(references, text, self._recipe.bleu4)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
 
     def captions(self, pictures: int) -> int:
         """How many samples are drawn of so many pictures."""
         return pictures * self._recipe.samples
 
-    def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Said:
+    def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Rollout:
         """What `model` says of the pictures at `places` in the split, in their `turns`, `memory` [B,G,D]."""
         greedy = self._recipe.baseline == "greedy"
-        spoken = speak(
+        spoken = sample_captions(
             model, memory, self._chances(turns, places, greedy), self._text, self._recipe.temperature, greedy=greedy
         )
         judged = self._pool.submit(self._judge, places, spoken)
@@ -67,17 +67,17 @@ class Critic:
         order = sorted(range(len(flat)), key=lambda place: -len(flat[place][0]))
         captions, targets = pack([([self._text.bos_id, *flat[place][0]], flat[place][1]) for place in order])
         distinct = sum(len(set(map(tuple, captions))) for captions in samples)
-        return Said(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
+        return Rollout(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
 
-    def objective(self, decoded: Decoded, said: Said) -> tuple[Tensor, Learnt]:
+    def objective(self, decoded: Decoded, said: Rollout) -> tuple[Tensor, StepMetrics]:
         """What is minimised, summed over the samples, and what was learnt; waits for the rewards."""
-        never = never_said(self._text, decoded.logits.device)
-        log_probs = sayable(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
+        never = banned_ids(self._text, decoded.logits.device)
+        log_probs = mask_banned(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
         chosen = log_probs.gather(1, said.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
         rewards, better = said.judged.result()
         worth = torch.from_numpy(better[said.order]).to(chosen)  # [N]
         words = worth[Padding(said.captions.sizes, chosen.device).caption]  # [N] -> [P]
-        learnt = Learnt(
+        learnt = StepMetrics(
             nats=-chosen.sum().item(),
             words=len(said.targets),
             captions=len(rewards),

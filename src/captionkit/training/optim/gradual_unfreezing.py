@@ -5,7 +5,7 @@ from __future__ import annotations
 from captionkit.models.encoder import Encoder
 
 
-class Thawing:
+class GradualUnfreezing:
     """Which stages of an encoder are trained at which step: those it trains when this is made, one after the other.
 
     The last one thaws after `epochs`, each earlier one as many later; with 0 `epochs` all are trained from the start.

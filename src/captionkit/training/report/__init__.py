@@ -8,7 +8,7 @@ from pathlib import Path
 from captionkit import __version__
 from captionkit.errors import CaptionkitError
 from captionkit.training.report import curves, examples, provenance, results
-from captionkit.training.report.run_data import Material, write_captions
+from captionkit.training.report.run_data import RunData, write_captions
 from captionkit.training.run.run_dir import REPORT, REPORT_TEXT
 from captionkit.utils import files, paths
 from captionkit.viz.document import Block, Document, Paragraph, Section
@@ -18,7 +18,7 @@ from captionkit.viz.document_markdown import document_markdown
 __all__ = ["Material", "write_captions", "write_report"]
 
 #: in the order of telling, and whether they are told in the middle of a run too
-_SECTIONS: tuple[tuple[str, Callable[[Material], list[Block]], bool], ...] = (
+_SECTIONS: tuple[tuple[str, Callable[[RunData], list[Block]], bool], ...] = (
     ("Results", results.results, True),
     ("Scores", results.scores, True),
     ("Curves", curves.curves, True),
@@ -32,7 +32,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Material], list[Block]], bool], ...] = (
 )
 
 
-def write_report(material: Material) -> Path:
+def write_report(material: RunData) -> Path:
     """Write report.html and report.md, atomically; returns the page. A part that fails is a line in it that says why.
 
     Raises CaptionkitError where the folder cannot be written.
@@ -43,7 +43,7 @@ def write_report(material: Material) -> Path:
     return material.path / REPORT
 
 
-def _document(material: Material) -> Document:
+def _document(material: RunData) -> Document:
     sections = []
     for heading, tell, early in _SECTIONS:
         blocks = _told(tell, material) if early or material.whole else []
@@ -57,7 +57,7 @@ def _document(material: Material) -> Document:
     return Document(f"{decoder} on {encoder}", _lead(material), figures, sections, made_by)
 
 
-def _told(tell: Callable[[Material], list[Block]], material: Material) -> list[Block]:
+def _told(tell: Callable[[RunData], list[Block]], material: RunData) -> list[Block]:
     try:
         return tell(material)
     except Exception as error:
@@ -66,7 +66,7 @@ def _told(tell: Callable[[Material], list[Block]], material: Material) -> list[B
         return [Paragraph(f"Cannot be told: {named}", warning=True)]
 
 
-def _lead(material: Material) -> str:
+def _lead(material: RunData) -> str:
     """One sentence on what this is."""
     rows, best = material.rows, material.best
     epochs = f"{rows[-1]['epoch']:.4g}" if rows else "0"

@@ -14,9 +14,9 @@ from captionkit.data.run_metrics import read_metrics
 from captionkit.errors import CaptionkitError
 from captionkit.training.config.recipe import load_recipe
 from captionkit.training.factory import splits_of
-from captionkit.training.report import Material, write_report
+from captionkit.training.report import RunData, write_report
 from captionkit.training.run.run_dir import CURVES, METRICS, RECIPE, REPORT, REPORT_TEXT
-from captionkit.training.run.sessions import read_sittings
+from captionkit.training.run.sessions import read_sessions
 from captionkit.utils import paths
 from captionkit.utils.outputs import check_file, is_report
 from captionkit.viz.curves import draw_curves
@@ -33,7 +33,7 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
     for name in (REPORT, REPORT_TEXT):
         check_file(run / name, is_report)
     rows = read_metrics(run) if paths.exists(run / METRICS) and (run / METRICS).stat().st_size else []
-    material = Material(run, load_recipe(str(run / RECIPE)), rows, read_sittings(run), live=_is_live(run))
+    material = RunData(run, load_recipe(str(run / RECIPE)), rows, read_sessions(run), live=_is_live(run))
     material.whole = material.best is not None
     if material.kept:
         try:
@@ -46,7 +46,7 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
     return write_report(material)
 
 
-def _validation(material: Material, data: Sequence[Path] | None) -> CaptionSet:
+def _validation(material: RunData, data: Sequence[Path] | None) -> CaptionSet:
     """The pictures that the run was validated on."""
     places = data or _places(material)
     if not places or material.kept is None:
@@ -60,7 +60,7 @@ def _validation(material: Material, data: Sequence[Path] | None) -> CaptionSet:
     return val
 
 
-def _places(material: Material) -> list[Path]:
+def _places(material: RunData) -> list[Path]:
     """Where the data lay: as the last sitting says, or the command that the kept model tells."""
     if "places" in material.data:
         return [Path(place) for place in material.data["places"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from captionkit.training.report.formatting import brief, minutes
-from captionkit.training.report.run_data import Material
+from captionkit.training.report.run_data import RunData
 from captionkit.training.run.run_dir import CURVES
 from captionkit.viz.curves import curve_drawings
 from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Row, Table
@@ -23,7 +23,7 @@ _SPENT = {
 }
 
 
-def curves(material: Material) -> list[Block]:
+def curves(material: RunData) -> list[Block]:
     """The drawings."""
     drawings = curve_drawings(material.rows)
     if not drawings:
@@ -34,7 +34,7 @@ def curves(material: Material) -> list[Block]:
     ]
 
 
-def speed(material: Material) -> list[Block]:
+def speed(material: RunData) -> list[Block]:
     """How fast, and where the time went."""
     rows = []
     tokens = [row["tokens_per_second"] for row in material.rows if row.get("tokens_per_second") is not None]
@@ -60,7 +60,7 @@ def speed(material: Material) -> list[Block]:
     return blocks or [Paragraph("The run has left no times.")]
 
 
-def _of_sittings(material: Material) -> list[Row]:
+def _of_sittings(material: RunData) -> list[Row]:
     """Speed from what the sittings learnt and how long it took them."""
     learning, whole, epochs = 0.0, 0.0, 0.0
     for sitting in material.sittings:

@@ -7,7 +7,7 @@ import numpy as np
 from captionkit.data.images import open_image
 from captionkit.data.layouts import Example
 from captionkit.errors import CaptionkitError, ImageError
-from captionkit.training.report.run_data import Material
+from captionkit.training.report.run_data import RunData
 from captionkit.viz.document import Block, Gallery, Paragraph, Shown
 from captionkit.viz.strip import attention_strip
 
@@ -19,7 +19,7 @@ _STRIP, _THUMBNAIL = 600, 110  # pixels: such that a phone shows the words legib
 _RANKED_BY, _THEN_BY = "CIDEr-D", "ROUGE-L"
 
 
-def captions(material: Material) -> list[Block]:
+def captions(material: RunData) -> list[Block]:
     """Captions from the best to the worst; in the middle of a run, those of the last evaluation."""
     if not material.whole:
         return _latest(material)
@@ -38,7 +38,7 @@ def captions(material: Material) -> list[Block]:
     ]
 
 
-def attention(material: Material) -> list[Block]:
+def attention(material: RunData) -> list[Block]:
     """A few of those pictures word by word."""
     _, decoder = material.architecture
     if decoder == "show-tell":
@@ -67,7 +67,7 @@ def attention(material: Material) -> list[Block]:
     ]
 
 
-def groups_of(material: Material) -> dict[str, list[int]]:
+def groups_of(material: RunData) -> dict[str, list[int]]:
     """Places in the scores of the best, middling and worst captions, none of them twice.
 
     Of equal CIDEr-D, as many of the worst have none at all, ROUGE-L decides, then the order of the split.
@@ -83,12 +83,12 @@ def groups_of(material: Material) -> dict[str, list[int]]:
     return {heading: places for heading, places in groups.items() if places}
 
 
-def _example(material: Material, place: int) -> Example:
+def _example(material: RunData, place: int) -> Example:
     known = material.scores.ids[place]
     return next(example for example in material.val or () if example.id == known)
 
 
-def _shown(material: Material, place: int, score: str) -> Shown:
+def _shown(material: RunData, place: int, score: str) -> Shown:
     example, caption = _example(material, place), material.scores.candidates[place]
     try:
         photo = open_image(example.image, target=_PHOTO)
@@ -97,7 +97,7 @@ def _shown(material: Material, place: int, score: str) -> Shown:
     return Shown(example.name, photo, caption, example.captions, score)
 
 
-def _latest(material: Material) -> list[Block]:
+def _latest(material: RunData) -> list[Block]:
     if not material.shown:
         return [Paragraph("There are none yet.")]
     pictures = [Shown(c.label, c.photo, c.caption, c.references, error=c.error) for c in material.shown]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from captionkit.training.report.run_data import Material
+from captionkit.training.report.run_data import RunData
 
 
 def number(value: Any, decimals: int = 3) -> str:
@@ -33,14 +33,14 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:,.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
-def minutes_of(material: Material) -> float | None:
+def minutes_of(material: RunData) -> float | None:
     """Minutes of all sittings; of a run that kept no sittings, those that its model tells."""
     if material.sittings:
         return sum(sum(sitting.seconds.values()) for sitting in material.sittings) / 60
     return material.provenance.get("minutes")
 
 
-def device_of(material: Material) -> str:
+def device_of(material: RunData) -> str:
     """What the run was computed on."""
     if not material.sittings:
         return str(material.provenance.get("device", "unknown"))

@@ -7,14 +7,14 @@ from typing import Any
 
 from captionkit.training.config.recipe import recipe_fields
 from captionkit.training.report.formatting import minutes, moment, same_or_each
-from captionkit.training.report.run_data import Material
-from captionkit.training.run.sessions import DONE, Sitting
+from captionkit.training.report.run_data import RunData
+from captionkit.training.run.sessions import DONE, Session
 from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Row, Table
 
 _NAMED = 20  # so many things that were left out are named
 
 
-def data(material: Material) -> list[Block]:
+def data(material: RunData) -> list[Block]:
     """The dataset in numbers, and what was left out of it."""
     known = material.data
     rows = []
@@ -52,7 +52,7 @@ def _left_out(reasons: Mapping[str, Any], said: str) -> list[Block]:
     return [Paragraph(f"Left out, {said}: {count:,}", warning=True), Listing([*named, *more])]
 
 
-def sittings(material: Material) -> list[Block]:
+def sittings(material: RunData) -> list[Block]:
     """Each sitting with its command."""
     if not material.sittings:
         command = material.provenance.get("command", "")
@@ -83,7 +83,7 @@ def _by_folder(sittings: Any) -> list[tuple[str, list[str]]]:
     return found
 
 
-def made_with(material: Material) -> list[Block]:
+def made_with(material: RunData) -> list[Block]:
     """Versions and machine, over all sittings."""
     if not material.sittings:
         rows = [Row(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
@@ -110,18 +110,18 @@ def made_with(material: Material) -> list[Block]:
     ]
 
 
-def _cores(sitting: Sitting) -> str:
+def _cores(sitting: Session) -> str:
     return f"{sitting.machine.get('cores', 'unknown')}, {sitting.machine.get('threads', 'unknown')}"
 
 
-def _source(sitting: Sitting) -> str:
+def _source(sitting: Session) -> str:
     if not sitting.source:
         return ""
     changed = ", with changes that are not committed" if sitting.source.get("changed") else ""
     return f"{sitting.source.get('commit', '')[:12]}{changed}"
 
 
-def recipe(material: Material) -> list[Block]:
+def recipe(material: RunData) -> list[Block]:
     """What the recipe says that differs from the default; the whole of it folded away."""
     rows = []
     for name, leaf in recipe_fields():

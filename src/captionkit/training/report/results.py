@@ -10,7 +10,7 @@ from typing import Any
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import WEIGHTS, parameters_of
 from captionkit.training.report.formatting import brief, device_of, minutes_of, number
-from captionkit.training.report.run_data import Material
+from captionkit.training.report.run_data import RunData
 from captionkit.training.run.run_dir import BEST
 from captionkit.viz.document import Block, Code, Paragraph, Row, Table
 
@@ -25,7 +25,7 @@ MEANINGS = {
 }
 
 
-def key_figures(material: Material) -> list[tuple[str, str, str]]:
+def key_figures(material: RunData) -> list[tuple[str, str, str]]:
     """The figures in large type."""
     figures = []
     best = material.best
@@ -51,7 +51,7 @@ def key_figures(material: Material) -> list[tuple[str, str, str]]:
     return figures
 
 
-def results(material: Material) -> list[Block]:
+def results(material: RunData) -> list[Block]:
     """The table of results."""
     best = material.best
     if best is None:
@@ -73,7 +73,7 @@ def results(material: Material) -> list[Block]:
     return [Table(["result", "value"], rows, across=True), Paragraph("To caption a picture with it:"), Code(use)]
 
 
-def scores(material: Material) -> list[Block]:
+def scores(material: RunData) -> list[Block]:
     """Scores of the kept model's captions, with intervals; from the evaluation alone in the middle of a run."""
     if not material.whole:
         return _recorded(material)
@@ -105,7 +105,7 @@ def scores(material: Material) -> list[Block]:
     return [*blocks, *(Paragraph(note, warning=True) for note in [*found.notes, *_doubts(material)])]
 
 
-def _doubts(material: Material) -> list[str]:
+def _doubts(material: RunData) -> list[str]:
     """Whether the captions are those of the evaluation whose model was kept."""
     best, found = material.best, material.scores
     recorded = best.get("cider") if best else None
@@ -117,7 +117,7 @@ def _doubts(material: Material) -> list[str]:
     ]
 
 
-def _recorded(material: Material) -> list[Block]:
+def _recorded(material: RunData) -> list[Block]:
     best = material.best
     if best is None:
         return []
@@ -128,16 +128,16 @@ def _recorded(material: Material) -> list[Block]:
     return [Table(["score", "value"], rows), Paragraph(note), Code(command)]
 
 
-def _size(material: Material) -> str:
+def _size(material: RunData) -> str:
     files: Mapping[str, Any] = material.kept.config["files"] if material.kept else {}
     return f"{files[WEIGHTS]['bytes'] / 1e6:.1f}" if WEIGHTS in files else "unknown"
 
 
-def _parameters(material: Material) -> str:
+def _parameters(material: RunData) -> str:
     return f"{parameters_of(material.kept.path / WEIGHTS) / 1e6:.2f}" if material.kept else "unknown"
 
 
-def _mode(material: Material) -> str:
+def _mode(material: RunData) -> str:
     encoder, decoder = material.architecture
     recipe = material.recipe.encoder
     trained = {"frozen": "frozen", "all": "trained whole", "stages": f"trained from stage {recipe.first_stage} on"}

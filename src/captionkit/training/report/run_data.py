@@ -20,7 +20,7 @@ from captionkit.metrics.scoring import USUAL
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.run.run_dir import BEST, CAPTIONS
-from captionkit.training.run.sessions import Sitting
+from captionkit.training.run.sessions import Session
 from captionkit.utils import files
 from captionkit.viz.page import Card
 
@@ -36,13 +36,13 @@ def load_kept(folder: ModelFolder) -> Captioner:
 
 
 @dataclass
-class Material:
+class RunData:
     """What is known of a run."""
 
     path: Path
     recipe: Recipe
     rows: Sequence[Mapping[str, Any]]
-    sittings: Sequence[Sitting]
+    sittings: Sequence[Session]
     #: the validation split, where it is at hand
     val: CaptionSet | None = None
     #: why it is not

@@ -27,7 +27,7 @@ from captionkit.training.config.decoding import DECODING
 _COMPARED = 8
 
 
-def keep_model(
+def save_model(
     path: Path,
     model: CaptioningModel,
     text: Text,

@@ -18,7 +18,7 @@ class Progress:
     #: validation scores of the model that the run started from, if it was one
     start: dict[str, float] = field(default_factory=dict)
     #: why self-critical training was stopped, if it was
-    harm: str = ""
+    detect_collapse: str = ""
     #: evaluations since the best one
     stale: int = 0
     #: training seconds, over all sittings

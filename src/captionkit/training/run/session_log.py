@@ -12,17 +12,17 @@ from captionkit.errors import CaptionkitError
 from captionkit.training.factory import Setup
 from captionkit.training.run.environment import machine, source_state, versions
 from captionkit.training.run.progress import Progress
-from captionkit.training.run.sessions import Sitting, facts_of, now, read_sittings, shortened, write_sittings
-from captionkit.training.run.timer import Clock
+from captionkit.training.run.sessions import Session, facts_of, now, read_sessions, shortened, write_sessions
+from captionkit.training.run.timer import Timer
 
 
-class Diary:
+class SessionLog:
     """Sittings of the run in the folder `path`, this one last if there is something left to do in it."""
 
     def __init__(self, path: Path, setup: Setup) -> None:
         self.path, self.setup = path, setup
-        self.clock = Clock()
-        self.sittings: list[Sitting] = []
+        self.clock = Timer()
+        self.sittings: list[Session] = []
         #: whether this sitting has something to do
         self.works = False
         self._broken: set[str] = set()
@@ -31,7 +31,7 @@ class Diary:
 
     def open(self, *, steps_per_epoch: int) -> None:
         """Read of the sittings before this one."""
-        self.sittings, self._steps_per_epoch = read_sittings(self.path), steps_per_epoch
+        self.sittings, self._steps_per_epoch = read_sessions(self.path), steps_per_epoch
 
     @property
     def known(self) -> dict[str, str]:
@@ -40,7 +40,7 @@ class Diary:
 
     def begin(self, command: str, progress: Progress, accelerator: Accelerator, trackers: dict[str, str]) -> None:
         """Begin the page of this sitting. Raises CaptionkitError where the folder cannot be written."""
-        sitting = Sitting(
+        sitting = Session(
             command,
             folder=str(Path.cwd()),
             started=self._started,
@@ -70,7 +70,7 @@ class Diary:
             for problem in source.problems
         )
         sitting.left_out = {"problems": shortened(problems), "broken": shortened(self._broken)}
-        write_sittings(self.path, self.sittings)
+        write_sessions(self.path, self.sittings)
 
     def end(self, how: str, progress: Progress, broken: Iterable[str] = ()) -> None:
         """Close the page; a disk that is full loses but this."""
@@ -80,4 +80,4 @@ class Diary:
             if self.works:
                 self.save(progress, broken)
             elif self.sittings:
-                write_sittings(self.path, self.sittings)
+                write_sessions(self.path, self.sittings)

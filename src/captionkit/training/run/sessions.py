@@ -24,7 +24,7 @@ _KEPT = 200
 
 
 @dataclass
-class Sitting:
+class Session:
     """One sitting. Times are UTC, in ISO 8601; a sitting that was killed has no `end`."""
 
     command: str
@@ -83,19 +83,19 @@ def shortened(reasons: Iterable[str]) -> dict[str, Any]:
     return {"count": len(listed), "first": listed[:_KEPT]}
 
 
-def write_sittings(run: Path, sittings: Sequence[Sitting]) -> None:
+def write_sessions(run: Path, sittings: Sequence[Session]) -> None:
     """Write the file atomically. Raises CaptionkitError where it cannot be written."""
     files.write_text(run / SITTINGS, "".join(json.dumps(asdict(sitting)) + "\n" for sitting in sittings))
 
 
-def read_sittings(run: Path) -> list[Sitting]:
+def read_sessions(run: Path) -> list[Session]:
     """The sittings of a run; none where it was made before there was such a file. What is no sitting is passed over."""
     try:
         lines = (run / SITTINGS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     found = []
-    kinds = {name: type(value) for name, value in asdict(Sitting("")).items()}
+    kinds = {name: type(value) for name, value in asdict(Session("")).items()}
     for line in lines:
         try:
             values = json.loads(line)
@@ -103,5 +103,5 @@ def read_sittings(run: Path) -> list[Sitting]:
             continue
         if isinstance(values, dict) and isinstance(values.get("command"), str):
             known = {name: value for name, value in values.items() if isinstance(value, kinds.get(name, ()))}
-            found.append(Sitting(**known))
+            found.append(Session(**known))
     return found

@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Clock:
+class Timer:
     """Seconds by what they were spent on, in the main process. What is done within something else counts for itself."""
 
     def __init__(self) -> None:

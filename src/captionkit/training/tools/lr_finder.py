@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.loader import batches
-from captionkit.training.data.sampler import Plan
-from captionkit.training.data_build import teaching_of
+from captionkit.training.data.sampler import EpochSampler
+from captionkit.training.data_build import build_datasets
 from captionkit.training.engine.distributed import make_accelerator, refuse_several
 from captionkit.training.engine.precision import with_precision
 from captionkit.training.factory import prepare
-from captionkit.training.train_step import Learner
+from captionkit.training.train_step import TrainStep
 from captionkit.utils import files, paths
 from captionkit.utils.outputs import check_file
 from captionkit.utils.progress import track
@@ -116,10 +116,10 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
     setup = prepare(recipe, data)
     accelerator = make_accelerator(recipe.run.precision, setup.model)
     setup.model.to(accelerator.device)
-    teaching = teaching_of(setup, recipe, accelerator, "train", track)
-    per_epoch = Plan(len(teaching), recipe).steps_per_epoch
+    teaching = build_datasets(setup, recipe, accelerator, "train", track)
+    per_epoch = EpochSampler(len(teaching), recipe).steps_per_epoch
     lasting = replace(recipe, optimizer=replace(recipe.optimizer, epochs=-(-steps // per_epoch), ema=0.0))
-    plan = Plan(len(teaching), lasting)
+    plan = EpochSampler(len(teaching), lasting)
 
     def schedule(optimizer: Optimizer, step: int) -> None:
         for group in optimizer.param_groups:
@@ -128,7 +128,7 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
             else:
                 group["lr"] = group["peak"] if part == "encoder" else 0.0
 
-    learner = Learner(setup.model, teaching, plan, lasting, accelerator, schedule=schedule)
+    learner = TrainStep(setup.model, teaching, plan, lasting, accelerator, schedule=schedule)
     tried: list[float] = []
     losses: list[float] = []
     diverged = False

@@ -25,9 +25,9 @@ from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference.model_folder import WEIGHTS, ModelFolder, check_place, open_model
 from captionkit.models.serialization import architecture, load_model, stores_half
 from captionkit.training.config.recipe import Recipe
-from captionkit.training.data.dataset import Teaching
-from captionkit.training.run.best_model import export_kept, keep_model
-from captionkit.training.validation import Judge, Validation, validate
+from captionkit.training.data.dataset import CaptionDataset
+from captionkit.training.run.best_model import export_kept, save_model
+from captionkit.training.validation import Validation, Validator, validate
 from captionkit.utils import paths
 from captionkit.utils.progress import say
 
@@ -35,7 +35,7 @@ Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Ingredient:
+class Candidate:
     """A model that was offered to the soup."""
 
     folder: ModelFolder
@@ -63,7 +63,7 @@ class Soup:
 
     folder: ModelFolder
     found: Validation
-    ingredients: Sequence[Ingredient]
+    ingredients: Sequence[Candidate]
     #: what became of its ONNX graphs
     graphs: str
 
@@ -94,18 +94,18 @@ def average_models(
         raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
     check_place(output, inputs=[data])
     _check_alike(folders)
-    look = _Look(folders[0], data, split)
+    look = _Validator(folders[0], data, split)
     offered = []
     for folder in folders:
         weights = load_model(folder).state_dict()
-        offered.append(Ingredient(folder, weights, look(weights)))
+        offered.append(Candidate(folder, weights, look(weights)))
         say(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
     ranked = sorted(offered, key=lambda one: -one.cider)
     ingredients, found = _uniform(ranked, look) if every else _greedy(ranked, look)
     look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
     half = half or all(stores_half(one.folder) for one in ingredients)
     facts = _facts(look.pictures, found, ingredients)
-    kept = keep_model(output, look.model, look.text, look.preprocessing, facts, found.calibration, half=half)
+    kept = save_model(output, look.model, look.text, look.preprocessing, facts, found.calibration, half=half)
     return Soup(kept, found, ingredients, export_kept(output, look.pictures, half=half))
 
 
@@ -117,14 +117,14 @@ def mean_of(weights: Sequence[Weights]) -> Weights:
     }
 
 
-class _Look:
+class _Validator:
     """Validation of weights that fit the model of a folder."""
 
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
         self.model, self.text, self.preprocessing = load_model(folder), folder.text, folder.preprocessing
         self.pictures = captioned_split(data, split)
-        self._teaching = Teaching(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
-        self._judge, self._accelerator = Judge(self.pictures), Accelerator()
+        self._teaching = CaptionDataset(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
+        self._judge, self._accelerator = Validator(self.pictures), Accelerator()
         self.model.to(self._accelerator.device)
 
     def __call__(self, weights: Weights) -> Validation:
@@ -132,12 +132,12 @@ class _Look:
         return validate(self.model.eval(), self._teaching, self.text, self._judge, self._accelerator)
 
 
-def _uniform(ranked: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+def _uniform(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
     """The ingredients, all of them taken, and what their mean came to."""
     return [replace(one, taken=True) for one in ranked], look(mean_of([one.weights for one in ranked]))
 
 
-def _greedy(ranked: Sequence[Ingredient], look: _Look) -> tuple[list[Ingredient], Validation]:
+def _greedy(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
     """The ingredients, which come best first, with those taken marked, and what their mean came to."""
     taken, best = [ranked[0]], ranked[0].found
     for one in ranked[1:]:
@@ -174,7 +174,7 @@ def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
     return {**architecture, "decoder": decoder, "feature_dropout": None}
 
 
-def _facts(pictures: CaptionSet, found: Validation, ingredients: Sequence[Ingredient]) -> dict[str, Any]:
+def _facts(pictures: CaptionSet, found: Validation, ingredients: Sequence[Candidate]) -> dict[str, Any]:
     return {
         "command": shlex.join(["captionkit", *sys.argv[1:]]),
         "data": {"name": pictures.name, "fingerprint": pictures.fingerprint()},

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.training.config.recipe import Recipe, change_recipe
-from captionkit.training.data.sampler import Plan
+from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.distributed import refuse_several
 from captionkit.training.engine.signals import deferred_interrupts
 from captionkit.training.factory import prepare
@@ -84,7 +84,7 @@ def sweep(
         raise TrainingError(f"--trials {trials} --workers {workers}: both are 1 or more")
     _check_folder(folder)
     setup = prepare(recipe, data)  # so that what is wrong with them is known before the first trial
-    steps = Plan(len(setup.train), recipe).steps
+    steps = EpochSampler(len(setup.train), recipe).steps
     chosen = default_space(recipe, steps, given) if space is None else read_space(space, recipe, given)
     del setup
     deadline = math.inf if minutes is None else time.time() + 60 * minutes
