@@ -1,8 +1,8 @@
-"""Pictures a second that threads and processes prepare for training, and how many the interpreter's lock would allow.
+"""Images a second that threads and processes prepare for training, and how many the interpreter's lock would allow.
 
     python bench/loading.py [--photos FOLDER] [--seconds S]
 
-Each picture is opened, decoded, resized to 224 x 224 and normalised, as in training. The last rows tell what many cores
+Each image is opened, decoded, resized to 224 x 224 and normalised, as in training. The last rows tell what many cores
 would make of it on a machine that has few: there the decoder and the resizing, which let go of the lock, are slept.
 """
 
@@ -42,7 +42,7 @@ def prepare(portion: list[bytes], side: int = 224, asleep: float = 0.0) -> None:
 
 
 def rate(pool: Executor, work: Callable[[list[bytes]], None], files: list[bytes], seconds: float) -> float:
-    """Pictures a second."""
+    """Images a second."""
     portions = [files[start : start + PORTION] for start in range(0, len(files), PORTION)]
     list(pool.map(work, portions))
     done, started = 0, time.perf_counter()
@@ -52,7 +52,7 @@ def rate(pool: Executor, work: Callable[[list[bytes]], None], files: list[bytes]
 
 
 class Slept:
-    """`prepare` of tiny pictures, with the time that decoding and resizing take slept through."""
+    """`prepare` of tiny images, with the time that decoding and resizing take slept through."""
 
     def __init__(self, asleep: float) -> None:
         self.asleep = asleep
@@ -83,11 +83,11 @@ def main() -> None:
             for count in (1, 2):
                 with kind(count) as pool:
                     shown = "threads" if kind is ThreadPoolExecutor else "processes"
-                    print(f"  {count:2} {shown}: {rate(pool, prepare, files, options.seconds):6.0f} pictures/s")
+                    print(f"  {count:2} {shown}: {rate(pool, prepare, files, options.seconds):6.0f} images/s")
         for count in (4, 16):
             with ThreadPoolExecutor(count) as pool:
                 found = rate(pool, Slept(cost), jpegs(photos, (24, 24)), options.seconds)
-                print(f"  {count:2} threads on as many cores, by sleeping: {found:6.0f} pictures/s")
+                print(f"  {count:2} threads on as many cores, by sleeping: {found:6.0f} images/s")
 
 
 if __name__ == "__main__":

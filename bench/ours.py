@@ -68,7 +68,7 @@ class CountingArithmetic(Watching):
 
 
 class Onnx:
-    """A model folder as `captionkit.load` runs it. `cases` are settings by name: pictures together, and decoding."""
+    """A model folder as `captionkit.load` runs it. `cases` are settings by name: images together, and decoding."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Onnx:
         return captionkit.load(model, threads=threads)
 
     def prepare(self, name: str) -> dict[str, Any]:
-        """Of a turn: words a caption, decoder steps a batch, pictures, and `Work` by stage."""
+        """Of a turn: words a caption, decoder steps a batch, images, and `Work` by stage."""
         with tempfile.TemporaryDirectory() as scratch:
             watching = self.watching(Path(scratch))
             captions = [outcome.caption for outcome in self._turn(name, watching) if outcome.caption]
@@ -99,7 +99,7 @@ class Onnx:
         return {stage: graph.work() for stage, graph in watching.graphs.items()}
 
     def run(self, name: str) -> dict[str, Any]:
-        """Milliseconds a picture in all and by stage; "open" is what the others leave, by the clock on the wall."""
+        """Milliseconds an image in all and by stage; "open" is what the others leave, by the clock on the wall."""
         self._warm_up()
         start = time.perf_counter()
         outcomes = self._turn(name, self.captioner.stepper)
@@ -108,7 +108,7 @@ class Onnx:
         return {"total": total, **dict(zip(STAGES, (total - encode - decode, encode, decode), strict=True))}
 
     def _warm_up(self) -> None:
-        """Work as long as one picture takes the others: processors that have waited start slowly."""
+        """Work as long as one image takes the others: processors that have waited start slowly."""
         start = time.perf_counter()
         while time.perf_counter() - start < _WARM:
             self.captioner.caption(self.photos[-1])

@@ -1,6 +1,6 @@
 """Other captioners at the sizes people use, with random weights, since speed does not depend on them.
 
-All tell `STEPS` tokens from a beam of 3, one picture at a time, from the JPEG on disk to token ids.
+All tell `STEPS` tokens from a beam of 3, one image at a time, from the JPEG on disk to token ids.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MEAN, _STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # of ImageNet
 
 
 def pixels(photo: Path, side: int) -> Tensor:
-    """A picture as research code reads it, [1,3,side,side]."""
+    """An image as research code reads it, [1,3,side,side]."""
     image = Image.open(photo).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
     array = (np.asarray(image, np.float32) / 255 - np.float32(_MEAN)) / np.float32(_STD)  # [H,W,3]
     return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0)  # [1,3,H,W]

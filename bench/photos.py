@@ -1,4 +1,4 @@
-"""The pictures that benches caption: made up, or found in a folder."""
+"""The images that benches caption: made up, or found in a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captionkit.errors import CaptionkitError
 
 
 def photo_like(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A picture of photo-like statistics: coarse structure with fine noise."""
+    """An image of photo-like statistics: coarse structure with fine noise."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(size, 3)
     noise = generator.normal(0, 8, (size[1], size[0], 3))
@@ -29,8 +29,8 @@ def made_photos(folder: Path, count: int, size: tuple[int, int] = (640, 480)) ->
 
 
 def found_photos(folder: Path, count: int) -> list[Path]:
-    """The first `count` pictures of `folder` by name, from the first again where it has fewer."""
+    """The first `count` images of `folder` by name, from the first again where it has fewer."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise CaptionkitError(f"{folder}: no pictures found; name a folder with JPEG or PNG files")
+        raise CaptionkitError(f"{folder}: no images found; name a folder with JPEG or PNG files")
     return list(islice(cycle(paths), count))

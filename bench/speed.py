@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="a model folder, or several; the first is what the others are compared with (default: the bundled model)",
     )
-    parser.add_argument("--photos", type=Path, help="a folder of pictures (default: made-up ones)")
+    parser.add_argument("--photos", type=Path, help="a folder of images (default: made-up ones)")
     parser.add_argument("--only", metavar="NAME,...", help=f"some of: the models' names, {', '.join(_OTHERS)}")
     parser.add_argument("--rounds", type=_whole, default=5, help="default: 5")
     parser.add_argument("--threads", type=_whole, default=processors(), help="of each contender (default: all)")

@@ -6,7 +6,7 @@ TORCH, TEXTBOOK, VIT_GPT2, BLIP, MACHINE, COLD = "torch", "textbook", "vit-gpt2"
 
 BEAMS, BATCHES = (1, 3, 5), (1, 8, 32)
 STAGES = ("open", "encode", "decode")
-#: pictures of a turn that come one at a time
+#: images of a turn that come one at a time
 SINGLES = 8
 #: decoder steps where captions are of the same length for all
 STEPS = 20

@@ -1,4 +1,4 @@
-"""What `bench/speed.py` measured, as a picture."""
+"""What `bench/speed.py` measured, as an image."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _captioners(axes: Axes, results: Results) -> None:
     axes.set_xscale("log")
     axes.set_xlim(1, 4 * max((bar.get_width() for bar in axes.patches), default=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_title("From a JPEG to a beam-3 caption, one picture at a time", loc="left")
-    axes.set_xlabel("milliseconds a picture (logarithmic)")
+    axes.set_title("From a JPEG to a beam-3 caption, one image at a time", loc="left")
+    axes.set_xlabel("milliseconds an image (logarithmic)")
 
 
 def _stages(axes: Axes, results: Results) -> None:
@@ -72,7 +72,7 @@ def _stages(axes: Axes, results: Results) -> None:
         axes.annotate(f" {figure(end)} ms", (end, label), va="center")
     axes.margins(x=0.12)
     axes.set_title("captionkit by stage at beam 3", loc="left")
-    axes.set_xlabel("milliseconds a picture")
+    axes.set_xlabel("milliseconds an image")
     _legend(axes)
 
 

@@ -78,10 +78,10 @@ def report(results: Results) -> str:
         f"{told['processor']}, threads: {told['threads']}, load average {told['load']} at the start; "
         f"{told['versions']}. {told['photos']}. Rounds: {told['rounds']}; median (least–most) of them.",
         marks(results),
-        f"From a JPEG on disk to a beam-3 caption, one picture at a time. Others tell {STEPS} tokens; ours, "
+        f"From a JPEG on disk to a beam-3 caption, one image at a time. Others tell {STEPS} tokens; ours, "
         f"`{results.ours}`, ends where it ends, or is held to {STEPS} steps as well:",
         _ratios(results),
-        "Ours by stage, in milliseconds a picture, with the words of a caption and the decoder's steps for a batch:",
+        "Ours by stage, in milliseconds an image, with the words of a caption and the decoder's steps for a batch:",
         _stages(results),
     ]
     if MACHINE in results.rounds:
@@ -102,8 +102,8 @@ def marks(results: Results) -> str:
     ours, many = results.figure(results.ours, _USUAL), results.figure(results.ours, _MANY)
     cold = results.figure(COLD, COMMAND)
     rows = [
-        [f"`{results.ours}`, {_USUAL}", "below 25 ms a picture", f"{figure(ours.median)} ms" if ours else NONE],
-        [f"`{results.ours}`, {_MANY}", "100 pictures/s", f"{figure(1000 / many.median)} pictures/s" if many else NONE],
+        [f"`{results.ours}`, {_USUAL}", "below 25 ms an image", f"{figure(ours.median)} ms" if ours else NONE],
+        [f"`{results.ours}`, {_MANY}", "100 images/s", f"{figure(1000 / many.median)} images/s" if many else NONE],
     ]
     for name, wanted in ((TEXTBOOK, 30), (VIT_GPT2, 10)):
         own, same = results.ratio(name, FORCED, _USUAL), results.ratio(name, FORCED, FORCED)
@@ -122,7 +122,7 @@ def _ratios(results: Results) -> str:
             compared = [spread(results.ratio(name, chosen, other)) for other in (_USUAL, FORCED)]
             times = spread(results.figure(name, chosen))
             rows.append([title, figure(millions) if millions else NONE, times, *compared])
-    head = ["captioner", "million parameters", "ms a picture", "times ours", f"times ours at {STEPS} steps"]
+    head = ["captioner", "million parameters", "ms an image", "times ours", f"times ours at {STEPS} steps"]
     return table(head, rows)
 
 
@@ -160,7 +160,7 @@ def _shares(results: Results) -> str:
                     measured = [figure(found.flops / 1e9), figure(took.median), figure(found.least)]
                     share = spread(found.share, " %", 100)
                     rows.append([f"`{name}`", f"batch {batch}", stage, *measured, share, found.binds])
-    head = ["model", "", "stage", "GFLOPs a picture", "ms a picture", "least ms by the limit", "share of the limit"]
+    head = ["model", "", "stage", "GFLOPs an image", "ms an image", "least ms by the limit", "share of the limit"]
     return table([*head, "what binds"], rows)
 
 

@@ -27,9 +27,9 @@ class Figure(NamedTuple):
 class Limit(NamedTuple):
     """How near a stage comes to what the machine can do."""
 
-    #: of one picture
+    #: of one image
     flops: float
-    #: milliseconds a picture that it takes at least, at the median rates
+    #: milliseconds an image that it takes at least, at the median rates
     least: float
     #: of the time that was measured
     share: Figure
@@ -66,7 +66,7 @@ class Results:
         return [result[key] for result in self.rounds[contender][case]]
 
     def figure(self, contender: str, case: str, key: str = "total") -> Figure | None:
-        """Milliseconds a picture, or what else `key` names; None where it was not measured."""
+        """Milliseconds an image, or what else `key` names; None where it was not measured."""
         return Figure.of(self.values(contender, case, key)) if self.has(contender, case) else None
 
     def ratio(self, contender: str, case: str, ours: str) -> Figure | None:

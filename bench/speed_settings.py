@@ -26,7 +26,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         "processor": _processor(),
         "threads": options.threads,
         "rounds": options.rounds,
-        "photos": f"Pictures of {options.photos}" if options.photos else "Made-up JPEGs of 640 x 480",
+        "photos": f"Images of {options.photos}" if options.photos else "Made-up JPEGs of 640 x 480",
         "load": load,
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *map(_version, ("onnxruntime", "torch", "transformers"))]

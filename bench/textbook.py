@@ -1,7 +1,7 @@
 """*Show, Attend and Tell* (Xu et al. 2015, arXiv 1502.03044) as research code and tutorials write it, to compare with.
 
 ResNet-101's grid, pooled to 14 x 14, an `nn.LSTMCell` with soft attention in a Python loop over steps, beam search over
-one picture at a time. As in that code, the attention module is given grid and state at every step and projects both,
+one image at a time. As in that code, the attention module is given grid and state at every step and projects both,
 and the logits come from the LSTM's state alone (not from equation 7, which would take more). `project_once` keeps the
 projected grid instead.
 """

@@ -56,7 +56,7 @@ from captionkit.training.engine.distributed import make_accelerator
 from captionkit.training.train_step import TrainStep
 from captionkit.utils.progress import track
 
-CELLS, WIDTH = 49, 1280  # of MobileNet-EdgeTPU, for pictures of 224 x 224
+CELLS, WIDTH = 49, 1280  # of MobileNet-EdgeTPU, for images of 224 x 224
 EMBEDDING, HIDDEN, ATTENTION, MEMORY = 384, 512, 256, 512  # of the recipe flickr8k
 
 #: makes the step of a number; answers its mean of nats a word
@@ -116,7 +116,7 @@ class Textbook(nn.Module):
 
 
 class RunData(NamedTuple):
-    """What is learnt: captioned pictures, their vocabulary and their features [N,views,G,D]."""
+    """What is learnt: captioned images, their vocabulary and their features [N,views,G,D]."""
 
     captions: CaptionSet
     text: Text
@@ -134,14 +134,14 @@ def made_up(pictures: int) -> RunData:
         for some in lengths
     ]
     captions = tuple(Example(number, b"", some) for number, some in enumerate(said))
-    # Fewer pictures than a dataset has, so their words alone would be a smaller vocabulary.
+    # Fewer images than a dataset has, so their words alone would be a smaller vocabulary.
     text = Text.train([*(caption for some in said for caption in some), " ".join(words)], min_frequency=1)
     features = generator.standard_normal((pictures, 1, CELLS, WIDTH), np.float32).clip(0).astype(np.float16)
     return RunData(CaptionSet("made up", "train", captions), text, features)
 
 
 def real(data: str, pictures: int) -> RunData:
-    """The first captioned pictures of a dataset's training split, as the bundled model's encoder sees them."""
+    """The first captioned images of a dataset's training split, as the bundled model's encoder sees them."""
     whole = open_dataset(data).split("train")
     whole = whole.subset([index for index, example in enumerate(whole) if example.captions])
     text = Text.train([caption for example in whole for caption in example.captions], min_frequency=5)
@@ -181,7 +181,7 @@ def captionkits(material: RunData, recipe: Recipe, config: ModelConfig) -> Step:
 
 
 def textbooks(material: RunData, recipe: Recipe, **savings: bool) -> Step:
-    """The step of a tutorial, on the pictures and captions of captionkit's."""
+    """The step of a tutorial, on the images and captions of captionkit's."""
     torch.manual_seed(0)
     model = Textbook(len(material.text), **savings).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-4)
@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a captioned dataset (default: a made-up one)")
     parser.add_argument("--pictures", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -263,7 +263,7 @@ def main() -> None:
                     tuple(words / (clock() - start) for clock, start in zip(clocks, starts, strict=True))
                 )
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    print(f"{options.batch} pictures a step, {len(material.text)} words known; {options.rounds} rounds on {threads}")
+    print(f"{options.batch} images a step, {len(material.text)} words known; {options.rounds} rounds on {threads}")
     print(
         "median (most) words a second; median ratio to the textbook's in a round, by the clock and by the processor's"
     )

@@ -52,7 +52,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real pictures and pretrained weights; tests that want it are skipped where it is not."""
+    """The folder with real images and pretrained weights; tests that want it are skipped where it is not."""
     root = Path(os.environ.get("CAPTIONKIT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     if not (root / "data").is_dir():
         pytest.skip(f"no shared data at {root}; set CAPTIONKIT_SHARED to a folder with data/ and weights/")
@@ -61,7 +61,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three small pictures."""
+    """A folder of three small images."""
     import numpy as np
     from PIL import Image
 
@@ -94,7 +94,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         memory=20,
     )
     model = CaptioningModel(config, len(text)).eval()
-    # Larger weights than at the start of training make the captions differ from picture to picture.
+    # Larger weights than at the start of training make the captions differ from image to image.
     for parameter in model.decoder.parameters():
         parameter.data.mul_(4)
     preprocessing = Preprocessing(height=64, width=96)

@@ -15,7 +15,7 @@ from captionkit.models.show_tell import ShowTellConfig
 from captionkit.models.transformer import TransformerConfig
 
 WORDS, CELLS, WIDTH = 13, 6, 8
-# The row of the picture, and the words that are fed: several captions of a picture, of several lengths.
+# The row of the image, and the words that are fed: several captions of an image, of several lengths.
 CAPTIONS = [(1, [1, 4, 9, 7, 2, 5]), (0, [1, 12, 4, 4]), (1, [1, 8, 6, 3]), (0, [1, 9, 5]), (2, [1])]
 
 CONFIGS: dict[str, DecoderConfig] = {
@@ -48,7 +48,7 @@ def unpack(rows: Tensor, sizes: list[int]) -> list[Tensor]:
 
 
 def follow(decoder: Decoder, memory: Tensor, words: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Feeds the words of one caption of one picture [G,D] one at a time: logits [L,V], attention [L,G]."""
+    """Feeds the words of one caption of one image [G,D] one at a time: logits [L,V], attention [L,G]."""
     state = decoder.begin(memory[None])
     logits, attention = [], []
     for word in words:

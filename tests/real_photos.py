@@ -18,7 +18,7 @@ CAPTIONS = {
     ],
     "camera.png": [
         "A man in a dark coat looks through a camera on a tripod.",
-        "A photographer takes pictures in a field of grass.",
+        "A photographer takes images in a field of grass.",
         "A man is filming with a camera outdoors.",
     ],
     "chelsea.png": [

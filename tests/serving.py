@@ -67,7 +67,7 @@ class Gate:
     def __init__(self) -> None:
         self.captioner: Captioner = captionkit.load(threads=1)
         self.open = threading.Event()
-        self.batches: list[tuple[int, int]] = []  # pictures, beam
+        self.batches: list[tuple[int, int]] = []  # images, beam
         self._describe = self.captioner.describe
         self.captioner.describe = self._held  # type: ignore[method-assign]
 

@@ -30,12 +30,12 @@ def draw(colour: str, shape: str) -> Image.Image:
 
 
 def captions(colour: str, shape: str) -> list[str]:
-    """Two captions of a picture."""
+    """Two captions of an image."""
     return [f"a {colour} {shape}", f"there is a {colour} {shape} on grey paper"]
 
 
 def make_shapes(root: Path, *, train: int = 12, val: int = 3, each: int = 2) -> Path:
-    """A dataset in COCO's layout with `each` captions a picture; without `val`, in one piece."""
+    """A dataset in COCO's layout with `each` captions an image; without `val`, in one piece."""
     root.mkdir(parents=True)
     numbered = list(enumerate(PICTURES))
     splits = {"_train": numbered[:train], "_val": numbered[train : train + val]} if val else {"": numbered[:train]}
@@ -52,7 +52,7 @@ def make_shapes(root: Path, *, train: int = 12, val: int = 3, each: int = 2) -> 
 
 
 def make_halves(root: Path) -> Path:
-    """Six pictures to learn, without a validation split, of two colours side by side and told of by their sides."""
+    """Six images to learn, without a validation split, of two colours side by side and told of by their sides."""
     root.mkdir(parents=True)
     images, annotations = [], []
     for number, (left, right) in enumerate([(a, b) for a in COLOURS[:3] for b in COLOURS[:3] if a != b]):
@@ -78,7 +78,7 @@ VARIED = {
 
 
 def make_backbone(root: Path) -> Path:
-    """A residual network of 10 thousand parameters: a picture of 32 x 32 becomes a grid of 4 x 4 x 16."""
+    """A residual network of 10 thousand parameters: an image of 32 x 32 becomes a grid of 4 x 4 x 16."""
     import torch
     from transformers import ResNetConfig, ResNetModel
 

@@ -149,7 +149,7 @@ class TorchvisionEncoder(nn.Module):
 
 
 class TorchvisionViT(nn.Module):
-    """As torchvision's VisionTransformer, which takes pictures of one size."""
+    """As torchvision's VisionTransformer, which takes images of one size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,7 +376,7 @@ def test_torchvisions_pickled_weights_are_not_taken(torchvision):
         ("timm:vitt", "timm has no model of this name; did you mean 'timm:vit'?"),
         ("timm:hf-hub:someone/something", "timm has no model of this name"),
         ("timm:", "timm has no model of this name"),
-        ("timm:vector", "makes no grid of a picture of 64 x 64 pixels, but [8]"),
+        ("timm:vector", "makes no grid of an image of 64 x 64 pixels, but [8]"),
         ("torchvision:nett", "torchvision has no model of this name; did you mean 'torchvision:net'?"),
         ("torchvision:segmentation", "torchvision has no model of this name"),
         ("torchvision:inception", "not a chain of stages"),
@@ -388,7 +388,7 @@ def test_what_is_no_encoder_is_refused(name, reason, timm, torchvision):
 
 def test_sizes_that_a_family_does_not_take_are_refused(timm):
     with pytest.raises(
-        ModelError, match=r"'timm:mixer' takes no pictures of 64 x 64 pixels \(Input height doesn't match"
+        ModelError, match=r"'timm:mixer' takes no images of 64 x 64 pixels \(Input height doesn't match"
     ):
         load("timm:mixer").grid(64, 64)
 

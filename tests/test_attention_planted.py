@@ -1,4 +1,4 @@
-"""Attention lies on what the word names, and is drawn there: pictures in which it is known where that is."""
+"""Attention lies on what the word names, and is drawn there: images in which it is known where that is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHAPES = {"circle": (2, 2, 13, 13), "square": (2, 2, 13, 13), "bar": (1, 6, 14, 
 
 
 class Planted(NamedTuple):
-    """What a picture shows, and in which cell."""
+    """What an image shows, and in which cell."""
 
     colour: str
     shape: str
@@ -159,7 +159,7 @@ def _one_thread() -> Iterator[None]:
 def test_a_trained_model_looks_at_what_it_names(
     decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On pictures it has not seen: the captions are right, and their colour and shape are looked for in the cell.
+    """On images it has not seen: the captions are right, and their colour and shape are looked for in the cell.
 
     By chance, that is with attention spread evenly, a cell would hold 1/16 of it (0.06), the cell with its neighbours
     0.39 on average, and the largest value would lie there once in sixteen times.

@@ -1,4 +1,4 @@
-"""Mirrored pictures with their words swapped, changed colours, and captions in turn."""
+"""Mirrored images with their words swapped, changed colours, and captions in turn."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ def test_a_word_that_the_vocabulary_lacks_is_not_swapped_in() -> None:
     assert swapped_captions(["a left-hand turn"], pieces, image) == ["a right-hand turn"]
 
 
-# --- pictures ---
+# --- images ---
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 @pytest.fixture
 def halves(tmp_path: Path) -> tuple[CaptionSet, Text]:
-    """Pictures with a red and a blue half, and what is where; of the last, a caption would lose a word."""
+    """Images with a red and a blue half, and what is where; of the last, a caption would lose a word."""
     examples = []
     for number, (left, right, names) in enumerate([(RED, BLUE, ("red", "blue")), (BLUE, RED, ("blue", "red"))] * 3):
         image = Image.new("RGB", (8, 8), left)
@@ -109,9 +109,9 @@ def halves(tmp_path: Path) -> tuple[CaptionSet, Text]:
         image.save(path)
         captions = (f"{names[0]} on the left", f"the {names[1]} half is right", f"two halves, {names[0]} left")
         if number == 4:
-            captions = ("a picture of two colours",)
+            captions = ("an image of two colours",)
         if number == 5:
-            captions = (*captions, "a left-hand picture")
+            captions = (*captions, "a left-hand image")
         examples.append(Example(number, path, captions))
     told = [caption for example in examples for caption in example.captions]
     return CaptionSet("halves", "train", tuple(examples)), Text.train(told, min_frequency=1)
@@ -220,7 +220,7 @@ def test_all_come_up_equally_often(many: int, some: int) -> None:
         if some <= many:
             assert len(set(which)) == some
         for one, times in zip(which.tolist(), before.tolist(), strict=True):
-            assert times == counts[one]  # so that no picture is ever shown twice in the same turn
+            assert times == counts[one]  # so that no image is ever shown twice in the same turn
             counts[one] += 1
         assert max(counts.values()) - min(counts[one] for one in range(many)) <= 1
 
@@ -242,4 +242,4 @@ def test_each_of_five_captions_is_taught_equally_often(tmp_path: Path) -> None:
             taught = [teaching.lesson(turn, index).captions for turn in range(start, start + 5)]
             assert sorted(len(caption) for (caption,) in taught) == [4, 5, 6, 7, 8]
     orders = {tuple(len(teaching.lesson(turn, index).captions[0]) for turn in range(5)) for index in range(8)}
-    assert len(orders) > 4  # pictures do not go through them in step
+    assert len(orders) > 4  # images do not go through them in step

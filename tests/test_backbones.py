@@ -54,7 +54,7 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
     }
 
 
-# the trained size and what a picture of 96 x 160 becomes, by the published strides and patch sizes
+# the trained size and what an image of 96 x 160 becomes, by the published strides and patch sizes
 GRIDS = dict.fromkeys(configs(), ((32, 32), (12, 20))) | {
     "resnet": ((224, 224), (3, 5)),
     "regnet": ((224, 224), (3, 5)),
@@ -423,9 +423,9 @@ def test_damaged_folders_are_refused(own_folder, tmp_path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (hf.BertConfig(**SMALL), "'bert' takes no pictures of 224 x 224 pixels"),
-        (hf.ViTMAEConfig(**VIT), "'vit_mae' makes no grid of a picture of 32 x 32 pixels"),  # it drops most cells
-        (hf.Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL), "takes no pictures"),
+        (hf.BertConfig(**SMALL), "'bert' takes no images of 224 x 224 pixels"),
+        (hf.ViTMAEConfig(**VIT), "'vit_mae' makes no grid of an image of 32 x 32 pixels"),  # it drops most cells
+        (hf.Siglip2VisionConfig(num_patches=16, patch_size=8, **SMALL), "takes no images"),
     ],
 )
 def test_what_yields_no_grid_is_refused(config, reason, tmp_path):
@@ -437,7 +437,7 @@ def test_sizes_that_a_family_does_not_take_are_refused(tmp_path):
     hf.AutoModel.from_config(hf.LevitConfig(image_size=64)).save_pretrained(tmp_path)
     encoder, _ = load(tmp_path)
     assert encoder.grid(64, 64) == (1, 1)
-    with pytest.raises(ModelError, match="'levit' takes no pictures of 64 x 96 pixels") as caught:
+    with pytest.raises(ModelError, match="'levit' takes no images of 64 x 96 pixels") as caught:
         encoder.grid(64, 96)
     assert "\n" not in str(caught.value)
 

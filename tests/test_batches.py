@@ -45,7 +45,7 @@ def recipe_of(**changes: object):
 
 
 def unpack(batch) -> list[tuple[int, list[int]]]:
-    """(row of the picture, token ids) of each caption, read off the packing's definition."""
+    """(row of the image, token ids) of each caption, read off the packing's definition."""
     captions: list[list[int]] = [[] for _ in range(batch.captions.sizes[0])]
     pairs = iter(zip(batch.captions.tokens.tolist(), batch.targets.tolist(), strict=True))
     for size in batch.captions.sizes:
@@ -95,7 +95,7 @@ def test_every_caption_is_taught_once_an_epoch(
                 if not keys:
                     continue
                 batch = collate([teaching[key] for key in keys], features=False)
-                assert len(batch.images) == len(keys)  # a picture is there once, however many captions it has
+                assert len(batch.images) == len(keys)  # an image is there once, however many captions it has
                 taught.update((keys[row][1], tuple(ids)) for row, ids in unpack(batch))
         wanted = Counter(
             (index, tuple(ids)) for index, e in enumerate(pictures) for ids in text.encode_batch(e.captions)
@@ -169,7 +169,7 @@ def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(pi
 
 
 class Counting(CaptionDataset):
-    """Counts the pictures that are prepared, and may have them wait."""
+    """Counts the images that are prepared, and may have them wait."""
 
     prepared = 0
 
@@ -198,7 +198,7 @@ def test_what_is_prepared_ahead_is_bounded_in_pictures(
 
 
 def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Text) -> None:
-    """All pictures of a single batch wait for one another: threads that took whole batches would never meet."""
+    """All images of a single batch wait for one another: threads that took whole batches would never meet."""
     meeting = threading.Barrier(3)
 
     class Meeting(CaptionDataset):
@@ -298,7 +298,7 @@ def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path:
     for epoch in range(100):
         chosen = teaching.lesson(epoch, 0).captions
         assert len(chosen) == 5 == len({tuple(c) for c in chosen}) and all(c in encoded for c in chosen)
-        assert teaching[epoch, 0].captions == chosen  # the picture is missing, but its captions are still these
+        assert teaching[epoch, 0].captions == chosen  # the image is missing, but its captions are still these
         few = teaching.lesson(epoch, 1).captions
         assert few == encoded[:2]
         assert teaching.totals([epoch] * 2, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)

@@ -1,4 +1,4 @@
-"""The model in the box: small enough, undamaged, and good enough on pictures it has not seen."""
+"""The model in the box: small enough, undamaged, and good enough on images it has not seen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_card_says_how_it_was_made() -> None:
 
 
 def test_captioning_leaves_nothing_in_the_home_folder(photos: Path, tmp_path: Path) -> None:
-    """Neither captionkit nor ONNX Runtime notes that a picture was captioned; the latter does unless told not to."""
+    """Neither captionkit nor ONNX Runtime notes that an image was captioned; the latter does unless told not to."""
     hidden = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
     command = [sys.executable, "-m", "captionkit", "caption", str(photos / "one.jpg")]

@@ -1,4 +1,4 @@
-"""Captioner: pictures in any form to captions, the same from torch and from ONNX Runtime."""
+"""Captioner: images in any form to captions, the same from torch and from ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(
 ) -> None:
     good = list(said)
     text, cut, missing = tmp_path / "notes.jpg", tmp_path / "cut.jpg", tmp_path / "missing.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     cut.write_bytes(Path(good[0]).read_bytes()[:300])
     named = [good[0], text, good[1], cut, missing, good[2]]
     assert run("caption", *named, "--model", model_folder, "--batch", 2, "--json") == 1
@@ -308,7 +308,7 @@ def test_inputs(photos: Path, tmp_path: Path) -> None:
     assert "no file matches" in empty.error
     (tmp_path / "none").mkdir()
     (none,) = inputs.find_inputs([str(tmp_path / "none")])
-    assert "no pictures in this folder" in none.error
+    assert "no images in this folder" in none.error
     odd = tmp_path / "a[1].png"
     odd.write_bytes((photos / "two.png").read_bytes())
     (found,) = inputs.find_inputs([str(odd)])

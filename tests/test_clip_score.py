@@ -85,7 +85,7 @@ def tokens(caption: str) -> list[int]:
 
 @torch.no_grad()
 def by_hand(folder: Path, candidates, references, images) -> np.ndarray:
-    """Scores [N,2], one text and one picture at a time."""
+    """Scores [N,2], one text and one image at a time."""
     model = CLIPModel.from_pretrained(folder)
 
     def text(caption: str) -> np.ndarray:
@@ -217,7 +217,7 @@ def test_the_mean_and_deviation_of_the_model(folder: Path, images: list[Image.Im
 
 def test_a_bad_picture_is_named_and_nothing_kept(folder: Path, images: list[Image.Image], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff not a picture")
+    broken.write_bytes(b"\xff\xd8\xff not an image")
     metric = ClipScore(str(folder), device="cpu", batch=1)
     metric.update(CANDIDATES[:1], REFERENCES[:1], images[:1])
     with pytest.raises(ImageError, match=r"broken\.jpg"):

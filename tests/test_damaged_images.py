@@ -361,7 +361,7 @@ def test_it_is_said_what_a_file_is_and_what_to_do(what: str, data: bytes, tmp_pa
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
     said = refusal(path)
-    assert said.startswith(f"{path}: not a picture of a kind that is opened (JPEG, PNG,") and f" but {what}" in said
+    assert said.startswith(f"{path}: not an image of a kind that is opened (JPEG, PNG,") and f" but {what}" in said
     for kind, way_out in WAYS_OUT.items():
         assert kind not in what or way_out in said
 
@@ -372,7 +372,7 @@ def test_an_image_of_the_heif_family_with_avifs_brand_is_tried() -> None:
 
 def test_what_is_not_known_is_said_to_be_none_that_is_opened() -> None:
     said = refusal(random.Random(7).randbytes(3000))
-    assert "not a picture of a kind that is opened (JPEG, PNG" in said and " but " not in said
+    assert "not an image of a kind that is opened (JPEG, PNG" in said and " but " not in said
 
 
 # --- sources

@@ -308,7 +308,7 @@ def test_two_spellings_of_one_file_name(tmp_path: Path) -> None:
 
 
 def test_the_pictures_of_another_split_are_not_taken(tmp_path: Path) -> None:
-    """train/1.jpg and val/1.jpg are two pictures; COCO's train2014/ and val2014/ never share a name."""
+    """train/1.jpg and val/1.jpg are two images; COCO's train2014/ and val2014/ never share a name."""
     write(tmp_path / "captions_train.json", coco({"1.jpg": ["one"], "2.jpg": ["two"]}))
     write(tmp_path / "captions_val.json", coco({"1.jpg": ["ONE"], "3.jpg": ["three"]}))
     touch(tmp_path, ["train/1.jpg", "val/1.jpg", "val/2.jpg", "train2014/3.jpg"])

@@ -123,7 +123,7 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
 def test_each_word_of_a_batch_has_its_own_targets(
     teachers: list[Path], data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is chosen of a picture's captions and however they are packed; told apart by entries of one's own."""
+    """Whatever is chosen of an image's captions and however they are packed; told apart by entries of one's own."""
     recipe = taught_by(teachers, backbone, data__captions_per_image=1, image__flip="true", image__crop=0.6)
     prepared = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)

@@ -108,7 +108,7 @@ def test_the_page_is_whole_alone_and_can_be_read_by_ear() -> None:
     assert "&lt;script&gt;" in page and "<script" not in page
     assert len(outline.all("img")) == 3 and len(outline.all("table")) == 3
     assert [attributes["width"] for attributes in outline.all("img") if "width" in attributes] == ["480", "900"]
-    for text in ("mind this", "CIDEr-D 3.1", "No picture: torn", "a cat", "All of it", "75%", "Written by a test"):
+    for text in ("mind this", "CIDEr-D 3.1", "No image: torn", "a cat", "All of it", "75%", "Written by a test"):
         assert text in page
     assert check_page(document_html(Document("empty", ""))).all("section") == []
 
@@ -123,7 +123,7 @@ def test_markdown_keeps_its_tables_whatever_is_in_them() -> None:
     assert "![Loss](curves.png)" in text and "data:" not in text
     assert "````\n```\n" in text  # a fence longer than what it holds
     assert "“a &lt;script&gt;" in text and "(CIDEr-D 3.1); people: “one”" in text
-    assert "- b: *no picture: torn*" in text and "> **Note:** mind this" in text
+    assert "- b: *no image: torn*" in text and "> **Note:** mind this" in text
     assert text.encode("utf-8") and text.count("\n# ") == 0 and text.startswith("# a ")
 
 

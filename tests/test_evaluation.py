@@ -1,4 +1,4 @@
-"""`captionkit evaluate`: what it writes, and what it does where pictures or arguments are wrong."""
+"""`captionkit evaluate`: what it writes, and what it does where images or arguments are wrong."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_without_any_picture_or_caption_it_says_so(tmp_path: Path, model_folder:
     for example in open_dataset(data)["val"]:
         example.image.write_bytes(b"")
     assert run("evaluate", model_folder, data, "--output", tmp_path / "out", *FEW) == 1
-    assert "no picture of split 'val' could be captioned; the first:" in capsys.readouterr().err.splitlines()[-1]
+    assert "no image of split 'val' could be captioned; the first:" in capsys.readouterr().err.splitlines()[-1]
     plain = tmp_path / "plain"
     shutil.copytree(data / "images", plain) if (data / "images").is_dir() else plain.mkdir()
     for n in range(2):
         shutil.copy(next(p for p in data.rglob("*.png") if p.stat().st_size), plain / f"{n}.png")
     assert run("evaluate", model_folder, plain, "--split", "all", "--output", tmp_path / "out") == 1
-    assert "no picture of split 'all' has a caption to compare with" in capsys.readouterr().err
+    assert "no image of split 'all' has a caption to compare with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_beams_follow_their_parents_and_share_their_picture(name: str, memory: T
     state = dict(begun)
     assert all(value.shape[0] == 3 for value in begun.values())
     assert all(value.shape[1] == 1 for key, value in begun.items() if key.startswith("state."))
-    paths: list[list[list[int]]] = [[[]] for _ in memory]  # for each picture and beam, the words so far
+    paths: list[list[list[int]]] = [[[]] for _ in memory]  # for each image and beam, the words so far
     for beams in (1, 4, 4, 2, 5):
         parents = generator.integers(0, len(paths[0]), (3, beams))
         tokens = generator.integers(0, WORDS, (3, beams))
@@ -115,7 +115,7 @@ def test_beams_follow_their_parents_and_share_their_picture(name: str, memory: T
 
 
 def test_a_pictures_memory_is_made_once_for_all_words_and_beams(memory: Tensor) -> None:
-    """A step touches what the picture's keys and values were made of no more."""
+    """A step touches what the image's keys and values were made of no more."""
     for name, config in CONFIGS.items():
         decoder, shapes = build(config), []
         state = decoder.begin(memory)
@@ -180,17 +180,17 @@ def test_show_and_tell_is_torchs_lstm_fed_with_the_picture_first(memory: Tensor)
     for _ in range(200):
         decoder.decode(memory, pack(CAPTIONS))
     pictures = decoder.picture(memory.mean(1))
-    pictures = (pictures - pictures.mean(0)) / (pictures.var(0) + 1e-5).sqrt()  # of all pictures seen
+    pictures = (pictures - pictures.mean(0)) / (pictures.var(0) + 1e-5).sqrt()  # of all images seen
     decoder.eval()
     packed = pack(CAPTIONS)
     taught = unpack(decoder.decode(memory, packed).logits, packed.sizes)
-    assert sum(map(len, taught)) == len(packed.tokens)  # the picture's own step says nothing
+    assert sum(map(len, taught)) == len(packed.tokens)  # the image's own step says nothing
     for found, (row, words) in zip(taught, CAPTIONS, strict=True):
         inputs = torch.cat([pictures[row][None], decoder.embedding(torch.tensor(words))])
         hidden, _ = lstm(inputs[None])
         torch.testing.assert_close(found, decoder.output(hidden[0, 1:]))
     decoder.train()
-    alone = decoder.decode(memory[:1], pack([(0, [1, 4])])).logits  # a batch of one picture
+    alone = decoder.decode(memory[:1], pack([(0, [1, 4])])).logits  # a batch of one image
     decoder.eval()
     torch.testing.assert_close(alone, decoder.decode(memory[:1], pack([(0, [1, 4])])).logits)
 
@@ -337,7 +337,7 @@ def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp
     train(data, tmp_path / "first", recipe_of("transformer", backbone, {"optimizer.epochs": 1}))
     init = {"run.init": tmp_path / "first" / "best"}
     plain = {"decoder.embedding": 512, "decoder.hidden": 512, "decoder.attention": 256}
-    other = {"image.height": 48, "image.width": 64, "decoder.dropout": 0.25}  # a picture of another shape
+    other = {"image.height": 48, "image.width": 64, "decoder.dropout": 0.25}  # an image of another shape
     for number, changes in enumerate([{}, other]):
         run = tmp_path / f"again{number}"
         train(data, run, make_recipe("mobilenet-edgetpu", {**plain, **init, **changes}))
@@ -365,7 +365,7 @@ SEEN = Preprocessing(height=64, width=96, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0
 
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a MobileNetV2 of random weights, whose norms have seen the pictures."""
+    """A model folder with a MobileNetV2 of random weights, whose norms have seen the images."""
     torch.manual_seed(0)
     text = Text.train(["a red circle"], min_frequency=1)
     config = ModelConfig(
@@ -374,7 +374,7 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = CaptioningModel(config, len(text))
     pixels = torch.from_numpy(np.stack([preprocess(draw(*picture), SEEN) for picture in PICTURES[:6]]))
     with torch.no_grad():
-        for _ in range(30):  # all that a random encoder needs to tell pictures apart
+        for _ in range(30):  # all that a random encoder needs to tell images apart
             model.encoder.train()(pixels)
     contents = {TOKENIZER: text.to_json().encode(), WEIGHTS: weights(model)}
     tables = {"architecture": architecture(model, SEEN), "preprocessing": SEEN.to_dict()}

@@ -131,7 +131,7 @@ def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> No
 
 # --- a run that starts from a model ---
 
-#: what a run on twelve pictures does in a second or two, whatever the recipe to start from a model says
+#: what a run on twelve images does in a second or two, whatever the recipe to start from a model says
 BRIEF = {
     "optimizer.epochs": 2,
     "optimizer.epoch_steps": 1,
@@ -144,7 +144,7 @@ BRIEF = {
 
 @pytest.fixture(scope="module")
 def red(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of red shapes alone, the first three of those of `data`."""
+    """Images of red shapes alone, the first three of those of `data`."""
     return make_shapes(tmp_path_factory.mktemp("red") / "data", train=3, val=0)
 
 
@@ -182,7 +182,7 @@ def test_new_words_are_learnt_and_told(data: Path, knows_red: Path, tmp_path: Pa
 
 
 def tell(folder: Path, data: Path) -> list[str]:
-    """What a kept model says of the training pictures."""
+    """What a kept model says of the training images."""
     opened = open_model(folder)
     model, text = load_model(opened), opened.text
     pictures = np.stack([load_image(example.image, opened.preprocessing) for example in open_dataset(data)["train"]])
@@ -252,7 +252,7 @@ def test_the_command_line_takes_the_recipe_by_itself_and_says_so(
 def test_a_dozen_captions_of_another_language_are_enough(
     data: Path, knows_red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One picture and one caption each, every word new, most of them seen once."""
+    """One image and one caption each, every word new, most of them seen once."""
     root = tmp_path / "german"
     root.mkdir()
     names = sorted(path.name for path in data.glob("*.png"))[:12]
@@ -262,7 +262,7 @@ def test_a_dozen_captions_of_another_language_are_enough(
     (root / "captions.csv").write_text("\n".join(["image,caption", *lines]), encoding="utf-8")
     train(root, tmp_path / "run", recipe_from(knows_red, {"optimizer.epoch_steps": 3}))
     said = capsys.readouterr().err
-    assert "11 training and 1 validation pictures" in said
+    assert "11 training and 1 validation images" in said
     assert {"ein", "nummer"} <= set(open_model(tmp_path / "run/best").text.tokens)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind become the right RGB and the right floats; anything else ends in one line."""
+"""Images of every kind become the right RGB and the right floats; anything else ends in one line."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ def test_no_box_is_ever_enlarged_from_a_reduced_jpeg(
             left, top = rng.uniform(0, 0.7), rng.uniform(0, 0.7)
             box = (left, top, rng.uniform(left + 0.05, 1), rng.uniform(top + 0.05, 1))
             load_image(data, settings, box=box)
-            # source pixels for an output pixel; the part is fitted as a picture of its own
+            # source pixels for an output pixel; the part is fitted as an image of its own
             cut = (seen[-1][0] * (box[2] - box[0]), seen[-1][1] * (box[3] - box[1]))
             region = settings.region(*cut)
             across, down = (region[2] - region[0]) / width, (region[3] - region[1]) / height
@@ -611,7 +611,7 @@ def test_bad_settings_are_named(values: Any, named: str) -> None:
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
 
 
-# --- files that are no pictures, damaged ones, and bombs
+# --- files that are no images, damaged ones, and bombs
 
 
 def refused(source: images.Source, **options: Any) -> str:

@@ -58,7 +58,7 @@ GENERATOR = np.random.default_rng(5)
 
 
 def learn(config: DecoderConfig, data: Path, folder: Path) -> Path:
-    """A model folder, without graphs, of a decoder that has learnt the pictures of a split by heart."""
+    """A model folder, without graphs, of a decoder that has learnt the images of a split by heart."""
     torch.manual_seed(0)
     examples = list(open_dataset(data)["train"])
     text = Text.train([example.captions[0] for example in examples], min_frequency=1)
@@ -68,7 +68,7 @@ def learn(config: DecoderConfig, data: Path, folder: Path) -> Path:
     images = torch.from_numpy(np.stack([load_image(example.image, preprocessing) for example in examples]))
     for module in model.encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # its statistics become those of these pictures
+            module.momentum = None  # its statistics become those of these images
     with torch.no_grad():
         features = model.encoder(images)
         features = model.encoder.eval()(images)
@@ -104,7 +104,7 @@ def learnt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(learnt: Path, data: Path) -> Path:
-    """The model in 8 bits, judged on the pictures that it has learnt."""
+    """The model in 8 bits, judged on the images that it has learnt."""
     output = learnt.parent / "soft-int8"
     export_int8(learnt, output, data=data, split="train", max_loss=0.0)
     return output
@@ -395,5 +395,5 @@ def test_evaluating_from_the_command_line(learnt: Path, data: Path, tmp_path: Pa
     arguments = ["--int8", "--output", tmp_path / "out", "--evaluate", data, "--split", "train", "--limit", 5]
     assert main(["export", str(learnt), *map(str, arguments)]) == 0
     out = capsys.readouterr().out
-    assert "compared on 5 pictures" in out and "decoder too" in out and "100.0%" in out
+    assert "compared on 5 images" in out and "decoder too" in out and "100.0%" in out
     assert json.loads((tmp_path / "out" / "config.json").read_text())["int8"]["steps"][0]["same"] == 1

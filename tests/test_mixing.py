@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def make_plain(root: Path, colour: tuple[int, int, int], pictures: int, word: str, *, val: int = 0) -> Path:
-    """Pictures of one colour in COCO's layout, numbered from 0 and named alike whatever the colour."""
+    """Images of one colour in COCO's layout, numbered from 0 and named alike whatever the colour."""
     root.mkdir(parents=True)
     for split, start, count in (("train", 0, pictures), ("val", pictures, val)):
         images = [{"id": n, "file_name": f"{n:03}.png"} for n in range(start, start + count)]
@@ -54,7 +54,7 @@ def pair(tmp_path: Path) -> list[Path]:
 
 
 def shown(plan: EpochSampler) -> list[list[tuple[int, int]]]:
-    """(turn, index) of each picture of each epoch."""
+    """(turn, index) of each image of each epoch."""
     steps = [list(zip(*map(np.ndarray.tolist, plan.pictures_of(step)), strict=True)) for step in range(plan.steps)]
     size = plan.steps_per_epoch
     return [sum(steps[start : start + size], []) for start in range(0, plan.steps, size)]  # noqa: RUF017
@@ -82,7 +82,7 @@ def test_an_epoch_shows_the_pictures_of_a_dataset_as_often_as_its_weight_says(
     for keys in orders:
         first = [key for key in keys if key[1] < 6]
         assert (len(first), len(keys) - len(first)) == epoch
-        assert not seen & set(keys) and len(set(keys)) == len(keys)  # a picture comes back in another turn
+        assert not seen & set(keys) and len(set(keys)) == len(keys)  # an image comes back in another turn
         seen |= set(keys)
         for many, some, part in ((6, epoch[0], first), (10, epoch[1], [key for key in keys if key[1] >= 6])):
             times = Counter(index for _, index in part)
@@ -126,7 +126,7 @@ def test_all_datasets_are_learnt_and_the_first_validates(pair: list[Path], backb
 
 
 def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbone: Path, tmp_path: Path) -> None:
-    """A frozen encoder's kept features are those of the picture with these captions, and serve other mixes too."""
+    """A frozen encoder's kept features are those of the image with these captions, and serve other mixes too."""
     recipe = make_recipe(backbone, {"optimizer.epochs": 1, "image.flip": "true"})
     computed: list[int] = []
     original = feature_cache._compute
@@ -140,7 +140,7 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         train(pair, tmp_path / "run", recipe)
         assert computed == [6, 10, 2]
         train(pair[::-1], tmp_path / "other", make_recipe(backbone, {"optimizer.epochs": 1, "data.holdout": 0.2}))
-        assert computed[3:] == [8, 6, 2]  # another holdout and one view; and of those pictures nothing is mixed up
+        assert computed[3:] == [8, 6, 2]  # another holdout and one view; and of those images nothing is mixed up
         del computed[:]
         train(pair[0], tmp_path / "alone", recipe)
         assert computed == []
@@ -170,7 +170,7 @@ def text_of(teaching, index: int) -> str:
 def test_an_unreadable_picture_of_the_second_dataset_is_named_and_no_other(
     pair: list[Path], backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], frozen: bool
 ) -> None:
-    (pair[1] / "003.png").write_bytes(b"not a picture")
+    (pair[1] / "003.png").write_bytes(b"not an image")
     changes = {} if frozen else {"encoder.train": "all"}
     train(pair, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1, **changes}))
     left_out = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
@@ -185,8 +185,8 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
     recipe = make_recipe(backbone, {"optimizer.epochs": 1, "data.weights": "2,0.5"})
     train(pair, tmp_path / "run", recipe)
     said = capsys.readouterr().err
-    assert f"{pair[0]}: 5 training pictures, 10 shown in an epoch" in said
-    assert f"{pair[1]}: 9 training pictures, 4 shown in an epoch" in said
+    assert f"{pair[0]}: 5 training images, 10 shown in an epoch" in said
+    assert f"{pair[1]}: 9 training images, 4 shown in an epoch" in said
     for folder in pair:
         assert re.search(rf"problems in the data: 1, .*001\.png.*`captionkit inspect {folder}` names", said)
     provenance = open_model(tmp_path / "run/best").config["provenance"]
@@ -264,7 +264,7 @@ def test_what_cannot_be_mixed_is_said_in_a_line(pair: list[Path], backbone: Path
         (pair, "1", RecipeError, r"data\.weights = '1\.0': 2 DATA want as many weights"),
         (pair, "1,2,3", RecipeError, r"2 DATA want as many weights"),
         ([pair[0], empty], "", DatasetError, r"empty.*no known dataset layout"),
-        ([pair[0], untold], "", TrainingError, r"untold, .*no picture has a caption"),
+        ([pair[0], untold], "", TrainingError, r"untold, .*no image has a caption"),
         ([], "", TrainingError, r"no dataset to train on; name at least one"),
     ):
         with pytest.raises(error, match=said) as caught:
@@ -279,7 +279,7 @@ def test_the_command_line_takes_several(
     flags = make_recipe(backbone, {"optimizer.epochs": 1}).to_flags()
     first, second = map(str, pair)
     assert cli.main(["train", first, second, "--output", str(tmp_path / "run"), *flags]) == 0
-    assert "16 training and 2 validation pictures" in capsys.readouterr().err
+    assert "16 training and 2 validation images" in capsys.readouterr().err
     weights = ["--data.weights", "1,0"]
     assert cli.main(["train", first, second, "--output", str(tmp_path / "two"), *flags, *weights]) == 1
     assert re.fullmatch(

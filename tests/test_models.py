@@ -49,7 +49,7 @@ def memory() -> Tensor:
 
 
 def by_the_paper(decoder: ShowAttendTell, cells: np.ndarray, words: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Equations 1 to 7 and 9 of arXiv 1502.03044, cell by cell and word by word, for one caption of one picture."""
+    """Equations 1 to 7 and 9 of arXiv 1502.03044, cell by cell and word by word, for one caption of one image."""
     w = {name: parameter.detach().numpy() for name, parameter in decoder.named_parameters()}
 
     def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -299,7 +299,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(model, tmp_path):
             load_model(open_model(tmp_path / "model"))
 
 
-# Of several lengths, so that pictures drop out of the packed batch one after another.
+# Of several lengths, so that images drop out of the packed batch one after another.
 DRAWN = {
     ("red", "circle"): "a red circle",
     ("green", "square"): "a green square on paper",
@@ -321,7 +321,7 @@ def test_a_model_learns_four_pictures_by_heart(kind, tmp_path):
     pictures = torch.from_numpy(np.stack([preprocess(draw(*drawn), seen) for drawn in DRAWN]))
     if kind == "frozen":
         with torch.no_grad():
-            for _ in range(30):  # statistics for its norms, all that a random encoder needs to tell pictures apart
+            for _ in range(30):  # statistics for its norms, all that a random encoder needs to tell images apart
                 model.encoder.train()(pictures)
         model.encoder.train_from(None)
     model.train()

@@ -149,11 +149,11 @@ def test_hovering_a_word_lights_the_photo_where_the_model_looked(wide: Any, mode
 
 def test_a_file_that_is_no_picture_is_named_and_the_others_go_on(wide: Any, tmp_path: Path) -> None:
     bad = tmp_path / "<b>notes & more.jpg"
-    bad.write_text("not a picture")
+    bad.write_text("not an image")
     give(wide, EXAMPLES / "astronaut.jpg", bad, EXAMPLES / "cat.jpg", done="2 of 3 photos captioned")
     cards = wide.locator(".ck-card")
     assert cards.count() == 3
-    assert re.fullmatch(r"No caption\n+<b>notes & more\.jpg: not a picture of a kind .*", cards.nth(1).inner_text())
+    assert re.fullmatch(r"No caption\n+<b>notes & more\.jpg: not an image of a kind .*", cards.nth(1).inner_text())
     assert "bytes" not in cards.nth(1).inner_text()
     assert cards.nth(2).locator(".ck-name").inner_text() == "cat.jpg"
 

@@ -42,7 +42,7 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 
 
 def walked(folder: ModelFolder, decoder: onnx.ModelProto) -> list[np.ndarray]:
-    """All that a decoder says in four steps of several pictures and beams."""
+    """All that a decoder says in four steps of several images and beams."""
     stepper = OnnxStepper(folder, graphs={DECODER: decoder.SerializeToString()})
     generator = np.random.default_rng(2)
     state = stepper.begin(generator.standard_normal((PICTURES, 3, 64, 96)).astype(np.float32))
@@ -151,7 +151,7 @@ def made_by(graph: onnx.ModelProto, node: onnx.NodeProto) -> str:
 
 @pytest.fixture
 def entered(model_folder: Path, photos: Path) -> tuple[ModelFolder, onnx.ModelProto, list[Path]]:
-    """A folder, its encoder's plain graph, and pictures."""
+    """A folder, its encoder's plain graph, and images."""
     folder = open_model(model_folder)
     return folder, plain(folder, ENCODER), sorted(photos.iterdir())
 
@@ -208,11 +208,11 @@ def test_a_mean_between_two_bytes_moves_no_output(entered) -> None:
     weight, bias = (makers[name].input for name in convolution.input[1:])
     kernel = values[weight[0]].astype(np.float64) * values[weight[1]].reshape(-1, 1, 1, 1)
     assert kernel.shape[1] == 4 and not kernel[:, 3].any()
-    # A grey picture, far from the border: every input is x, so an output is its bias plus x times its kernel's sum.
+    # A grey image, far from the border: every input is x, so an output is its bias plus x times its kernel's sum.
     for byte in (0, 37, 255):
         wanted = kernel.sum((1, 2, 3)) * (byte - 127.5) / 127.5
         told = (byte - 128) / 127.5 * kernel.sum((1, 2, 3)) + values[bias[0]] * values[bias[1]]
         stored = told - wanted
         if byte == 0:
             first = stored
-        np.testing.assert_allclose(stored, first, atol=1e-6)  # the plain bias, whatever the picture
+        np.testing.assert_allclose(stored, first, atol=1e-6)  # the plain bias, whatever the image

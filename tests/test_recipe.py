@@ -211,7 +211,7 @@ def test_the_decoders_are_those_that_can_be_built() -> None:
         assert f"{size} {'/'.join(map(str, values.values()))}" in fields["decoder.size"].metadata["help"]
     for name, (config, _) in DECODERS.items():
         for leaf in dataclasses.fields(config):
-            if leaf.name not in ("rows", "columns"):  # which follow from the pictures
+            if leaf.name not in ("rows", "columns"):  # which follow from the images
                 of = fields[f"decoder.{leaf.name}"].metadata["of"]
                 assert not of or name in of
 

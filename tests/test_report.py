@@ -63,10 +63,10 @@ def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shapes(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset with a picture that is missing and one that cannot be read."""
+    """The dataset with an image that is missing and one that cannot be read."""
     root = Path(shutil.copytree(data, tmp_path_factory.mktemp("reported") / "shapes"))
     (root / "blue-bar.png").unlink()
-    (root / "red-bar.png").write_bytes(b"not a picture")
+    (root / "red-bar.png").write_bytes(b"not an image")
     return root
 
 
@@ -121,7 +121,7 @@ def test_the_report_tells_everything_of_both_sittings(sat: tuple[Path, Path], sh
     for told in (
         *(f"{best['cider']:.3f}", f"{best['bleu4']:.3f}", f"{best['val_loss']:.3f}"),
         *("BLEU-1", "ROUGE-L", "METEOR is left out", "95 % interval", "distinct captions", "tokens a second"),
-        *("pictures a second", "0 to 45", "0 to 90", "interrupted", "all epochs done", "--resume", "shapes"),
+        *("images a second", "0 to 45", "0 to 90", "interrupted", "all epochs done", "--resume", "shapes"),
         *("blue-bar.png", "red-bar.png", "optimizer.lr", "0.01", captionkit.__version__, str(Path.cwd())),
         *(open_dataset(shapes)["train"].fingerprint()[:12], "22", source.get("commit", "")[:12]),
         *("whole recipe", "label", "frozen", "1 thread" if environment.torch.get_num_threads() == 1 else "threads"),
@@ -148,7 +148,7 @@ def test_the_scores_are_those_of_the_captions_of_the_kept_model(sat: tuple[Path,
     ]
     references = {example.id: example.captions for example in pictures}
     every = [list(map(tokenize, example.captions)) for example in open_dataset(shapes)["train"]]
-    counted = DocumentFrequencies.of(every)  # with the picture that cannot be read, as the run does
+    counted = DocumentFrequencies.of(every)  # with the image that cannot be read, as the run does
     scores = captionkit.evaluate(said, references, ["cider", "rouge"], frequencies=counted)
     low, high = scores.intervals["ROUGE-L"]
     assert f"| ROUGE-L | {scores['ROUGE-L']:.3f} | {low:.3f} to {high:.3f} |" in texts(sat[0])[1]
@@ -202,7 +202,7 @@ def test_without_attention_there_is_nothing_word_by_word(
     recipe = make_recipe(backbone, {"decoder.name": "show-tell", "decoder.attention": 256, "optimizer.epochs": 1})
     train(data, tmp_path / "run", recipe)
     page, text = texts(tmp_path / "run")
-    assert "show-tell sees a picture once and as a whole" in text and "lit where" not in page
+    assert "show-tell sees an image once and as a whole" in text and "lit where" not in page
     assert text.startswith("# show-tell on ")
     groups = re.findall(r"\*\*(.*?)\*\*\n\n((?:- .*\n)+)", text)
     assert [name for name, _ in groups] == ["The best", "In the middle", "The worst"]  # one each, of three
@@ -245,7 +245,7 @@ def test_data_that_has_moved_changed_or_gone(run: Path, shapes: Path, data: Path
     (moved / "gold-bar.png").write_bytes(b"torn")
     assert report(run, "--data", moved) == 0
     page, text = texts(run)
-    assert "gold-bar.png: *no picture: " in text and "No picture: " in page and page.count('<div class="photo">') == 9
+    assert "gold-bar.png: *no image: " in text and "No image: " in page and page.count('<div class="photo">') == 9
     capsys.readouterr()
     before = texts(run)
     assert report(run, "--data", data) == 1 and report(run, "--data", tmp_path / "nowhere") == 1

@@ -1,4 +1,4 @@
-"""What may befall a run: full disks, lost devices, pictures that vanish, two runs in one folder, signals, damage.
+"""What may befall a run: full disks, lost devices, images that vanish, two runs in one folder, signals, damage.
 
 Each ends in one line that says what to do, and the run that goes on ends with the weights of one left alone.
 """
@@ -38,7 +38,7 @@ from kept import step_of
 from shapes import make_recipe
 from sittings import launch, start
 
-#: the encoder is trained, so pictures are read in every epoch
+#: the encoder is trained, so images are read in every epoch
 WHOLE = {"encoder.train": "all", "optimizer.epochs": 4, "run.patience": 0}
 DRAW = RunFolder.draw
 
@@ -288,11 +288,11 @@ def test_what_a_thread_raises_comes_out_and_the_lock_is_given_back(
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-# --- pictures that vanish ---
+# --- images that vanish ---
 
 
 def vanishing(at: int, root: Path):
-    """`load_image`, at whose `at`th call the disk with the pictures goes away."""
+    """`load_image`, at whose `at`th call the disk with the images goes away."""
     calls, original = iter(range(10_000)), dataset.load_image
 
     def load(*args: object, **options: object):
@@ -331,7 +331,7 @@ def test_a_run_taken_up_without_its_pictures_changes_nothing(data: Path, backbon
     shutil.copytree(root, tmp_path / "aside")
     for path in root.glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(TrainingError, match=r"none of the .*pictures can be read"):
+    with pytest.raises(TrainingError, match=r"none of the .*images can be read"):
         train(root, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / LAST).read_bytes() == before
     shutil.copytree(tmp_path / "aside", root, dirs_exist_ok=True)

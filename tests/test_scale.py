@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def recipe_of(backbone: Path, changes: dict[str, object]) -> Recipe:
-    """A recipe that trains all of a tiny model, with dropout, for three steps of four pictures."""
+    """A recipe that trains all of a tiny model, with dropout, for three steps of four images."""
     values = {
         "data.min_frequency": 1,
         "image.height": 32,
@@ -96,7 +96,7 @@ def test_recomputing_changes_no_bit(data: Path, backbone: Path, tmp_path: Path, 
 
 
 def test_recomputing_keeps_less(data: Path, backbone: Path) -> None:
-    """Eight pictures' activations shrink to the stages' inputs; and what is frozen or evaluated is not recomputed."""
+    """Eight images' activations shrink to the stages' inputs; and what is frozen or evaluated is not recomputed."""
     needs = {}
     for name in ("false", "true"):
         changes = {**TRANSFORMER, "run.recompute": name, "image.height": 96, "image.width": 96}
@@ -126,7 +126,7 @@ def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
 @pytest.mark.parametrize("changes", [SOFT, HARD, TRANSFORMER], ids=["soft", "hard", "transformer"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
 def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, changes: dict, frozen: bool) -> None:
-    """From two and four pictures to twelve: within a tenth, with captions that differ in length."""
+    """From two and four images to twelve: within a tenth, with captions that differ in length."""
     taught, val = learner_of(recipe_of(backbone, {**changes, "optimizer.batch_size": 12}), data)
     if frozen:
         taught.model.encoder.train_from(None)
@@ -165,7 +165,7 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     with pytest.raises(TrainingError) as caught:
         train(data, run, recipe_of(backbone, changes))
     said = re.fullmatch(
-        r"memory: 12 pictures at once need about [\d.]+ [MG]B more, and [\d.]+ [MG]B are free; set "
+        r"memory: 12 images at once need about [\d.]+ [MG]B more, and [\d.]+ [MG]B are free; set "
         r"optimizer\.accumulate to (\d+), which gives the same result, or optimizer\.batch_size to (\d+)",
         str(caught.value),
     )
@@ -174,7 +174,7 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     train(data, run, recipe_of(backbone, {**changes, "optimizer.accumulate": said[1]}))  # in the same folder
     assert (run / BEST).is_dir()
     monkeypatch.setattr(memory_check, "free_memory", lambda _: 1000)
-    with pytest.raises(TrainingError, match="too little for one picture; take a smaller image or model"):
+    with pytest.raises(TrainingError, match="too little for one image; take a smaller image or model"):
         train(data, tmp_path / "none", recipe_of(backbone, changes))
     monkeypatch.setattr(memory_check, "free_memory", lambda _: None)
     assert train(data, tmp_path / "unknown", recipe_of(backbone, changes)).steps == 1
@@ -319,5 +319,5 @@ def test_features_are_computed_of_as_many_pictures_as_fit(
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-3)
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "third"))
     most = 0
-    with pytest.raises(TrainingError, match=r"one picture .*lower image\.height and image\.width"):
+    with pytest.raises(TrainingError, match=r"one image .*lower image\.height and image\.width"):
         cached_features(made.model.encoder, made.train, made.preprocessing, **how)

@@ -106,7 +106,7 @@ def as_lines(path: Path) -> Path:
 
 
 def as_printed(path: Path) -> Path:
-    """As `captionkit caption --json` prints them, one picture having failed."""
+    """As `captionkit caption --json` prints them, one image having failed."""
     rows = [
         {"path": f"photos/{k:012}.jpg", "captions": [{"text": t}, {"text": "x"}], "ms": {}} for k, t in SAID.items()
     ]
@@ -117,7 +117,7 @@ def as_printed(path: Path) -> Path:
 
 
 def as_table(path: Path) -> Path:
-    """As `captionkit caption --output` writes them, two captions a picture."""
+    """As `captionkit caption --output` writes them, two captions an image."""
     file = path / "r.csv"
     with file.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)
@@ -244,7 +244,7 @@ FILES = {
     "list.json": ('["a dog"]', "list.json: a list of captions has no image ids"),
     "swapped.json": (json.dumps(coco(WRITTEN)), "swapped.json: these are references, not results"),
     "twice.json": ('{"1": "a", "1": "b"}', "twice.json: '1' stands twice in one object"),
-    "columns.csv": ("picture,words\n1,a dog\n", "columns.csv, line 1: the header names no image_id"),
+    "columns.csv": ("image,words\n1,a dog\n", "columns.csv, line 1: the header names no image_id"),
     "quotes.csv": ('image_id,caption\n1,"a"dog"\n', "quotes.csv, line 2: not valid CSV"),
     "hole.csv": ("image_id,caption\n,a dog\n", "hole.csv, line 2: names no image"),
     "line.jsonl": ('{"image_id": 1, "caption": "a dog"}\n{"image": 2}\n', "line.jsonl, line 2: entry 0 needs an"),
@@ -320,7 +320,7 @@ def test_chinese_is_scored_by_characters() -> None:
 
 
 def test_collapse_and_stale_captions_are_noted() -> None:
-    written = {n: [f"picture number {n}"] for n in range(20)}
+    written = {n: [f"image number {n}"] for n in range(20)}
     scores = captionkit.evaluate(dict.fromkeys(written, "the same"), written)
     assert any("one caption is given to 20 images (100%)" in note for note in scores.notes)
 
@@ -395,7 +395,7 @@ def test_score_tells_what_is_left_out(tmp_path: Path, references: Path, capsys) 
 
 
 def test_a_stray_candidate_does_not_move_all_others_to_their_neighbours(tmp_path: Path) -> None:
-    written = {n: [f"the picture with number {n}"] for n in range(1, 40)}
+    written = {n: [f"the image with number {n}"] for n in range(1, 40)}
     file = write(tmp_path / "captions_val.json", coco(written, {n: f"{n + 1:012}.jpg" for n in written}))
     said = {n: written[n][0] for n in range(2, 40)} | {40: "a stray one"}
     scores = captionkit.evaluate(said, file, FEW)

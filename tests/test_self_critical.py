@@ -153,7 +153,7 @@ def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text
     assert together == alone
     flat = [caption for captions in together for caption in captions]
     longest = {max(len(caption) for caption in captions) for captions in together}
-    assert len(longest) > 1  # so that some pictures were done before others
+    assert len(longest) > 1  # so that some images were done before others
     for caption in flat:
         assert not set(caption) & text.never_generated
         assert text.eos_id not in caption[:-1]
@@ -276,7 +276,7 @@ def critical(taught: Path, backbone: Path):
 def test_the_reward_rises_and_is_reported(
     data: Path, critical, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "harm", lambda *_: "")  # three validation pictures are too few to tell
+    monkeypatch.setattr(trainer, "harm", lambda *_: "")  # three validation images are too few to tell
     result = train(data, tmp_path / "run", critical({"optimizer.epochs": 40}))
     said = capsys.readouterr().err
     assert "reward" in said and "nan" not in said

@@ -86,11 +86,11 @@ def test_each_way_of_sending_a_picture_gives_the_documented_lines(
 def test_several_files_and_maps(server: Server, photos: Path, model: captionkit.Captioner) -> None:
     names = sorted(path.name for path in photos.iterdir())
     files = [("image", (name, (photos / name).read_bytes())) for name in names]
-    files.insert(1, ("image", ("notes.jpg", b"not a picture")))
+    files.insert(1, ("image", ("notes.jpg", b"not an image")))
     reply = http.post(f"{server.url}/v1/captions", files=files, data={"attention": "true", "words": "dog, grass"})
     results = reply.json()["results"]
     assert [result["path"] for result in results] == [names[0], "notes.jpg", *names[1:]]
-    assert results.pop(1)["error"].startswith("notes.jpg: not a picture")
+    assert results.pop(1)["error"].startswith("notes.jpg: not an image")
     for name, result in zip(names, results, strict=True):
         (caption,) = result["captions"]
         said = model.caption(photos / name, words=("dog", "grass"))
@@ -128,7 +128,7 @@ def test_hugging_face_client(server: Server, photo: Path, tmp_path: Path, model:
     *texts, status, reason = json.loads(done.stdout.splitlines()[-1])
     assert texts == [model.caption(photo).text] * 3
     assert status == 422
-    assert "not a picture" in reason
+    assert "not an image" in reason
 
 
 def test_hugging_face_convention_by_hand(server: Server, photo: Path, model: captionkit.Captioner) -> None:
@@ -145,7 +145,7 @@ def test_openai_client(server: Server, photos: Path, photo: Path, model: caption
 
     def ask(*pictures: Path, **options: Any) -> Any:
         parts = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in pictures]
-        content = [{"type": "text", "text": "What is in this picture?"}, *parts]
+        content = [{"type": "text", "text": "What is in this image?"}, *parts]
         messages = [{"role": "system", "content": "You describe."}, {"role": "user", "content": content}]
         return client.chat.completions.create(model="flickr8k", messages=messages, **options)
 

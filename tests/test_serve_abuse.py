@@ -71,8 +71,8 @@ def test_uploads_that_are_cut(server: Server, photo: bytes) -> None:
 
 
 def garbage(photos: list[bytes], random: np.random.Generator) -> bytes:
-    """What calls itself a picture: noise behind the first bytes of one, a cut file, or one with damaged bytes."""
-    way = random.choice(3, p=[0.6, 0.3, 0.1])  # most of the damaged ones are pictures still, and captioned
+    """What calls itself an image: noise behind the first bytes of one, a cut file, or one with damaged bytes."""
+    way = random.choice(3, p=[0.6, 0.3, 0.1])  # most of the damaged ones are images still, and captioned
     if way == 0:
         starts = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"GIF89a", b"II*\0", b"BM", b"P6\n"]
         return starts[random.integers(len(starts))] + random.bytes(int(random.integers(1, 3000)))

@@ -95,10 +95,10 @@ def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, pictures: list
         asked = [asyncio.ensure_future(service.caption(picture)) for picture in pictures]
         await until(lambda: service._inside == 3)
         assert not service.ready
-        with pytest.raises(BusyError, match=r"3 pictures wait already; try again in [0-9]+ s") as refused:
+        with pytest.raises(BusyError, match=r"3 images wait already; try again in [0-9]+ s") as refused:
             await service.caption(pictures[0])
         assert int(refused.value.headers["Retry-After"]) >= 1
-        with pytest.raises(CaptionkitError, match="4 pictures are more than the 3"):
+        with pytest.raises(CaptionkitError, match="4 images are more than the 3"):
             await service.caption_all(pictures[:1] * 4)
         gate.open.set()
         assert all(outcome.caption for outcome in await asyncio.gather(*asked))
@@ -146,8 +146,8 @@ def test_bad_pictures_and_good_ones(gate: Gate, pictures: list[bytes]) -> None:
     async def test(service: Service) -> None:
         good, bad, other = await service.caption_all([pictures[0], b"no picture", pictures[1]])
         assert isinstance(good, Outcome) and isinstance(other, Outcome)
-        assert isinstance(bad, ImageError) and "not a picture" in str(bad)
-        with pytest.raises(ImageError, match="not a picture"):
+        assert isinstance(bad, ImageError) and "not an image" in str(bad)
+        with pytest.raises(ImageError, match="not an image"):
             await service.caption(b"no picture")
         with pytest.raises(ImageError, match="no caption of at most 1 words contains 'dog'"):
             await service.caption(pictures[0], service.decoding(words=["dog"], prefix="a", max_length=1))

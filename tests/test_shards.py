@@ -63,7 +63,7 @@ def test_pictures_and_captions_of_samples_by_split(tmp_path: Path) -> None:
             "000000000042.jpg": picture(1, "jpeg"),
             "000000000042.json": b'{"caption": "a dog", "url": "http://x"}',
             "000000000042.txt": b"another text",
-            "deep/a.b.webp": b"a class map, not the picture",
+            "deep/a.b.webp": b"a class map, not the image",
             "deep/a.PNG": picture(2),
             "deep/a.json": b'{"caption": null, "captions": ["one", "two"]}',
             "deep/a.cls": b"3",
@@ -195,8 +195,8 @@ TRICKS = {
     "cut header": (entry("2.png")[:300], "damaged shard", "truncated header"),
     "cut between": (b"", "damaged shard", "no end mark"),
     "garbage": (b"garbage! " * 200, "damaged shard", "what precedes is used"),
-    "twice": (entry("1.png", picture(9)) + END, "duplicate key", "second picture"),
-    "twice jpg": (entry("1.jpg", picture(9)) + END, "duplicate key", "second picture"),
+    "twice": (entry("1.png", picture(9)) + END, "duplicate key", "second image"),
+    "twice jpg": (entry("1.jpg", picture(9)) + END, "duplicate key", "second image"),
     "two texts": (entry("1.txt", b"no") + END, "duplicate key", "second .txt"),
     "no picture": (entry("2.txt", b"a cat") + END, "missing image", "captions: 1"),
 }
@@ -325,7 +325,7 @@ def test_twenty_thousand_pictures_are_indexed_and_read_in_little_memory(tmp_path
         names = [f"{shard:05d}{n:04d}" for n in range(1000)]
         members = {}
         for n, name in enumerate(names):
-            members |= {f"{name}.jpg": content[n % 50], f"{name}.txt": b"picture number " + name.encode()}
+            members |= {f"{name}.jpg": content[n % 50], f"{name}.txt": b"image number " + name.encode()}
         path = tmp_path / "data" / f"{shard:05d}.tar"
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as file:
@@ -345,10 +345,10 @@ tracemalloc.start()
 dataset = open_dataset(sys.argv[1])
 assert len(dataset["all"]) == 20_000 and not dataset.problems
 held, peak = tracemalloc.get_traced_memory()
-assert held < 20e6 and peak < 30e6, (held, peak)  # under 1 kB a picture; their files have 4.3
+assert held < 20e6 and peak < 30e6, (held, peak)  # under 1 kB an image; their files have 4.3
 tracemalloc.reset_peak()
 for example in dataset["all"][::40]:
-    assert example.captions == (f"picture number {example.name[:9]}",)
+    assert example.captions == (f"image number {example.name[:9]}",)
     assert open_image(example.image).size == (8, 6)
 assert tracemalloc.get_traced_memory()[1] < held + 2e6, held
 """
@@ -374,7 +374,7 @@ def test_the_commands_of_the_guide_make_shards_of_a_coco_dataset(
     monkeypatch.chdir(tmp_path)
     exec(compile(python, "scale.md", "exec"), {})
     for path in (tmp_path / "pictures").glob("*.jpg"):
-        if not path.with_suffix(".txt").exists():  # a validation picture
+        if not path.with_suffix(".txt").exists():  # a validation image
             path.unlink()
     assert "split -l 2000" in shell
     subprocess.run(["bash", "-e", "-c", shell.replace("split -l 2000", "split -l 5")], check=True)
@@ -393,7 +393,7 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 
 def shapes_in_shards(root: Path, data: Path, shard: int = 5) -> Path:
-    """The dataset of coloured shapes at `data`, as shards of a few pictures each."""
+    """The dataset of coloured shapes at `data`, as shards of a few images each."""
     for split, examples in open_dataset(data).items():
         listed = list(examples)
         for start in range(0, len(listed), shard):
@@ -424,7 +424,7 @@ def test_shards_are_read_nearly_in_order_and_mixed() -> None:
         for start in range(0, 30_000, 500):
             batch = order[start : start + 500]
             assert len(set(batch // 1000)) >= 6  # from several shards
-        # Of a shard's pictures, those that follow one another lie near, as read from a random place on and round.
+        # Of a shard's images, those that follow one another lie near, as read from a random place on and round.
         steps = [np.diff(order[order // 1000 == shard]) for shard in range(30)]
         apart = np.abs(np.concatenate(steps))
         apart = np.minimum(apart, 1000 - apart)

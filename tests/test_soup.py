@@ -123,7 +123,7 @@ def test_all_are_averaged_where_it_is_asked_for(real: Path, tmp_path: Path, caps
 
 
 def enlarged(folder: Path, to: Path) -> Path:
-    """A copy of a model folder that sees larger pictures."""
+    """A copy of a model folder that sees larger images."""
     source = open_model(folder)
     return update_model(source, {}, {"preprocessing": {**source.config["preprocessing"], "height": 96}}, to=to).path
 

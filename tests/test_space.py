@@ -67,10 +67,10 @@ def test_it_captions_for_gradios_client(client: Any, photos: Path) -> None:
 
 def test_what_is_wrong_is_said(client: Any, tmp_path: Path) -> None:
     bad = tmp_path / "notes.jpg"
-    bad.write_text("not a picture")
+    bad.write_text("not an image")
     (record,) = client.predict([gradio_client.handle_file(str(bad))], api_name="/caption")
     assert record["name"] == "notes.jpg"
-    assert record["error"].startswith("notes.jpg: not a picture of a kind that is opened")
+    assert record["error"].startswith("notes.jpg: not an image of a kind that is opened")
     with pytest.raises(Exception, match="num_captions is 9, but must be <= beam"):
         client.predict([gradio_client.handle_file(str(bad))], num_captions=9, api_name="/caption")
 

@@ -1,4 +1,4 @@
-"""bench/speed.py as a whole, tiny: tables, JSON, picture, document, and what is said of contenders that fail."""
+"""bench/speed.py as a whole, tiny: tables, JSON, image, document, and what is said of contenders that fail."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_ratios_are_formed_within_a_round() -> None:
 
 def test_a_stage_against_the_limit() -> None:
     found = made().limit("ours", case(3, 1), "decode")
-    # 4 MFLOPs at 1 GFLOP/s take 4 ms and two readings of 2 MB 2 ms, for two pictures of 2 ms each.
+    # 4 MFLOPs at 1 GFLOP/s take 4 ms and two readings of 2 MB 2 ms, for two images of 2 ms each.
     assert found is not None
     assert (found.flops, found.least, found.binds) == (2e6, 2.0, "arithmetic")
     assert found.share == (1.0, 1.0, 1.0)
@@ -58,8 +58,8 @@ def test_a_stage_against_the_limit() -> None:
 
 def test_marks_are_told_with_what_was_measured() -> None:
     told = marks(made())
-    assert "| below 25 ms a picture | 20.0 ms |" in told
-    assert "| 100 pictures/s | 50.0 pictures/s |" in told
+    assert "| below 25 ms an image | 20.0 ms |" in told
+    assert "| 100 images/s | 50.0 images/s |" in told
     assert "| 30 x the time | 40.0 x; 40.0 x as ours ends |" in told
     assert "| 10 x the time | – |" in told  # not measured
     assert "| below 0.6 s | 0.50 s |" in told
@@ -133,7 +133,7 @@ def test_the_command_measures_writes_and_updates(
         (["--model", "a={model}", "--model", "a={model}"], "a is the name of another contender"),
         (["--model", "a={empty}"], "no model folder"),
         (["--only", "bundled,blib"], "--only blib: no such contender; there are bundled, torch, textbook"),
-        (["--photos", "{empty}"], "no pictures found"),
+        (["--photos", "{empty}"], "no images found"),
         (["--update", "{empty}/none.md"], "cannot be read"),
         (["--update", "{model}/README.md"], "has no place for the report"),
     ],

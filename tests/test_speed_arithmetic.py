@@ -41,7 +41,7 @@ def floats(*shape: int) -> np.ndarray:
 def test_a_convolution(tmp_path: Path) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4, strides=[2, 2])
     work = counted(tmp_path, node, floats(2, 3, 8, 8), {"w": floats(5, 3, 3, 3)})
-    # 2 pictures, 5 channels of 4 x 4, each a sum of 3 x 3 x 3 products.
+    # 2 images, 5 channels of 4 x 4, each a sum of 3 x 3 x 3 products.
     assert work == Work({"float32": 2 * 2 * 5 * 4 * 4 * 27}, weights=5 * 27 * 4, passes=1)
     assert not list(tmp_path.iterdir())
 

@@ -74,7 +74,7 @@ def model(decoder, memory: int = MEMORY) -> CaptioningModel:
 
 SHOW_ATTEND_TELL = ShowAttendTellConfig(embedding=E, hidden=H, attention=A)
 TRANSFORMER = TransformerConfig(width=32, layers=2, heads=4, rows=4, columns=6)
-G = 4 * 6  # cells of a picture of 8 x 12
+G = 4 * 6  # cells of an image of 8 x 12
 
 
 def by_name(summary: Summary) -> dict:
@@ -211,7 +211,7 @@ def test_a_size_that_the_encoder_refuses_is_named(tmp_path):
     hf.AutoModel.from_config(hf.LevitConfig(image_size=64)).save_pretrained(tmp_path)
     encoder, config = load_backbone(EncoderConfig(str(tmp_path)))
     network = CaptioningModel(ModelConfig(config, SHOW_ATTEND_TELL), VOCABULARY, encoder=encoder)
-    with pytest.raises(ModelError, match="takes no pictures of 64 x 96 pixels"):
+    with pytest.raises(ModelError, match="takes no images of 64 x 96 pixels"):
         summarise(network, 64, 96)
 
 

@@ -1,4 +1,4 @@
-"""Training, on twelve pictures of coloured shapes."""
+"""Training, on twelve images of coloured shapes."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_training_loss_falls_and_is_recorded_everywhere(
 
 
 def word_by_word(run: Path, data: Path) -> float:
-    """The validation loss without packing, without batches: one picture, one caption, one word after the other."""
+    """The validation loss without packing, without batches: one image, one caption, one word after the other."""
     folder = open_model(run / "best")
     model, text = load_model(folder), folder.text
     nats, words = 0.0, 0
@@ -302,7 +302,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
 @pytest.mark.parametrize("changes", [{}, {"optimizer.batch_size": 5}])
 def test_a_step_in_parts_is_the_same_step(data: Path, backbone: Path, tmp_path: Path, changes: dict) -> None:
     # Norms of a trained encoder would see each part alone, so it is frozen here.
-    for parts in (1, 2, 4):  # of 12 pictures by 5, the last step has fewer than parts
+    for parts in (1, 2, 4):  # of 12 images by 5, the last step has fewer than parts
         plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "optimizer.accumulate": parts}
         train(data, tmp_path / str(parts), make_recipe(backbone, {**plain, **changes}))
         assert furthest(tmp_path / "1", tmp_path / str(parts)) < 1e-5
@@ -519,7 +519,7 @@ def test_captions_without_a_word_are_not_taught(backbone: Path, tmp_path: Path) 
 
 @pytest.fixture
 def damaged(data: Path, tmp_path: Path) -> Path:
-    """The dataset with one truncated picture to train on, and one to validate on."""
+    """The dataset with one truncated image to train on, and one to validate on."""
     root = Path(shutil.copytree(data, tmp_path / "damaged"))
     for name in ("red-square.png", "black-circle.png"):
         (root / name).write_bytes((root / name).read_bytes()[:60])
@@ -544,8 +544,8 @@ def test_nothing_but_unreadable_pictures_is_an_error(
 ) -> None:
     root = Path(shutil.copytree(data, tmp_path / "damaged"))
     for image in json.loads((root / f"captions_{split}.json").read_text())["images"]:
-        (root / image["file_name"]).write_bytes(b"not a picture")
-    what = "none of the last 12 pictures can be read" if split == "train" else "none of the validation pictures"
+        (root / image["file_name"]).write_bytes(b"not an image")
+    what = "none of the last 12 images can be read" if split == "train" else "none of the validation images"
     with pytest.raises(TrainingError, match=rf"{what}.*\.png") as caught:
         train(root, tmp_path / "run", make_recipe(backbone, changes))
     assert "\n" not in str(caught.value)
@@ -559,7 +559,7 @@ def test_problems_of_the_dataset_are_said(
     train(root, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1}))
     said = capsys.readouterr().err
     assert re.search(r"problems in the data: 1, .*red-bar\.png.*captionkit inspect", said)
-    assert said.startswith("11 training and 3 validation pictures")
+    assert said.startswith("11 training and 3 validation images")
 
 
 # --- failures ---
@@ -798,12 +798,12 @@ TRANSFORMER |= {"decoder.embedding": 512, "decoder.hidden": 512, "decoder.attent
         MIXED,
         {**TRAINED, **MIXED, "image.colour": 0.3},
         {"encoder.train": "all", "encoder.thaw": 1, "encoder.stage_decay": 0.5, "optimizer.accumulate": 2},
-        # One picture a step: a process has none in every step, and both have none where it cannot be read.
+        # One image a step: a process has none in every step, and both have none where it cannot be read.
         {"encoder.train": "all", "optimizer.batch_size": 1},
         {**TRANSFORMER, "image.flip": "true", "optimizer.batch_size": 2},
         {"run.init": "a model", "optimizer.objective": "self-critical", "data.weights": "1,0.5"},
     ],
-    ids=["features", "parts", "mixed", "all", "thawing", "one picture", "transformer", "self-critical"],
+    ids=["features", "parts", "mixed", "all", "thawing", "one image", "transformer", "self-critical"],
 )
 def test_two_processes_teach_what_one_does(
     damaged: Path, transformer: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]

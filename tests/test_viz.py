@@ -172,7 +172,7 @@ def test_an_empty_region_is_refused():
 
 
 class Page(HTMLParser):
-    """Text, pictures and addresses of a page; a tag that is not closed where it should be fails."""
+    """Text, images and addresses of a page; a tag that is not closed where it should be fails."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

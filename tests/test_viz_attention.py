@@ -366,9 +366,9 @@ def test_lists_are_json_with_short_numbers():
 def offset(pictures: np.ndarray, mirrored: np.ndarray) -> float:
     """How far right of where it is drawn the grid lies, in cells.
 
-    If a cell's features are about a place `s` cells to the right of its middle, then in the mirrored picture they are
+    If a cell's features are about a place `s` cells to the right of its middle, then in the mirrored image they are
     about one as far to the left: mirrored back, the features fit best when moved by 2 s. `pictures` and `mirrored` are
-    features [B,rows,columns,D], the second of mirrored pictures and mirrored back.
+    features [B,rows,columns,D], the second of mirrored images and mirrored back.
     """
     mean = pictures.mean((0, 1, 2))
     pictures, mirrored = pictures - mean, mirrored - mean
@@ -397,6 +397,6 @@ def test_the_bundled_models_grid_lies_where_it_is_drawn():
     plain = features(pictures)
     across = offset(plain, features(pictures[..., ::-1])[:, :, ::-1])
     assert abs(across) < 0.15
-    # The measure sees a shift: pictures moved by 16 pixels, half a cell, before they are mirrored, count as s = 1/4.
+    # The measure sees a shift: images moved by 16 pixels, half a cell, before they are mirrored, count as s = 1/4.
     moved = features(np.roll(pictures[..., ::-1], -16, axis=3))[:, :, ::-1]
     assert offset(plain, moved) - across > 0.12

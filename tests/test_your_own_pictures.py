@@ -1,4 +1,4 @@
-"""The tutorial's commands, as printed, on real photographs; and what it promises, on a hundred aerial pictures."""
+"""The tutorial's commands, as printed, on real photographs; and what it promises, on a hundred aerial images."""
 
 from __future__ import annotations
 

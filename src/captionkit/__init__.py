@@ -1,4 +1,4 @@
-"""captionkit describes pictures in words.
+"""captionkit describes images in words.
 
 import captionkit
 

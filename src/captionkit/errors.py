@@ -8,11 +8,11 @@ class CaptionkitError(Exception):
 
 
 class ImageError(CaptionkitError):
-    """A picture cannot be used: unreadable, not an image, truncated, too large."""
+    """An image cannot be used: unreadable, not an image, truncated, too large."""
 
 
 class ImageTooLargeError(ImageError):
-    """A picture has more bytes or pixels than are taken."""
+    """An image has more bytes or pixels than are taken."""
 
 
 class DatasetError(CaptionkitError):

@@ -1,4 +1,4 @@
-"""Captioning many pictures for the command line: what is printed, written and drawn, and what is said of failures."""
+"""Captioning many images for the command line: what is printed, written and drawn, and what is said of failures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def caption_inputs(
     decoding: dict[str, Any],
     min_confidence: float | None = None,
 ) -> int:
-    """Caption everything that `named` stand for; returns the exit status, 0 only if every picture was captioned.
+    """Caption everything that `named` stand for; returns the exit status, 0 only if every image was captioned.
 
     Captions of less than `min_confidence` are marked for review.
     """
@@ -88,10 +88,10 @@ def caption_inputs(
 
 
 class _Drawings:
-    """Where attention is drawn: in the file named for a single picture, or in a folder, a file for each.
+    """Where attention is drawn: in the file named for a single image, or in a folder, a file for each.
 
     Neither what the run reads nor what captionkit did not draw is drawn over. CaptionkitError, before any work, for a
-    file where there are several pictures, or one that is in the way.
+    file where there are several images, or one that is in the way.
     """
 
     def __init__(self, place: Path, single: bool, inputs: Sequence[str]) -> None:
@@ -103,14 +103,14 @@ class _Drawings:
 
             check_name(place)
             if not single:
-                raise CaptionkitError(f"{place}: is one file, but there may be several pictures; name a folder")
+                raise CaptionkitError(f"{place}: is one file, but there may be several images; name a folder")
             outputs.check_file(place, outputs.is_drawing, inputs=inputs)
         else:
             outputs.check_folder(place)
 
     @contextmanager
     def place(self, given: Input) -> Iterator[Path]:
-        """The file for a picture, for as long as it takes to draw; of several with one stem, all but the first get a
+        """The file for an image, for as long as it takes to draw; of several with one stem, all but the first get a
         number.
         """
         path = self._place if self._file else self._free(given)
@@ -154,7 +154,7 @@ class _Drawings:
 
 
 def _survey(named: Sequence[str], drawn: Path | None) -> tuple[Iterator[Input], int | None, bool, list[str]]:
-    """The inputs, how many they are, whether there is just one picture, and the files that hold them.
+    """The inputs, how many they are, whether there is just one image, and the files that hold them.
 
     Where standard input names them, their number is None, and what files they are is not known yet. What earlier runs
     drew in the folder `drawn` is passed over, unless it is named itself.
@@ -182,7 +182,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
 
     kept = [given for given in inputs if not is_drawing(given)]
     if not kept:
-        raise CaptionkitError(f"{folder}: holds no pictures but drawings of an earlier run; name others to caption")
+        raise CaptionkitError(f"{folder}: holds no images but drawings of an earlier run; name others to caption")
     if left := len(inputs) - len(kept):
         say(f"captionkit: {folder}: {left} drawing{'s' if left > 1 else ''} of an earlier run passed over")
     return kept
@@ -191,7 +191,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
 def _outcomes(
     captioner: Captioner, inputs: Iterator[Input], batch: int, settings: dict[str, Any]
 ) -> Iterator[tuple[Input, Outcome]]:
-    """Outcomes in the order of the inputs, those that name no picture included."""
+    """Outcomes in the order of the inputs, those that name no image included."""
     from captionkit.inference.captioner import Outcome
 
     waiting: list[Input] = []

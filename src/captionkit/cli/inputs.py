@@ -78,7 +78,7 @@ def _from_folder(name: str) -> Iterator[Input]:
         problems.append(Input(name, error=_passed_over(name, unopened)))
     if not found and not problems:
         looked_for = ", ".join(SUFFIXES)
-        problems.append(Input(name, error=f"{paths.shown(name)}: no pictures in this folder; looked for {looked_for}"))
+        problems.append(Input(name, error=f"{paths.shown(name)}: no images in this folder; looked for {looked_for}"))
     yield from (Input(path, path) for path in sorted(found))
     yield from problems
 
@@ -171,7 +171,7 @@ def _from_shard(name: str) -> Iterator[Input]:
         else:
             yield Input(str(image), image)
     if not found:
-        yield Input(name, error=f"{name}: no pictures in this archive; looked for {', '.join(SUFFIXES)}")
+        yield Input(name, error=f"{name}: no images in this archive; looked for {', '.join(SUFFIXES)}")
 
 
 def _from_stdin(stream: BinaryIO | None) -> Iterator[Input]:

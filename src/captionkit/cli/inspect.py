@@ -69,7 +69,7 @@ class ModelReport:
             f"decoder     {self.decoder}",
             f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'not told without weights'}",
             f"vocabulary  {self.vocabulary} tokens",
-            f"pictures    {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
+            f"images    {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
             f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",
         ]
         lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]
@@ -185,7 +185,7 @@ def inspect_run(path: Path) -> RunReport:
 
 
 def plot_runs(runs: Sequence[str], output: Path) -> None:
-    """Draw the curves of one run folder, or of several in one picture. CaptionkitError where one is none."""
+    """Draw the curves of one run folder, or of several in one image. CaptionkitError where one is none."""
     from captionkit.viz.curves import compare_curves, draw_curves
 
     if output.suffix.lower() != ".png":

@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def caption(options: argparse.Namespace) -> int:
-    """Describe pictures."""
+    """Describe images."""
     from captionkit.cli.caption import caption_inputs
 
     return caption_inputs(
@@ -104,7 +104,7 @@ def caption(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a captioner on captioned pictures."""
+    """Train a captioner on captioned images."""
     from captionkit.training.config.recipe import load_recipe, usual_recipe
 
     overrides = _overrides(options)
@@ -195,7 +195,7 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def calibrate(options: argparse.Namespace) -> int:
-    """Fit a model's confidence on captioned pictures, and say how well it tells right captions from false ones."""
+    """Fit a model's confidence on captioned images, and say how well it tells right captions from false ones."""
     from captionkit.eval.fit_confidence import calibrate_model
 
     fitted = calibrate_model(
@@ -365,7 +365,7 @@ def demo(options: argparse.Namespace) -> int:
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     from captionkit.serve.settings import Settings
 
-    parser = _Parser(prog="captionkit", description="Describes pictures in words.")
+    parser = _Parser(prog="captionkit", description="Describes images in words.")
     parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -374,7 +374,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "inputs",
         nargs="+",
         metavar="PHOTO",
-        help="picture, folder, pattern such as 'photos/*.jpg', or - for standard input",
+        help="image, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
     _add_decoding(add, fields=arguments[:1] == ["caption"])
@@ -394,7 +394,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         type=_path,
         nargs="+",
         metavar="DATA",
-        help="captioned pictures, in any layout that `captionkit inspect` knows; of several, the first's validation "
+        help="captioned images, in any layout that `captionkit inspect` knows; of several, the first's validation "
         "split decides what is kept, and --data.weights says how often each is shown",
     )
     add("--output", type=_path, required=True, metavar="RUN", help="folder for everything the run makes")
@@ -402,7 +402,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_recipe(add, fields=arguments[:1] == ["train"])
 
     add = _add(commands, find_lr, extra="train")
-    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add(
         "--output",
         type=_path,
@@ -414,7 +414,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_recipe(add, fields=arguments[:1] == ["find-lr"])
 
     add = _add(commands, sweep, extra="sweep")
-    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
     add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
     add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
@@ -424,7 +424,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     add = _add(commands, evaluate, extra="train")
     add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
-    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     _add_decoding(add, fields=arguments[:1] == ["evaluate"])
     _add_scoring(add)
@@ -438,7 +438,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     add = _add(commands, tune, extra="train")
     add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
-    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     add("--beam", type=_numbers(int), default=(1, 3, 5), metavar="N,...", help="to try (default: 1,3,5)")
     penalties = (0.5, 0.7, 0.85, 1.0, 1.2)
@@ -456,7 +456,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="DATA",
-        help="captioned pictures, in any layout that `captionkit inspect` knows; all pictures count alike",
+        help="captioned images, in any layout that `captionkit inspect` knows; all images count alike",
     )
     add("--split", default="val", help="which of their splits (default: %(default)s)")
     add("--write", action="store_true", help="store what was fitted in the model folder")
@@ -464,7 +464,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, average, extra="train")
-    add("data", type=_path, metavar="DATA", help="captioned pictures, in any layout that `captionkit inspect` knows")
+    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("models", type=_named, nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
     add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
@@ -501,21 +501,19 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, inspect, extra="train")
     add("path", type=_named, metavar="DATA|MODEL|RUN")
     add("--layout", help="read the dataset as this layout instead of detecting it")
-    add("--images", action="store_true", help="also open every picture")
+    add("--images", action="store_true", help="also open every image")
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, export, extra="export")
     add("model", type=_named, metavar="MODEL", help="model folder with weights")
-    add(
-        "--pictures", type=_path, metavar="DIR", help="real pictures to try the graphs on (default: sample photographs)"
-    )
+    add("--pictures", type=_path, metavar="DIR", help="real images to try the graphs on (default: sample photographs)")
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
     add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
     add("--output", type=_path, metavar="FOLDER", help="the folder for --int8")
     add("--keep-weights", action="store_true", help="put the weights to train on into that folder too")
-    add("--evaluate", type=_path, metavar="DATA", help="score captions before and after --int8 on these pictures")
+    add("--evaluate", type=_path, metavar="DATA", help="score captions before and after --int8 on these images")
     add("--split", help="which of its splits (default: val)")
-    add("--limit", type=int, metavar="N", help="the first N of its pictures alone")
+    add("--limit", type=int, metavar="N", help="the first N of its images alone")
     add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
 
     add = _add(commands, serve, extra="serve")
@@ -530,11 +528,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     add = _add(commands, plot, extra="train")
     add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
-    add("--output", type=_path, default=Path("curves.png"), metavar="FILE", help="the picture (default: %(default)s)")
+    add("--output", type=_path, default=Path("curves.png"), metavar="FILE", help="the image (default: %(default)s)")
 
     add = _add(commands, report, extra="train")
     add("run", type=_path, metavar="RUN", help="folder that `captionkit train` made")
-    add("--data", type=_path, nargs="+", metavar="DATA", help="where its pictures lie now (default: where they lay)")
+    add("--data", type=_path, nargs="+", metavar="DATA", help="where its images lie now (default: where they lay)")
 
     add = _add(commands, demo, extra="demo")
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
@@ -568,7 +566,7 @@ def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
         from captionkit.inference.search import Decoding
 
         _add_fields(add, Decoding, "decoding")
-    add("--batch", type=int, default=16, help="pictures that go through the model together (default: 16)")
+    add("--batch", type=int, default=16, help="images that go through the model together (default: 16)")
 
 
 def _add_min_confidence(add: Callable[..., Any], text: str) -> None:

@@ -1,6 +1,6 @@
-"""Pictures in: a file, bytes, a Pillow image or an array becomes upright RGB, then the array that a model sees.
+"""Images in: a file, bytes, a Pillow image or an array becomes upright RGB, then the array that a model sees.
 
-No other code opens or resizes pictures, so training, evaluation and captioning see the same pixels.
+No other code opens or resizes images, so training, evaluation and captioning see the same pixels.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 class Colour(NamedTuple):
-    """Factors by which a picture's colours are changed; 1 leaves them.
+    """Factors by which an image's colours are changed; 1 leaves them.
 
-    `brightness` scales a picture, `contrast` its distance from its mean grey, `saturation` each pixel's distance from
+    `brightness` scales an image, `contrast` its distance from its mean grey, `saturation` each pixel's distance from
     its own grey. Hue is the same after it, save where a channel meets black or white.
     """
 
@@ -56,9 +56,9 @@ class Colour(NamedTuple):
 
 # The kinds of file that are opened, by Pillow's name and first bytes. Pillow's other plugins never see a file: some
 # start programs (EPS), many are seldom attacked and seldom mended. Image.open is passed by because it warns of a large
-# picture before its size can be asked for, and Python cannot silence that for one thread alone.
+# image before its size can be asked for, and Python cannot silence that for one thread alone.
 _KINDS = {
-    "Jpeg": rb"\xff\xd8\xff",  # MPO too, whose first picture is a JPEG
+    "Jpeg": rb"\xff\xd8\xff",  # MPO too, whose first image is a JPEG
     "Png": rb"\x89PNG\r\n\x1a\n",
     "WebP": rb"RIFF....WEBP",
     "Gif": rb"GIF8[79]a",
@@ -127,10 +127,10 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a model's input; it is stored with the model. A bad value is a ModelError that names it.
+    """How an image becomes a model's input; it is stored with the model. A bad value is a ModelError that names it.
 
-    `fit`: "squash" the whole picture to `height` x `width`, "crop" the largest middle part of that shape, or "pad" the
-    picture with the mean colour to that shape. `mean` and `std` are per channel, on the 0..1 scale.
+    `fit`: "squash" the whole image to `height` x `width`, "crop" the largest middle part of that shape, or "pad" the
+    image with the mean colour to that shape. `mean` and `std` are per channel, on the 0..1 scale.
     """
 
     height: int = 224
@@ -165,7 +165,7 @@ class Preprocessing:
         return red, green, blue
 
     def region(self, width: float, height: float) -> Box:
-        """The part that the model sees of a picture of `width` x `height` pixels, in its pixels ("pad" exceeds it)."""
+        """The part that the model sees of an image of `width` x `height` pixels, in its pixels ("pad" exceeds it)."""
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)
         choose = min if self.fit == "crop" else max
@@ -210,7 +210,7 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     notes: list[str] | None = None,
 ) -> Image.Image:
-    """The picture in RGB, upright by its EXIF orientation, transparency laid on white, the first frame of an animation.
+    """The image in RGB, upright by its EXIF orientation, transparency laid on white, the first frame of an animation.
 
     `source` is a path, the bytes of a file, a file object opened for reading bytes (read from its start where it can be
     rewound), a member of an archive, a Pillow image (returned as it is where nothing has to change), or an array of
@@ -240,8 +240,8 @@ def preprocess(
 ) -> np.ndarray:
     """What the model is given of an RGB `image`: float32 [3, height, width], C-contiguous.
 
-    For training, `box` cuts a part out of the picture, in fractions of its width and height, which is then fitted as a
-    picture of its own; `flip` mirrors the result, and `colour` changes its colours. Padding is 0, the mean colour.
+    For training, `box` cuts a part out of the image, in fractions of its width and height, which is then fitted as an
+    image of its own; `flip` mirrors the result, and `colour` changes its colours. Padding is 0, the mean colour.
     """
     width, height = preprocessing.width, preprocessing.height
     out = np.zeros((3, height, width), np.float32)
@@ -403,7 +403,7 @@ def _read_path(path: str | os.PathLike[str]) -> bytes:
     file = Path(path)
     status = file.stat()  # asked before opening, which would wait for ever on a named pipe
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError("a folder or device, not a file; name a picture file")
+        raise ImageError("a folder or device, not a file; name an image file")
     _check_bytes(status.st_size)
     return file.read_bytes()
 
@@ -423,7 +423,7 @@ def _read_file(file: BinaryIO) -> bytes:
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise ImageTooLargeError(f"{size} bytes are more than {MAX_BYTES}; shrink the picture first")
+        raise ImageTooLargeError(f"{size} bytes are more than {MAX_BYTES}; shrink the image first")
     if size == 0:
         raise ImageError("empty; replace it")
 
@@ -433,7 +433,7 @@ def _kind(data: bytes) -> str:
     for kind, start in _KINDS.items():
         if re.match(start, data, re.DOTALL) and not re.match(image_kinds.RAW_START, data, re.DOTALL):
             return kind
-    said = f"not a picture of a kind that is opened ({', '.join(_KINDS).upper()})"
+    said = f"not an image of a kind that is opened ({', '.join(_KINDS).upper()})"
     found = image_kinds.look(data)
     raise ImageError(f"{said} but {found.what}; {found.way_out}" if found else f"{said}; save it as JPEG or PNG")
 
@@ -571,9 +571,9 @@ def _cut(box: Box, picture: tuple[int, int]) -> Box:
 
 
 def _placement(preprocessing: Preprocessing, cut: Box) -> tuple[tuple[int, int, int, int], Box]:
-    """Where in the output the part `cut` of a picture goes, and which part of the picture goes there.
+    """Where in the output the part `cut` of an image goes, and which part of the image goes there.
 
-    The region that the model sees of the cut may reach beyond it; what is there is padding, whatever the picture shows.
+    The region that the model sees of the cut may reach beyond it; what is there is padding, whatever the image shows.
     """
     size, corner, opposite = (preprocessing.width, preprocessing.height), np.array(cut[:2]), np.array(cut[2:])
     region = np.array(preprocessing.region(*(opposite - corner).tolist())) + np.tile(corner, 2)

@@ -40,7 +40,7 @@ _RANKED_BY = "CIDEr-D"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it: the scores, the folder that holds them, and the pictures that could not be captioned."""
+    """What came of it: the scores, the folder that holds them, and the images that could not be captioned."""
 
     scores: Scores
     folder: Path
@@ -61,7 +61,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Caption `split` of the dataset at `data`, score it, and write results.json, scores.json and gallery.html.
 
-    A picture that cannot be captioned is named and left out. Raises CaptionkitError where none can, or nothing fits.
+    An image that cannot be captioned is named and left out. Raises CaptionkitError where none can, or nothing fits.
     """
     # Better known before the work than after it.
     wanted, left_out = check_metrics(metrics)
@@ -72,7 +72,7 @@ def evaluate_model(
     dataset = open_dataset(data)
     pictures = dataset.split(split)
     if not any(example.captions for example in pictures):
-        raise CaptionkitError(f"{data}: no picture of split {split!r} has a caption to compare with")
+        raise CaptionkitError(f"{data}: no image of split {split!r} has a caption to compare with")
     captioner = load(model)
     measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
     chosen = replace(captioner.decoding, **(decoding or {}))
@@ -80,7 +80,7 @@ def evaluate_model(
     started = time.monotonic()
     said, failures = _captions(captioner, pictures, output / RESULTS, batch)
     if not said:
-        raise CaptionkitError(f"{data}: no picture of split {split!r} could be captioned; the first: {failures[0]}")
+        raise CaptionkitError(f"{data}: no image of split {split!r} could be captioned; the first: {failures[0]}")
     training = dataset["train"] if "train" in dataset and pictures.split != "train" else ()
     scores = evaluate(
         {example.id: said[str(example.id)] for example in pictures if str(example.id) in said},
@@ -111,7 +111,7 @@ def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
 def _captions(
     captioner: Captioner, pictures: CaptionSet, results: Path, batch: int
 ) -> tuple[dict[str, str], list[str]]:
-    """Captions by image id as text, and what is wrong with the other pictures."""
+    """Captions by image id as text, and what is wrong with the other images."""
     said: dict[str, str] = {}
     failures = []
     outcomes = captioner.stream([example.image for example in pictures], batch=batch)
@@ -178,7 +178,7 @@ def _ranked(scores: Scores, by: str) -> np.ndarray:
 
 
 def _groups(order: np.ndarray) -> dict[str, np.ndarray]:
-    """The best, middling and worst places, none of them twice: of few pictures, some groups may be missing."""
+    """The best, middling and worst places, none of them twice: of few images, some groups may be missing."""
     each = min(_CARDS, max(1, len(order) // 3))
     middle = len(order) // 2 - each // 2
     worst = order[max(each, len(order) - each) :][::-1]

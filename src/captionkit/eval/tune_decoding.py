@@ -82,7 +82,7 @@ def tune_model(
     horizons: Sequence[int] | None = None,
     write: bool = False,
 ) -> Tuning:
-    """Caption `split` with every combination, pictures encoded once, and choose the one of the highest CIDEr-D.
+    """Caption `split` with every combination, images encoded once, and choose the one of the highest CIDEr-D.
 
     Without `horizons` the model's own is kept. Of equals the narrower beam is chosen. `write` makes it what the model
     folder captions with. What is tried is chosen on the split that scores it, so its score there is a little flattered.
@@ -120,7 +120,7 @@ def _trials(captioner: Captioner, pictures: CaptionSet, tried: Sequence[Decoding
             for example, found in zip(examples, search(begun, images, decoding, **ids), strict=True):
                 captions[example.id] = text.decode(found[0].tokens.tolist()) if found else ""
     if not said[0]:
-        raise CaptionkitError(f"{pictures.name}: no picture of split {pictures.split!r} could be read")
+        raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be read")
     return [_scored(captions, pictures, decoding) for captions, decoding in zip(said, tried, strict=True)]
 
 
@@ -131,7 +131,7 @@ def _scored(captions: dict[int | str, str], pictures: CaptionSet, decoding: Deco
 
 
 class _Begun:
-    """A stepper whose pictures have been encoded already; decoding starts from the same state each time."""
+    """A stepper whose images have been encoded already; decoding starts from the same state each time."""
 
     def __init__(self, stepper: Any, images: np.ndarray) -> None:
         self.step, self._state = stepper.step, stepper.begin(images)
@@ -142,7 +142,7 @@ class _Begun:
 
 
 def _read(captioner: Captioner, pictures: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:
-    """The pictures [B,3,H,W] that can be read, a batch at a time; the others are named."""
+    """The images [B,3,H,W] that can be read, a batch at a time; the others are named."""
     chunks = [pictures.examples[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with ThreadPoolExecutor(_READERS) as pool:
         for chunk in track(chunks, len(chunks), "captioning"):

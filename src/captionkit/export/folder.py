@@ -1,4 +1,4 @@
-"""`captionkit export`: add ONNX graphs to a model folder, once real pictures prove that they say what torch says."""
+"""`captionkit export`: add ONNX graphs to a model folder, once real images prove that they say what torch says."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Parity:
             f"{self.same_captions} of {self.pictures} captions the same as torch's; largest difference of a "
             f"log-probability {self.log_prob_difference:.1e}, of an attention weight {self.attention_difference:.1e}\n"
             f"encoder.onnx {self.encoder_bytes / 1e6:.1f} MB, decoder.onnx {self.decoder_bytes / 1e6:.1f} MB\n"
-            f"milliseconds per picture, one at a time, encode and decode: torch {self.torch_ms:.1f}, "
+            f"milliseconds per image, one at a time, encode and decode: torch {self.torch_ms:.1f}, "
             f"ONNX Runtime {self.onnx_ms:.1f} ({self.torch_ms / self.onnx_ms:.1f} times faster)"
         )
 
@@ -56,7 +56,7 @@ def export_model(
 ) -> Parity:
     """Write encoder.onnx and decoder.onnx into a model folder; returns the comparison with torch.
 
-    `pictures` are real pictures to compare on, or a folder or dataset of some; without it, the sample photographs
+    `pictures` are real images to compare on, or a folder or dataset of some; without it, the sample photographs
     (extra `demo`). `half` stores the graphs' weights in 16 bits; they must have come from such. Raises ModelError,
     leaving the folder as it was, where the graphs differ from torch.
     """

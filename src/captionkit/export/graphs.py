@@ -44,7 +44,7 @@ class _Step(nn.Module):
 
 
 def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
-    """The graph of `begin`, for any number of pictures of `height` x `width` pixels."""
+    """The graph of `begin`, for any number of images of `height` x `width` pixels."""
     device = next(model.parameters()).device
     images = torch.zeros(2, 3, height, width, device=device)
     names = list(_state(model, images))
@@ -52,7 +52,7 @@ def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
 
 
 def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
-    """The graph of `step`, for any number of pictures and hypotheses; it ranks the `top_k` likeliest tokens itself."""
+    """The graph of `step`, for any number of images and hypotheses; it ranks the `top_k` likeliest tokens itself."""
     device = next(model.parameters()).device
     state, growing = _example(model, torch.zeros(2, 3, height, width, device=device))
     tokens = torch.full((2, 5), 4, device=device)

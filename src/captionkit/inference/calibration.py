@@ -1,8 +1,8 @@
-"""From a model's probabilities to confidence that means something: how likely people used a word of this picture too.
+"""From a model's probabilities to confidence that means something: how likely people used a word of this image too.
 
 A model's probability of a word is spread over all ways to go on, so it says little about whether the word is right:
 "a" after "on" may have 0.3 and be right nearly always. What is asked here is whether the word occurs in what people
-wrote of the picture. On validation captions two numbers are fitted that turn one into the other (Platt 1999):
+wrote of the image. On validation captions two numbers are fitted that turn one into the other (Platt 1999):
 
     confidence = sigmoid(offset + slope * logit(probability))
 

@@ -1,4 +1,4 @@
-"""Captioner: a model folder and a runtime become sentences about pictures."""
+"""Captioner: a model folder and a runtime become sentences about images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from captionkit.data.tokenizer import Text
 
-#: pictures that go through the model together
+#: images that go through the model together
 BATCH = 16
 _READERS = 2
 
@@ -33,9 +33,9 @@ class Word:
     """A word of a caption."""
 
     text: str
-    #: how likely people, too, used the word of this picture, 0..1 (see captionkit.inference.calibration)
+    #: how likely people, too, used the word of this image, 0..1 (see captionkit.inference.calibration)
     confidence: float
-    #: natural logarithm of the model's probability of the word, given the picture and the words before it
+    #: natural logarithm of the model's probability of the word, given the image and the words before it
     log_prob: float
     #: where the model looked while it chose the word: [rows, columns], the cells of the grid, summing to 1; mostly a
     #: view of the caption's
@@ -53,7 +53,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence about a picture."""
+    """A sentence about an image."""
 
     text: str
     #: what captions are ranked by: `log_prob` after length normalisation
@@ -89,12 +89,12 @@ class Caption:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture: a caption, or an error that says why not."""
+    """What became of one image: a caption, or an error that says why not."""
 
     source: Source
     caption: Caption | None
     error: str = ""
-    #: milliseconds to open, encode and decode this picture (its share, where several went together)
+    #: milliseconds to open, encode and decode this image (its share, where several went together)
     ms: dict[str, float] = field(default_factory=dict)
     #: what is odd about the image's file, although it could be captioned
     note: str = ""
@@ -112,7 +112,7 @@ class Outcome:
         return replace(self, caption=replace(best, alternatives=tuple(others)))
 
     def to_dict(self, path: str, *, maps: bool = False) -> dict[str, Any]:
-        """The machine-readable line of a picture that came as `path`; with `maps`, also where the model looked."""
+        """The machine-readable line of an image that came as `path`; with `maps`, also where the model looked."""
         if self.caption is None:
             return {"path": path, "error": self.error}
         record = {
@@ -126,7 +126,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Opened:
-    """A picture ready for the model, or the reason why it is not."""
+    """An image ready for the model, or the reason why it is not."""
 
     source: Source
     #: float32 [3, height, width], or uint8 [height, width, 4]; None where it could not be opened
@@ -139,7 +139,7 @@ class Opened:
 
 
 class Captioner:
-    """Describes pictures. Make one with `captionkit.load`; it may be used from several threads."""
+    """Describes images. Make one with `captionkit.load`; it may be used from several threads."""
 
     def __init__(self, folder: ModelFolder, stepper: Stepper) -> None:
         self.folder = folder
@@ -158,10 +158,10 @@ class Captioner:
     @overload
     def caption(self, images: Source, **decoding: Any) -> Caption: ...
     def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
-        """Describe a picture, or each of a list: paths, bytes, binary files, PIL images or arrays.
+        """Describe an image, or each of a list: paths, bytes, binary files, PIL images or arrays.
 
         `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words; with
-        `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first picture that
+        `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first image that
         cannot be captioned; `stream` goes on instead.
         """
         captions = []
@@ -179,9 +179,9 @@ class Captioner:
         min_confidence: float | None = None,
         **decoding: Any,
     ) -> Iterator[Outcome]:
-        """Describe pictures one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
+        """Describe images one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
 
-        The next pictures are read and encoded while captions are told. With `min_confidence`, 0 to 1, captions below it
+        The next images are read and encoded while captions are told. With `min_confidence`, 0 to 1, captions below it
         have `review` set, and the others have it False. Raises CaptionkitError for settings that do not fit together,
         and for a word that captions must contain but that is not in the vocabulary.
         """
@@ -198,7 +198,7 @@ class Captioner:
         first = list(islice(waiting, batch))
         if len(first) == 1:
             following = list(islice(waiting, 1))
-            if not following:  # a picture alone has nothing to be read beside; threads would only delay it
+            if not following:  # an image alone has nothing to be read beside; threads would only delay it
                 yield from self._describe(_Encoded(self.stepper, [self.open(first[0])]), chosen, constraints)
                 return
             waiting = chain(following, waiting)
@@ -214,14 +214,14 @@ class Captioner:
     def _go_ahead(
         self, readers: ThreadPoolExecutor, encoder: ThreadPoolExecutor, sources: Iterable[Source]
     ) -> Future[_Encoded] | None:
-        """Begin to open and to encode pictures; None where there are none."""
+        """Begin to open and to encode images; None where there are none."""
         opening = [readers.submit(self.open, source) for source in sources]
         if not opening:
             return None
         return encoder.submit(lambda: _Encoded(self.stepper, [future.result() for future in opening]))
 
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
-        """Decode a picture and make it what the model takes; may run in many threads while `describe` runs in one."""
+        """Decode an image and make it what the model takes; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
         load = load_bytes if getattr(self.stepper, "takes_bytes", False) else load_image
         pixels, error = None, None
@@ -233,7 +233,7 @@ class Captioner:
         return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes))
 
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
-        """Describe opened pictures, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
+        """Describe opened images, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
         return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.text)))
 
     def examine(
@@ -326,7 +326,7 @@ def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list
 
 
 class _Encoded:
-    """Opened pictures of which the good ones have been encoded: a stepper that begins with what came of it."""
+    """Opened images of which the good ones have been encoded: a stepper that begins with what came of it."""
 
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
         self.opened, self._stepper = opened, stepper
@@ -339,7 +339,7 @@ class _Encoded:
         self.ms = _milliseconds_since(start)
 
     def overviews(self) -> Sequence[NDArray[np.float32] | None]:
-        """What the stepper's `overview` says of each good picture, [D]; None where it has none."""
+        """What the stepper's `overview` says of each good image, [D]; None where it has none."""
         overview = getattr(self._stepper, "overview", None)
         found = overview(self._state) if overview and len(self.images) else None
         return [None] * len(self.images) if found is None else list(found)
@@ -349,7 +349,7 @@ class _Encoded:
 
 
 def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Pictures of one shape [...] as [B,...]; one alone is not copied."""
+    """Images of one shape [...] as [B,...]; one alone is not copied."""
     if len(images) == 1:
         return images[0][None]
     return np.stack(images) if images else np.empty((0, 3, 0, 0), np.float32)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from captionkit.viz.overlay import Box, Words
 
 
-_PHOTO_SIDE = 1024  # pictures are drawn at about this size
+_PHOTO_SIDE = 1024  # images are drawn at about this size
 
 
 def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
-    """A picture of the photo and where the model looked for each word."""
+    """An image of the photo and where the model looked for each word."""
     from captionkit.viz.attention import attention_figure
 
     photo, words, region = _looked(captioner, source, caption)

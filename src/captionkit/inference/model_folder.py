@@ -72,7 +72,7 @@ class ModelFolder:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """What to do to a picture before the encoder sees it."""
+        """What to do to an image before the encoder sees it."""
         from captionkit.data.images import Preprocessing
 
         return self._parse("preprocessing", Preprocessing.from_dict)

@@ -1,7 +1,7 @@
 """ONNX Runtime's side of decoding: the Stepper contract of captionkit.inference.search over a model folder's graphs.
 
-`encoder.onnx` takes pictures and yields the state to decode from; `decoder.onnx` goes one word further. Tensors named
-"memory.*" stay as they are for a picture, those named "state.*" go from step to step. Pictures are "images", float32
+`encoder.onnx` takes images and yields the state to decode from; `decoder.onnx` goes one word further. Tensors named
+"memory.*" stay as they are for an image, those named "state.*" go from step to step. Images are "images", float32
 [B,3,H,W] as `captionkit.data.images.preprocess` gives them, or "pixels", uint8 [B,H,W,4] as `preprocess_bytes` does.
 """
 
@@ -48,7 +48,7 @@ class OnnxStepper:
             self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads)
             self._decoder = decoder.result()
         self._preprocessing, self._takes = folder.preprocessing, self._encoder.get_inputs()[0].name
-        #: whether pictures are best given as bytes
+        #: whether images are best given as bytes
         self.takes_bytes = self._takes == PIXELS
         self._begun = [output.name for output in self._encoder.get_outputs()]
         self._wanted = [entry.name for entry in self._decoder.get_inputs()]
@@ -97,7 +97,7 @@ class OnnxStepper:
         return {name: inputs[name] for name in self._wanted}
 
     def keep(self, state: State, rows: np.ndarray) -> State:
-        """The state of the pictures `rows` [n] alone."""
+        """The state of the images `rows` [n] alone."""
         return {name: value[rows] for name, value in state.items()}
 
 

@@ -109,7 +109,7 @@ class ResultsFile:
         self._once = files.is_stream(path)  # which cannot take back what it was given
 
     def add(self, record: Record) -> None:
-        """One picture's record, as the machine-readable output has it."""
+        """One image's record, as the machine-readable output has it."""
         self._records.append(record)
         if not self._once and time.monotonic() - self._written > _EVERY and self._captioned:
             self._write()

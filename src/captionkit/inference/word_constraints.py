@@ -8,7 +8,7 @@ from captionkit.inference.search import Constraints, Decoding
 
 Ids = tuple[int, ...]
 
-#: hypotheses kept alive for one picture: a beam for each number of the forced words' tokens that may have been said
+#: hypotheses kept alive for one image: a beam for each number of the forced words' tokens that may have been said
 _MOST = 1000
 
 
@@ -27,7 +27,7 @@ def constraints_of(decoding: Decoding, text: Text) -> Constraints:
     hypotheses = decoding.beam * (1 + sum(map(len, words.values())))
     if hypotheses > _MOST:
         raise CaptionkitError(
-            f"{len(words)} words with a beam of {decoding.beam} take {hypotheses:,} hypotheses a picture, but there "
+            f"{len(words)} words with a beam of {decoding.beam} take {hypotheses:,} hypotheses an image, but there "
             f"may be {_MOST:,}; lower beam or ask for fewer words"
         )
     banned = {}

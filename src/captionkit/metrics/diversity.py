@@ -21,7 +21,7 @@ class Variety:
     distinct_1, distinct_2: different words / words, different pairs / pairs of words (Li et al. 2016).
     vocabulary: different words. words, shortest, longest: mean, least and most words of a caption.
     commonest: the caption given to most images, and `commonest_share` of them.
-    novel: captions that no training picture has; None where the training captions are not known.
+    novel: captions that no training image has; None where the training captions are not known.
     """
 
     distinct: float
@@ -58,7 +58,7 @@ class Variety:
             return ""
         return (
             f"one caption is given to {self.commonest_images} images ({self.commonest_share:.0%}): "
-            f"{self.commonest!r}; check that pictures are preprocessed as in training"
+            f"{self.commonest!r}; check that images are preprocessed as in training"
         )
 
 

@@ -90,7 +90,7 @@ def read_candidates(source: Candidates) -> CandidateSet:
 def read_references(source: References) -> ReferenceSet:
     """The captions of each image, from {id: captions}, a caption set or dataset, or the file or folder of one.
 
-    The pictures need not be there. Raises CaptionkitError.
+    The images need not be there. Raises CaptionkitError.
     """
     if isinstance(source, ReferenceSet):
         return source

@@ -58,7 +58,7 @@ def evaluate(
 
     Args:
         candidates: {id: caption}, COCO results, or a .json, .jsonl or .csv file of them.
-        references: {id: captions}, a CaptionSet, a dataset, or the path of one; pictures need not be there.
+        references: {id: captions}, a CaptionSet, a dataset, or the path of one; images need not be there.
         metrics: names ("bleu", "meteor", "rouge", "cider", "cider-plain", "spice", "chair", "diversity") or metric
             objects, such as `captionkit.ClipScore(model)`, which forget what they held before. By default, and in the
             place of "usual", bleu, meteor, rouge, cider (that is CIDEr-D) and diversity, and a note instead of meteor
@@ -67,7 +67,7 @@ def evaluate(
         tokenizer: "ptb" (coco-caption's) or "words" (any language); by default what suits the references.
         frequencies: CIDEr's, if not those of the references.
         training: captions that a model learnt from, to tell how many candidates are new.
-        images: pictures by image id, for metrics that look at them.
+        images: images by image id, for metrics that look at them.
         resamples: of the images, for confidence intervals; 0 makes none. seed: their random numbers.
 
     Raises CaptionkitError: one line that says what does not fit.
@@ -192,7 +192,7 @@ def _score(
     missing = [known for known in pairs.ids if known not in (images or {})]
     if images is None or missing:
         raise CaptionkitError(
-            f"{metric.names[0]} looks at the pictures, and there is none of image {missing[0]!r}; give them as `images`"
+            f"{metric.names[0]} looks at the images, and there is none of image {missing[0]!r}; give them as `images`"
         )
     metric.update(pairs.candidates, pairs.references, [images[known] for known in pairs.ids])
     return metric.compute()

@@ -3,8 +3,8 @@
 Written against timm 1.0.31 (`create_model`, `forward_features`, `data.resolve_model_data_config`) and torchvision
 0.29.1 (`models.get_model`, `models.get_model_weights`), by their sources. Neither comes with captionkit's extras.
 
-The grid is what stands before pooling and classifier. Both libraries say how much of a picture's middle they cut out
-for their tests (crop_pct, resize_size); of that only the way of fitting is kept, as a caption is of the whole picture.
+The grid is what stands before pooling and classifier. Both libraries say how much of an image's middle they cut out
+for their tests (crop_pct, resize_size); of that only the way of fitting is kept, as a caption is of the whole image.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Adapted(Encoder):
         return out.flatten(1, 2) if self._trunk.channels_last else out.flatten(2).transpose(1, 2)
 
     def _outline(self, height: int, width: int) -> tuple[Tensor, frozenset[str]]:
-        """The output for a picture of this size, without values, and the names of the parameters it does not use."""
+        """The output for an image of this size, without values, and the names of the parameters it does not use."""
         outlines = {name: p.detach().to("meta").requires_grad_() for name, p in self.network.named_parameters()}
         buffers = {name: buffer.to("meta") for name, buffer in self.network.named_buffers()}
         modes = {module: module.training for module in self.network.modules()}
@@ -99,7 +99,7 @@ class Adapted(Encoder):
                 out = functional_call(self.network, {**outlines, **buffers}, torch.zeros(1, 3, height, width))
             used = set(map(id, leaves(out)))
         except Exception as error:  # whatever a network does that is not for this size
-            raise self._refusal(f"takes no pictures of {height} x {width} pixels ({reason_of(error)})") from None
+            raise self._refusal(f"takes no images of {height} x {width} pixels ({reason_of(error)})") from None
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -115,7 +115,7 @@ class Adapted(Encoder):
             rows, columns = rounded(height / patch[0]), rounded(width / patch[1])
             if rows * columns and out.shape[1] == prefix + rows * columns:
                 return rows, columns
-        raise self._refusal(f"makes no grid of a picture of {height} x {width} pixels, but {list(out.shape[1:])}")
+        raise self._refusal(f"makes no grid of an image of {height} x {width} pixels, but {list(out.shape[1:])}")
 
     def _refusal(self, reason: str) -> ModelError:
         return ModelError(f"encoder {self.name!r} {reason}; use another encoder or size")
@@ -201,7 +201,7 @@ def _resizable(create: Any, full: str, name: str, options: dict[str, Any]) -> nn
 
 
 class _Tokens(nn.Module):
-    """torchvision's vision transformer without its head, for pictures of any size that has a cell.
+    """torchvision's vision transformer without its head, for images of any size that has a cell.
 
     Positions are interpolated as in DINO (Caron et al. 2021, arXiv 2104.14294), bicubically over the trained grid.
     """
@@ -303,7 +303,7 @@ def _unmade(full: str, error: Exception) -> ModelError:
 
 
 def _parts(module: nn.Module, used: set[int]) -> list[nn.Module]:
-    """What a picture passes in `module`, one after another; a part that holds nearly all is taken apart in turn."""
+    """What an image passes in `module`, one after another; a part that holds nearly all is taken apart in turn."""
     parts = [child for child in module.children() if _size(child, used)]
     if not parts:
         return [module]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class AdditiveAttention(nn.Module):
     """e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e).
 
-    The keys W_a a_i depend on the picture alone: `keys` makes them once, every query uses them.
+    The keys W_a a_i depend on the image alone: `keys` makes them once, every query uses them.
     """
 
     def __init__(self, memory: int, query: int, dim: int) -> None:

@@ -90,7 +90,7 @@ class Backbone(Encoder):
         return network(pixel_values=images, **{"interpolate_pos_encoding": True} if resized else {}).last_hidden_state
 
     def _outline(self, height: int, width: int) -> tuple[Tensor, frozenset[str]]:
-        """The output for a picture of this size, without values, and the names of the parameters it does not use.
+        """The output for an image of this size, without values, and the names of the parameters it does not use.
 
         A twin without values goes through the motions: nothing is computed, and no family's rounding has to be known.
         """
@@ -98,8 +98,8 @@ class Backbone(Encoder):
             with without_values(self.network), torch.enable_grad():
                 twin = type(self.network)(self.network.config).eval()
                 out = self._features(twin, torch.zeros(1, 3, height, width))
-        except Exception as error:  # whatever a network does that is not for pictures, or not for this size
-            raise self._refusal(f"takes no pictures of {height} x {width} pixels ({reason_of(error)})") from None
+        except Exception as error:  # whatever a network does that is not for images, or not for this size
+            raise self._refusal(f"takes no images of {height} x {width} pixels ({reason_of(error)})") from None
         used = set(map(id, leaves(out)))
         return out, frozenset(name for name, parameter in twin.named_parameters() if id(parameter) not in used)
 
@@ -119,7 +119,7 @@ class Backbone(Encoder):
                 prefix = out.shape[1] - rows * columns
                 if rows * columns and prefix in prefixes:
                     return (rows, columns), prefix
-        raise self._refusal(f"makes no grid of a picture of {height} x {width} pixels, but {list(out.shape[1:])}")
+        raise self._refusal(f"makes no grid of an image of {height} x {width} pixels, but {list(out.shape[1:])}")
 
     def _refusal(self, reason: str) -> ModelError:
         return ModelError(f"backbone {self.network.config.model_type!r} {reason}; use another backbone or size")
@@ -197,7 +197,7 @@ def _random(config: Any) -> nn.Module:
 
 
 def _vision_part(network: nn.Module) -> nn.Module:
-    # CLIP and SigLIP are a vision and a text tower; only the first looks at pictures.
+    # CLIP and SigLIP are a vision and a text tower; only the first looks at images.
     return getattr(network, "vision_model", network)
 
 

@@ -62,7 +62,7 @@ class ModelConfig:
 
 
 class CaptioningModel(nn.Module):
-    """Pictures to words. `encode` looks once, `decode` teaches, `begin` and `step` tell word by word."""
+    """Images to words. `encode` looks once, `decode` teaches, `begin` and `step` tell word by word."""
 
     def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: nn.Module | None = None) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class CaptioningModel(nn.Module):
         """The encoder's grid [B,G,D'], or the maps [B,H,W,C] of its frozen stages, -> memory [B,G,D].
 
         `grid` is its rows and columns, which a decoder that tells cells apart by their place wants to know; without
-        it, they are those of the pictures that the model was made for.
+        it, they are those of the images that the model was made for.
         """
         if features.ndim == 4:
             features = self.encoder.encode_trained(features)  # [B,H,W,C] -> [B,G,D']
@@ -122,9 +122,9 @@ class CaptioningModel(nn.Module):
         captions: PackedCaptions,
         grid: tuple[int, int] | None = None,
     ) -> Decoded:
-        """Training's entry: pictures, or what the encoder's frozen stages made of them (for a `grid`); captions."""
+        """Training's entry: images, or what the encoder's frozen stages made of them (for a `grid`); captions."""
         return self.decode(self.seen(images, features, grid), captions)
 
     def seen(self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None) -> Tensor:
-        """Memory [B,G,D] of pictures, or of what the encoder's frozen stages made of them (for a `grid`)."""
+        """Memory [B,G,D] of images, or of what the encoder's frozen stages made of them (for a `grid`)."""
         return self.encode(images) if features is None else self.remember(features, grid)

@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021, arXiv 2104.08718): how near CLIP holds a caption to its picture.
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021, arXiv 2104.08718): how near CLIP holds a caption to its image.
 
 With image, candidate and reference embeddings v, c and r (section 3):
 
@@ -7,7 +7,7 @@ With image, candidate and reference embeddings v, c and r (section 3):
 
 The details are those of the authors' program (github.com/jmhessel/clipscore): the prompt stands before candidates and
 references, captions are cut at CLIP's length, and the weight of 2.5 is inside the harmonic mean. That program differs
-in that it does not turn pictures upright, does not clip cos(c, r) at 0, computes in 16 bits on a GPU (32 here), and
+in that it does not turn images upright, does not clip cos(c, r) at 0, computes in 16 bits on a GPU (32 here), and
 undoes HTML entities and other damage in captions.
 """
 
@@ -37,7 +37,7 @@ _LEGACY_END = 2  # what OpenAI's configs give as the end token's id; transformer
 class ClipScore:
     """CLIPScore and RefCLIPScore by a CLIP model of transformers; the paper's is openai/clip-vit-base-patch32.
 
-    `model` is a Hub id or a folder with safetensors weights and a tokenizer; `batch` pictures or captions are embedded
+    `model` is a Hub id or a folder with safetensors weights and a tokenizer; `batch` images or captions are embedded
     at a time, on `device` or the accelerator if there is one. Raises ModelError where the model cannot be used.
     """
 
@@ -67,7 +67,7 @@ class ClipScore:
     def update(self, candidates: Sequence[str], references: Sequence[Sequence[str]], images: Sequence[Source]) -> None:
         """Take raw captions: one candidate an image, its references, of which there must be one, and the image.
 
-        Raises ImageError for a picture that cannot be read; nothing of this call is then kept.
+        Raises ImageError for an image that cannot be read; nothing of this call is then kept.
         """
         rows = list(zip(candidates, references, images, strict=True))
         for number, (_, those, image) in enumerate(rows, sum(map(len, self._scores))):
@@ -113,13 +113,13 @@ class ClipScore:
         return np.concatenate(parts)
 
     def _look(self, image: Source) -> np.ndarray:
-        """The picture [3,side,side] as CLIP was trained on: shorter side to `side`, then the middle."""
+        """The image [3,side,side] as CLIP was trained on: shorter side to `side`, then the middle."""
         picture = open_image(image)  # in full: a JPEG decoded at half its size gives slightly other pixels
         return preprocess(picture, self._preprocessing, box=_middle(*picture.size, self._preprocessing.width))
 
 
 def _middle(width: int, height: int, side: int) -> Box:
-    """The part of a picture that remains, in fractions, if its shorter side is resized to `side` and its middle is cut.
+    """The part of an image that remains, in fractions, if its shorter side is resized to `side` and its middle is cut.
 
     With the roundings of the authors' program, which are those of torchvision's Resize and CenterCrop, so that the crop
     is the same to the pixel.

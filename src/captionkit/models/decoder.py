@@ -14,7 +14,7 @@ class PackedCaptions(NamedTuple):
     """Captions to teach with, without padding: sorted by length, longest first, then word by word.
 
     `tokens` [P] are all first words, then all second words and so on; `sizes` says how many captions have a first, a
-    second, ... word; `image_index` [N] is the row of each caption's picture in the memory. The layout is that of
+    second, ... word; `image_index` [N] is the row of each caption's image in the memory. The layout is that of
     `torch.nn.utils.rnn.PackedSequence`.
     """
 
@@ -55,7 +55,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Base of all decoders. Sizes: B pictures, G cells, D memory, N captions, P words, K beams, V vocabulary."""
+    """Base of all decoders. Sizes: B images, G cells, D memory, N captions, P words, K beams, V vocabulary."""
 
     @abstractmethod
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
@@ -63,7 +63,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
-        """State to decode pictures from: "memory.*" [B,...] stays, shared by all beams; "state.*" [B,1,...] goes on."""
+        """State to decode images from: "memory.*" [B,...] stays, shared by all beams; "state.*" [B,1,...] goes on."""
 
     @abstractmethod
     def step(

@@ -1,4 +1,4 @@
-"""Encoders: a picture becomes a grid of feature vectors. What an encoder is, which there are, and how to add one.
+"""Encoders: an image becomes a grid of feature vectors. What an encoder is, which there are, and how to add one.
 
 To add an encoder, write a function `EncoderConfig -> Encoder` and put `@register("its-name")` on it.
 """
@@ -56,11 +56,11 @@ class Encoder(nn.Module, ABC):
     @property
     @abstractmethod
     def stages(self) -> list[nn.Module]:
-        """The parts of the network in the order in which a picture passes them."""
+        """The parts of the network in the order in which an image passes them."""
 
     @abstractmethod
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the grid for a picture of `height` x `width` pixels."""
+        """Rows and columns of the grid for an image of `height` x `width` pixels."""
 
     @abstractmethod
     def preprocessing(self) -> Preprocessing:

@@ -21,7 +21,7 @@ def grow(model: CaptioningModel, captions: Sequence[Sequence[int]], shares: Sequ
     The rows of the old words stay to the bit. A new word's embedding and output row are the mean of the old ones, with
     noise by `seed` to tell the new ones apart (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language
     Models"); its bias makes it about as likely as it is common, as seen on some `captions` (old token ids, <bos> first)
-    told of a blank picture.
+    told of a blank image.
     """
     old = model.decoder
     typical = _typical(model, captions)

@@ -120,7 +120,7 @@ class ShowAttendTell(Decoder):
         return Decoded(logits, coverage, sampler and sampler.glimpses())
 
     def _fan_out(self, memory: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Keys, memory and first state per caption, each computed once per picture: [B,...] -> [N,...]."""
+        """Keys, memory and first state per caption, each computed once per image: [B,...] -> [N,...]."""
         h, c = self._start(memory)
         return tuple(x.index_select(0, image_index) for x in (self.attention.keys(memory), memory, h, c))
 
@@ -131,7 +131,7 @@ class ShowAttendTell(Decoder):
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
         h, c = self._start(memory)
-        # The product of a weighted mean is the weighted mean of products: those of the cells are made once a picture.
+        # The product of a weighted mean is the weighted mean of products: those of the cells are made once an image.
         seen = self._taken(memory) if memory.shape[1] <= _FEW_CELLS else memory  # [B,G,D] -> [B,G,4H+E]
         return {"memory.keys": self.attention.keys(memory), "memory.seen": seen, "state.h": h, "state.c": c}
 

@@ -1,12 +1,12 @@
-"""The decoder of *Show and Tell* (Vinyals et al. 2015, arXiv 1411.4555): the picture is the LSTM's first input.
+"""The decoder of *Show and Tell* (Vinyals et al. 2015, arXiv 1411.4555): the image is the LSTM's first input.
 
 Of equations 10 to 12: x_{-1} = CNN(I) is the mean over the grid, brought linearly to the embedding's width; x_t =
-W_e S_t the embedded words; p_{t+1} = LSTM(x_t). The picture's step makes no word and no loss: its state is where
+W_e S_t the embedded words; p_{t+1} = LSTM(x_t). The image's step makes no word and no loss: its state is where
 telling starts from, and is computed once for all beams.
 
 While it is taught, x_{-1} is normalised over the batch (Ioffe and Szegedy 2015), which once it is trained is part of
 the linear map. What the means of all grids have in common is many times what tells them apart; without the norm it is
-learnt first, saturates the gates, and the picture stays unseen.
+learnt first, saturates the gates, and the image stays unseen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ShowTellConfig:
 
 
 class ShowTell(Decoder):
-    """LSTM that has seen the picture once; it looks at all cells alike, so its attention is 1/G everywhere."""
+    """LSTM that has seen the image once; it looks at all cells alike, so its attention is 1/G everywhere."""
 
     def __init__(self, config: ShowTellConfig, memory: int, vocabulary: int) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class ShowTell(Decoder):
         open_forget_gate(self.from_input.bias)
 
     def _start(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The state after the picture's step, from a state of zero: `memory` [B,G,D] -> h, c [B,1,H]."""
+        """The state after the image's step, from a state of zero: `memory` [B,G,D] -> h, c [B,1,H]."""
         seen = self.picture(memory.mean(1))  # [B,G,D] -> [B,D] -> [B,E]
-        if self.training and len(seen) == 1:  # a picture alone has no spread
+        if self.training and len(seen) == 1:  # an image alone has no spread
             seen = functional.batch_norm(seen, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
         else:
             seen = self.norm(seen)

@@ -44,7 +44,7 @@ class TorchStepper:
 
     @torch.inference_mode()
     def keep(self, state: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
-        """The state of the pictures `rows` [n] alone."""
+        """The state of the images `rows` [n] alone."""
         index = torch.from_numpy(rows).to(self.device)
         return {name: value.index_select(0, index) for name, value in state.items()}
 

@@ -35,16 +35,16 @@ class Part:
     #: "encoder" and "decoder" by themselves are what is in none of their parts
     name: str
     kind: str
-    #: of one picture and, in the decoder, one word of one hypothesis; the first dimension is the batch's
+    #: of one image and, in the decoder, one word of one hypothesis; the first dimension is the batch's
     output: list[int]
     parameters: int
     #: how many of them the model's recipe trained
     trained: int
-    #: FLOPs that a picture takes once
+    #: FLOPs that an image takes once
     picture_flops: int
     #: FLOPs that each word of each hypothesis takes, on the average over a caption
     word_flops: float
-    #: bytes that autograd keeps for the backward pass, of one picture and all words of one caption
+    #: bytes that autograd keeps for the backward pass, of one image and all words of one caption
     activations: int
 
 
@@ -53,21 +53,21 @@ class Summary:
     """A model's parts and what they come to."""
 
     parts: list[Part]
-    #: height and width of the picture that is counted
+    #: height and width of the image that is counted
     picture: tuple[int, int]
     words: int
     beam: int
     parameters: int
     trained: int
     encoder_flops: int
-    #: what a picture takes in the neck and the decoder before the first word
+    #: what an image takes in the neck and the decoder before the first word
     begin_flops: int
     word_flops: float
     #: a caption of `words` words and the end token at `beam`, with the encoder
     caption_flops: int
     #: bytes of parameters and statistics
     weights: int
-    #: bytes kept for the backward pass of one picture with one caption, if all is trained
+    #: bytes kept for the backward pass of one image with one caption, if all is trained
     activations: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Summary:
         return {**asdict(self), "picture": list(self.picture)}
 
     def __str__(self) -> str:
-        rows = [("part", "", "output", "parameters", "trained", "GFLOPs a picture", "MFLOPs a word", "activations")]
+        rows = [("part", "", "output", "parameters", "trained", "GFLOPs an image", "MFLOPs a word", "activations")]
         for part in self.parts:
             shape = f"[{', '.join(['B', *map(str, part.output[1:])])}]" if part.output else ""
             numbers = (f"{part.parameters:,}", f"{part.trained:,}", _figure(part.picture_flops / 1e9))
@@ -91,11 +91,11 @@ class Summary:
             [
                 *lines,
                 f"parameters  {self.parameters:,}, of which {self.trained:,} trained",
-                f"encoder     {self.encoder_flops / 1e9:.3f} GFLOPs a picture of {height} x {width} pixels",
-                f"decoder     {self.begin_flops / 1e6:.1f} MFLOPs a picture, {self.word_flops / 1e6:.2f} MFLOPs a word",
+                f"encoder     {self.encoder_flops / 1e9:.3f} GFLOPs an image of {height} x {width} pixels",
+                f"decoder     {self.begin_flops / 1e6:.1f} MFLOPs an image, {self.word_flops / 1e6:.2f} MFLOPs a word",
                 f"caption     {self.caption_flops / 1e9:.3f} GFLOPs in all, for {self.words} words at beam {self.beam}",
                 f"memory      {self.weights / 1e6:.1f} MB of weights in 32 bits; training keeps "
-                f"{self.activations / 1e6:.1f} MB for a picture and a caption, if all is trained",
+                f"{self.activations / 1e6:.1f} MB for an image and a caption, if all is trained",
                 "            a multiply-add is 2 FLOPs; products and convolutions count, elementwise operations do not",
             ]
         )
@@ -106,7 +106,7 @@ def _figure(value: float) -> str:
 
 
 def summarise_folder(folder: ModelFolder) -> Summary:
-    """The model of a folder, at its own pictures' size. Raises ModelError where it cannot be built.
+    """The model of a folder, at its own images' size. Raises ModelError where it cannot be built.
 
     What is trained is what the recipe in its provenance says; without one, the decoder.
     """
@@ -119,7 +119,7 @@ def summarise_folder(folder: ModelFolder) -> Summary:
 
 
 def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
-    """What `model` does for a picture of `height` x `width` pixels and a caption of `WORDS` words.
+    """What `model` does for an image of `height` x `width` pixels and a caption of `WORDS` words.
 
     What requires a gradient counts as trained. Raises ModelError for a size that the encoder does not take.
     """

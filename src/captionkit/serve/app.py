@@ -40,7 +40,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         title="captionkit",
         version=__version__,
-        description='Describes pictures in words. Errors are `{"error": {"message", "type", "status"}}`.',
+        description='Describes images in words. Errors are `{"error": {"message", "type", "status"}}`.',
         lifespan=lifespan,
         redoc_url=None,
     )

@@ -21,7 +21,7 @@ class RefusalError(CaptionkitError):
 
 
 class BusyError(RefusalError):
-    """More pictures wait than may."""
+    """More images wait than may."""
 
     def __init__(self, reason: str, seconds: int) -> None:
         super().__init__(429, f"{reason}; try again in {seconds} s", {"Retry-After": str(seconds)})
@@ -85,5 +85,5 @@ def raise_if_all(found: Sequence[object]) -> None:
 
 
 def named(error: CaptionkitError, name: str = "") -> str:
-    """An error's message under the `name` by which the client knows the picture, or none."""
+    """An error's message under the `name` by which the client knows the image, or none."""
     return re.sub(r"^bytes: ", f"{name}: " if name else "", str(error))

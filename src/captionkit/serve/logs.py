@@ -57,7 +57,7 @@ def start_log(kind: str) -> None:
 
 
 def tell(request: Request, found: Sequence[Outcome | CaptionkitError]) -> None:
-    """Let the log's line of a request show its captions, or why a picture has none."""
+    """Let the log's line of a request show its captions, or why an image has none."""
     request.state.said["captions"] = [
         str(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption) for outcome in found
     ]

@@ -18,7 +18,7 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Meters:
-    """Counters of one service, in a registry of their own. `inside` tells how many pictures wait or are at work."""
+    """Counters of one service, in a registry of their own. `inside` tells how many images wait or are at work."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -30,12 +30,12 @@ class Meters:
         timed = {"buckets": _SECONDS, **told}
         self.requests = Counter("requests", "requests served", ["path", "status"], **told)
         self.seconds = Histogram("request_seconds", "from a request's head to its end", ["path"], **timed)
-        self.pictures = Counter("pictures", "pictures by what became of them", ["outcome"], **told)
-        self._stages = Histogram("stage_seconds", "of a picture, its share", ["stage"], **timed)
-        self._batches = Histogram("batch_pictures", "pictures that went together", buckets=_SIZES, **told)
-        Gauge("queue_pictures", "pictures that wait or are at work", **told).set_function(inside)
+        self.pictures = Counter("pictures", "images by what became of them", ["outcome"], **told)
+        self._stages = Histogram("stage_seconds", "of an image, its share", ["stage"], **timed)
+        self._batches = Histogram("batch_pictures", "images that went together", buckets=_SIZES, **told)
+        Gauge("queue_pictures", "images that wait or are at work", **told).set_function(inside)
         Gauge("build", "what runs", ["version"], **told).labels(__version__).set(1)
-        #: what the model takes for a picture of a batch, lately
+        #: what the model takes for an image of a batch, lately
         self.seconds_a_picture = 0.1
 
     @contextmanager
@@ -48,7 +48,7 @@ class Meters:
         self.seconds_a_picture += (latest - self.seconds_a_picture) / 4
 
     def captioned(self, outcome: Outcome) -> None:
-        """Count a picture that has its captions."""
+        """Count an image that has its captions."""
         self.pictures.labels("captioned").inc()
         for stage, milliseconds in outcome.ms.items():
             self._stages.labels(stage).observe(milliseconds / 1000)

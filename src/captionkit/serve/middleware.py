@@ -100,7 +100,7 @@ class Guard:
         try:
             return await asyncio.wait_for(self._read(receive, hold), self._settings.timeout)
         except asyncio.TimeoutError:
-            reason = f"the upload took more than {self._settings.timeout:g} s; try again, or send a smaller picture"
+            reason = f"the upload took more than {self._settings.timeout:g} s; try again, or send a smaller image"
             raise RefusalError(408, reason, {"Connection": "close"}) from None
 
     async def _read(self, receive: Receive, hold: Callable[[int], None]) -> bytes:

@@ -1,4 +1,4 @@
-"""From a request's body to the bytes of pictures and the options that came with them."""
+"""From a request's body to the bytes of images and the options that came with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from captionkit.serve.options import SEVERAL
 from captionkit.serve.settings import Settings
 from captionkit.serve.url_fetch import fetch
 
-#: pictures of one request
+#: images of one request
 MOST_PICTURES = 32
 _FIELDS = 64
 #: content types that say nothing of what the body is
@@ -32,7 +32,7 @@ _NAMES = ("images", "image", "inputs")
 
 @dataclass
 class Intake:
-    """What came with a request: pictures as (name, bytes of a file, or why there are none), and options as written."""
+    """What came with a request: images as (name, bytes of a file, or why there are none), and options as written."""
 
     pictures: list[tuple[str, bytes | RefusalError]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +48,10 @@ def _is_json(kind: str) -> bool:
 
 
 async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
-    """Pictures from a form with files, from JSON, or the one that is the body. RefusalError for all else.
+    """Images from a form with files, from JSON, or the one that is the body. RefusalError for all else.
 
     Where the content type says nothing, or is one of `others`, of which that is true as well, the body itself tells
-    JSON from a picture.
+    JSON from an image.
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
@@ -61,9 +61,9 @@ async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
     elif kind.startswith("image/") or kind in (*_UNSAID, *others):
         intake = await _from_body(request)
     else:
-        raise RefusalError(415, f"pictures do not come as {kind!r}; send image/jpeg, image/png or JSON, or see /docs")
+        raise RefusalError(415, f"images do not come as {kind!r}; send image/jpeg, image/png or JSON, or see /docs")
     if not intake.pictures:
-        raise RefusalError(422, "there is no picture in the request; send one or more")
+        raise RefusalError(422, "there is no image in the request; send one or more")
     return intake
 
 
@@ -95,7 +95,7 @@ async def _object(request: Request) -> dict[str, Any]:
 async def _from_body(request: Request) -> Intake:
     body = await request.body()
     if not body:
-        raise RefusalError(422, "the request has no body; send a picture")
+        raise RefusalError(422, "the request has no body; send an image")
     return Intake([("picture", body)])
 
 
@@ -123,10 +123,10 @@ async def _from_form(request: Request, settings: Settings) -> Intake:
 
 
 async def _from_texts(given: dict[str, Any], request: Request, settings: Settings) -> Intake:
-    """Pictures that have a name of a picture, as a text or a list of texts, and the rest, which is options."""
+    """Images that have a name of an image, as a text or a list of texts, and the rest, which is options."""
     names = [name for name in _NAMES if given.get(name) is not None]
     if len(names) != 1:
-        said = " or ".join(names) + ", not both" if names else "images, a picture in base64 or a list of several"
+        said = " or ".join(names) + ", not both" if names else "images, an image in base64 or a list of several"
         raise RefusalError(422, f"send {said}")
     (name,) = names
     images = given[name]
@@ -139,13 +139,13 @@ async def _from_texts(given: dict[str, Any], request: Request, settings: Setting
 async def pictures_in(
     texts: Sequence[tuple[str, Any]], request: Request, settings: Settings
 ) -> list[tuple[str, bytes | RefusalError]]:
-    """The pictures that named texts stand for: base64, a data: URL, or the URL of a picture where these are allowed.
+    """The images that named texts stand for: base64, a data: URL, or the URL of an image where these are allowed.
 
     One that stands for none has its RefusalError, which names it. RefusalError for too many texts, and BusyError where
     the service holds too much already.
     """
     if len(texts) > MOST_PICTURES:
-        raise RefusalError(413, f"{len(texts)} pictures are more than the {MOST_PICTURES} of a request")
+        raise RefusalError(413, f"{len(texts)} images are more than the {MOST_PICTURES} of a request")
     found: list[tuple[str, bytes | RefusalError]] = []
     most, end = settings.max_bytes, time.monotonic() + settings.timeout
     for name, text in texts:
@@ -162,12 +162,12 @@ async def pictures_in(
 
 async def _picture_in(text: Any, request: Request, settings: Settings, *, most: int, end: float) -> bytes:
     if not isinstance(text, str):
-        raise RefusalError(422, "must be a text: the picture in base64, or a data: URL")
+        raise RefusalError(422, "must be a text: the image in base64, or a data: URL")
     scheme = scheme_of(text)
     if scheme in ("http", "https"):
         if not settings.allow_urls:
-            raise RefusalError(422, "this service fetches no URLs; send the picture itself, in base64")
+            raise RefusalError(422, "this service fetches no URLs; send the image itself, in base64")
         return await fetch(text.strip(), most=most, seconds=end - time.monotonic(), hold=request.state.hold)
     if scheme not in ("", "data"):
-        raise RefusalError(422, f"URLs that begin with {scheme + ':'!r} are not taken; send the picture in base64")
+        raise RefusalError(422, f"URLs that begin with {scheme + ':'!r} are not taken; send the image in base64")
     return await asyncio.to_thread(decode, text, most)

@@ -21,13 +21,13 @@ from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding: the model is everybody's, so nobody gets it for minutes
 CEILINGS = {"beam": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
-#: hypotheses of a picture, where forced words multiply its beam, and of all pictures that go through the model together
+#: hypotheses of an image, where forced words multiply its beam, and of all images that go through the model together
 _OF_A_PICTURE, _OF_A_BATCH = 100, 320
 _OPENERS = 2
 
 
 class Service:
-    """Captions pictures for many callers at once.
+    """Captions images for many callers at once.
 
     `caption` may be awaited from any task of the event loop in which `running` was entered.
     """
@@ -53,7 +53,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether a picture would be taken now."""
+        """Whether an image would be taken now."""
         return self._inside < self.settings.max_queue
 
     def decoding(self, **options: Any) -> Decoding:
@@ -72,9 +72,9 @@ class Service:
         return decoding
 
     async def caption(self, picture: bytes, decoding: Decoding | None = None) -> Outcome:
-        """Caption one picture, the bytes of its file.
+        """Caption one image, the bytes of its file.
 
-        Raises BusyError (429) where too many wait, LateError (504) where it takes too long, and for a picture that has
+        Raises BusyError (429) where too many wait, LateError (504) where it takes too long, and for an image that has
         no caption ImageTooLargeError (413) or ImageError (422).
         """
         found = (await self.caption_all([picture], decoding))[0]
@@ -85,9 +85,9 @@ class Service:
     async def caption_all(
         self, pictures: Sequence[bytes | CaptionkitError], decoding: Decoding | None = None
     ) -> list[Outcome | CaptionkitError]:
-        """Caption pictures, in order: an outcome with a caption for each, or the error that says why not.
+        """Caption images, in order: an outcome with a caption for each, or the error that says why not.
 
-        An error among the pictures, which says why there are no bytes, stays in its place.
+        An error among the images, which says why there are no bytes, stays in its place.
 
         Raises BusyError and LateError for all of them together.
         """
@@ -113,8 +113,8 @@ class Service:
         if self._inside + pictures > most:
             self.meters.pictures.labels("refused").inc(pictures)
             if pictures > most:
-                raise CaptionkitError(f"{pictures} pictures are more than the {most} that may wait; send fewer")
-            raise BusyError(f"{self._inside} pictures wait already", self._seconds_to_wait())
+                raise CaptionkitError(f"{pictures} images are more than the {most} that may wait; send fewer")
+            raise BusyError(f"{self._inside} images wait already", self._seconds_to_wait())
         self._inside += pictures
         try:
             yield
@@ -154,6 +154,6 @@ class Service:
 
 
 def _hypotheses(decoding: Decoding) -> int:
-    """Hypotheses of one picture, by the number of words where a token is one."""
+    """Hypotheses of one image, by the number of words where a token is one."""
     forced = sum(len(phrase.split()) for phrase in decoding.words)
     return decoding.num_captions if decoding.temperature else decoding.beam * (1 + forced)

@@ -1,4 +1,4 @@
-"""Pictures by URL, from public addresses alone.
+"""Images by URL, from public addresses alone.
 
 The address that is checked is the one that is connected to: the check is made where the connection is, for the first
 URL and for every redirect. So neither a name that resolves to an address inside nor one that changes between the check
@@ -68,7 +68,7 @@ class _PublicBackend(httpcore2.AsyncNetworkBackend):
             raise RefusalError(422, f"{host!r} is not known; check the URL") from None
         addresses = [str(entry[4][0]) for entry in found]
         if not addresses or not all(map(is_public, addresses)):
-            raise RefusalError(422, f"{host!r} is not a public address; send the picture itself")
+            raise RefusalError(422, f"{host!r} is not a public address; send the image itself")
         return await self._backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
 
@@ -80,7 +80,7 @@ async def fetch(url: str, *, most: int, seconds: float, hold: Callable[[int], No
     try:
         return await asyncio.wait_for(_follow(url, most, hold), min(_SECONDS, seconds))
     except asyncio.TimeoutError:
-        raise RefusalError(422, "the URL did not answer in time; send the picture itself") from None
+        raise RefusalError(422, "the URL did not answer in time; send the image itself") from None
     except _FAILURES as error:
         raise RefusalError(422, f"the URL cannot be fetched ({str(error) or type(error).__name__})") from None
 
@@ -105,7 +105,7 @@ async def _read(response: Any, most: int, hold: Callable[[int], None]) -> bytes:
         hold(len(chunk))
         body += chunk
         if len(body) > most:
-            raise RefusalError(413, f"the URL has more than the {most:,} bytes that a picture may have")
+            raise RefusalError(413, f"the URL has more than the {most:,} bytes that an image may have")
     return bytes(body)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run as they are taught and evaluated, with what a frozen encoder makes of them."""
+"""The images of a run as they are taught and evaluated, with what a frozen encoder makes of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part:
     training = part == "train"
     captions, image = setup.train if training else setup.val, recipe.image
     features, broken = None, {}
-    anew = training and (image.crop < 1 or image.colour > 0)  # each time another picture
+    anew = training and (image.crop < 1 or image.colour > 0)  # each time another image
     if setup.model.encoder.cacheable and not recipe.encoder.thaw and not anew:
         sets = [source.train for source in setup.sources] if training else [captions]
         seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
@@ -52,7 +52,7 @@ def _soft_targets(
 
 
 class FrozenEncoder(NamedTuple):
-    """An encoder with the preprocessing that its pictures need."""
+    """An encoder with the preprocessing that its images need."""
 
     encoder: Encoder
     preprocessing: Preprocessing
@@ -67,7 +67,7 @@ def _features(
     *,
     flips: bool,
 ) -> tuple[ConcatFeatures, dict[int, str]]:
-    """What the frozen encoder makes of the pictures: a file for each dataset, which serves any mix of it."""
+    """What the frozen encoder makes of the images: a file for each dataset, which serves any mix of it."""
     parts, broken, start = [], {}, 0
     for captions in sets:
         # One process computes; the others then find the file.

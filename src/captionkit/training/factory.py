@@ -50,7 +50,7 @@ class Source:
 class Setup:
     """What a run works with."""
 
-    #: the training pictures of all datasets, one after the other
+    #: the training images of all datasets, one after the other
     train: CaptionSet
     val: CaptionSet
     text: Text
@@ -99,7 +99,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
 
 
 def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
-    """The datasets, and the validation split of the first; of the others, no picture is held out."""
+    """The datasets, and the validation split of the first; of the others, no image is held out."""
     weights = recipe.data.weights
     if weights and len(weights) != len(data):
         listed = ",".join(map(str, weights))
@@ -166,14 +166,14 @@ def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
     if wanted.val_split != usual.val_split or "val" in dataset:
         return train, _captioned(dataset.split(wanted.val_split))
     if len(train) < 2:
-        raise TrainingError(f"{dataset.root}: one captioned picture is too few to train and validate; add more")
+        raise TrainingError(f"{dataset.root}: one captioned image is too few to train and validate; add more")
     return train.split_off(wanted.holdout, recipe.run.seed)
 
 
 def _captioned(captions: CaptionSet) -> CaptionSet:
     kept = [index for index, example in enumerate(captions) if example.captions]
     if not kept:
-        raise TrainingError(f"{captions.name}, split {captions.split}: no picture has a caption; nothing to learn from")
+        raise TrainingError(f"{captions.name}, split {captions.split}: no image has a caption; nothing to learn from")
     return captions.subset(kept)
 
 

@@ -58,7 +58,7 @@ class _Live(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of memory alive after each operation of a pass over few pictures and over twice as many."""
+    """Bytes of memory alive after each operation of a pass over few images and over twice as many."""
 
     pictures: int
     few: np.ndarray
@@ -74,9 +74,9 @@ class Need:
 
 
 class Forecast:
-    """What a run will need beyond what it holds already, by the number of pictures that go through the model at once.
+    """What a run will need beyond what it holds already, by the number of images that go through the model at once.
 
-    Some pictures without content, with captions as those of the plan's fullest batch, go forward and backward, and
+    Some images without content, with captions as those of the plan's fullest batch, go forward and backward, and
     evaluation's pass is made likewise. Weights, norm statistics and random numbers stay as they are.
     """
 
@@ -106,18 +106,18 @@ class Forecast:
         return self._moments + passes + self._pictures(taught) + libraries
 
     def fitting(self, room: int) -> tuple[int, int] | None:
-        """Parts of a step, and the pictures of one, with which all fits into `room` bytes; None if nothing does."""
+        """Parts of a step, and the images of one, with which all fits into `room` bytes; None if nothing does."""
         for parts in range(1, self.batch + 1):
             if self.of(parts) <= room:
                 return parts, self._at_once(parts)[0]
         return None
 
     def _at_once(self, parts: int) -> tuple[int, int]:
-        """The most pictures that go through the model at once while it learns, and while it is evaluated."""
+        """The most images that go through the model at once while it learns, and while it is evaluated."""
         return -(-self.batch // (parts * self.processes)), -(-self.batch // parts)
 
     def _pictures(self, taught: int) -> int:
-        """Bytes of the pictures themselves: on a processor also of those prepared ahead, and being put together."""
+        """Bytes of the images themselves: on a processor also of those prepared ahead, and being put together."""
         ahead = pictures_ahead(self.learner.recipe.run.workers, taught) + taught
         return (taught + (ahead if self._on_processor else 0)) * _blank(self.learner.teaching).nbytes
 
@@ -146,10 +146,10 @@ def check_memory(learner: TrainStep, val: CaptionDataset) -> None:
     if need <= room:
         return
     pictures = -(-forecast.batch // (parts * forecast.processes))
-    shown = f"{pictures} pictures at once need about {_said(need)} more, and {_said(room)} are free"
+    shown = f"{pictures} images at once need about {_said(need)} more, and {_said(room)} are free"
     fitting = forecast.fitting(int(_FILLED * room))
     if fitting is None:
-        raise TrainingError(f"memory: {shown}, which is too little for one picture; take a smaller image or model")
+        raise TrainingError(f"memory: {shown}, which is too little for one image; take a smaller image or model")
     smaller = fitting[1] * parts * forecast.processes
     raise TrainingError(
         f"memory: {shown}; set optimizer.accumulate to {fitting[0]}, which gives the same result, or "
@@ -212,20 +212,20 @@ def _bytes(tensors: list[Tensor]) -> int:
 
 
 def _lengths(teaching: CaptionDataset, index: int) -> list[int]:
-    """Words to predict of the captions that are taught of a picture, or of the longest where only some are."""
+    """Words to predict of the captions that are taught of an image, or of the longest where only some are."""
     lengths = sorted((len(caption) - 1 for caption in teaching.tokens[index]), reverse=True)
     return lengths[: teaching.recipe.data.captions_per_image] if teaching.augment else lengths
 
 
 def _blank(teaching: CaptionDataset) -> np.ndarray:
-    """A picture [3,H,W], or features [G,D], without content."""
+    """An image [3,H,W], or features [G,D], without content."""
     if teaching.features is not None:
         return np.zeros(teaching.features.shape[2:], np.float32)
     return np.zeros((3, teaching.preprocessing.height, teaching.preprocessing.width), np.float32)
 
 
 def _stand_in(teaching: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
-    """`count` pictures with captions as long, and as many a picture, as those of the pictures at `indices`."""
+    """`count` images with captions as long, and as many an image, as those of the images at `indices`."""
     lengths = sorted((length for index in indices for length in _lengths(teaching, index)), reverse=True)
     wanted = max(1, round(len(lengths) * count / len(indices)))
     chosen = [lengths[place] for place in np.linspace(0, len(lengths) - 1, wanted).astype(int)]

@@ -64,7 +64,7 @@ class Report:
             total += parameter.numel()
             trained += parameter.numel() * parameter.requires_grad
         self.say(
-            f"{len(setup.train)} training and {len(setup.val)} validation pictures, {len(setup.text)} tokens, "
+            f"{len(setup.train)} training and {len(setup.val)} validation images, {len(setup.text)} tokens, "
             f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
             f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
         )
@@ -73,7 +73,7 @@ class Report:
                 self.say(note)
         for source, shown in zip(setup.sources, plan.shown, strict=True):
             if len(setup.sources) > 1 or shown != len(source.train):
-                self.say(f"{source.path}: {len(source.train)} training pictures, {shown} shown in an epoch")
+                self.say(f"{source.path}: {len(source.train)} training images, {shown} shown in an epoch")
             if classes := {example.label for example in source.train if example.label}:
                 self.say(f"{source.path}: names of {len(classes)} classes are taught")
             if source.problems:

@@ -11,7 +11,7 @@ class StepMetrics:
 
     nats: cross-entropy of the words taught; of self-critical training, -log p of the words that the model said.
     words: how many. And of self-critical training alone: captions, how many were said; reward, what they were worth;
-    distinct, how many different ones of the same picture.
+    distinct, how many different ones of the same image.
     """
 
     nats: float = 0.0

@@ -30,9 +30,9 @@ from captionkit.training.optim.optimizers import make_optimizer
 from captionkit.training.optim.schedule import set_rates
 from captionkit.training.step_metrics import StepMetrics
 
-#: so many pictures in a row that cannot be read are no accident
+#: so many images in a row that cannot be read are no accident
 _UNREADABLE = 256
-#: so many pictures are read again to tell a picture that is gone from a disk that is
+#: so many images are read again to tell an image that is gone from a disk that is
 _REREAD = 8
 #: share of hard attention's baseline that a step leaves: b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k, a)
 _BASELINE = 0.9
@@ -76,7 +76,7 @@ class TrainStep:
         self._feeding = Feeding(self.model, teaching, self._grid, accelerator)
         #: of hard attention: what the step's sampled words earned, and how many there are
         self._reward_sum = torch.zeros(2, device=accelerator.device)
-        #: pictures that could not be read, with the reason
+        #: images that could not be read, with the reason
         self.broken: set[str] = set()
         self._unread = 0
         #: the latest that could be read, and whether others since then could not
@@ -124,27 +124,27 @@ class TrainStep:
         return learnt
 
     def _checked(self, batch: Batch) -> Batch:
-        """Note the unreadable. Raises TrainingError where nothing but unreadable pictures comes."""
+        """Note the unreadable. Raises TrainingError where nothing but unreadable images comes."""
         self.broken.update(batch.broken)
         self._read.extend(batch.indices[-_REREAD:])
         self._doubt |= bool(batch.broken)
         self._unread = self._unread + len(batch.broken) if not batch.captions.sizes else 0
         if self._unread >= min(_UNREADABLE, len(self.teaching)):
             raise TrainingError(
-                f"none of the last {self._unread} pictures can be read ({batch.broken[0]}); mend or replace them"
+                f"none of the last {self._unread} images can be read ({batch.broken[0]}); mend or replace them"
             )
         return batch.to(self.accelerator.device)
 
     @property
     def blind(self) -> bool:
-        """Whether no picture has been read yet, though some have been tried."""
+        """Whether no image has been read yet, though some have been tried."""
         return self._doubt and not self._read
 
     def vanished(self, broken: Collection[str] = ()) -> str:
-        """Why pictures that were read before cannot be read any more; empty if one can, or if none failed.
+        """Why images that were read before cannot be read any more; empty if one can, or if none failed.
 
         To be asked before anything is kept: a disk that went away spoils the steps after that, though each of them
-        looks like one that met a few damaged pictures. `broken` are failures seen elsewhere.
+        looks like one that met a few damaged images. `broken` are failures seen elsewhere.
         """
         if not (self._doubt or broken) or not self._read:
             return ""
@@ -188,7 +188,7 @@ class TrainStep:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
-                if self.model.encoder.frozen and batch.features is None:  # it sees the pictures once, not twice
+                if self.model.encoder.frozen and batch.features is None:  # it sees the images once, not twice
                     batch = batch._replace(images=None, features=self.model.features(batch.images))
                 memory = self.model.seen(batch.images, batch.features, self._grid)
                 said = self.critic.listen(self.model, memory, batch.turns, batch.indices)
@@ -207,7 +207,7 @@ class TrainStep:
             baseline.lerp_(total / words, 1 - _BASELINE)
 
     def _stand_in(self) -> Batch:
-        """A blank picture that counts for nothing: every process must take part in sharing gradients."""
+        """A blank image that counts for nothing: every process must take part in sharing gradients."""
         features, device = self.teaching.features, self.accelerator.device
         size = (self.teaching.preprocessing.height, self.teaching.preprocessing.width)
         one = torch.zeros(1, dtype=torch.long, device=device)

@@ -299,7 +299,7 @@ class _Trainer:
 
     @contextmanager
     def _pictures_told(self) -> Iterator[None]:
-        """A failure for want of pictures is told as that of the disk, where it is."""
+        """A failure for want of images is told as that of the disk, where it is."""
         try:
             yield
         except TrainingError as error:
@@ -307,9 +307,9 @@ class _Trainer:
             raise
 
     def _check_pictures(self, broken: Collection[str] = ()) -> bool:
-        """Whether what was learnt so far was learnt from all pictures that are there; `broken` are newly found so."""
+        """Whether what was learnt so far was learnt from all images that are there; `broken` are newly found so."""
         if reason := self.learner.vanished(broken):
-            raise TrainingError(f"pictures that were read before cannot be read any more ({reason}); {self._way_on()}")
+            raise TrainingError(f"images that were read before cannot be read any more ({reason}); {self._way_on()}")
         return not self.learner.blind
 
     def _save(self) -> None:

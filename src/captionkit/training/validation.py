@@ -53,14 +53,14 @@ class Validator:
         self.words = sum(map(len, written)) / len(written)
 
     def used(self, place: int, word: str) -> bool:
-        """Whether people used `word` of the picture at `place`."""
+        """Whether people used `word` of the image at `place`."""
         tokens = self._tokenize([word])[0]
         return bool(tokens) and all(token in self._used[place] for token in tokens)
 
     def scores(self, said: Mapping[int, str]) -> dict[str, float]:
         """CIDEr-D, BLEU-4, and signs of a model that goes astray, under the names of metrics.jsonl.
 
-        cider_error: the standard error of CIDEr-D, which is a mean over pictures.
+        cider_error: the standard error of CIDEr-D, which is a mean over images.
         distinct: different captions, as a share. words: mean words of a caption. repeats: captions that say a pair of
         words twice, as a share. breaks: those that end with a word that ends none of people's ("a dog in a"), or have
         no word.
@@ -106,7 +106,7 @@ class Validation:
     said: dict[int, str]
     #: from the probability of a word of theirs to how likely people used it too
     calibration: Calibration
-    #: pictures that could not be read, and why
+    #: images that could not be read, and why
     broken: set[str]
 
 
@@ -116,7 +116,7 @@ def validate(
 ) -> Validation:
     """Loss by teacher forcing, and scores of generated captions, over all processes.
 
-    Raises TrainingError if no picture can be read.
+    Raises TrainingError if no image can be read.
     """
     nats, words, broken, said, chances = 0.0, 0, set(), {}, []
     recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
@@ -142,20 +142,20 @@ def validate(
     broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
     chances = sorted(chance for part in parts for chance in part[4])
     if not words:
-        raise TrainingError(f"none of the validation pictures can be read ({min(broken)}); mend or replace them")
+        raise TrainingError(f"none of the validation images can be read ({min(broken)}); mend or replace them")
     calibration = fit([p for p, _ in chances], [used for _, used in chances])
     return Validation(nats / words, judge.scores(said), said, calibration, broken)
 
 
 def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[Hypothesis | None]:
-    """What the model says of pictures, `memory` [B,G,D], decoded as the kept model will be."""
+    """What the model says of images, `memory` [B,G,D], decoded as the kept model will be."""
     ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
     found = search(MemoryStepper(model), memory, DECODING, **ids)
     return [captions[0] if captions else None for captions in found]
 
 
 def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:
-    """Cards of validation pictures, by their place in the split, for samples.html."""
+    """Cards of validation images, by their place in the split, for samples.html."""
     cards = []
     for place, example in enumerate(pictures):
         try:

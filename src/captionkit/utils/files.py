@@ -196,12 +196,12 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
-    """`write_bytes` for a Pillow picture, in the format that the file's name asks for."""
+    """`write_bytes` for a Pillow image, in the format that the file's name asks for."""
     from PIL import Image as Pillow
 
     kind = Pillow.registered_extensions().get(Path(path).suffix.lower())
     if kind not in Pillow.SAVE:
-        raise CaptionkitError(f"{path}: no known kind of picture; end its name in .png or .jpg")
+        raise CaptionkitError(f"{path}: no known kind of image; end its name in .png or .jpg")
     buffer = io.BytesIO()
     image.save(buffer, kind, **_marked(kind))
     write_bytes(path, buffer.getvalue())

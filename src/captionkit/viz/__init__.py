@@ -1,4 +1,4 @@
-"""Pictures of what a model does: where it looked, pages of captioned photos, the curves of a run."""
+"""Images of what a model does: where it looked, pages of captioned photos, the curves of a run."""
 
 from __future__ import annotations
 

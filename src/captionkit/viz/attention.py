@@ -20,10 +20,10 @@ TITLE_SIZE = 24
 
 
 def attention_figure(photo: Image.Image, words: Words, region: Box, *, title: str = "") -> Image.Image:
-    """One picture: the photo, then per word the photo darkened except where the model looked, the word beneath.
+    """One image: the photo, then per word the photo darkened except where the model looked, the word beneath.
 
     Args:
-        photo: the picture, as `captionkit.data.images.open_image` returns it.
+        photo: the image, as `captionkit.data.images.open_image` returns it.
         words: each word with its attention, [gh, gw], row 0 at the top. Each map is scaled by its own maximum, so
             attention that is spread evenly leaves the whole photo bright.
         region: (left, top, right, bottom) of the photo, in pixels, that the grid covers, as `Preprocessing.region`

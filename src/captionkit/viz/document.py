@@ -70,7 +70,7 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Shown:
-    """A captioned picture."""
+    """A captioned image."""
 
     label: str
     photo: Image.Image | None = None
@@ -78,15 +78,15 @@ class Shown:
     references: Sequence[str] = ()
     #: its score in words, empty if unknown
     score: str = ""
-    #: why there is no picture
+    #: why there is no image
     error: str = ""
-    #: the picture once more for each word, where there is such a strip
+    #: the image once more for each word, where there is such a strip
     strip: Image.Image | None = None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Captioned pictures under a heading, which may be empty."""
+    """Captioned images under a heading, which may be empty."""
 
     heading: str
     pictures: Sequence[Shown]

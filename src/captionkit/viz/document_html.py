@@ -21,7 +21,7 @@ from captionkit.viz.document import (
 )
 from captionkit.viz.page import THEME, escaped, image_html, page_html
 
-#: pixels of the longer side; with sixteen pictures or so a page stays below a few megabytes
+#: pixels of the longer side; with sixteen images or so a page stays below a few megabytes
 _PHOTO_SIDE = 480
 _STRIP_SIDE = 1200
 
@@ -119,7 +119,7 @@ def _shown(shown: Shown) -> str:
         parts.append(f'<div class="photo">{image_html(shown.photo, f"the photo {shown.label}", _PHOTO_SIDE)}</div>')
     parts.append('<div class="said">')
     if shown.error:
-        parts.append(f'<p class="broken" dir="auto">No picture: {escaped(shown.error)}</p>')
+        parts.append(f'<p class="broken" dir="auto">No image: {escaped(shown.error)}</p>')
     else:
         parts.append(f'<p class="caption" dir="auto">{escaped(shown.caption) or "(no word)"}</p>')
     if shown.score:

@@ -11,7 +11,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 
 
 def document_markdown(document: Document) -> str:
-    """The document's text, tables and links; pictures are left to the page."""
+    """The document's text, tables and links; images are left to the page."""
     parts = [f"# {_text(document.title)}", _text(document.lead)]
     for section in document.sections:
         parts += [f"## {_text(section.heading)}", *map(_block, section.blocks)]
@@ -57,7 +57,7 @@ def _lines(columns: list[str], rows: list[list[str]]) -> str:
 def _gallery(gallery: Gallery) -> str:
     lines = [f"**{_text(gallery.heading)}**", ""] if gallery.heading else []
     for shown in gallery.pictures:
-        said = f"*no picture: {_text(shown.error)}*" if shown.error else f"“{_text(shown.caption)}”"
+        said = f"*no image: {_text(shown.error)}*" if shown.error else f"“{_text(shown.caption)}”"
         people = f"; people: “{_text(shown.references[0])}”" if shown.references else ""
         score = f" ({_text(shown.score)})" if shown.score else ""
         lines.append(f"- {_text(shown.label)}: {said}{score}{people}")

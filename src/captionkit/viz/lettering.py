@@ -1,4 +1,4 @@
-"""Words in pictures: a font that has them, lines that fit."""
+"""Words in images: a font that has them, lines that fit."""
 
 from __future__ import annotations
 

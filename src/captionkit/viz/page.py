@@ -1,4 +1,4 @@
-"""A web page of captioned photos in a single file: pictures embedded, nothing fetched, no script."""
+"""A web page of captioned photos in a single file: images embedded, nothing fetched, no script."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Card:
     """One photo of a page.
 
     Attributes:
-        photo: what to show; None where the picture could not be opened.
+        photo: what to show; None where the image could not be opened.
         caption: the caption.
         confidence: of the caption, 0 to 1; None if unknown.
         unsure: whether that is too little, so that the page says "not sure" instead of how confident the model is.
@@ -158,7 +158,7 @@ def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
 
 
 def image_html(picture: Image.Image, alt: str, longest: int) -> str:
-    """A picture inside the page, its longer side at most `longest` pixels."""
+    """An image inside the page, its longer side at most `longest` pixels."""
     small = picture.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Pictures of learning rates: a range test's curves, and what the trials of a sweep reached with which rate."""
+"""Images of learning rates: a range test's curves, and what the trials of a sweep reached with which rate."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from captionkit.errors import CaptionkitError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of the pictures in scikit-image's wheels (0.24 to 0.26), the everyday photos; all are in the public domain or CC0.
+# Of the images in scikit-image's wheels (0.24 to 0.26), the everyday photos; all are in the public domain or CC0.
 FILES = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
 

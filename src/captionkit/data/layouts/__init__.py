@@ -1,4 +1,4 @@
-"""Captioned pictures on disk -> caption sets, whatever their layout.
+"""Captioned images on disk -> caption sets, whatever their layout.
 
     dataset = open_dataset("flickr8k")      # the layout is detected; layout="coco" names it
     train = dataset.split("train")          # CaptionSet: a sequence of Example(id, image, captions)
@@ -105,11 +105,11 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
 
 
 def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
-    """The pictures of a split that have captions to compare with. Raises DatasetError where none has."""
+    """The images of a split that have captions to compare with. Raises DatasetError where none has."""
     pictures = open_dataset(path).split(split)
     captioned = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
     if not len(captioned):
-        raise DatasetError(f"{path}: no picture of split {split!r} has a caption to compare with")
+        raise DatasetError(f"{path}: no image of split {split!r} has a caption to compare with")
     return captioned
 
 

@@ -91,7 +91,7 @@ class DatasetReport:
 
 
 def inspect_dataset(dataset: Dataset, *, check_images: bool = False) -> DatasetReport:
-    """Count what is in `dataset`; `check_images` opens every picture too, which takes its time, to name broken ones."""
+    """Count what is in `dataset`; `check_images` opens every image too, which takes its time, to name broken ones."""
     lengths, vocabulary, once = _count_words(dataset)
     return DatasetReport(
         name=dataset.root.name,
@@ -149,7 +149,7 @@ def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
     shared: dict[str, list[str]] = {}
     for (name, _), places in named.items():
         if len({split for split, _ in places}) > 1:
-            # train/1.jpg and val/1.jpg are mostly two pictures; an equal id or size tells that they are one.
+            # train/1.jpg and val/1.jpg are mostly two images; an equal id or size tells that they are one.
             splits_of: dict[tuple[str, object], set[str]] = defaultdict(set)
             for split, example in places:
                 if not isinstance(example.image, Member):  # shards number their samples, each from 0 on

@@ -1,4 +1,4 @@
-"""Kaggle's Flickr8k: captions.txt with the header `image,caption` and the pictures in Images/.
+"""Kaggle's Flickr8k: captions.txt with the header `image,caption` and the images in Images/.
 
 A caption with commas may be quoted, or not.
 """

@@ -4,7 +4,7 @@ The files of a sample share what stands before the first dot of their names: KEY
 caption a line) or KEY.json (captions under "caption", "text", ...; it goes first).
 https://github.com/webdataset/webdataset. The split is that of the shard's folder or name.
 
-Nothing is unpacked: one pass over the headers of a shard finds where its pictures lie, and each is then read from
+Nothing is unpacked: one pass over the headers of a shard finds where its images lie, and each is then read from
 there, in any order. What a pass finds is kept in the cache, by the shard's path, size and time of change.
 """
 
@@ -34,7 +34,7 @@ _SHARD = re.compile(r"(.+?)\.(tar|tgz|tar\.(gz|bz2|xz|zst))", re.IGNORECASE)
 
 
 def detect(place: Place) -> list[Path]:
-    """The shards, by name; compressed ones where there are no others, to be told of. No folder of pictures has any."""
+    """The shards, by name; compressed ones where there are no others, to be told of. No folder of images has any."""
     if place.file:
         named = [place.file] if _SHARD.fullmatch(place.file.name) else []
     else:
@@ -48,7 +48,7 @@ def detect(place: Place) -> list[Path]:
 
 
 def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
-    """The pictures in the order of the shards; an id is the sample's key, after its shard's name where it repeats."""
+    """The images in the order of the shards; an id is the sample's key, after its shard's name where it repeats."""
     taken = set()
     for path in track(shards, len(shards), "shards"):
         source = place.name(path)
@@ -66,7 +66,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
 
 
 def pictures(path: Path) -> Iterator[Member | Problem]:
-    """The pictures in one shard, in its order, without their captions."""
+    """The images in one shard, in its order, without their captions."""
     samples, problems = _contents(path)
     yield from (problem for problem in problems if problem.kind not in ("malformed caption", "missing image"))
     yield from (member for member, _ in samples)
@@ -88,7 +88,7 @@ Samples = list[tuple[Member, list[Any]]]
 
 
 def _contents(path: Path) -> tuple[Samples, list[Problem]]:
-    """Each picture of a shard with its captions, and what is wrong with the rest; from the cache where it is there."""
+    """Each image of a shard with its captions, and what is wrong with the rest; from the cache where it is there."""
     status = path.stat()
     facts = repr((_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns))
     cached = (
@@ -127,9 +127,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
             continue  # of another use: classes, masks, sound
         sample = found.setdefault(key, _Sample())
         if ending in sample.captions or (picture and sample.picture):
-            detail = (
-                f"a second .{ending} of its sample is left out" if not picture else "a second picture of its sample"
-            )
+            detail = f"a second .{ending} of its sample is left out" if not picture else "a second image of its sample"
             problems.append(Problem("duplicate key", member.name, detail))
         elif picture:
             sample.picture = member
@@ -141,15 +139,13 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
         if sample.picture:
             samples.append((sample.picture, captions))
         else:
-            problems.append(
-                Problem("missing image", key, f"the shard has no picture of it (captions: {len(captions)})")
-            )
+            problems.append(Problem("missing image", key, f"the shard has no image of it (captions: {len(captions)})"))
     return samples, problems
 
 
 def _captions(member: Member, ending: str, problems: list[Problem]) -> list[Any]:
     if member.size > MAX_CAPTIONS:
-        detail = f"{member.size:,} bytes, but captions of a picture may have {MAX_CAPTIONS:,}; they are left out"
+        detail = f"{member.size:,} bytes, but captions of an image may have {MAX_CAPTIONS:,}; they are left out"
         problems.append(Problem("malformed caption", member.name, detail))
         return []
     try:

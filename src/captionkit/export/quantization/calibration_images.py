@@ -1,4 +1,4 @@
-"""The real pictures that an export is tried on."""
+"""The real images that an export is tried on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PICTURES = 32
 
 
 def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
-    """A few pictures of a folder or a dataset; the sample photographs (extra `demo`) where none is named."""
+    """A few images of a folder or a dataset; the sample photographs (extra `demo`) where none is named."""
     if place is None:
         from captionkit.viz.samples import sample_photos
 
@@ -24,11 +24,11 @@ def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
     dataset = open_dataset(place)
     found = [example.image for split in dataset.values() for example in islice(split, _PICTURES)][:_PICTURES]
     if not found:
-        raise DatasetError(f"{place}: no pictures to compare on; name a folder with some")
+        raise DatasetError(f"{place}: no images to compare on; name a folder with some")
     return found
 
 
 def spread_pictures(examples: CaptionSet) -> Sequence[Source]:
-    """A few pictures from all over a split."""
+    """A few images from all over a split."""
     step = max(1, len(examples) // _PICTURES)
     return [example.image for example in islice(examples, 0, step * _PICTURES, step)]

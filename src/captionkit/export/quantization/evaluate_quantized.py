@@ -19,12 +19,12 @@ from captionkit.utils.progress import say, track
 
 _SCORE = "CIDEr-D"
 _RESAMPLES = 1000
-#: pictures on which speed is measured
+#: images on which speed is measured
 _TIMED = 12
 
 
 class QuantizedEvaluator:
-    """Compares graphs with those that they were made of: on the captioned pictures `judged`, else on `pictures`."""
+    """Compares graphs with those that they were made of: on the captioned images `judged`, else on `pictures`."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class QuantizedEvaluator:
         self.pictures = pictures if judged is None else [example.image for example in judged]
         self.timed = self.pictures[:_TIMED]
         self._said: dict[bytes, list[str | None]] = {}
-        self.described = f"{len(self.pictures)} pictures"
+        self.described = f"{len(self.pictures)} images"
         if judged is not None:
             self.described += f" of {judged.name}, split {judged.split}"
 
@@ -67,20 +67,20 @@ class QuantizedEvaluator:
         return self._said[key]
 
     def _score(self, captions: list[str | None], all_said: list[list[str | None]]) -> Scores | None:
-        """The scores on the pictures that every captioner could caption."""
+        """The scores on the images that every captioner could caption."""
         if self.judged is None:
             return None
         both = [place for place, texts in enumerate(zip(*all_said, strict=True)) if None not in texts]
         if not both:
-            raise CaptionkitError(f"{self.judged.name}: no picture of split {self.judged.split!r} could be captioned")
+            raise CaptionkitError(f"{self.judged.name}: no image of split {self.judged.split!r} could be captioned")
         if len(both) < len(captions):
-            say(f"captionkit: {len(captions) - len(both)} pictures could not be captioned and are left out")
+            say(f"captionkit: {len(captions) - len(both)} images could not be captioned and are left out")
         pictures = self.judged.subset(both)
         said = {example.id: captions[place] for example, place in zip(pictures, both, strict=True)}
         return evaluate(said, pictures, ["cider"], resamples=_RESAMPLES)
 
     def _speeds(self, captioners: Sequence[Captioner]) -> list[tuple[float, float]]:
-        """Milliseconds to encode and to decode a picture, the captioners taking turns, for each the median."""
+        """Milliseconds to encode and to decode an image, the captioners taking turns, for each the median."""
         found: list[list[tuple[float, float]]] = [[] for _ in captioners]
         for number, picture in enumerate([self.timed[0], *self.timed]):
             for captioner, times in zip(captioners, found, strict=True):

@@ -15,7 +15,7 @@ import onnx
 LARGEST = 2048
 #: share of their mean that is added to the variances of inputs, of which only some have been seen
 _DAMPING = 0.1
-#: places of a picture that the inputs of a convolution are taken from
+#: places of an image that the inputs of a convolution are taken from
 _PLACES = 128
 
 
@@ -39,7 +39,7 @@ class Inputs:
         self._sums, self._products = np.zeros((self._groups, size)), np.zeros((self._groups, size, size))
 
     def add(self, value: np.ndarray) -> None:
-        """What goes in for a picture: [B,C,H,W] of a convolution, [...,K] of a matrix product."""
+        """What goes in for an image: [B,C,H,W] of a convolution, [...,K] of a matrix product."""
         rows = self._patches(value) if self._convolves else value.reshape(1, -1, value.shape[-1])  # [g,N,K]
         self._count += rows.shape[1]
         self._sums += rows.sum(1)  # [g,N,K] -> [g,K]

@@ -35,7 +35,7 @@ def _users(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
 def _pick_parents(graph: onnx.GraphProto) -> None:
     """Let GatherND take each hypothesis' state from its parent's.
 
-    The exporter numbers all hypotheses of all pictures, in a dozen operators that a step waits for.
+    The exporter numbers all hypotheses of all images, in a dozen operators that a step waits for.
     """
     users, found = _users(graph), False
     for state in (value.name for value in graph.input if value.name.startswith("state.")):

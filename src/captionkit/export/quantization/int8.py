@@ -50,7 +50,7 @@ def export_int8(
 
     `pictures`, a folder or dataset of some, calibrate; without it the training split of `data`, or the sample
     photographs (extra `demo`). Convolutions and matrix products that cost most for the time they save stay in 32 bits,
-    until what is left costs little. With `data`, `limit` pictures of its `split` (0: all) are captioned before
+    until what is left costs little. With `data`, `limit` images of its `split` (0: all) are captioned before
     and after: raises ModelError and writes nothing where CIDEr-D falls by more than the share `max_loss`.
     """
     folder = open_model(source)
@@ -72,7 +72,7 @@ def export_int8(
         if chosen == again:  # as much as may be is spared already
             break
         steps = judge(chosen)
-        report = Int8Report(f"{len(images)} pictures of {where}", tuple(said), tuple(steps), judge.described)
+        report = Int8Report(f"{len(images)} images of {where}", tuple(said), tuple(steps), judge.described)
         if report.loss <= max_loss:
             return _write(folder, output, chosen, report, keep_weights)
     raise ModelError(
@@ -83,7 +83,7 @@ def export_int8(
 
 def _check(folder: ModelFolder, output: Path, inputs: Sequence[Path], limit: int, max_loss: float) -> None:
     if limit < 0 or not 0 <= max_loss <= 1:
-        raise CaptionkitError(f"limit {limit}, max-loss {max_loss}: use a number of pictures, and a share from 0 to 1")
+        raise CaptionkitError(f"limit {limit}, max-loss {max_loss}: use a number of images, and a share from 0 to 1")
     if paths.real(output) == paths.real(folder.path):
         raise CaptionkitError(f"{output}: is the float model itself; name another folder with --output")
     check_place(output, inputs=inputs)

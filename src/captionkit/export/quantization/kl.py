@@ -14,12 +14,12 @@ from captionkit.inference.search import State, Stepper
 from captionkit.inference.search.stepper import WHOLE
 
 _LONGEST = 12  # words that are compared
-_TOGETHER = 8  # pictures that are encoded together
+_TOGETHER = 8  # images that are encoded together
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A model's greedy captions of pictures, and all that it expected on the way.
+    """A model's greedy captions of images, and all that it expected on the way.
 
     tokens [B,L] are fed, from the begin token on; live [B,L] is false behind a caption's end; log_probs [B,L,V].
     """
@@ -31,7 +31,7 @@ class Trace:
     log_probs: np.ndarray
 
     def first(self, many: int) -> Trace:
-        """That of the first pictures alone."""
+        """That of the first images alone."""
         state = {name: value[:many] for name, value in self.state.items()}
         return Trace(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
 
@@ -53,7 +53,7 @@ def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
 
 
 def encode(stepper: Stepper, images: np.ndarray) -> State:
-    """The state of pictures, a few of which go through the encoder together."""
+    """The state of images, a few of which go through the encoder together."""
     parts = [stepper.begin(images[start : start + _TOGETHER]) for start in range(0, len(images), _TOGETHER)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -71,7 +71,7 @@ def nats_per_word(walked: Trace, state: State, stepper: Stepper) -> float:
     """How much a word surprises the quantised model more than the float one, where both go the latter's way.
 
     That is the mean over words of the Kullback-Leibler divergence of the two models' expectations. `state` is what the
-    one encoder made of the pictures, and `stepper` decodes it.
+    one encoder made of the images, and `stepper` decodes it.
     """
     total = 0.0
     for place in range(walked.tokens.shape[1]):
@@ -82,7 +82,7 @@ def nats_per_word(walked: Trace, state: State, stepper: Stepper) -> float:
 
 
 def feature_error(walked: Trace, state: State) -> float:
-    """The largest relative error, root mean square, of what the decoder is given of the pictures."""
+    """The largest relative error, root mean square, of what the decoder is given of the images."""
     return max(
         float(np.sqrt(((state[name] - wanted) ** 2).mean() / max(wanted.var(), 1e-12)))
         for name, wanted in walked.state.items()
@@ -91,7 +91,7 @@ def feature_error(walked: Trace, state: State) -> float:
 
 
 def _step(stepper: Stepper, token: np.ndarray, state: State) -> tuple[np.ndarray, Any]:
-    """One word further, with one hypothesis a picture: log-probabilities [B,V] in the vocabulary's order."""
+    """One word further, with one hypothesis an image: log-probabilities [B,V] in the vocabulary's order."""
     log_probs, ids, _, state = stepper.step(token, np.zeros_like(token), state, WHOLE)
     ordered = np.empty_like(log_probs[:, 0])
     np.put_along_axis(ordered, ids[:, 0], log_probs[:, 0], 1)

@@ -17,7 +17,7 @@ from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.onnx_runtime import IMAGES, OnnxStepper
 from captionkit.utils.progress import track
 
-#: pictures on which each unit is tried by itself
+#: images on which each unit is tried by itself
 _RANKING = 8
 #: share of a graph's work that may stay in 32 bits
 _MOST = 0.5
@@ -74,12 +74,12 @@ class Sparing(ABC):
 
     @cached_property
     def calibrated(self) -> Calibrated:
-        """What the pictures told of the graph."""
+        """What the images told of the graph."""
         return calibrate(self.graph, self.feeds())
 
     @abstractmethod
     def feeds(self) -> Iterable[Feed]:
-        """What the graph is given on the pictures."""
+        """What the graph is given on the images."""
 
     @abstractmethod
     def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """From a float graph to one that computes in 8 bits, with onnxruntime's quantiser.
 
 It is quantised statically: the ranges of what convolutions take and give, and of what matrix products with weights
-take, are found on calibration pictures, without the most extreme values where clipping these loses less than it gains
-for all others. As they are fixed beforehand, a picture has the same caption whatever others it is captioned with.
+take, are found on calibration images, without the most extreme values where clipping these loses less than it gains
+for all others. As they are fixed beforehand, an image has the same caption whatever others it is captioned with.
 Weights have a scale for each output channel and 7 of the 8 bits: on processors without VNNI instructions two products
 of an activation and a weight are summed in 16 bits, which 8 would overflow. captionkit.export.quantization.gptq rounds
 them.
@@ -28,7 +28,7 @@ from captionkit.inference.onnx_runtime import open_session
 
 _STATIC = ["Conv", "MatMul", "Relu", "Clip", "Add"]
 Feed = Mapping[str, np.ndarray]
-#: values of a tensor and a picture that its range is found from, and shares of the whole range that are tried
+#: values of a tensor and an image that its range is found from, and shares of the whole range that are tried
 _SAMPLES, _SHARES = 4096, np.linspace(0.2, 1, 33)
 _LEVELS = 255
 #: the largest weight in 7 bits
@@ -37,7 +37,7 @@ _REACH = 64
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration pictures told of a graph."""
+    """What calibration images told of a graph."""
 
     #: ranges of the tensors that are quantised
     ranges: TensorsData
@@ -55,7 +55,7 @@ def units_of(graph: onnx.ModelProto) -> list[str]:
 
 
 def work_of(graph: onnx.ModelProto) -> dict[str, int]:
-    """How many products each of these nodes sums for a picture; of a matrix product, for one row of its input."""
+    """How many products each of these nodes sums for an image; of a matrix product, for one row of its input."""
     shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.graph.value_info}
     cells = {name: max(shape[2].dim_value * shape[3].dim_value, 1) for name, shape in shapes.items() if len(shape) == 4}
     weights = {node.name: (_weight(graph, node), node) for node in graph.graph.node}
@@ -170,7 +170,7 @@ def _shifts(
 ) -> dict[str, np.ndarray]:
     """Per convolution, the rounding error of its weights times the mean of its inputs (Nagel et al. 2019, 1906.04721).
 
-    At the borders the mean is that of the whole picture too.
+    At the borders the mean is that of the whole image too.
     """
     shifts = {}
     for node in graph.graph.node:
@@ -188,7 +188,7 @@ def quantised(
 ) -> bytes:
     """A plain graph in 8 bits, as it was `calibrated`, but for the units `spared`; in its most compact storage.
 
-    Pictures that have gone through `preprocessing` may be taken as bytes instead: `take_bytes` says when.
+    Images that have gone through `preprocessing` may be taken as bytes instead: `take_bytes` says when.
     """
     made = _copy(graph)
     kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}

@@ -47,8 +47,8 @@ class Step:
     """The captioner after a step: how it scores, against float32, and how fast it is.
 
     cider, loss, low and high (the 95 % interval of the loss, paired bootstrap; shares of float32's score) are None
-    where nothing was scored; same is the share of captions that are float32's. Milliseconds a picture are medians of
-    pictures one at a time, float32 measured in turn with them.
+    where nothing was scored; same is the share of captions that are float32's. Milliseconds an image are medians of
+    images one at a time, float32 measured in turn with them.
     """
 
     name: str

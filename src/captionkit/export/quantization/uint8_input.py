@@ -1,6 +1,6 @@
-"""An encoder's graph that takes a picture as it comes from the file: bytes, channels last.
+"""An encoder's graph that takes an image as it comes from the file: bytes, channels last.
 
-What normalises a picture is then a part of the first convolution, which on a processor has nothing to convert and reads
+What normalises an image is then a part of the first convolution, which on a processor has nothing to convert and reads
 four bytes a pixel quicker than three.
 """
 
@@ -17,7 +17,7 @@ from captionkit.inference.onnx_runtime import IMAGES, PIXELS
 
 
 class _Entry(NamedTuple):
-    """The nodes through which pictures enter a quantised graph."""
+    """The nodes through which images enter a quantised graph."""
 
     quantise: NodeProto
     dequantise: NodeProto
@@ -29,7 +29,7 @@ class _Entry(NamedTuple):
 def take_bytes(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Let "pixels" uint8 [B,height,width,4] (red, green, blue and any) stand for "images" float [B,3,height,width].
 
-    As it was where that cannot be: where pictures do not enter by an 8-bit convolution, or where the channels have
+    As it was where that cannot be: where images do not enter by an 8-bit convolution, or where the channels have
     different means or deviations, for which one scale does not do.
     """
     entry = _entry(model.graph)
@@ -60,7 +60,7 @@ def _entry(graph: onnx.GraphProto) -> _Entry | None:
 
 
 def _widen(graph: onnx.GraphProto, entry: _Entry, preprocessing: Preprocessing) -> None:
-    """Put the transposed bytes, as 8-bit numbers of another scale, in the place of the quantised pictures."""
+    """Put the transposed bytes, as 8-bit numbers of another scale, in the place of the quantised images."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     values = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     weight, weight_scale = (values[name] for name in entry.weight.input[:2])  # [O,3,h,w], [O]

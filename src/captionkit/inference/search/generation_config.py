@@ -45,7 +45,7 @@ class Decoding:
     temperature: divides the log-probabilities; at 1 words come with the model's own probabilities.
     top_k: only the so many likeliest words can come; 0 for all.
     top_p: only the likeliest words can come, as many as together have this probability; 1 for all.
-    seed: another seed gives other captions; the same seed, the same ones for the same picture.
+    seed: another seed gives other captions; the same seed, the same ones for the same image.
 
     And in either case:
 
@@ -58,7 +58,7 @@ class Decoding:
 
     # The largest values bound what is kept for tracing, steps x B x K x G floats.
     beam: int = _setting(3, "hypotheses kept alive; 1 is greedy", 1, 1000)
-    num_captions: int = _setting(1, "captions of each picture, best first", 1, 1000)
+    num_captions: int = _setting(1, "captions of each image, best first", 1, 1000)
     # A length penalty below zero would break the bound that stops the search.
     length_penalty: float = _setting(1.0, "score = log-probability / length ** this", 0, 10)
     min_length: int = _setting(1, "fewest words of a caption", 0, 1000)

@@ -22,8 +22,8 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     of `max_length` words that does not end is cut; it ranks after the others. One that has no token left to draw, as
     all are banned, is dropped.
 
-    The random numbers come from the seed, the picture (its values, as they go into the encoder), the sample and the
-    step: what is said of a picture depends neither on its place in a batch nor on the other pictures, and the first
+    The random numbers come from the seed, the image (its values, as they go into the encoder), the sample and the
+    step: what is said of an image depends neither on its place in a batch nor on the other images, and the first
     samples are the same however many are drawn.
     """
     stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
@@ -119,7 +119,7 @@ def _draw(
 
 
 def _uniform(image: NDArray[np.float32], seed: int, samples: int, steps: int) -> NDArray[np.float64]:
-    """Random numbers in [0, 1) for each sample and step of a picture, [samples,steps]."""
+    """Random numbers in [0, 1) for each sample and step of an image, [samples,steps]."""
     content = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     numbers = []
     for sample in range(samples):

@@ -22,13 +22,13 @@ def captions(service: Service) -> APIRouter:
 
     @router.post(
         "/v1/captions",
-        summary="Caption one picture or several",
+        summary="Caption one image or several",
         openapi_extra={"requestBody": captions_body()},
         responses={200: CAPTIONS, **failures()},
     )
     async def create_captions(request: Request, options: Annotated[Options, Query()]) -> Response:
-        """The pictures come as files of a form, as the body itself, or in base64 in JSON. Options may stand in the
-        query, in the form or in the JSON. Of several pictures, one that has no caption has an `error` instead.
+        """The images come as files of a form, as the body itself, or in base64 in JSON. Options may stand in the
+        query, in the form or in the JSON. Of several images, one that has no caption has an `error` instead.
         """
         intake = await take_in(request, service.settings)
         wanted = read_options(intake.options).over(split_options(options))

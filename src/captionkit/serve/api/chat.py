@@ -40,12 +40,12 @@ def chat(service: Service) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions",
-        summary="Caption the pictures of a conversation",
+        summary="Caption the images of a conversation",
         openapi_extra={"requestBody": json_body(ChatRequest)},
         responses={200: COMPLETION, **failures()},
     )
     async def create_chat_completion(request: Request) -> Response:
-        """The pictures of the last message that has any are described, each in a line. What is said beside them is
+        """The images of the last message that has any are described, each in a line. What is said beside them is
         passed over; where there are none, the answer says what the model does.
         """
         asked = read_conversation(await take_json(request))
@@ -60,7 +60,7 @@ def chat(service: Service) -> APIRouter:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One choice: a line for each picture."""
+    """One choice: a line for each image."""
 
     text: str
     tokens: int
@@ -77,7 +77,7 @@ class _Answer:
 
 
 async def _answers(asked: ChatRequest, request: Request, service: Service) -> list[_Answer]:
-    """The choices. Of several pictures, one that has no caption has the reason in its line."""
+    """The choices. Of several images, one that has no caption has the reason in its line."""
     decoding = asked.decoding(service)
     texts = asked.pictures()
     if not texts:

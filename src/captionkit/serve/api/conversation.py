@@ -1,4 +1,4 @@
-"""What is asked by OpenAI's API: the pictures of a conversation, how to describe them, and how to answer."""
+"""What is asked by OpenAI's API: the images of a conversation, how to describe them, and how to answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BEYOND: dict[str, tuple[Any, ...]] = {
 
 
 class ImageUrl(BaseModel):
-    """A picture."""
+    """An image."""
 
     url: str = Field(description="data:image/jpeg;base64,... or, where the service allows them, an http(s) URL")
 
@@ -41,7 +41,7 @@ class Part(BaseModel):
     image_url: ImageUrl | str | None = None
 
     def image(self) -> str | None:
-        """What stands for the picture, where the part is one."""
+        """What stands for the image, where the part is one."""
         if self.type not in ("image_url", "input_image"):
             return None
         found = self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url
@@ -51,7 +51,7 @@ class Part(BaseModel):
 
 
 class Message(BaseModel):
-    """A message. The pictures of the last one that has any are described."""
+    """A message. The images of the last one that has any are described."""
 
     role: str
     content: str | list[Part] | None = None
@@ -98,7 +98,7 @@ class ChatRequest(BaseModel):
     response_format: ResponseFormat | None = Field(None, description="text; no other is to be had")
 
     def pictures(self) -> list[tuple[str, str]]:
-        """The pictures to describe: where each stands, and the text that stands for it. None where there are none."""
+        """The images to describe: where each stands, and the text that stands for it. None where there are none."""
         for place, message in reversed(list(enumerate(self.messages))):
             parts = message.content if isinstance(message.content, list) else []
             images = [(f"messages[{place}].content[{n}]", part.image()) for n, part in enumerate(parts)]

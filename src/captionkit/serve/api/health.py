@@ -16,10 +16,10 @@ def upkeep(service: Service) -> APIRouter:
     async def healthz() -> Response:
         return Reply({"status": "ok"})
 
-    @router.get("/readyz", summary="Whether it would take a picture now")
+    @router.get("/readyz", summary="Whether it would take an image now")
     async def readyz() -> Response:
         if not service.ready:
-            raise RefusalError(503, "too many pictures wait; try again later", {"Retry-After": "1"})
+            raise RefusalError(503, "too many images wait; try again later", {"Retry-After": "1"})
         return Reply({"status": "ready", "model": service.model})
 
     @router.get("/metrics", summary="Counters, in Prometheus's text format")

@@ -70,8 +70,8 @@ def huggingface(service: Service) -> APIRouter:
         responses={200: GENERATED, **failures()},
     )
     async def image_to_text(request: Request) -> Response:
-        """The body is a picture, or JSON with `inputs`, a picture in base64, and `parameters`.
-        `InferenceClient(model=URL).image_to_text(photo)` of huggingface_hub asks so. For a list of pictures there is a
+        """The body is an image, or JSON with `inputs`, an image in base64, and `parameters`.
+        `InferenceClient(model=URL).image_to_text(photo)` of huggingface_hub asks so. For a list of images there is a
         list of lists, where one that has no caption has an `error`.
         """
         intake = await take_in(request, service.settings, _CURLS_OWN)
@@ -86,7 +86,7 @@ def huggingface(service: Service) -> APIRouter:
 
 
 def _read(options: dict[str, Any]) -> Parameters:
-    """The parameters, in their object or beside the picture; what is said of Hugging Face's own machines is nothing."""
+    """The parameters, in their object or beside the image; what is said of Hugging Face's own machines is nothing."""
     beside = {name: value for name, value in options.items() if name not in ("parameters", "options")}
     parameters = options.get("parameters") or {}
     if not isinstance(parameters, dict):

@@ -17,10 +17,10 @@ _FAILURES = {
     400: "The body is not what its content type says",
     401: "The token is missing or wrong",
     408: "The upload took too long",
-    413: "Too many bytes, pixels or pictures",
+    413: "Too many bytes, pixels or images",
     415: "A content type that is not taken",
-    422: "No picture that can be decoded, or options that do not fit",
-    429: "Too many pictures wait; `Retry-After` says in how many seconds to try again",
+    422: "No image that can be decoded, or options that do not fit",
+    429: "Too many images wait; `Retry-After` says in how many seconds to try again",
     504: "No caption in time",
 }
 
@@ -52,14 +52,14 @@ _CAPTION = _object(
 )
 _RESULT = _object(
     ["path"],
-    path={"type": "string", "description": "the file's name, or the picture's place in the request"},
+    path={"type": "string", "description": "the file's name, or the image's place in the request"},
     captions=_list(_CAPTION),
     review=_REVIEW,
     ms=_object(["open", "encode", "decode"], open=_NUMBER, encode=_NUMBER, decode=_NUMBER),
-    error={"type": "string", "description": "why this picture has no captions"},
+    error={"type": "string", "description": "why this image has no captions"},
 )
 CAPTIONS = {
-    "description": "A result for each picture, in order; captions best first",
+    "description": "A result for each image, in order; captions best first",
     "content": _json(_object(["model", "results"], model=_TEXT, results=_list(_RESULT))),
 }
 GENERATED = {
@@ -91,7 +91,7 @@ def failures() -> dict[int | str, dict[str, Any]]:
 
 
 def captions_body() -> dict[str, Any]:
-    """A request whose body is a picture, a form with files and options, or JSON with pictures and options."""
+    """A request whose body is an image, a form with files and options, or JSON with images and options."""
     options = Options.model_json_schema()["properties"]
     pictures = {"minItems": 1, "maxItems": MOST_PICTURES}
     form = _object(["images"], images=_list(_FILE, **pictures), **options)
@@ -100,7 +100,7 @@ def captions_body() -> dict[str, Any]:
 
 
 def inputs_body(parameters: type[BaseModel]) -> dict[str, Any]:
-    """A request whose body is a picture, or JSON as Hugging Face has it."""
+    """A request whose body is an image, or JSON as Hugging Face has it."""
     options = Options.model_json_schema()["properties"]
     del options["attention"], options["min_confidence"]
     inner = _object([], **parameters.model_json_schema()["properties"], **options)

@@ -17,7 +17,7 @@ _PAGE = Template("""<!doctype html>
 <style>body{font:1rem/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}
 pre{background:#8882;padding:1rem;overflow:auto}</style>
 <h1>captionkit</h1>
-<p>Describes pictures in words, with the model <b>$model</b> (captionkit $version).</p>
+<p>Describes images in words, with the model <b>$model</b> (captionkit $version).</p>
 <pre>curl -F image=@photo.jpg $$HERE/v1/captions
 curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg $$HERE/</pre>
 <ul>

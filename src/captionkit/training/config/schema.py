@@ -29,13 +29,13 @@ class DataRecipe:
     train_split: str = _field("train", "the split that is learnt")
     val_split: str = _field("val", "the split that is evaluated")
     holdout: Annotated[float, Gt(0), Lt(1)] = _field(
-        0.05, "share of the training pictures held out where the dataset has no validation split"
+        0.05, "share of the training images held out where the dataset has no validation split"
     )
     val_pictures: Annotated[int, Ge(0)] = _field(
-        0, "pictures of the validation split that are evaluated, drawn by run.seed; 0: all"
+        0, "images of the validation split that are evaluated, drawn by run.seed; 0: all"
     )
     captions_per_image: Count = _field(
-        5, "captions of a picture taught at a time; of more, others in turn each time, all of them equally often"
+        5, "captions of an image taught at a time; of more, others in turn each time, all of them equally often"
     )
     max_length: Count = _field(40, "tokens of a caption that are taught; longer ones are cut")
     tokenizer: Literal["word", "bpe"] = _field("word", "what a token is: a word, or a byte-pair piece of one")
@@ -47,7 +47,7 @@ class DataRecipe:
     vocab_size: Annotated[int, Ge(300)] = _field(8000, "size of a byte-pair vocabulary")
     weights: tuple[Weight, ...] = _field(
         (),
-        "how often an epoch shows the pictures of each DATA, in their order, with commas: 2 twice, 0.5 half of them in "
+        "how often an epoch shows the images of each DATA, in their order, with commas: 2 twice, 0.5 half of them in "
         "turn; empty: all once. The first DATA validates; the vocabulary is that of all, whatever their weights",
     )
     token_dropout: Share = _field(
@@ -57,26 +57,26 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """The size at which pictures are seen and how they are made to fit; 0 keeps what the encoder expects."""
+    """The size at which images are seen and how they are made to fit; 0 keeps what the encoder expects."""
 
-    height: Annotated[int, Ge(0)] = _field(0, "rows of the pictures, in pixels; 0 keeps what the encoder expects")
-    width: Annotated[int, Ge(0)] = _field(0, "columns of the pictures, in pixels; 0 keeps what the encoder expects")
-    fit: Literal["squash", "crop", "pad"] = _field("squash", "how a picture is brought to that size")
+    height: Annotated[int, Ge(0)] = _field(0, "rows of the images, in pixels; 0 keeps what the encoder expects")
+    width: Annotated[int, Ge(0)] = _field(0, "columns of the images, in pixels; 0 keeps what the encoder expects")
+    fit: Literal["squash", "crop", "pad"] = _field("squash", "how an image is brought to that size")
     crop: Annotated[float, Gt(0), Le(1)] = _field(
-        1.0, "smallest share of a picture's area that a random crop keeps, before it is made to fit; 1 never crops"
+        1.0, "smallest share of an image's area that a random crop keeps, before it is made to fit; 1 never crops"
     )
     colour: Share = _field(
         0.0,
         "largest random change of brightness, contrast and saturation while training, each by a factor from 1 - this "
         "to 1 + this; 0 is off, 0.2 is mild. Hue stays, because captions name colours",
     )
-    flip: bool = _field(False, "mirror half of the pictures")
+    flip: bool = _field(False, "mirror half of the images")
     flip_unless: tuple[str, ...] = _field(
-        ("left", "right"), "words in a picture's captions that forbid mirroring it, with commas; see flip_swap"
+        ("left", "right"), "words in an image's captions that forbid mirroring it, with commas; see flip_swap"
     )
     flip_swap: bool = _field(
         False,
-        "mirror such pictures too, and swap the words of flip_unless in pairs (first with second, third with fourth, "
+        "mirror such images too, and swap the words of flip_unless in pairs (first with second, third with fourth, "
         "...) in their captions; for data in which these words are directions, as 'left' in 'a man left' is not",
     )
 
@@ -151,11 +151,11 @@ class OptimizerRecipe:
     name: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = _field(
         "adamw", "the optimizer: adamw, adam, sgd (with Nesterov momentum), adafactor, lion or muon"
     )
-    epochs: Count = _field(20, "passes over the training pictures")
+    epochs: Count = _field(20, "passes over the training images")
     epoch_steps: Count = _field(
-        1, "fewest steps of an epoch; one over fewer pictures goes over them as many times as that takes"
+        1, "fewest steps of an epoch; one over fewer images goes over them as many times as that takes"
     )
-    batch_size: Count = _field(32, "pictures a step, over all processes and accumulated parts together")
+    batch_size: Count = _field(32, "images a step, over all processes and accumulated parts together")
     accumulate: Count = _field(
         1, "parts into which a step is cut to save memory; the result is that of the whole batch"
     )
@@ -195,7 +195,7 @@ class DistillationRecipe:
     teachers: tuple[str, ...] = _field(
         (),
         "models of the same vocabulary whose mean distribution of each word is taught beside the word, with commas; "
-        "they see the pictures as they are",
+        "they see the images as they are",
     )
     weight: Annotated[float, Gt(0), Le(1)] = _field(0.5, "the teachers' share of what is taught")
 
@@ -204,9 +204,9 @@ class DistillationRecipe:
 class SelfCriticalRecipe:
     """How captions that the model says by itself are rewarded, where optimizer.objective is "self-critical"."""
 
-    samples: Annotated[int, Ge(2)] = _field(5, "captions drawn of each picture, in each epoch")
+    samples: Annotated[int, Ge(2)] = _field(5, "captions drawn of each image, in each epoch")
     baseline: Literal["others", "greedy"] = _field(
-        "others", "what a reward is compared with: the mean of the picture's other samples, or its likeliest caption's"
+        "others", "what a reward is compared with: the mean of the image's other samples, or its likeliest caption's"
     )
     temperature: Annotated[float, Gt(0), Le(1)] = _field(
         0.5, "divides the log-probabilities of what is drawn; below 1, captions come closer to those that are told"
@@ -224,7 +224,7 @@ class RunRecipe:
         "no", "arithmetic of the forward pass; auto: bf16 where the device has it, else full precision"
     )
     workers: Annotated[int, Ge(-1)] = _field(
-        -1, "threads that prepare pictures ahead; -1 is one a core, at most 16; 0 does it between the steps"
+        -1, "threads that prepare images ahead; -1 is one a core, at most 16; 0 does it between the steps"
     )
     recompute: bool = _field(
         False,
@@ -245,7 +245,7 @@ class RunRecipe:
         5, "evaluations without a better model after which the run stops; 0 never does"
     )
     checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between two checkpoints")
-    samples: Annotated[int, Ge(0)] = _field(8, "validation pictures captioned at each evaluation")
+    samples: Annotated[int, Ge(0)] = _field(8, "validation images captioned at each evaluation")
     half_weights: bool = _field(False, "whether the kept model's weights are stored in half precision")
     trackers: tuple[str, ...] = _field(
         ("tensorboard",), "what is told of losses and scores: tensorboard, wandb, mlflow, ...; empty for none"

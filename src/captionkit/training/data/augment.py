@@ -8,10 +8,10 @@ from captionkit.data.images import Box, Colour
 
 
 def random_crop(generator: np.random.Generator, smallest: float) -> Box | None:
-    """A box, as shares of a picture's sides, of at least `smallest` of its area; None for all of it.
+    """A box, as shares of an image's sides, of at least `smallest` of its area; None for all of it.
 
     As for Inception (Szegedy et al. 2015, arXiv 1409.4842, section 6): the area is uniform, and the shape, relative to
-    the picture's own, log-uniform from 3:4 to 4:3. Relative, since a picture that is squashed is squashed when it is
+    the image's own, log-uniform from 3:4 to 4:3. Relative, since an image that is squashed is squashed when it is
     captioned too.
     """
     if smallest >= 1:
@@ -19,7 +19,7 @@ def random_crop(generator: np.random.Generator, smallest: float) -> Box | None:
     area, shape = generator.uniform(smallest, 1), np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
     width = min(np.sqrt(area * shape), 1.0)
     height = min(area / width, 1.0)
-    width = area / height  # a side that would be longer than the picture's gives what is over to the other
+    width = area / height  # a side that would be longer than the image's gives what is over to the other
     left, top = generator.uniform(0, 1 - width), generator.uniform(0, 1 - height)
     return left, top, left + width, top + height
 

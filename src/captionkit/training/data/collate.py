@@ -15,14 +15,14 @@ from captionkit.training.data.soft_targets import SoftLabels
 
 
 class Batch(NamedTuple):
-    """Pictures, or the features made of them, with their captions packed (see `PackedCaptions`)."""
+    """Images, or the features made of them, with their captions packed (see `PackedCaptions`)."""
 
     images: Tensor | None  # [B,3,H,W]
     features: Tensor | None  # [B,G,D]
     captions: PackedCaptions
     targets: Tensor  # [P]: the word after each of captions.tokens
-    broken: list[str]  # pictures that could not be read, with the reason
-    indices: tuple[int, ...] = ()  # the place in the split of each picture, [B]
+    broken: list[str]  # images that could not be read, with the reason
+    indices: tuple[int, ...] = ()  # the place in the split of each image, [B]
     turns: tuple[int, ...] = ()  # how often each of them was shown before, [B]
     chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), where used
     soft: SoftLabels | None = None  # what teachers expect in the place of targets, where there are any
@@ -55,9 +55,9 @@ class Batch(NamedTuple):
 
 
 def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
-    """Stack pictures and pack captions, longest first; pictures that could not be read are left out and named.
+    """Stack images and pack captions, longest first; images that could not be read are left out and named.
 
-    Without a readable picture the batch has no captions, and neither images nor features.
+    Without a readable image the batch has no captions, and neither images nor features.
     """
     good = [sample for sample in samples if sample.picture is not None]
     captions = [(caption, row) for row, sample in enumerate(good) for caption in sample.captions]
@@ -78,7 +78,7 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
 
 
 def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[PackedCaptions, Tensor]:
-    """Captions as token ids, the longest first, each with the row of its picture -> packed, and the next words [P]."""
+    """Captions as token ids, the longest first, each with the row of its image -> packed, and the next words [P]."""
     steps = max((len(caption) for caption, _ in captions), default=1) - 1
     columns = [[caption[t : t + 2] for caption, _ in captions if len(caption) > t + 1] for t in range(steps)]
     flat = torch.tensor([pair for column in columns for pair in column], dtype=torch.long).reshape(-1, 2)  # [P,2]
@@ -97,7 +97,7 @@ def packed_rows(lengths: Sequence[int], order: Sequence[int]) -> np.ndarray:
 
 
 def _packed(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> np.ndarray | None:
-    """What each picture has for the words of each of its captions [L,...], packed [P,...]; None where there is none."""
+    """What each image has for the words of each of its captions [L,...], packed [P,...]; None where there is none."""
     flat = [table for some in tables for table in some]
     if not flat:
         return None

@@ -1,4 +1,4 @@
-"""What is taught of each picture: its captions and how it is seen, decided by seed, epoch and picture alone.
+"""What is taught of each image: its captions and how it is seen, decided by seed, epoch and image alone.
 
 Nothing here remembers anything, so a resumed run, any number of threads and any number of processes see the same
 captions, crops and mirrorings as one uninterrupted process.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Sample(NamedTuple):
-    """One picture with the captions chosen for it."""
+    """One image with the captions chosen for it."""
 
     picture: np.ndarray | None  # pixels [3,H,W] or features [G,D]; None if it could not be read
     captions: list[list[int]]
@@ -38,10 +38,10 @@ class Sample(NamedTuple):
 
 
 class ItemPlan(NamedTuple):
-    """What is taught of a picture in one of its turns, before anything of it is read."""
+    """What is taught of an image in one of its turns, before anything of it is read."""
 
     captions: list[list[int]]
-    #: which of the picture's captions they are
+    #: which of the image's captions they are
     places: Sequence[int]
     flip: bool
     #: decides the rest about it
@@ -49,11 +49,11 @@ class ItemPlan(NamedTuple):
 
 
 class CaptionDataset:
-    """Pictures and encoded captions of a split. Each picture has captions.
+    """Images and encoded captions of a split. Each image has captions.
 
-    An item is asked for by (turn, index); a picture's turn says how often it was shown before, which is the number of
-    the epoch unless datasets are mixed (see `EpochSampler`). `features` [N,views,G,D] replaces the pictures where a
-    frozen encoder has seen them already; `broken` says of which pictures it could not, and why.
+    An item is asked for by (turn, index); an image's turn says how often it was shown before, which is the number of
+    the epoch unless datasets are mixed (see `EpochSampler`). `features` [N,views,G,D] replaces the images where a
+    frozen encoder has seen them already; `broken` says of which images it could not, and why.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CaptionDataset:
         #: what teachers expect of the captions, where the run has teachers
         self.soft: SoftTargets | None = None
         self.flippable = [recipe.image.flip and can_flip(e.captions, recipe.image) for e in self.examples]
-        #: of pictures whose captions change when they are mirrored, what is taught then
+        #: of images whose captions change when they are mirrored, what is taught then
         self.mirrored: dict[int, list[list[int]]] = {}
         if augment and recipe.image.flip and recipe.image.flip_swap:
             self._allow_swaps()
@@ -100,7 +100,7 @@ class CaptionDataset:
         return len(self.examples)
 
     def lesson(self, turn: int, index: int) -> ItemPlan:
-        """The captions taught of a picture in a turn, whether it is mirrored, and what decides the rest."""
+        """The captions taught of an image in a turn, whether it is mirrored, and what decides the rest."""
         seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
         generator = np.random.default_rng((seed, CHOICE, turn, index))
         flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)

@@ -1,4 +1,4 @@
-"""What the frozen stages of an encoder make of each picture, computed once and kept on disk."""
+"""What the frozen stages of an encoder make of each image, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ConcatFeatures:
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
     def __getitem__(self, place: tuple[int, int]) -> np.ndarray:
-        """The features [G,D] or maps [H,W,C] of a picture, by its index, in a view."""
+        """The features [G,D] or maps [H,W,C] of an image, by its index, in a view."""
         index, view = place
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part][index - self._starts[part], view]
@@ -55,10 +55,10 @@ def cached_features(
     precision: str,
     shown: Shown,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Features [N,views,G,D] float16, mapped from disk, and why some pictures (by index) could not be read.
+    """Features [N,views,G,D] float16, mapped from disk, and why some images (by index) could not be read.
 
     Where later stages of the encoder are trained they are maps [N,views,H,W,C], see `Encoder.encode_frozen`. Views are
-    the picture and, with `flips`, its mirror image. The file's name is a hash of all that decides its content (see
+    the image and, with `flips`, its mirror image. The file's name is a hash of all that decides its content (see
     `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes it. Raises
     TrainingError when the disk is full, or when the features do not fit 16 bits.
     """
@@ -87,7 +87,7 @@ def cached_features(
 
 @torch.inference_mode()
 def _shape(encoder: Encoder, preprocessing: Preprocessing) -> tuple[int, ...]:
-    """The shape of one picture's features: [G,D], or [H,W,C] where later stages are trained."""
+    """The shape of one image's features: [G,D], or [H,W,C] where later stages are trained."""
     blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width, device=next(encoder.parameters()).device)
     return tuple(encoder.encode_frozen(blank).shape[1:])
 
@@ -147,7 +147,7 @@ def _encode_what_fits(encoder: Encoder, images: np.ndarray, precision: str) -> n
             raise
         if len(images) == 1:
             remedy = "lower image.height and image.width, or take a smaller encoder.name"
-            raise TrainingError(f"out of memory while one picture went through the encoder; {remedy}") from None
+            raise TrainingError(f"out of memory while one image went through the encoder; {remedy}") from None
     half = len(images) // 2
     return np.concatenate([_encode_what_fits(encoder, part, precision) for part in (images[:half], images[half:])])
 
@@ -173,9 +173,9 @@ def _read(example: Example, preprocessing: Preprocessing, flip: bool) -> tuple[n
 
 
 def _key(encoder: Encoder, captions: CaptionSet, preprocessing: Preprocessing, flips: bool, precision: str) -> str:
-    """A hash of captionkit's version, the encoder's frozen weights, the preprocessing, the precision and the pictures.
+    """A hash of captionkit's version, the encoder's frozen weights, the preprocessing, the precision and the images.
 
-    Pictures are known by name, size and time of change, so that one that was mended is looked at again.
+    Images are known by name, size and time of change, so that one that was mended is looked at again.
     """
     facts = (__version__, sorted(preprocessing.to_dict().items()), flips, precision)
     digest = hashlib.sha256(repr(facts).encode())

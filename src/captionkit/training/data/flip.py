@@ -1,4 +1,4 @@
-"""Mirrored pictures, and what becomes of captions that say left or right."""
+"""Mirrored images, and what becomes of captions that say left or right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_mirroring(image: ImageRecipe) -> None:
 
 
 def can_flip(captions: Sequence[str], image: ImageRecipe) -> bool:
-    """Whether a picture can be mirrored without making one of its captions wrong."""
+    """Whether an image can be mirrored without making one of its captions wrong."""
     if not image.flip_unless:
         return True
     forbidden = re.compile("|".join(map(_pattern, image.flip_unless)), re.IGNORECASE)
@@ -46,9 +46,9 @@ def swap_words(caption: str, pairs: Sequence[str]) -> str:
 
 
 def swapped_captions(captions: Sequence[str], text: Text, image: ImageRecipe) -> list[str] | None:
-    """What the captions of a picture say of its mirror image, with the pairs `image.flip_unless` swapped.
+    """What the captions of an image say of its mirror image, with the pairs `image.flip_unless` swapped.
 
-    None if one would lose a word that the vocabulary of `text` does not have: the picture had better not be mirrored.
+    None if one would lose a word that the vocabulary of `text` does not have: the image had better not be mirrored.
     """
     swapped = [swap_words(caption, image.flip_unless) for caption in captions]
     lossy = any(text.unk_id in ids for ids in text.encode_batch(swapped))

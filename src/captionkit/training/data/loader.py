@@ -1,4 +1,4 @@
-"""Batches: pictures stacked, captions packed without padding, in an order that seed and epoch decide."""
+"""Batches: images stacked, captions packed without padding, in an order that seed and epoch decide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from captionkit.training.data.collate import Batch, collate
 from captionkit.training.data.dataset import CaptionDataset, Sample
 from captionkit.training.data.sampler import EpochSampler, Keys
 
-#: pictures that a thread prepares at a time, and such portions a thread that are prepared ahead
+#: images that a thread prepares at a time, and such portions a thread that are prepared ahead
 _PORTION, _AHEAD = 4, 4
 #: the most threads that "one a core" means: what a process gets out of more, its interpreter's lock eats
 _MOST = 16
@@ -30,7 +30,7 @@ def batches(
 def whole(
     teaching: CaptionDataset, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
-    """Every picture of a split once, without augmentation: this process' share, `size` pictures at a time."""
+    """Every image of a split once, without augmentation: this process' share, `size` images at a time."""
     mine = range(rank, len(teaching), processes)
     starts = range(0, len(mine), size)
     return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers, pin)
@@ -42,7 +42,7 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
         yield from (_joined([_samples(teaching, part)], part, teaching, pin) for part in keys)
         return
     threads = _threads(workers)
-    # Threads, since Pillow and numpy let go of the interpreter: a picture takes little of it, and nothing is copied.
+    # Threads, since Pillow and numpy let go of the interpreter: an image takes little of it, and nothing is copied.
     pool = ThreadPoolExecutor(threads, thread_name_prefix="captionkit-pictures")
     joiner = ThreadPoolExecutor(1, thread_name_prefix="captionkit-pictures-joined")
 
@@ -54,7 +54,7 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
     waiting: deque[tuple[int, Future[Batch]]] = deque()
     try:
         while True:
-            # What is ahead is bounded in pictures, whatever a batch is: enough for all threads, and a batch.
+            # What is ahead is bounded in images, whatever a batch is: enough for all threads, and a batch.
             while not waiting or sum(pictures for pictures, _ in waiting) < _ahead(threads):
                 part = next(keys, None)
                 if part is None:
@@ -69,7 +69,7 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
 
 
 def pictures_ahead(workers: int, batch: int) -> int:
-    """The most pictures that `batches` holds in memory before they are wanted, of batches of so many pictures."""
+    """The most images that `batches` holds in memory before they are wanted, of batches of so many images."""
     return _ahead(_threads(workers)) + batch if workers else 0
 
 

@@ -13,17 +13,17 @@ from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.random_streams import MIX, ORDER, round_robin
 from captionkit.utils.files import Member
 
-#: (turn, index) of each picture of a batch
+#: (turn, index) of each image of a batch
 Keys = list[tuple[int, int]]
 
 
 class EpochSampler:
-    """The order of a run: step number -> pictures and their turns, cut into parts for accumulation and processes.
+    """The order of a run: step number -> images and their turns, cut into parts for accumulation and processes.
 
-    A pass shows each picture once, or as often as its weight says; an epoch is one pass, or as many as its fewest steps
-    take. Steps are the same for any number of parts and processes; where a step has fewer pictures than those, some of
-    its parts are empty. `pictures` is the number of pictures, or of those of each dataset, which then has its weight in
-    `data.weights`. `shards` names the shard of each picture, where the pictures lie in shards: then they are shuffled
+    A pass shows each image once, or as often as its weight says; an epoch is one pass, or as many as its fewest steps
+    take. Steps are the same for any number of parts and processes; where a step has fewer images than those, some of
+    its parts are empty. `pictures` is the number of images, or of those of each dataset, which then has its weight in
+    `data.weights`. `shards` names the shard of each image, where the images lie in shards: then they are shuffled
     so that those are read nearly from end to end.
     """
 
@@ -39,7 +39,7 @@ class EpochSampler:
         self.recipe, self.rank, self.processes = recipe, rank, processes
         self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
         weights = recipe.data.weights or (1.0,) * len(self.datasets)
-        #: pictures of each dataset in a pass, with their repetitions
+        #: images of each dataset in a pass, with their repetitions
         self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
         self._shards = numbered(shards) if shards else None
         self.parts = recipe.optimizer.accumulate
@@ -50,14 +50,14 @@ class EpochSampler:
         self._pass = lru_cache(maxsize=2)(self._shuffled)  # the one that is learnt, and the one prepared ahead
 
     def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of all pictures of a step, how often each was shown before, and their indices."""
+        """Of all images of a step, how often each was shown before, and their indices."""
         number, place = divmod(step, self.steps_per_pass)
         size = self.recipe.optimizer.batch_size
         turns, indices = self._pass(number)
         return turns[place * size : (place + 1) * size], indices[place * size : (place + 1) * size]
 
     def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The turns and indices of all pictures of a pass, in its order."""
+        """The turns and indices of all images of a pass, in its order."""
         seed, start, turns, indices = self.recipe.run.seed, 0, [], []
         for dataset, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
             taken, before = round_robin((seed, MIX, dataset), many, some, number)
@@ -73,7 +73,7 @@ class EpochSampler:
         return np.concatenate(turns)[order], shown[order]
 
     def parts_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The turns and indices of the pictures of each part of a step, over all processes."""
+        """The turns and indices of the images of each part of a step, over all processes."""
         cut = (np.array_split(values, self.parts * self.processes) for values in self.pictures_of(step))
         return list(zip(*cut, strict=True))
 
@@ -84,27 +84,27 @@ class EpochSampler:
                 yield list(zip(turns.tolist(), indices.tolist(), strict=True))
 
 
-#: shards that are read side by side, and how many of their pictures are shuffled at a time
+#: shards that are read side by side, and how many of their images are shuffled at a time
 _SIDE_BY_SIDE, _WINDOW = 8, 4096
 
 
 def shards_of(examples: Sequence[Example]) -> list[Path] | None:
-    """The shard that each picture lies in; None if not all lie in shards."""
+    """The shard that each image lies in; None if not all lie in shards."""
     shards = [example.image.archive for example in examples if isinstance(example.image, Member)]
     return shards if len(shards) == len(examples) else None
 
 
 def numbered(shards: Sequence[Hashable]) -> np.ndarray:
-    """The shard of each picture by its number, [N], in the order in which they first occur."""
+    """The shard of each image by its number, [N], in the order in which they first occur."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(shard, len(numbers)) for shard in shards])
 
 
 def shard_shuffle(shard_of: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The places of pictures in the shards `shard_of` [N], shuffled [N]: a few random shards at a time, side by side,
+    """The places of images in the shards `shard_of` [N], shuffled [N]: a few random shards at a time, side by side,
     each from a random place on and round to it.
 
-    Within that, a picture is moved by at most `_WINDOW` places, and fewer pictures than that are shuffled as a whole.
+    Within that, an image is moved by at most `_WINDOW` places, and fewer images than that are shuffled as a whole.
     """
     order = np.argsort(shard_of, kind="stable")
     shards = np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1)

@@ -35,6 +35,6 @@ class SoftTargets:
         self._starts = [ends[place : place + len(some) + 1] for place, some in zip(places, lengths, strict=False)]
 
     def of(self, index: int, caption: int) -> np.ndarray:
-        """Of a caption of the picture `index`: the entries [L,T] for its L words to predict."""
+        """Of a caption of the image `index`: the entries [L,T] for its L words to predict."""
         start, end = self._starts[index][caption : caption + 2]
         return self._table[start:end]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-#: how far CIDEr-D may fall below the start, as a share of it, and in standard errors: few pictures prove little
+#: how far CIDEr-D may fall below the start, as a share of it, and in standard errors: few images prove little
 _FALL, _ERRORS = 0.05, 2.0
 #: how much longer captions may become than they were, or than people's are if those are longer; a share of the words
 _LENGTHEN = 0.25

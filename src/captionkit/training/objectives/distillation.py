@@ -37,7 +37,7 @@ _ENTRY = np.dtype([("id", "<i4"), ("share", "<f2")])
 
 
 class Teacher(NamedTuple):
-    """A model that teaches, with what its encoder makes of the training pictures."""
+    """A model that teaches, with what its encoder makes of the training images."""
 
     folder: ModelFolder
     model: CaptioningModel
@@ -67,7 +67,7 @@ def soft_targets(
     accelerator: Accelerator,
     shown: Shown,
 ) -> SoftTargets:
-    """What the teachers expect of the captions `tokens` of each picture, computed once and kept on disk.
+    """What the teachers expect of the captions `tokens` of each image, computed once and kept on disk.
 
     Raises TrainingError where the disk is full.
     """

@@ -13,9 +13,9 @@ from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 
 
 class CiderReward:
-    """CIDEr-D, and on request BLEU-4, of captions of training pictures, by the pictures' place in the split.
+    """CIDEr-D, and on request BLEU-4, of captions of training images, by the images' place in the split.
 
-    `references` are the captions of each picture. Words are those that the metrics count, so that what is rewarded is
+    `references` are the captions of each image. Words are those that the metrics count, so that what is rewarded is
     what is measured; document frequencies are those of the references. The end is a token like any other: without it a
     caption that breaks off ("a dog in a") loses nothing, and the model soon says no others.
     """
@@ -28,7 +28,7 @@ class CiderReward:
         self._frequencies = DocumentFrequencies.of(self._references)
 
     def __call__(self, places: Sequence[int], captions: Sequence[Sequence[int]]) -> Floats:
-        """The rewards [N] of `captions`, token ids that end with the end token unless cut, of pictures at `places`."""
+        """The rewards [N] of `captions`, token ids that end with the end token unless cut, of images at `places`."""
         said = self._tokenize(self._text.decode(caption) for caption in captions)
         ends = ([EOS] if caption[-1:] == [self._text.eos_id] else [] for caption in map(list, captions))
         candidates = [[*words, *end] for words, end in zip(said, ends, strict=True)]
@@ -44,9 +44,9 @@ class CiderReward:
 
 
 def advantages(rewards: Floats, baseline: str) -> Floats:
-    """What each caption is worth beyond what was to be expected of its picture: `rewards` [B,K] -> [B,K'].
+    """What each caption is worth beyond what was to be expected of its image: `rewards` [B,K] -> [B,K'].
 
-    With "others", the mean reward of the picture's other samples (Luo 2020, arXiv 2003.09971, equation 5), K' = K.
+    With "others", the mean reward of the image's other samples (Luo 2020, arXiv 2003.09971, equation 5), K' = K.
     With "greedy", that of the likeliest caption (Rennie et al. 2017, arXiv 1612.00563, equation 9), which comes first
     and is not itself a sample, K' = K - 1.
     """

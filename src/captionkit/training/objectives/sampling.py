@@ -9,7 +9,7 @@ from torch import Tensor
 from captionkit.data.tokenizer import Text
 from captionkit.models.captioning_model import CaptioningModel
 
-#: the share of pictures that are done from which on they are left out; leaving them out costs something too
+#: the share of images that are done from which on they are left out; leaving them out costs something too
 _DONE = 0.25
 
 
@@ -17,17 +17,17 @@ _DONE = 0.25
 def sample_captions(
     model: CaptioningModel, memory: Tensor, chances: np.ndarray, text: Text, temperature: float, *, greedy: bool
 ) -> list[list[list[int]]]:
-    """K captions of each of the pictures `memory` [B,G,D]: token ids, with the end token unless the caption was cut.
+    """K captions of each of the images `memory` [B,G,D]: token ids, with the end token unless the caption was cut.
 
     `chances` float32 [B,K,L] are uniform in [0, 1): each draws a token by the inverse of the distribution, so that what
-    is said of a picture does not depend on what it is computed together with. L is the most tokens of a caption. With
-    `greedy` the first caption of each picture is its likeliest, word by word. The tokens are drawn among those that a
+    is said of an image does not depend on what it is computed together with. L is the most tokens of a caption. With
+    `greedy` the first caption of each image is its likeliest, word by word. The tokens are drawn among those that a
     caption may contain.
     """
     pictures, samples, length = chances.shape
     state, numbers = model.begin(memory), torch.from_numpy(chances).to(memory.device)
     never = banned_ids(text, memory.device)
-    rows = torch.arange(pictures, device=memory.device)  # the picture that each row is of
+    rows = torch.arange(pictures, device=memory.device)  # the image that each row is of
     tokens, parents = rows.new_full((pictures, 1), text.bos_id), rows.new_zeros(pictures, 1)
     said = rows.new_full((pictures, samples, length), text.eos_id)
     live = torch.ones(pictures, samples, dtype=torch.bool, device=memory.device)

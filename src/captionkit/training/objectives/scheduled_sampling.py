@@ -1,7 +1,7 @@
 """The words that a decoder is fed while it is taught: the true ones, but for some that are hidden or its own.
 
 Word dropout (Bowman et al. 2016, arXiv 1511.06349, section 3.1) puts <unk> in the place of some words, so that the
-decoder leans on the picture and not on the words before. Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) puts
+decoder leans on the image and not on the words before. Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) puts
 words of the model itself there, more and more of them, so that it learns to go on from what it will say. Here the model
 says them in one pass over the true captions and learns in a second one (Mihaylova and Martins 2019, arXiv 1906.07651),
 which suits every decoder. Its words are sampled from its distribution, as Bengio et al. define it: the likeliest ones
@@ -23,7 +23,7 @@ from captionkit.training.objectives.sampling import draw
 class Feeding:
     """Puts other words into batches, as `data.token_dropout` and `optimizer.scheduled_sampling` ask.
 
-    What happens to a word is decided by the three random numbers that its picture drew for it (`Batch.chances`), so
+    What happens to a word is decided by the three random numbers that its image drew for it (`Batch.chances`), so
     that parts and processes change nothing.
     """
 

@@ -1,9 +1,9 @@
 """Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563): captions that the model says by itself, made
-likelier where they are better than was to be expected of their picture, and less likely where they are worse.
+likelier where they are better than was to be expected of their image, and less likely where they are worse.
 
-The gradient is that of -sum (r(w) - b) log p(w), equations 6 and 9, over the samples w of a picture. They are drawn
+The gradient is that of -sum (r(w) - b) log p(w), equations 6 and 9, over the samples w of an image. They are drawn
 from the model as it tells, and taught with dropout, as captions are that people wrote: without it the rewards of
-training pictures rise faster, and those of others less.
+training images rise faster, and those of others less.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from captionkit.training.step_metrics import StepMetrics
 
 
 class Rollout(NamedTuple):
-    """K samples of each of B pictures, and what they are worth, which is computed meanwhile."""
+    """K samples of each of B images, and what they are worth, which is computed meanwhile."""
 
     captions: PackedCaptions
     targets: Tensor  # [P]: the word after each of captions.tokens
-    #: where each of the packed captions stands among the samples in the order of pictures, [B*K]
+    #: where each of the packed captions stands among the samples in the order of images, [B*K]
     order: list[int]
-    #: rewards and advantages of the samples in the order of pictures, each [B*K]
+    #: rewards and advantages of the samples in the order of images, each [B*K]
     judged: Future[tuple[np.ndarray, np.ndarray]]
-    #: different samples of a picture, summed over pictures
+    #: different samples of an image, summed over images
     distinct: int
 
 
 class SelfCriticalLoss:
-    """Lets a model speak of training pictures and judges what it says."""
+    """Lets a model speak of training images and judges what it says."""
 
     def __init__(self, teaching: CaptionDataset, text: Text, recipe: Recipe) -> None:
         self._text, self._seed, self._recipe = text, recipe.run.seed, recipe.self_critical
@@ -52,11 +52,11 @@ class SelfCriticalLoss:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
 
     def captions(self, pictures: int) -> int:
-        """How many samples are drawn of so many pictures."""
+        """How many samples are drawn of so many images."""
         return pictures * self._recipe.samples
 
     def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Rollout:
-        """What `model` says of the pictures at `places` in the split, in their `turns`, `memory` [B,G,D]."""
+        """What `model` says of the images at `places` in the split, in their `turns`, `memory` [B,G,D]."""
         greedy = self._recipe.baseline == "greedy"
         spoken = sample_captions(
             model, memory, self._chances(turns, places, greedy), self._text, self._recipe.temperature, greedy=greedy
@@ -87,7 +87,7 @@ class SelfCriticalLoss:
         return -(words * chosen).sum(), learnt
 
     def _chances(self, turns: Sequence[int], places: Sequence[int], greedy: bool) -> np.ndarray:
-        """Random numbers in [0, 1) for each picture, sample and word, float32 [B,K,L], from seed, turn and picture."""
+        """Random numbers in [0, 1) for each image, sample and word, float32 [B,K,L], from seed, turn and image."""
         size = (self._recipe.samples + greedy, DECODING.max_length + 1)  # the end token besides
         keys = ((self._seed, SAMPLES, *key) for key in zip(turns, places, strict=True))
         generators = map(np.random.default_rng, keys)

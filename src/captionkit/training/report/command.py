@@ -47,7 +47,7 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
 
 
 def _validation(material: RunData, data: Sequence[Path] | None) -> CaptionSet:
-    """The pictures that the run was validated on."""
+    """The images that the run was validated on."""
     places = data or _places(material)
     if not places or material.kept is None:
         raise CaptionkitError(f"{material.path}: does not tell where its data lies")

@@ -12,10 +12,10 @@ from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Row, Table
 
 #: what a sitting's seconds are of, in the order of telling
 _SPENT = {
-    "features": "all pictures through the frozen encoder, once",
-    "data": "waiting for pictures and captions",
+    "features": "all images through the frozen encoder, once",
+    "data": "waiting for images and captions",
     "steps": "forward and backward passes, and the optimizer",
-    "evaluation": "loss and captions of the validation pictures, and their scores",
+    "evaluation": "loss and captions of the validation images, and their scores",
     "checkpoints": "saving all that --resume needs",
     "export": "ONNX graphs of the kept model, compared with torch",
     "report": "curves, samples and this report, as they were brought up to date",
@@ -73,7 +73,7 @@ def _of_sittings(material: RunData) -> list[Row]:
     if not (epochs and learning and pictures):
         return []
     return [
-        Row("pictures a second", [brief(epochs * pictures / learning)], "learnt with all their captions"),
+        Row("images a second", [brief(epochs * pictures / learning)], "learnt with all their captions"),
         Row("minutes an epoch", [brief(learning / epochs / 60)], "of learning alone"),
         Row("with evaluations", [brief((learning + whole) / epochs / 60)], "minutes an epoch, checkpoints too"),
     ]

@@ -1,4 +1,4 @@
-"""What a model says of pictures: its best, middling and worst captions, and where it looked."""
+"""What a model says of images: its best, middling and worst captions, and where it looked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captionkit.viz.document import Block, Gallery, Paragraph, Shown
 from captionkit.viz.strip import attention_strip
 
 _BEST, _MIDDLE, _WORST = 6, 3, 6
-#: pictures shown word by word: of the best, the middling and the worst
+#: images shown word by word: of the best, the middling and the worst
 _LOOKED = (2, 1, 1)
 _PHOTO = (480, 480)
 _STRIP, _THUMBNAIL = 600, 110  # pixels: such that a phone shows the words legibly
@@ -25,7 +25,7 @@ def captions(material: RunData) -> list[Block]:
         return _latest(material)
     scores = material.scores.per_image
     groups = groups_of(material)
-    note = f"Ranked by the {_RANKED_BY} of each picture (0 to 10), chosen from all validation pictures by score alone."
+    note = f"Ranked by the {_RANKED_BY} of each image (0 to 10), chosen from all validation images by score alone."
     return [
         Paragraph(note),
         *(
@@ -39,10 +39,10 @@ def captions(material: RunData) -> list[Block]:
 
 
 def attention(material: RunData) -> list[Block]:
-    """A few of those pictures word by word."""
+    """A few of those images word by word."""
     _, decoder = material.architecture
     if decoder == "show-tell":
-        return [Paragraph("show-tell sees a picture once and as a whole, so there is nothing to show word by word.")]
+        return [Paragraph("show-tell sees an image once and as a whole, so there is nothing to show word by word.")]
     if material.kept is None:
         raise CaptionkitError("there is no model yet")
     captioner = material.load(material.kept)
@@ -62,7 +62,7 @@ def attention(material: RunData) -> list[Block]:
         )
         pictures.append(Shown(example.name, caption=caption.text, strip=strip))
     return [
-        Paragraph("The picture once for each word, lit where the model looked when it chose the word."),
+        Paragraph("The image once for each word, lit where the model looked when it chose the word."),
         Gallery("", pictures),
     ]
 
@@ -101,4 +101,4 @@ def _latest(material: RunData) -> list[Block]:
     if not material.shown:
         return [Paragraph("There are none yet.")]
     pictures = [Shown(c.label, c.photo, c.caption, c.references, error=c.error) for c in material.shown]
-    return [Paragraph("The first pictures of the validation split, at the last evaluation."), Gallery("", pictures)]
+    return [Paragraph("The first images of the validation split, at the last evaluation."), Gallery("", pictures)]

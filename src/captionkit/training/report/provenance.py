@@ -36,7 +36,7 @@ def data(material: RunData) -> list[Block]:
     left_out = material.sittings[-1].left_out if material.sittings else {}
     for what, said in (
         ("problems", "problems in the dataset"),
-        ("broken", "pictures that cannot be read"),
+        ("broken", "images that cannot be read"),
     ):
         blocks += _left_out(left_out.get(what, {}), said)
     if material.sittings and len(blocks) <= 2:

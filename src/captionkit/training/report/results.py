@@ -61,16 +61,14 @@ def results(material: RunData) -> list[Block]:
         Row("validation loss", [number(best.get("val_loss"))], "cross-entropy of people's words, nats per word"),
         Row("model size (MB)", [_size(material)], "weights on disk, in millions of bytes"),
         Row("parameters (M)", [_parameters(material)], "numbers that the model consists of, in millions"),
-        Row(
-            "epochs", [f"{epochs:.4g}"], f"passes over the training pictures; the model kept is of {best['epoch']:.4g}"
-        ),
+        Row("epochs", [f"{epochs:.4g}"], f"passes over the training images; the model kept is of {best['epoch']:.4g}"),
         Row("mode", [_mode(material)], "which encoder, what of it was trained, which decoder"),
-        Row("batch size", [str(recipe.optimizer.batch_size)], "pictures a step of the optimizer"),
+        Row("batch size", [str(recipe.optimizer.batch_size)], "images a step of the optimizer"),
         Row("device", [device_of(material)], "what the steps were computed on"),
         Row("minutes", [number(minutes_of(material), 1)], "of all sittings, evaluations and the rest included"),
     ]
     use = shlex.join(["captionkit", "caption", "PHOTO", "--model", str(material.path / BEST)])
-    return [Table(["result", "value"], rows, across=True), Paragraph("To caption a picture with it:"), Code(use)]
+    return [Table(["result", "value"], rows, across=True), Paragraph("To caption an image with it:"), Code(use)]
 
 
 def scores(material: RunData) -> list[Block]:
@@ -84,10 +82,10 @@ def scores(material: RunData) -> list[Block]:
         rows.append(Row(name, [f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}"], MEANINGS[name]))
     decoding = material.kept.decoding if material.kept else None
     how = f", beam {decoding.beam}, length penalty {decoding.length_penalty}" if decoding else ""
-    resamples = f"{found.facts['resamples']:,} resamples of the pictures, seed {found.facts['seed']}"
+    resamples = f"{found.facts['resamples']:,} resamples of the images, seed {found.facts['seed']}"
     blocks: list[Block] = [
         Paragraph(
-            f"Of the kept model's own captions of {len(found.ids):,} validation pictures{how}; "
+            f"Of the kept model's own captions of {len(found.ids):,} validation images{how}; "
             f"{found.facts['tokenizer']} tokens. Intervals hold the score in 95 % of {resamples}."
         ),
         Table(["score", "value", "95 % interval"], rows),

@@ -1,4 +1,4 @@
-"""What a report is made of: everything that a run folder knows, and the pictures that it was validated on."""
+"""What a report is made of: everything that a run folder knows, and the images that it was validated on."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class RunData:
     #: the validation split, where it is at hand
     val: CaptionSet | None = None
     #: why it is not
-    missing: str = "the validation pictures are not at hand"
-    #: pictures of an evaluation in the middle of the run
+    missing: str = "the validation images are not at hand"
+    #: images of an evaluation in the middle of the run
     shown: Sequence[Card] = ()
     #: whether to tell all; else what takes no time
     whole: bool = True
@@ -105,7 +105,7 @@ class RunData:
 
     @cached_property
     def said(self) -> dict[Any, str]:
-        """The kept model's captions of the validation split, by picture id; made now where the run left none.
+        """The kept model's captions of the validation split, by image id; made now where the run left none.
 
         Raises CaptionkitError where there are none and none can be made.
         """
@@ -140,7 +140,7 @@ class RunData:
 
     @property
     def _frequencies(self) -> DocumentFrequencies:
-        """CIDEr's frequencies as the evaluations of the run count them: over pictures that cannot be read, too."""
+        """CIDEr's frequencies as the evaluations of the run count them: over images that cannot be read, too."""
         references = [example.captions for example in self.val or ()]
         split_up = TOKENIZERS[tokenizer_of(references)]
         flat = iter(split_up(caption for some in references for caption in some))
@@ -157,6 +157,6 @@ class RunData:
 
 
 def write_captions(run: Path, said: Mapping[Any, str]) -> None:
-    """Keep captions by picture id as COCO results, atomically. Raises CaptionkitError."""
+    """Keep captions by image id as COCO results, atomically. Raises CaptionkitError."""
     results = [{"image_id": known, "caption": caption} for known, caption in said.items()]
     files.write_text(run / CAPTIONS, json.dumps(results, ensure_ascii=False, indent=1) + "\n")

@@ -23,7 +23,7 @@ from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.serialization import architecture, weights
 from captionkit.training.config.decoding import DECODING
 
-#: validation pictures on which the graphs are compared with torch
+#: validation images on which the graphs are compared with torch
 _COMPARED = 8
 
 
@@ -113,7 +113,7 @@ tags:
 
 # {config.decoder.name} on {config.encoder.name}
 
-Describes a picture in a sentence. {parameters:.1f} million parameters.
+Describes an image in a sentence. {parameters:.1f} million parameters.
 
     pip install captionkit
     captionkit caption photo.jpg --model .

@@ -31,7 +31,7 @@ RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
     "last.safetensors",
     "best",
 )
-#: the kept model's captions of the validation split, as COCO results; the report, without and with pictures
+#: the kept model's captions of the validation split, as COCO results; the report, without and with images
 CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
 #: what a run writes, and so what a new one would write over
 _OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SITTINGS, TENSORBOARD)

@@ -57,7 +57,7 @@ class SessionLog:
         self.save(progress)
 
     def save(self, progress: Progress, broken: Iterable[str] = ()) -> None:
-        """Keep how far this sitting is, where its time went, and which more pictures are `broken`."""
+        """Keep how far this sitting is, where its time went, and which more images are `broken`."""
         if not self.works:
             return
         sitting = self.sittings[-1]

@@ -45,9 +45,9 @@ class Session:
     versions: dict[str, str] = field(default_factory=dict)
     #: commit, and whether files differ from it; empty where captionkit does not run from a checkout
     source: dict[str, Any] = field(default_factory=dict)
-    #: name, where its parts lie, and by split its name, pictures, captions and fingerprint
+    #: name, where its parts lie, and by split its name, images, captions and fingerprint
     data: dict[str, Any] = field(default_factory=dict)
-    #: what was left out and why: problems of the dataset, pictures that could not be read
+    #: what was left out and why: problems of the dataset, images that could not be read
     left_out: dict[str, Any] = field(default_factory=dict)
     #: the ids by which trackers know the run
     trackers: dict[str, str] = field(default_factory=dict)

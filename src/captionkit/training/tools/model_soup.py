@@ -45,7 +45,7 @@ class Candidate:
 
     @property
     def cider(self) -> float:
-        """CIDEr-D of its own captions of the validation pictures."""
+        """CIDEr-D of its own captions of the validation images."""
         return self.found.scores["cider"]
 
     def told(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def sweep(
     minutes: float | None = None,
     workers: int = 1,
 ) -> None:
-    """Search for the values of a recipe's fields whose runs' captions of the validation pictures score best (CIDEr-D).
+    """Search for the values of a recipe's fields whose runs' captions of the validation images score best (CIDEr-D).
 
     The same call goes on with the sweep that is in `folder`; several may work on it at once.
 

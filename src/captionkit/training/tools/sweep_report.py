@@ -119,7 +119,7 @@ def _figures(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[tu
 
 def _note(study: Study, trials: Sequence[FrozenTrial]) -> str:
     recipe = study.recipe
-    looked = f"{recipe.data.val_pictures} pictures" if recipe.data.val_pictures else "all pictures"
+    looked = f"{recipe.data.val_pictures} images" if recipe.data.val_pictures else "all images"
     every = "each epoch" if recipe.run.eval_every == 1 else f"every {recipe.run.eval_every:g} epochs"
     return (
         f"Trials: {len(trials)}. Each is a run in {TRIALS}/, evaluated {every} on {looked} of the validation split by "
