@@ -1,1 +1,1 @@
-"""Training: a recipe says how, `train` in loop.py does it, a run folder keeps everything."""
+"""Training: a recipe configures a run, `train` in trainer.py executes it, and a run folder stores the results."""

@@ -1,4 +1,4 @@
-"""From a recipe, a dataset and perhaps a model to start from, to everything that training needs."""
+"""Build everything that training needs from a recipe, datasets and optionally a model to start from."""
 
 from __future__ import annotations
 
@@ -30,41 +30,41 @@ from captionkit.training.data.flip import check_mirroring
 from captionkit.training.optim.optimizers import check_optimizer
 from captionkit.utils import paths
 
-#: training captions on which a model that is given words is heard, to tell how likely its own are
+#: training captions on which a model is run before its vocabulary grows, to estimate how likely its own words are
 _LISTENED = 64
-#: new words that are named
+#: new words that are listed in the note about them
 _NAMED = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """One of the datasets that a run learns from."""
+    """One of the training datasets of a run."""
 
     path: Path
     train: CaptionSet
-    #: what of the dataset could not be used
+    #: parts of the dataset that could not be used
     problems: Sequence[Problem]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with."""
+    """Data, vocabulary, model and preprocessing of a run."""
 
-    #: the training images of all datasets, one after the other
+    #: the training images of all datasets, concatenated
     train: CaptionSet
     val: CaptionSet
     text: Text
     model: CaptioningModel
     preprocessing: Preprocessing
     sources: Sequence[Source]
-    #: lines about the start that the run says
+    #: messages to print when the run starts
     notes: Sequence[str] = ()
 
 
 def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
-    """Read the captions, build or load the vocabulary and the model, freeze what the recipe freezes.
+    """Read the captions, build or load vocabulary and model, and freeze the encoder as the recipe says.
 
-    The first dataset of several is validated on.
+    With several datasets, the first one provides the validation split.
     """
     check_optimizer(recipe.optimizer.name)
     _check_objective(recipe)
@@ -92,14 +92,14 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     model.encoder.freeze_norms = recipe.encoder.freeze_norms
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
-    model.encoder.grid(preprocessing.height, preprocessing.width)  # a size that the encoder refuses is known now
+    model.encoder.grid(preprocessing.height, preprocessing.width)  # raises now if the encoder does not support the size
     sources = [replace(source, train=_with_words(source.train, text)) for source in sources]
     train, val = _joined([source.train for source in sources]), _some(_with_words(val, text), recipe)
     return Setup(train, val, text, model, preprocessing, sources, notes)
 
 
 def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
-    """The datasets, and the validation split of the first; of the others, no image is held out."""
+    """Return the datasets and the validation split of the first; nothing is held out from the others."""
     weights = recipe.data.weights
     if weights and len(weights) != len(data):
         listed = ",".join(map(str, weights))
@@ -122,14 +122,17 @@ def _joined(sets: Sequence[CaptionSet]) -> CaptionSet:
 
 
 def _training_split(dataset: Dataset, recipe: Recipe) -> CaptionSet:
-    """The split to learn; the usual name may be absent where nobody chose it, as there are datasets in one piece."""
+    """Return the training split.
+
+    If the recipe has the default split name and the dataset has no splits, this is the whole dataset.
+    """
     wanted, usual = recipe.data, DataRecipe()
     whole = wanted.train_split == usual.train_split and "train" not in dataset and WHOLE in dataset
     return _captioned(dataset.split(WHOLE if whole else wanted.train_split))
 
 
 def _check_objective(recipe: Recipe) -> None:
-    """Raises RecipeError where self-critical training lacks a model to start from, or is given what it cannot use."""
+    """Raise RecipeError if self-critical training has no model to start from, or is combined with unsuitable fields."""
     if recipe.optimizer.objective != "self-critical":
         return
     if not recipe.run.init:
@@ -142,7 +145,7 @@ def _check_objective(recipe: Recipe) -> None:
 
 
 def _check_teachers(recipe: Recipe) -> None:
-    """Raises RecipeError for what teachers cannot be asked about, ModelError for one that is not there."""
+    """Raise RecipeError if teachers are combined with unsuitable fields, ModelError if a teacher does not exist."""
     if not recipe.distillation.teachers:
         return
     if recipe.optimizer.objective == "self-critical":
@@ -150,17 +153,20 @@ def _check_teachers(recipe: Recipe) -> None:
     if recipe.image.flip_swap:
         raise RecipeError("distillation.teachers: know the captions as they are; leave out image.flip_swap")
     for name in recipe.distillation.teachers:
-        open_model(name)  # one that is not there is known before any work
+        open_model(name)  # a missing teacher should fail before any work is done
 
 
 def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:
-    """What a run learns from and what it is evaluated on, as `prepare` gives them; `text` is its vocabulary."""
+    """Return the training and validation sets of a run, as `prepare` does; `text` is the run's vocabulary."""
     sources, val = _sources(data, recipe)
     return _joined([_with_words(source.train, text) for source in sources]), _some(_with_words(val, text), recipe)
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
-    """The two splits; the names that nobody chose may be absent."""
+    """Return the training and validation splits.
+
+    If the recipe has the default name of the validation split and the dataset has none, a share is held out.
+    """
     wanted, usual = recipe.data, DataRecipe()
     train = _training_split(dataset, recipe)
     if wanted.val_split != usual.val_split or "val" in dataset:
@@ -178,7 +184,7 @@ def _captioned(captions: CaptionSet) -> CaptionSet:
 
 
 def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
-    """Without captions that have no word, such as "...": they would teach to say nothing."""
+    """Drop captions without any word, such as "...": they would train the model to generate empty captions."""
     flat = [caption for example in captions for caption in example.captions]
     empty = {caption for caption, ids in zip(flat, text.encode_batch(flat), strict=True) if len(ids) <= 2}
     if not empty:
@@ -188,7 +194,7 @@ def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
 
 
 def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
-    """As much of the validation split as the recipe evaluates, drawn at random since splits may be sorted."""
+    """Return the part of the validation split that the recipe evaluates, sampled since splits may be sorted."""
     most = recipe.data.val_pictures
     if not 0 < most < len(val):
         return val
@@ -202,15 +208,15 @@ def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
 
 
 def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe, notes: list[str]) -> Text:
-    """The vocabulary of the model to start from with the words of the training captions, which the model is given."""
+    """Add new words of the training captions to the vocabulary, and to `model`; return the grown vocabulary."""
     if recipe.optimizer.objective == "self-critical":
-        return text  # a word that the model was never taught is never said, and so never rewarded
+        return text  # a word that the model was never trained on is never sampled, and so never rewarded
     captions = [caption for example in train for caption in example.captions]
     grown = text.grown(captions, recipe.data.min_frequency)
     new = grown.tokens[len(text) :]
     if new:
         counts = text.counted(captions)
-        told = sum(counts.values()) + len(captions)  # each caption's end is told too
+        told = sum(counts.values()) + len(captions)  # plus one end token per caption
         heard = [ids[: recipe.data.max_length + 1] for ids in text.encode_batch(captions[:_LISTENED])]
         grow(model, heard, [counts[word] / told for word in new], recipe.run.seed)
         shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
@@ -248,7 +254,7 @@ def _refuse_weights(wanted: EncoderRecipe, why: str) -> None:
 
 
 def _encoder_of(wanted: EncoderRecipe) -> tuple[Encoder, EncoderConfig]:
-    """The encoder of a captioning model."""
+    """Load the encoder of a captioning model."""
     model = load_model(open_model(wanted.weights))
     if wanted.name not in ("", model.config.encoder.name):
         raise RecipeError(
@@ -274,9 +280,10 @@ def _model_config(recipe: Recipe, encoder: EncoderConfig, grid: tuple[int, int])
 def _with_encoder(
     model: CaptioningModel, expected: Preprocessing, recipe: Recipe, notes: list[str]
 ) -> tuple[CaptioningModel, Preprocessing]:
-    """The model to start from, with another encoder and a new neck where the recipe names one, and its preprocessing.
+    """Replace the encoder of the model to start from if the recipe names another; return model and preprocessing.
 
-    The decoder keeps its weights: it knows the words and how they follow one another, and learns to see anew.
+    A new encoder gets a new neck. The decoder keeps its weights: the language model is retained, and only the
+    connection to the image features is learned anew.
     """
     own = model.config.encoder.name
     if not _names_another_encoder(recipe, model):
@@ -301,7 +308,7 @@ def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
 
 
 def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
-    """A model to start from has its decoder already; a recipe that asks for another one is told so."""
+    """Raise RecipeError if the recipe contradicts the model to start from, whose decoder is given."""
     if not _names_another_encoder(recipe, model):
         _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
     elif not model.config.memory:

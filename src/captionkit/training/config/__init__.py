@@ -1,1 +1,1 @@
-"""The recipe: its fields, and its reading from TOML files and flags."""
+"""The recipe: its fields, and how it is loaded from TOML files and command-line flags."""

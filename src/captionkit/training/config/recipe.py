@@ -1,7 +1,7 @@
-"""The recipe: every choice of a training run in one frozen tree of dataclasses (see `fields`).
+"""The recipe: the whole configuration of a training run as a frozen tree of dataclasses (see `schema`).
 
-A TOML file and the command line set the same fields, by the same dotted names; both are generated from the classes.
-Torch-free, so that `captionkit train --help` answers at once.
+A TOML file and the command line set the same fields by the same dotted names; both are generated from the dataclasses.
+Does not import torch, so that `captionkit train --help` is fast.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_MAX_BYTES = 1 << 24  # of a recipe or another TOML file
+_MAX_BYTES = 1 << 24  # size limit of a recipe or another TOML file
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-#: the shipped recipe for a run that starts from a model and names none
+#: the shipped recipe used by default for a run that starts from a model
 FINE_TUNE = "fine-tune"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The whole tree."""
+    """The complete configuration of a training run."""
 
     data: DataRecipe = field(default_factory=DataRecipe)
     image: ImageRecipe = field(default_factory=ImageRecipe)
@@ -57,22 +57,22 @@ class Recipe:
     run: RunRecipe = field(default_factory=RunRecipe)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Nested tables of plain values."""
+        """Return the recipe as nested dictionaries of plain values."""
         return dataclasses.asdict(self)
 
     def value(self, name: str) -> Any:
-        """The value of a field by its dotted name."""
+        """Return the value of a field, given its dotted name."""
         table, _, leaf = name.partition(".")
         return getattr(getattr(self, table), leaf)
 
     def to_toml(self) -> str:
-        """What a recipe file holds."""
+        """Return the recipe as the text of a TOML file."""
         import tomli_w
 
         return tomli_w.dumps(self.to_dict())
 
     def to_flags(self) -> list[str]:
-        """The command-line flags that make this recipe: one for each field that differs from what is usual."""
+        """Return the command-line flags that reproduce this recipe: one per field that differs from the default."""
         usual = load_recipe(usual_recipe(self.run.init))
         flags = []
         for name, _ in recipe_fields():
@@ -99,7 +99,7 @@ _ADAPTER = TypeAdapter(Recipe)
 
 
 def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """Every field with its dotted name: ("optimizer.lr_decoder", ...)."""
+    """Yield every field with its dotted name: ("optimizer.lr_decoder", ...)."""
     for table in dataclasses.fields(Recipe):
         for leaf in dataclasses.fields(table.default_factory):  # type: ignore[arg-type]
             yield f"{table.name}.{leaf.name}", leaf
@@ -109,19 +109,20 @@ _DEFAULTS = {name: leaf.default for name, leaf in recipe_fields()}
 
 
 def flag_of(name: str) -> str:
-    """The command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
+    """Return the command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
     return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
 
 
 def usual_recipe(init: str) -> str | None:
-    """Name of the shipped recipe that a run takes if none is named: the one to start from a model, if it does."""
+    """Return the name of the default shipped recipe: `FINE_TUNE` if the run starts from a model, else None."""
     return FINE_TUNE if init else None
 
 
 def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """A shipped recipe by name, a TOML file by path, or what is usual; `overrides` are flags by dotted name.
+    """Load a shipped recipe by name, a TOML file by path, or the default recipe if `source` is None.
 
-    Raises RecipeError, which names the field that is unknown or out of bounds.
+    `overrides` are values from the command line, by dotted name. Raises RecipeError, which names the field that is
+    unknown or out of bounds.
     """
     source = source or usual_recipe((overrides or {}).get("run.init", ""))
     values = _from_toml(*_read(source)).to_dict() if source is not None else {}
@@ -133,13 +134,16 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
         raise RecipeError(f"command line: {_explain(error)}") from None
-    if not recipe.run.init:  # which brings a decoder that is not known yet
+    if not recipe.run.init:  # the decoder of a model to start from is not known yet
         check_decoder_fields(recipe, recipe.decoder.name, recipe.decoder.kind)
     return recipe
 
 
 def change_recipe(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> Recipe:
-    """A recipe with other values of some fields, by dotted name. Raises RecipeError, which names their `origin`."""
+    """Return `recipe` with the fields in `changes` (by dotted name) replaced.
+
+    Raises RecipeError, whose message starts with `origin`.
+    """
     values = recipe.to_dict()
     for name, value in changes.items():
         table, _, leaf = name.partition(".")
@@ -154,7 +158,7 @@ def change_recipe(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> Re
 
 
 def check_decoder_fields(recipe: Recipe, decoder: str, kind: str) -> None:
-    """Raise RecipeError where a field is set that means nothing to the `decoder`, of soft or hard attention."""
+    """Raise RecipeError if a field is set that does not apply to `decoder` (with `kind`: soft or hard attention)."""
     what = f"{decoder} with {kind} attention" if decoder == "show-attend-tell" else decoder
     for name, leaf in recipe_fields():
         of, value = leaf.metadata["of"], recipe.value(name)
@@ -171,15 +175,15 @@ def _from_toml(origin: str, content: str) -> Recipe:
 
 def _checked(values: Mapping[str, Any], origin: str) -> Recipe:
     try:
-        # TOML has types, so a text or a truth value for a number is a mistake; JSON is where pydantic is strict and
-        # still takes lists for tuples. What JSON has no type for (dates) no field has either.
+        # TOML is typed, so a string or a boolean in place of a number is a mistake. In JSON mode pydantic's strict
+        # validation still accepts lists for tuples. Types that JSON lacks (dates) do not occur in any field.
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError(f"{origin}: {_explain(error)}") from None
 
 
 def shipped_recipes() -> dict[str, str]:
-    """Names of the recipes that come with the package, with their text."""
+    """Return the recipes that ship with the package: name -> text."""
     folder = resources.files("captionkit") / "recipes"
     return {
         entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
@@ -189,7 +193,7 @@ def shipped_recipes() -> dict[str, str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises RecipeError where it cannot be read or is none."""
+    """Parse a TOML file. Raises RecipeError if it cannot be read or is not valid TOML."""
     return _parsed(str(path), _text_of(path))
 
 
@@ -228,7 +232,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def nearest_field(name: str) -> str:
-    """ "; did you mean ...?" for the name of no field, or nothing where none is near."""
+    """Return "; did you mean ...?" for an unknown field name, or an empty string if no field has a similar name."""
     fields = [field for field, _ in recipe_fields()]
     moved = [field for field in fields if field.endswith(f".{name.rpartition('.')[2]}")]
     if moved:  # the right name in the wrong table

@@ -1,4 +1,4 @@
-"""The fields of a recipe: every choice of a training run, in a frozen dataclass for each table of its TOML file."""
+"""The fields of a recipe: one frozen dataclass per table of the TOML file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Weight = Annotated[float, Gt(0), Le(100)]
 
-#: what a field may belong to: decoders by name, and "hard" for the hard attention of show-attend-tell
+#: decoders that a field can be restricted to; "hard" stands for show-attend-tell with hard attention
 _RECURRENT = ("show-tell", "show-attend-tell")
 _ATTENTIVE = ("show-attend-tell", "transformer")
 
 
 def _field(default: Any, meaning: str, of: tuple[str, ...] = ()) -> Any:
-    """A field with its help; `of` names the decoders that it is for, if not for all."""
+    """Return a dataclass field with its help text; `of` names the decoders it applies to, if not all."""
     return field(default=default, metadata={"help": f"{meaning} ({', '.join(of)})" if of else meaning, "of": of})
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which captions are learnt, and as what tokens."""
+    """Dataset splits, captions per image, and tokenization."""
 
     train_split: str = _field("train", "the split that is learnt")
     val_split: str = _field("val", "the split that is evaluated")
@@ -57,7 +57,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """The size at which images are seen and how they are made to fit; 0 keeps what the encoder expects."""
+    """Image size, how images are resized to it, and augmentation; a size of 0 keeps what the encoder expects."""
 
     height: Annotated[int, Ge(0)] = _field(0, "rows of the images, in pixels; 0 keeps what the encoder expects")
     width: Annotated[int, Ge(0)] = _field(0, "columns of the images, in pixels; 0 keeps what the encoder expects")
@@ -83,7 +83,7 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """Which encoder, with what weights, and how much of it is trained."""
+    """Encoder architecture, its weights, and which of its stages are trained."""
 
     name: str = _field(
         "",
@@ -117,7 +117,7 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class DecoderRecipe:
-    """Which decoder, and its sizes. A field of another decoder must be left at its default."""
+    """Decoder architecture and sizes. Fields of other decoders must be left at their defaults."""
 
     name: Literal["show-tell", "show-attend-tell", "transformer"] = _field(
         "show-attend-tell", "the decoder: show-tell, show-attend-tell or transformer"
@@ -141,7 +141,7 @@ class DecoderRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """An optimizer with a rate for the decoder and one for the encoder, and how the rates change in a run."""
+    """Objective, optimizer, batch size, and learning rates of encoder and decoder with their schedule."""
 
     objective: Literal["cross-entropy", "self-critical"] = _field(
         "cross-entropy",
@@ -190,7 +190,7 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class DistillationRecipe:
-    """Models that teach what they expect beside the words of people's captions."""
+    """Distillation: teacher models whose word distributions are soft targets, in addition to the references."""
 
     teachers: tuple[str, ...] = _field(
         (),
@@ -202,7 +202,7 @@ class DistillationRecipe:
 
 @dataclass(frozen=True)
 class SelfCriticalRecipe:
-    """How captions that the model says by itself are rewarded, where optimizer.objective is "self-critical"."""
+    """Self-critical training: sampling and reward, used if optimizer.objective is "self-critical"."""
 
     samples: Annotated[int, Ge(2)] = _field(5, "captions drawn of each image, in each epoch")
     baseline: Literal["others", "greedy"] = _field(
@@ -216,7 +216,7 @@ class SelfCriticalRecipe:
 
 @dataclass(frozen=True)
 class RunRecipe:
-    """How the run is carried out and watched."""
+    """Seed, precision, performance, evaluation, checkpoints and tracking of the run."""
 
     seed: Annotated[int, Ge(0)] = _field(0, "number that decides every random choice")
     init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts anew")

@@ -1,1 +1,1 @@
-"""Devices, precision, processes, memory and signals."""
+"""Devices, precision, distributed processes, memory and signals."""

@@ -1,4 +1,4 @@
-"""Less memory for more time: parts of the network are computed again in the backward pass (arXiv 1604.06174)."""
+"""Activation checkpointing (arXiv 1604.06174): recompute parts of the network in the backward pass to save memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from captionkit.models.captioning_model import CaptioningModel
 
 
 def recompute(model: CaptioningModel) -> None:
-    """Let the trained stages of the encoder, and the decoder's blocks, keep nothing but what goes into them.
+    """Make the trained encoder stages and the decoder's blocks store only their inputs for the backward pass.
 
-    Weights, gradients, dropout and norm statistics stay what they would be. The names of weights stay, and a copy of
-    the model has to be made before.
+    Weights, gradients, dropout and norm statistics are the same as without it, and parameter names do not change.
+    Any copy of the model (such as its moving average) must be made before this call.
     """
     encoder = model.encoder
     stages = [] if encoder.frozen else encoder.stages[encoder.trained_from :]
@@ -26,7 +26,7 @@ def recompute(model: CaptioningModel) -> None:
 
 
 def _callable(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The modules, those that are but lists taken apart."""
+    """Yield the modules, with each nn.ModuleList (which has no forward) replaced by its items."""
     for module in modules:
         if isinstance(module, nn.ModuleList):
             yield from _callable(module)
@@ -50,7 +50,10 @@ def _recompute(module: nn.Module) -> None:
 
 @contextmanager
 def _without_statistics(module: nn.Module) -> Iterator[None]:
-    """What norms inside learn of their input meanwhile goes into copies: they have learnt it already."""
+    """Redirect updates of the running statistics of norms to copies.
+
+    Without this, the recomputation would update them a second time.
+    """
     norms = [inner for inner in module.modules() if getattr(inner, "track_running_stats", False)]
     kept = [dict(norm._buffers) for norm in norms]
     try:

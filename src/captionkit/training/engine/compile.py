@@ -1,4 +1,4 @@
-"""torch.compile for the parts of the network that do most of the work."""
+"""torch.compile for the parts of the network that dominate the runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 def check_compiler(run: RunRecipe, device: torch.device) -> None:
-    """Raises RecipeError where the recipe asks to compile and this machine cannot, or the recipe cannot have it."""
+    """Raise RecipeError if run.compile is set, but this machine or the rest of the recipe does not allow it."""
     if not run.compile:
         return
     if run.recompute:
@@ -33,9 +33,10 @@ def check_compiler(run: RunRecipe, device: torch.device) -> None:
 
 
 def compile_parts(model: CaptioningModel) -> None:
-    """Compile a trained encoder and the decoder's blocks, when they are first called; weights keep their names.
+    """Compile the encoder, if it is trained, and the decoder's blocks; parameter names do not change.
 
-    The rest of a decoder goes from word to word, or differs with the captions of each batch.
+    Compilation happens on the first call. The rest of the decoder is not compiled: it loops over words, or its shapes
+    depend on the captions of each batch.
     """
     if not model.encoder.frozen:
         model.encoder.compile()
@@ -45,7 +46,7 @@ def compile_parts(model: CaptioningModel) -> None:
 
 @contextmanager
 def compiler_errors() -> Iterator[None]:
-    """Turns what torch.compile says of a part that it cannot compile into a TrainingError."""
+    """Convert torch.compile failures into a TrainingError."""
     try:
         yield
     except TorchDynamoException as error:

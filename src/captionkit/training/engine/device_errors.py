@@ -1,4 +1,4 @@
-"""What torch raises when a device or another process fails in the middle of a step, in the words of a user."""
+"""User-readable explanations of what torch raises when a device or another process fails during a step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PROCESS = re.compile(
 
 
 def explain(error: RuntimeError) -> str | None:
-    """What failed and why, as the beginning of a sentence; None where it is neither a device nor a process.
+    """Return what failed and why, as the beginning of a sentence; None if it is neither a device nor a process.
 
-    A device that has failed once in a process cannot be used in it again, so nothing is to be read from it then.
+    A device that has failed cannot be used again in the same process, so nothing may be read from it afterwards.
     """
-    # After a place in torch's sources, perhaps, comes what is known, and then advice for programmers.
+    # The message is an optional location in torch's sources, then the cause, then advice for developers.
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     reason = re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
     if isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE.search(str(error)):

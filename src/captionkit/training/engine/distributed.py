@@ -1,4 +1,4 @@
-"""One process or several, and the precision of the forward pass, through Accelerate."""
+"""Distributed processes and mixed precision, through Accelerate."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from captionkit.errors import RecipeError, TrainingError
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.training.run.progress import Progress
 
-#: how long processes wait for one another: as long as the main one may take over the features of a frozen encoder
+#: timeout of collective operations: must cover the time in which the main process computes frozen-encoder features
 _PATIENCE = timedelta(hours=12)
 
 
 def make_accelerator(precision: str, model: CaptioningModel, *, thawing: bool = False) -> Accelerator:
-    """Accelerate, set up for `model`, of which parts wait to be thawed if it is `thawing`.
+    """Create the Accelerator for `model`; `thawing` says that parts of the encoder will be unfrozen during the run.
 
-    Raises RecipeError for a precision that the device lacks.
+    Raises RecipeError if the device does not support `precision`.
     """
-    # Transformers backbones have parts, such as poolers, that the grid does not need and that get no gradient; and so
-    # has an encoder that is frozen yet, whose parameters the processes must agree on from the start.
+    # Transformers backbones have parts, such as poolers, that are not used for the grid and get no gradient. The same
+    # holds for stages that are still frozen, whose parameters DDP must register from the start.
     unused = (bool(model.config.encoder.backbone) or thawing) and not model.encoder.frozen
-    # Unless told, processes that were launched together on a machine without a GPU would not know of one another.
+    # Without cpu=True, Accelerate would not form a process group on a machine without a GPU.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     cpu = several and not getattr(torch, "accelerator", torch.cuda).is_available()
-    AcceleratorState._reset_state()  # a second run in one program may ask for another precision
+    AcceleratorState._reset_state()  # a second run in the same program may use another precision
     try:
         accelerator = Accelerator(
             cpu=cpu,
@@ -41,13 +41,13 @@ def make_accelerator(precision: str, model: CaptioningModel, *, thawing: bool = 
         )
     except ValueError as error:
         raise _lacking(precision, str(error).strip().splitlines()[0]) from None
-    if precision != "no" and not accelerator.native_amp:  # Accelerate leaves fp16 out on a processor without a word
+    if precision != "no" and not accelerator.native_amp:  # Accelerate silently ignores fp16 on a CPU
         raise _lacking(precision, f"the device is {accelerator.device}")
     return accelerator
 
 
 def refuse_several(command: str) -> None:
-    """Raise TrainingError for a command that runs in one process, but was launched in several."""
+    """Raise TrainingError if a single-process command was launched in several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError(f"captionkit {command} runs in one process; start it without accelerate launch or torchrun")
 
@@ -57,21 +57,21 @@ def _lacking(precision: str, reason: str) -> RecipeError:
 
 
 def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give all processes the norm statistics of the main one, whose model is kept."""
+    """Broadcast the buffers (norm statistics) of the main process, whose model is saved, to all ranks."""
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
 def note_scale(accelerator: Accelerator, progress: Progress) -> None:
-    """Put fp16's loss scale into `progress`."""
+    """Store the fp16 loss scale in `progress`."""
     if accelerator.scaler is not None:
         state = accelerator.scaler.state_dict()
         progress.loss_scale, progress.loss_scale_steps = state["scale"], state["_growth_tracker"]
 
 
 def restore_scale(accelerator: Accelerator, progress: Progress) -> None:
-    """Take fp16's loss scale out of `progress`."""
+    """Restore the fp16 loss scale from `progress`."""
     if accelerator.scaler is not None and progress.loss_scale:
         state = accelerator.scaler.state_dict()
         state |= {"scale": progress.loss_scale, "_growth_tracker": progress.loss_scale_steps}

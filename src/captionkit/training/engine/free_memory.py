@@ -1,4 +1,4 @@
-"""How much memory a device has left for this process, and errors that say what to lower where it is used up."""
+"""How much memory a device has left for this process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on `device`; None where the device does not say.
+    """Return the bytes that this process can still allocate on `device`; None if the device does not report it.
 
-    On a processor, that is what the machine, the process' control groups and its own limit leave; processes that were
-    launched together share it.
+    On a CPU this is the minimum of what the machine, the process's control groups and its ulimit leave. What the
+    machine and the groups leave is divided among the processes of a distributed launch.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -29,7 +29,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _groups_of_process() -> str:
-    """The content of /proc/self/cgroup; empty where there are no control groups."""
+    """Return the content of /proc/self/cgroup; empty if there are no control groups."""
     try:
         return Path("/proc/self/cgroup").read_text(encoding="utf-8")
     except OSError:
@@ -37,10 +37,10 @@ def _groups_of_process() -> str:
 
 
 def group_rooms(groups: str, mounted: Path) -> list[int]:
-    """What each control group with a limit leaves, the process' own and those around it; `groups` as in /proc.
+    """Return the bytes left in each control group with a limit, the process's own and its ancestors.
 
-    Inside a container, the process' groups are the root that is mounted. What is read from disk and can be dropped
-    counts as free.
+    `groups` has the format of /proc/self/cgroup. Inside a container the process's groups are the mounted root. Page
+    cache that can be reclaimed counts as free.
     """
     rooms = []
     for line in groups.splitlines():
@@ -58,16 +58,16 @@ def group_rooms(groups: str, mounted: Path) -> list[int]:
                 taken = int((folder / f"memory.{used}").read_text())
                 kinds = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                 rooms += [max(0, int(bound) - taken + int(kinds.get(cache, 0)))] if bound != "max" else []
-            except (OSError, ValueError):  # the root has no limit, and not every group is shown
+            except (OSError, ValueError):  # the root has no limit, and not every group is visible
                 continue
     return rooms
 
 
 def _own_limit() -> int | None:
-    """What `ulimit -v` leaves of addresses; None without such a limit."""
+    """Return the bytes of address space left under `ulimit -v`; None without such a limit."""
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:  # does not exist on Windows
         return None
     bound, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if bound == resource.RLIM_INFINITY else max(0, bound - psutil.Process().memory_info().vms)

@@ -1,4 +1,4 @@
-"""Running out of memory: errors that say what to lower."""
+"""Out-of-memory errors that say which settings to reduce."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captionkit.utils.memory import is_memory_error
 
 @contextmanager
 def memory_errors(progress: Progress) -> Iterator[None]:
-    """Turns whatever says that memory is used up into a TrainingError that says what to lower."""
+    """Convert out-of-memory errors into a TrainingError that says which settings to reduce."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

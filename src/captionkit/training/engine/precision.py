@@ -1,4 +1,4 @@
-"""Which arithmetic a machine is fast in."""
+"""Numeric precision of the forward pass, by device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from captionkit.training.config.recipe import Recipe
 
 
 def with_precision(recipe: Recipe) -> Recipe:
-    """The recipe with a precision that is named: 'auto' becomes bf16 where the device computes in it, else no.
+    """Resolve run.precision='auto' to 'bf16' if the device has bf16 instructions, else to 'no'.
 
-    A processor that only imitates bf16 is up to eighty times as slow in it.
+    A CPU that only emulates bf16 is up to eighty times slower with it.
     """
     if recipe.run.precision != "auto":
         return recipe
@@ -22,7 +22,7 @@ def with_precision(recipe: Recipe) -> Recipe:
 
 
 def computes_in_bf16() -> bool:
-    """Whether the device that training uses has bf16 instructions of its own."""
+    """Return whether the training device has native bf16 instructions."""
     device = default_device().type
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -30,5 +30,5 @@ def computes_in_bf16() -> bool:
         return False
     if platform.machine().lower() in ("arm64", "aarch64"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    # oneDNN, asked as on ARM, would count processors with AVX-512 alone, which convert back and forth.
+    # The oneDNN check used on ARM would also accept CPUs with plain AVX-512, which convert back and forth.
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

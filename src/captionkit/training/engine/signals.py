@@ -1,7 +1,7 @@
-"""Stopping between two steps instead of in the middle of one: Ctrl-C, SIGTERM, and the end of the terminal.
+"""Stop between two steps instead of in the middle of one: on Ctrl-C, SIGTERM, and when the terminal closes.
 
-Clusters, containers and launchers of several processes send SIGTERM; the end of an ssh session sends SIGHUP, unless
-`nohup` or `disown` has seen to it that it is not heard.
+Clusters, containers and distributed launchers send SIGTERM. The end of an ssh connection sends SIGHUP, unless `nohup`
+or `disown` makes the process ignore it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """While the block runs, a first interrupt is only noted (the value tells); a second acts at once, as usual.
+    """Defer interrupts while the block runs; yields a function that returns whether one has arrived.
 
-    Not so after SIGHUP, which the system and the shell both send, nor among several processes, where the launcher
-    repeats to each what the terminal has told it already, and kills by itself what does not stop.
+    The first interrupt is only recorded; a second one takes effect at once, as usual. Two exceptions: after SIGHUP,
+    which the system and the shell both send, and with several processes, where the launcher forwards signals that the
+    terminal has already delivered and itself kills processes that do not stop.
     """
-    noted: list[int] = []  # not an Event: its lock would be taken twice where one signal interrupts another's handler
+    noted: list[int] = []  # not an Event: a signal that interrupts another's handler would deadlock on its lock
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only a program's main thread can receive signals
+        yield lambda: False  # only the main thread can receive signals
         return
     usual = {number: signal.getsignal(number) for number in _SIGNALS}
     usual = {number: handler for number, handler in usual.items() if handler is not signal.SIG_IGN}
@@ -39,7 +40,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         first = not noted
         noted.append(number)
         if number == getattr(signal, "SIGHUP", None):
-            return  # nobody is there to be told
+            return  # the terminal is gone, so there is nowhere to print to
         if not several:
             restore()
         if first and os.environ.get("RANK", "0") == "0":

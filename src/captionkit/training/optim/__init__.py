@@ -1,1 +1,1 @@
-"""Optimizers, learning rate schedules, moving averages of the weights, gradual unfreezing."""
+"""Optimizers, learning rate schedules, exponential moving average of the weights, gradual unfreezing."""

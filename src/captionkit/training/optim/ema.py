@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is evaluated and kept."""
+"""Exponential moving average (EMA) of the weights, which is what is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of `model`, whose decay rises to `decay` so that the start is soon forgotten.
+    """Return an exponential moving average of `model`.
 
-    Parameters that are not trained are shared with `model`, and buffers (norm statistics) follow it.
+    The decay warms up to `decay`, so that the initial weights lose their influence quickly. Frozen parameters share
+    memory with `model`, and buffers (norm statistics) are copied from it.
     """
 
     @torch.no_grad()

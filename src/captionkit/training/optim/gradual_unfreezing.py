@@ -1,4 +1,4 @@
-"""Gradual unfreezing (Howard and Ruder 2018, arXiv 1801.06146, section 3.3): the encoder thaws from its end."""
+"""Gradual unfreezing of the encoder, last stage first (Howard and Ruder 2018, arXiv 1801.06146, section 3.3)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from captionkit.models.encoder import Encoder
 
 
 class GradualUnfreezing:
-    """Which stages of an encoder are trained at which step: those it trains when this is made, one after the other.
+    """Schedule that unfreezes, one by one, the stages that `encoder` trains when this object is created.
 
-    The last one thaws after `epochs`, each earlier one as many later; with 0 `epochs` all are trained from the start.
-    The number of the step decides and nothing is remembered, so a resumed run goes on as it was.
+    The last stage is unfrozen after `epochs` epochs and each earlier stage another `epochs` epochs later. With
+    `epochs` = 0 all of them are trained from the start. The schedule is a function of the step number only and keeps
+    no state, so a resumed run behaves like an uninterrupted one.
     """
 
     def __init__(self, encoder: Encoder, epochs: float, steps_per_epoch: int) -> None:
@@ -17,20 +18,20 @@ class GradualUnfreezing:
         self._interval = max(1, round(epochs * steps_per_epoch)) if epochs else 0
 
     def first_stage(self, step: int) -> int | None:
-        """The first stage that is trained at `step` (from 0), or None where none is."""
+        """Return the index of the first stage trained at `step` (from 0), or None if all are frozen."""
         if self._first is None or not self._interval:
             return self._first
         thawed = step // self._interval
         return max(self._first, len(self.encoder.stages) - thawed) if thawed else None
 
     def apply(self, step: int) -> None:
-        """Freeze and thaw the encoder as it is at `step`."""
+        """Freeze and unfreeze the encoder's stages according to `step`."""
         stage = self.first_stage(step)
         if stage != self.encoder.trained_from:
             self.encoder.train_from(stage)
 
     def told(self, steps: int) -> str:
-        """What a run of `steps` does, in a line; nothing where nothing waits."""
+        """Describe the schedule of a run of `steps` steps in one line; empty if nothing is unfrozen gradually."""
         if self._first is None or not self._interval:
             return ""
         count, last = len(self.encoder.stages), self.first_stage(steps - 1)

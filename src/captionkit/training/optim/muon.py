@@ -1,4 +1,4 @@
-"""Muon, for the matrices of hidden layers."""
+"""The Muon optimizer, for the weight matrices of hidden layers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _STEPS = 5
 
 
 class Muon(Optimizer):
-    """Momentum whose updates are made orthogonal (Jordan, https://kellerjordan.github.io/posts/muon).
+    """SGD with momentum and orthogonalized updates (Jordan, https://kellerjordan.github.io/posts/muon).
 
-    As torch's Muon with its defaults and `adjust_lr_fn="match_rms_adamw"` (Liu et al., arXiv 2502.16982, section 2.2),
-    but in the type that is asked for, and without closures. torch's computes in bfloat16 always, in which a processor
-    without instructions for it took eighty times as long as in float32.
+    Equivalent to torch's Muon with its defaults and `adjust_lr_fn="match_rms_adamw"` (Liu et al., arXiv 2502.16982,
+    section 2.2), but orthogonalizes in `dtype` and does not support closures. torch's Muon always computes in
+    bfloat16, which took eighty times as long as float32 on a CPU without bfloat16 instructions.
     """
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype) -> None:
@@ -27,7 +27,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Make one step."""
+        """Perform one optimization step."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
@@ -38,15 +38,18 @@ class Muon(Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix.grad)
         buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        update = orthogonal(matrix.grad.lerp(buffer, momentum).to(self._dtype))  # Nesterov's look ahead
+        update = orthogonal(matrix.grad.lerp(buffer, momentum).to(self._dtype))  # Nesterov momentum
         matrix.mul_(1 - lr * weight_decay)
         matrix.add_(update, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """[M,N] -> [M,N] of the same singular vectors, singular values near 1, by Newton and Schulz's iteration."""
+    """Orthogonalize `matrix` [M,N] -> [M,N] by a Newton-Schulz iteration.
+
+    The singular vectors stay the same; the singular values become approximately 1.
+    """
     a, b, c = _COEFFICIENTS
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix  # the smaller square is the cheaper
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix  # keeps the Gram matrix small
     wide = wide / wide.norm().clamp(min=1e-7)
     for _ in range(_STEPS):
         square = wide @ wide.T  # [M,N] @ [N,M] -> [M,M]

@@ -1,7 +1,7 @@
-"""The optimizers that a recipe may name.
+"""The optimizers that a recipe can select.
 
-All take the parameter groups of `optimizer.parameter_groups`, and keep their state by parameter, which is what a
-checkpoint stores.
+All take the parameter groups of `schedule.parameter_groups` and keep their state per parameter, which is the form that
+checkpoints store.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from captionkit.training.optim.schedule import parameter_groups
 
 Groups = list[dict[str, Any]]
 
-#: of Adam and AdamW, as Vaswani et al. (arXiv 1706.03762) have them
+#: betas of Adam and AdamW, as in Vaswani et al. (arXiv 1706.03762)
 _BETAS = (0.9, 0.98)
 _MOMENTUM = 0.9
-#: optimizers that not every torch has, with the version that brings them
+#: optimizers missing from older torch versions: class name and first version that has it
 _SINCE = {"adafactor": ("Adafactor", "2.5")}
 
 
 def check_optimizer(name: str) -> None:
-    """Raise RecipeError where an optimizer is not to be had in this environment."""
+    """Raise RecipeError if the optimizer is not available in this environment."""
     if name in _SINCE and not hasattr(torch.optim, _SINCE[name][0]):
         version = f"needs torch {_SINCE[name][1]} or later, and this is {torch.__version__}"
         raise RecipeError(f"optimizer.name = {name!r}: {version}; take 'adamw', or a newer torch")
@@ -40,14 +40,14 @@ def check_optimizer(name: str) -> None:
 
 
 def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> Optimizer:
-    """The optimizer of a recipe, over the parameters of `model` that are trained; see `parameter_groups`.
+    """Build the recipe's optimizer over the trainable parameters of `model`; see `parameter_groups`.
 
-    adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov's momentum
-    0.9; adafactor: Shazeer and Stern, arXiv 1804.04235; lion: Chen et al., arXiv 2302.06675; muon: see `Muon`,
-    with AdamW for what is no matrix of a hidden layer.
+    adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov momentum
+    0.9; adafactor: Shazeer and Stern, arXiv 1804.04235; lion: Chen et al., arXiv 2302.06675; muon: see `Muon`, with
+    AdamW for every parameter that is not a hidden-layer matrix.
 
     Raises:
-        RecipeError: this environment has no such optimizer.
+        RecipeError: the optimizer is not available in this environment.
     """
     check_optimizer(recipe.name)
     groups = parameter_groups(model, recipe, stage_decay)
@@ -74,7 +74,10 @@ _MAKE: dict[str, Callable[[Groups], Optimizer]] = {
 
 
 def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
-    """The matrices [out,in] of hidden layers: neither embeddings, nor the layer of words, nor a single row."""
+    """Return the hidden-layer weight matrices [out,in].
+
+    Embeddings, the output (vocabulary) layer and matrices with a single row or column are excluded.
+    """
     return {
         parameter
         for name, parameter in model.named_parameters()
@@ -86,9 +89,9 @@ def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon for `matrices` and AdamW for all else, as one optimizer with one state and one list of groups.
+    """Muon for `matrices` and AdamW for all other parameters, as one optimizer with a shared state and group list.
 
-    Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both.
+    Muon's updates are scaled to the RMS of AdamW's, so one learning rate works for both.
     """
 
     def __init__(self, groups: Groups, matrices: set[nn.Parameter]) -> None:
@@ -104,7 +107,10 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step. The groups and the state are this object's, whatever was loaded into it since the last."""
+        """Perform one optimization step.
+
+        Both parts are given this object's groups and state first, which may have been loaded since the last step.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -117,6 +123,6 @@ class MuonWithAdamW(Optimizer):
 
 
 def _chosen(groups: Groups, matrices: set[nn.Parameter], inside: bool) -> Groups:
-    """The groups with those of their parameters that are among `matrices`, or that are not; without empty ones."""
+    """Restrict each group to its parameters in `matrices` (`inside`) or not in it; drop groups left empty."""
     chosen = ({**group, "params": [p for p in group["params"] if (p in matrices) is inside]} for group in groups)
     return [group for group in chosen if group["params"]]

@@ -1,4 +1,4 @@
-"""The groups of parameters that an optimizer trains, and their learning rates."""
+"""Parameter groups of the optimizer and their learning rate schedules."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from captionkit.training.config.schema import OptimizerRecipe
 
 
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> list[dict[str, Any]]:
-    """A rate for the encoder and one for the decoder, and no decay on biases, norms and embeddings.
+    """Return parameter groups with separate learning rates for encoder and decoder.
 
-    A stage of the encoder has `stage_decay` times the rate of the next later one: the discriminative fine-tuning of
-    Howard and Ruder 2018 (arXiv 1801.06146, section 3.2).
+    Biases, norms and embeddings get no weight decay. Each encoder stage has `stage_decay` times the learning rate of
+    the following stage: discriminative fine-tuning (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
     """
     shares = _stage_shares(model, stage_decay)
     groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
@@ -38,7 +38,10 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, stage_decay: flo
 
 
 def _stage_shares(model: nn.Module, stage_decay: float) -> dict[nn.Parameter, float]:
-    """Each of the encoder's parameters' share of its rate; what belongs to no stage goes with the first."""
+    """Map each encoder parameter to its factor on the encoder's learning rate.
+
+    Parameters outside of all stages get the factor of the first stage.
+    """
     stages = model.encoder.stages
     shares = dict.fromkeys(model.encoder.parameters(), stage_decay ** (len(stages) - 1))
     for before_last, stage in enumerate(reversed(stages)):
@@ -47,17 +50,17 @@ def _stage_shares(model: nn.Module, stage_decay: float) -> dict[nn.Parameter, fl
 
 
 def set_rates(optimizer: Optimizer, step: int, steps: int, recipe: OptimizerRecipe) -> None:
-    """Give every group its learning rate of `step` (from 0)."""
-    # So that a short run has a time at its full rates too.
+    """Set the learning rate of every group for `step` (from 0)."""
+    # Warm-up is at most a fifth of the run, so that short runs also train at the peak rates.
     factor = rate_factor(step, steps, min(recipe.warmup, math.ceil(steps / 5)), recipe.floor, recipe.schedule)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
 
 
 def rates(optimizer: Optimizer) -> dict[str, float]:
-    """The learning rates as they are: {"lr_decoder": ..., "lr_encoder": ...}, the encoder's of its last stage.
+    """Return the current learning rates: {"lr_decoder": ..., "lr_encoder": ...}.
 
-    Without the encoder's while it is frozen.
+    The encoder's is that of its last stage; it is missing while the encoder is frozen.
     """
     found: dict[str, float] = {}
     for group in optimizer.param_groups:
@@ -68,7 +71,10 @@ def rates(optimizer: Optimizer) -> dict[str, float]:
 
 
 def rate_factor(step: int, steps: int, warmup: int, floor: float, schedule: str = "cosine") -> float:
-    """The learning rate's share at a step (from 0): linear warm-up, then a cosine or a line to `floor`, or constant."""
+    """Return the factor on the peak learning rate at `step` (from 0).
+
+    Linear warm-up, then cosine or linear decay to `floor`, or constant.
+    """
     if step < warmup:
         return (step + 1) / warmup
     through = (step - warmup) / max(1, steps - warmup)
