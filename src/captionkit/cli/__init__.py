@@ -1,1 +1,1 @@
-"""The command line: the parser, and what its commands do."""
+"""The command line: the parser and the implementations of its commands."""

@@ -1,4 +1,4 @@
-"""Captioning many images for the command line: what is printed, written and drawn, and what is said of failures."""
+"""`captionkit caption`: caption many images; print, write and draw the results, and report failures."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from captionkit.inference.results import ResultsFile
 from captionkit.utils import files, outputs, paths
 from captionkit.utils.progress import say, tell, track
 
-# `load` imports the captioner, while it opens the model.
+# Imported lazily by `load`, in parallel with opening the model.
 if TYPE_CHECKING:
     from captionkit.inference.captioner import Caption, Captioner, Outcome
 
-_LONGEST_STEM = 200  # bytes of a drawing's name, which gets a number and an ending
-#: ends the printed line of a caption of too little confidence: a field of its own, so that the caption stays clean
+_LONGEST_STEM = 200  # bytes of a drawing's file name before its number and suffix
+#: appended to the printed line of a low-confidence caption: a field of its own, so that the caption stays unchanged
 _REVIEW = "\treview"
 
 
@@ -43,13 +43,13 @@ def caption_inputs(
     decoding: dict[str, Any],
     min_confidence: float | None = None,
 ) -> int:
-    """Caption everything that `named` stand for; returns the exit status, 0 only if every image was captioned.
+    """Caption every image that `named` stands for; return the exit status, 0 only if every image was captioned.
 
-    Captions of less than `min_confidence` are marked for review.
+    Captions with a confidence below `min_confidence` are marked for review.
     """
     if batch < 1:
         raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
-    if min_confidence is not None:  # better known before a file is begun
+    if min_confidence is not None:  # fail before any file is started
         from captionkit.inference.confidence import check_confidence
 
         check_confidence(min_confidence)
@@ -88,10 +88,10 @@ def caption_inputs(
 
 
 class _Drawings:
-    """Where attention is drawn: in the file named for a single image, or in a folder, a file for each.
+    """Output paths for attention figures: one named file for a single image, or a folder with one file per image.
 
-    Neither what the run reads nor what captionkit did not draw is drawn over. CaptionkitError, before any work, for a
-    file where there are several images, or one that is in the way.
+    Never overwrites an input of the run or a file that captionkit did not draw. Raises CaptionkitError, before any
+    work, if one file is named for several images or the path is occupied.
     """
 
     def __init__(self, place: Path, single: bool, inputs: Sequence[str]) -> None:
@@ -110,9 +110,7 @@ class _Drawings:
 
     @contextmanager
     def place(self, given: Input) -> Iterator[Path]:
-        """The file for an image, for as long as it takes to draw; of several with one stem, all but the first get a
-        number.
-        """
+        """Yield the path for an image's figure. Of several images with one stem, all but the first get a number."""
         path = self._place if self._file else self._free(given)
         yield path
         self._written.add(path)
@@ -123,7 +121,7 @@ class _Drawings:
             stem = stem[:-1]
         for number in count(self._numbers[stem] + 1):
             name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
-            known = unicodedata.normalize("NFC", name).casefold()  # as some file systems compare them
+            known = unicodedata.normalize("NFC", name).casefold()  # as some file systems compare names
             if known not in self._names and self._may_draw(self._place / name):
                 break
         self._numbers[stem] = number
@@ -135,7 +133,7 @@ class _Drawings:
             link = stat.S_ISLNK(path.lstat().st_mode)
         except FileNotFoundError:
             link = False
-        except OSError as error:  # of the folder: no other name would do either
+        except OSError as error:  # an error of the folder: another name would fail too
             raise files.cannot_write(path, error) from None
         try:
             ours = not link and outputs.replaceable(path, outputs.is_drawing)
@@ -144,7 +142,7 @@ class _Drawings:
         return ours and not self._inputs.holds(path)
 
     def unwritten(self, inputs: Iterator[Input]) -> Iterator[Input]:
-        """Inputs as they come, without what was drawn before they came."""
+        """Yield the inputs, with an error in place of those that this run drew itself before they were read."""
         for given in inputs:
             if isinstance(given.source, str) and self._written.holds(given.source):
                 given = replace(
@@ -154,10 +152,10 @@ class _Drawings:
 
 
 def _survey(named: Sequence[str], drawn: Path | None) -> tuple[Iterator[Input], int | None, bool, list[str]]:
-    """The inputs, how many they are, whether there is just one image, and the files that hold them.
+    """Return the inputs, their number, whether there is exactly one image, and the files that contain them.
 
-    Where standard input names them, their number is None, and what files they are is not known yet. What earlier runs
-    drew in the folder `drawn` is passed over, unless it is named itself.
+    If standard input lists them, their number is None and their files are not known yet. Figures that earlier runs drew
+    into the folder `drawn` are skipped unless they are named explicitly.
     """
     inputs = find_inputs(named)
     if "-" not in named:
@@ -191,7 +189,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
 def _outcomes(
     captioner: Captioner, inputs: Iterator[Input], batch: int, settings: dict[str, Any]
 ) -> Iterator[tuple[Input, Outcome]]:
-    """Outcomes in the order of the inputs, those that name no image included."""
+    """Yield the outcomes in the order of the inputs, including those that have no image."""
     from captionkit.inference.captioner import Outcome
 
     waiting: list[Input] = []
@@ -211,7 +209,7 @@ def _outcomes(
 
 
 def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
-    if isinstance(given.source, bytes):  # from standard input or a pipe, so the model was told no name
+    if isinstance(given.source, bytes):  # from standard input or a pipe, so the captioner had no name
         outcome = replace(outcome, error=outcome.error.replace("bytes:", f"{given.name}:", 1))
     return outcome.to_dict(given.name, maps=maps)
 
@@ -235,7 +233,7 @@ def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> N
 
 
 def _show_maps(caption: Caption) -> None:
-    """The maps on standard error, where they disturb no pipe."""
+    """Print the attention maps on standard error, where they do not disturb a pipe."""
     from captionkit.viz.terminal import attention_text, has_true_colour
 
     maps = attention_text([(w.text, w.attention) for w in caption.words], colour=has_true_colour(sys.stderr))
@@ -243,10 +241,9 @@ def _show_maps(caption: Caption) -> None:
 
 
 def caption_samples(output: Path, *, model: str | None, min_confidence: float | None = None) -> int:
-    """Caption the sample photographs and write a page; prints the captions and says where the page is.
+    """Caption the sample photographs and write a page; print the captions and the path of the page.
 
-    Below `min_confidence` the page says "not sure"; without it, below what the model's makers stored with it, if they
-    did.
+    Below `min_confidence` the page says "not sure"; without it, the threshold stored with the model is used, if any.
     """
     from captionkit.viz.page import Card, captions_page
     from captionkit.viz.samples import sample_photos

@@ -1,4 +1,4 @@
-"""What the command line names, as images: files, folders, tar shards, patterns, pipes, and standard input."""
+"""Resolve command-line arguments to images: files, folders, tar shards, glob patterns, pipes and standard input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from captionkit.utils.files import Member
 
 @dataclass(frozen=True)
 class Input:
-    """An image to caption, or the reason why there is none."""
+    """An image to caption, or the reason why it cannot be captioned."""
 
     name: str
     source: str | bytes | Member = ""
@@ -30,9 +30,9 @@ class Input:
 
 
 def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[Input]:
-    """The images that `named` stand for, in order, at least one Input for each; `-` is standard input.
+    """Yield the images that `named` stands for, in order, at least one Input per name; `-` is standard input.
 
-    That is an image, or a list of paths. Whatever cannot be looked at is an Input with an error.
+    Standard input is one image or a list of paths. What cannot be read becomes an Input with an error.
     """
     for name in named:
         if name == "-":
@@ -42,14 +42,14 @@ def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator
 
 
 def _from_name(name: str) -> Iterator[Input]:
-    if problem := url_problem(name):  # before its ? makes a pattern of it
+    if problem := url_problem(name):  # before its ? turns it into a pattern
         yield Input(paths.shown(name), error=f"{paths.shown(name)}: {problem}")
         return
     try:
         kind = paths.kind_of(name)
         if kind == "folder":
             yield from _from_folder(name)
-        elif kind == "pipe":  # read once and for all: a drawing of its attention wants the image a second time
+        elif kind == "pipe":  # keep its bytes: drawing the attention needs the image again
             yield _image(name, paths.read_pipe(name, limit=MAX_BYTES + 1))
         elif kind is None and glob.has_magic(name):
             yield from _from_pattern(name)
@@ -62,7 +62,7 @@ def _from_name(name: str) -> Iterator[Input]:
 
 
 def _from_folder(name: str) -> Iterator[Input]:
-    """The images at any depth, by path, and what keeps others from being captioned."""
+    """Yield the images at any depth, sorted by path, then the reasons why others cannot be captioned."""
     found: list[str] = []
     unopened: Counter[str] = Counter()
     problems: list[Input] = []
@@ -96,10 +96,10 @@ def _passed_over(folder: str, unopened: Counter[str]) -> str:
 
 
 def _files(root: str) -> Iterator[str | OSError]:
-    """The paths of the files in a folder at any depth, links followed, and the errors of what cannot be looked into.
+    """Yield the paths of all files under a folder, following links, and the errors of folders that cannot be read.
 
-    Names that begin with a dot are passed over: they are no images of the user's, but thumbnails, waste and what macOS
-    writes beside each file. A folder is entered once, and links after all else, so that no circle of them goes on.
+    Names that begin with a dot are skipped: thumbnails, trash and the files that macOS writes beside others. Each
+    folder is entered once, and linked folders last, so that a loop of links ends.
     """
     entered: set[tuple[int, int]] = set()
     folders, linked = [root], list[str]()
@@ -123,14 +123,14 @@ def _files(root: str) -> Iterator[str | OSError]:
                     linked.append(entry.path)
                 else:
                     folders.append(entry.path)
-            except OSError as error:  # a link in a circle, which leads to no folder, or to where nobody may look
+            except OSError as error:  # a loop of links, which is no folder, or a target without access
                 yield entry.path if error.errno == errno.ELOOP else error
 
 
 def _from_pattern(pattern: str) -> Iterator[Input]:
-    """What a pattern matches, as if the shell had matched it; with `**` files alone, which it finds at any depth.
+    """Yield what a glob pattern matches, as if the shell had expanded it; with `**`, files only, at any depth.
 
-    Folders that it leads into and that may not be looked into are Inputs with an error.
+    Folders on the way that cannot be read become Inputs with an error.
     """
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     everywhere = "**" in pattern
@@ -144,7 +144,7 @@ def _from_pattern(pattern: str) -> Iterator[Input]:
 
 
 def _closed_folders(pattern: str) -> list[Input]:
-    """The folders that a pattern looks into in vain; glob passes over them in silence."""
+    """Return Inputs for the folders that a pattern leads into but that cannot be read; glob skips them silently."""
     folders: set[str] = set()
     while glob.has_magic(pattern):
         pattern = os.path.dirname(pattern)  # noqa: PTH120

@@ -1,4 +1,4 @@
-"""`captionkit inspect`: what is in a dataset, a model folder or a run folder, and what is wrong with it."""
+"""`captionkit inspect`: the contents of a dataset, a model folder or a run folder, and its problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captionkit.utils import outputs, paths
 
 
 class Report(Protocol):
-    """What an inspection answers: text to read, values for machines, and whether all is well."""
+    """The result of an inspection: text, JSON values, and whether everything is in order."""
 
     @property
     def sound(self) -> bool: ...
@@ -25,7 +25,7 @@ class Report(Protocol):
 
 
 def inspect_path(path: str, *, layout: str | None = None, check_images: bool = False) -> Report:
-    """Look at whatever is at `path`. Raises CaptionkitError where it is nothing that captionkit knows."""
+    """Inspect whatever is at `path`. Raises CaptionkitError if captionkit does not recognise it."""
     place = Path(path)
     there = paths.exists(path)
     if paths.is_file(place / "recipe.toml"):
@@ -54,11 +54,11 @@ class ModelReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every file is what was saved."""
+        """Return whether every file is as it was saved."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ def inspect_model(folder: model_folder.ModelFolder) -> ModelReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """How far a run is."""
+    """The progress of a run."""
 
     path: str
     steps: int
@@ -137,11 +137,11 @@ class RunReport:
 
     @property
     def sound(self) -> bool:
-        """Whether the run left something to caption with or to go on from."""
+        """Return whether the run has left a model to caption with or a checkpoint to resume from."""
         return self.resumable or self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -163,7 +163,7 @@ class RunReport:
 
 
 def inspect_run(path: Path) -> RunReport:
-    """Read a run folder's metrics."""
+    """Read the metrics of a run folder."""
     rows = _rows(path / "metrics.jsonl")
     evaluations = [row for row in rows if row["kind"] == "eval"]
     trained = [row.get("loss") for row in rows if row["kind"] == "train"]
@@ -185,7 +185,7 @@ def inspect_run(path: Path) -> RunReport:
 
 
 def plot_runs(runs: Sequence[str], output: Path) -> None:
-    """Draw the curves of one run folder, or of several in one image. CaptionkitError where one is none."""
+    """Draw the curves of one run folder, or of several in one figure. Raises CaptionkitError for any other folder."""
     from captionkit.viz.curves import compare_curves, draw_curves
 
     if output.suffix.lower() != ".png":

@@ -1,8 +1,8 @@
-"""What `captionkit name` does: captions of class folders that say the name of the class in a sentence.
+"""`captionkit name`: caption class folders with sentences that contain the class name.
 
-A captioning model that knows no names still knows what a bird does: made to say "bird" of an image, it says "a bird is
-sitting on a branch". With the class's name in the place of the noun, that is a caption to learn from: "a northern
-cardinal is sitting on a branch".
+A captioning model that does not know a class name still knows what a bird does: forced to use the word "bird", it
+writes "a bird is sitting on a branch". With the class name in place of that noun, the sentence is a training caption:
+"a northern cardinal is sitting on a branch".
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from captionkit.utils.progress import say, track
 
 CAPTIONS = "captions.csv"
 LAYOUT = "classes"
-#: sentences that are told of an image, of which the best that is about the noun is taken
+#: sentences generated per image; the best one whose subject is the noun is used
 _SENTENCES = 5
-#: the noun that a sentence is about stands among its first words: "a small black and white cat ...", not "a dog behind
-#: a cat", which a model made to say "cat" says where it sees no cat
+#: the noun must be among the first words, as a subject is: "a small black and white cat ...", not "a dog behind a cat",
+#: which a model forced to say "cat" writes where it sees no cat
 _SUBJECT = 6
 
 
 @dataclass(frozen=True)
 class Naming:
-    """What was written: the file, how many images it captions, and how many of them by templates alone.
+    """The result: the file, the number of images captioned in it, and how many of them by templates alone.
 
-    failures: why other images are not in it.
+    failures: the reasons why other images are left out.
     """
 
     file: Path
@@ -49,17 +49,17 @@ class Naming:
 
 
 def name_images(data: Path, noun: str, *, model: str | None = None, batch: int = BATCH) -> Naming:
-    """Caption the class folders `data` with a model, put their names into the captions, and write data/captions.csv.
+    """Caption the class folders `data` with a model, insert the class names, and write data/captions.csv.
 
-    `noun` is what the model calls all that the images show: a word, or words, of its vocabulary. An image of which no
-    sentence is about the noun gets the captions of the templates, one that cannot be read is named and left out. Raises
-    CaptionkitError where there are no class folders, the model lacks the noun, or captions.csv is there already.
+    `noun` is the word or phrase in the model's vocabulary for everything the images show. An image without a sentence
+    about the noun gets the template captions; one that cannot be read is reported and left out. Raises CaptionkitError
+    if there are no class folders, the vocabulary lacks the noun, or captions.csv already exists.
     """
     file = data / CAPTIONS
     if os.path.lexists(file):
         raise CaptionkitError(f"{file}: is there already, and is not written over; move it away to make it anew")
     dataset = open_dataset(data, layout=LAYOUT)
-    if not os.access(data, os.W_OK):  # better known before the work than after it
+    if not os.access(data, os.W_OK):  # fail before the work, not after it
         raise CaptionkitError(
             f"{data}: cannot be written, and {CAPTIONS} belongs there; copy the images to another place"
         )
@@ -91,9 +91,9 @@ def name_images(data: Path, noun: str, *, model: str | None = None, batch: int =
 
 
 def named(sentence: str, noun: str, name: str) -> str | None:
-    """The sentence with `name` in the place of `noun`, after "a" or "an" as it sounds.
+    """Return the sentence with `name` in place of `noun`, with "a" or "an" as its sound requires.
 
-    None unless it is about the noun: it holds it once, among its first words.
+    Return None unless the noun occurs exactly once and among the first words.
     """
     before, *after = re.split(rf"(?<![\w'-]){re.escape(noun)}(?![\w'-])", sentence)
     if len(after) != 1 or len(before.split()) >= _SUBJECT:

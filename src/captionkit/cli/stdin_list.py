@@ -1,7 +1,7 @@
-"""Standard input: one image, or a list of paths in any of the forms in which programs write one.
+"""Standard input: one image, or a list of paths in any format that programs write.
 
-A list has a path a line, or between NULs (`find -print0`), in UTF-8 or in UTF-16 (Windows' shells), with or without a
-byte order mark; a name that is no UTF-8 stays the bytes that it is.
+A list has one path per line, or paths separated by NULs (`find -print0`), in UTF-8 or UTF-16 (Windows shells), with or
+without a byte order mark. A name that is not valid UTF-8 keeps its bytes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import BinaryIO, NamedTuple
 from captionkit.data.images import MAX_BYTES
 from captionkit.errors import CaptionkitError
 
-_SNIFF = 1024  # bytes that tell an image from a list
-_LONGEST = 1 << 16  # characters of a path; no system has longer ones
-_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")  # what neither paths nor what parts them has
-#: how images begin whose first line may pass for a path, so that more has to be seen
+_SNIFF = 1024  # bytes read to tell an image from a list
+_LONGEST = 1 << 16  # characters of a path, more than any system allows
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")  # in neither paths nor separators
+#: image signatures whose first line could be a path, so that more has to be read
 _DOUBTFUL = (b"BM", b"GIF8", b"RIFF", b"II*", b"MM", *(b"P%d" % kind for kind in range(1, 7)))
 _PLAIN_PIXMAP = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
-#: text that is somebody's answer in the place of an image
+#: the start of text files that are neither an image nor a list, such as a server's error page
 _NO_LIST = (b"<!doctype", b"<html", b"<?xml", b"<svg", b"version https://git-lfs")
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is a prefix of this one
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -32,16 +32,17 @@ _MARKS = {
 
 
 class _Form(NamedTuple):
-    """How a list is written."""
+    """The format of a list."""
 
     encoding: str = "utf-8"
     separator: str = "\n"
 
 
 def read_piped(stream: BinaryIO) -> bytes | Iterator[str]:
-    """The bytes of one image, at most one more than are taken; or the paths of a list, served as they come.
+    """Return the bytes of one image, or an iterator over the paths of a list, yielded as they arrive.
 
-    What is empty is an empty list. Raises OSError; CaptionkitError, while paths are served, where one is endless.
+    An image is read up to one byte beyond the size limit. Empty input is an empty list. Raises OSError, and
+    CaptionkitError during the iteration if a path is too long.
     """
     start = stream.readline(_SNIFF)
     form = _form_of_line(start) if start else _Form()
@@ -52,7 +53,7 @@ def read_piped(stream: BinaryIO) -> bytes | Iterator[str]:
 
 
 def _form_of_line(line: bytes) -> _Form | None:
-    """The form of a list whose first line shows that it is one, so that nothing waits for the second."""
+    """Return the format of a list that its first line already identifies, so that nothing waits for a second line."""
     if b"\0" in line or not line.strip() or line.startswith((*_DOUBTFUL, *_MARKS)) or _is_other(line):
         return None
     try:
@@ -62,13 +63,13 @@ def _form_of_line(line: bytes) -> _Form | None:
 
 
 def _form(start: bytes) -> _Form | None:
-    """The form of the list that begins so; None for an image, or anything else that is no list."""
+    """Return the format of the list that begins with these bytes; None for an image or anything else."""
     for mark, encoding in _MARKS.items():
         if start.startswith(mark):
             return _Form(encoding)
     if b"\0" in start:
         for first, encoding in enumerate(("utf-16-be", "utf-16-le")):
-            high, low = start[first::2], start[1 - first :: 2]  # of ASCII, every high byte is 0
+            high, low = start[first::2], start[1 - first :: 2]  # every high byte of ASCII is 0
             if high.count(0) > len(high) / 2 and 0 not in low:
                 return None if _CONTROL.search(low.decode("latin-1")) else _Form(encoding)
     if _CONTROL.search(start.decode("utf-8", "surrogateescape")) or _PLAIN_PIXMAP.match(start) or _is_other(start):
@@ -96,7 +97,7 @@ def _paths(start: bytes, stream: BinaryIO, form: _Form) -> Iterator[str]:
 
 
 def _named(records: list[str], form: _Form) -> Iterator[str]:
-    """Those of the records that name anything."""
+    """Yield the records that are not blank."""
     for record in records:
         path = record.rstrip("\r") if form.separator == "\n" else record
         if path.strip():

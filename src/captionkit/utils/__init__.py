@@ -1,1 +1,1 @@
-"""What the other packages share: files, paths, signals, progress."""
+"""Utilities shared by the other packages: files, paths, signals, progress."""

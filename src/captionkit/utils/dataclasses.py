@@ -1,4 +1,4 @@
-"""Tables of a model's config: plain values that must be the fields of a dataclass, and nothing else."""
+"""Validation of config tables: a table must hold exactly the fields of a dataclass, and only plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captionkit.errors import ModelError
 
 
 def check_fields(kind: type, values: Any, table: str) -> None:
-    """Raises ModelError, naming the nearest match, if `values` is no table or has a field that `kind` lacks."""
+    """Raise ModelError if `values` is not a mapping or has a field that `kind` lacks; name the closest match."""
     if not isinstance(values, Mapping):
         raise ModelError(f"{table}: must be a table of fields, not {reprlib.repr(values)}")
     known = [field.name for field in fields(kind)]

@@ -1,4 +1,4 @@
-"""Writing that is never half done: a file appears whole or not at all; and files inside an archive."""
+"""Atomic file writes (a file appears whole or not at all), and files inside an archive."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from captionkit.utils import paths
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: file names that are taken for images, in folders, datasets and archives alike
+#: file suffixes that count as images, in folders, datasets and archives alike
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
-#: what images and pages that captionkit draws carry as the name of their maker, so that it knows them again
+#: written as the generator into the images and pages that captionkit draws, so that it can recognise them later
 MARK = "captionkit"
-#: the tag of EXIF that holds it
+#: the EXIF tag that holds it
 SOFTWARE = 305
 
-_MOST_LINKS = 40  # that are followed, as by Linux
-_PATIENCE = 30.0  # seconds that a named pipe may be without a reader
-_PAUSE = 0.05  # seconds between two looks whether it has one
-_LONGEST = 50  # letters of a file's name in that of its temporary file, so that the system takes it
+_MOST_LINKS = 40  # symbolic links followed, as in Linux
+_PATIENCE = 30.0  # seconds to wait for a reader of a named pipe
+_PAUSE = 0.05  # seconds between two checks for a reader
+_LONGEST = 50  # characters of a file's name kept in its temporary file's, to stay within the system's limit
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file inside an archive that holds it as it is: `size` bytes from byte `offset` of `archive` on."""
+    """A file stored uncompressed inside an archive: `size` bytes from byte `offset` of `archive`."""
 
     archive: Path
     name: str
@@ -50,7 +50,7 @@ class Member:
         return f"{self.archive}/{self.name}"
 
     def read(self) -> bytes:
-        """Its content, at one read. Raises OSError, or ValueError where the archive has become shorter."""
+        """Read the content in one call. Raises OSError, or ValueError if the archive has been truncated."""
         with self.archive.open("rb", buffering=0) as file:
             file.seek(self.offset)
             content = file.read(self.size)
@@ -60,16 +60,16 @@ class Member:
 
 
 def cache_folder() -> Path:
-    """$CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
+    """Return $CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
     base = os.environ.get("CAPTIONKIT_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "captionkit"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically and durably; a failure leaves what was there before. Raises CaptionkitError.
+    """Write a file atomically and durably; on failure the previous file is kept. Raises CaptionkitError.
 
-    What a symbolic link leads to is replaced, not the link; a file that is replaced keeps its mode, and its owner where
-    that may be kept. Pipes, devices and what /dev/stdout and its like stand for are written straight to.
+    A symbolic link is kept and its target replaced. A replaced file keeps its mode and, where permissions allow, its
+    owner. Pipes, devices, and /dev/stdout and the like are written to directly.
     """
     path = Path(path)
     try:
@@ -85,16 +85,16 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> CaptionkitError:
-    """The error for a place that cannot be written, by what the system says of it."""
+    """Return the error for a path that cannot be written, from the system's error."""
     return CaptionkitError(
         f"{paths.shown(path)}: cannot be written ({error.strerror}); free space or name another place"
     )
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is there is no file to be replaced, but a pipe or a device that takes what is written to it.
+    """Return whether `path` is a pipe or device that is written to directly, rather than a file to be replaced.
 
-    Raises OSError where the path cannot be followed.
+    Raises OSError if the path cannot be resolved.
     """
     if _descriptor(path) is not None:
         return True
@@ -106,9 +106,9 @@ def is_stream(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The descriptor of this process that /dev/stdout, /dev/fd/3 or a link to such stands for; None for a usual path.
+    """Return this process's file descriptor behind /dev/stdout, /dev/fd/3 or a link to one; None for an ordinary path.
 
-    A shell may have opened a file for it: that is written on where it stands, as everything else that goes there is.
+    The shell may have opened a file for it; that file is written at its current position, like all other output there.
     """
     own = {f"/proc/{os.getpid()}/fd", "/dev/fd"}
     for _ in range(_MOST_LINKS):
@@ -121,7 +121,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _opened(path: Path) -> int:
-    """The descriptor of a device, or of a named pipe as soon as somebody reads from it, within some time."""
+    """Open a device, or a named pipe once a reader appears, and return the descriptor; give up after a timeout."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -138,20 +138,20 @@ def _opened(path: Path) -> int:
 
 
 def _write_to(descriptor: int, content: bytes) -> None:
-    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
-        with suppress(AttributeError, ValueError):  # closed, or none at all
+    for stream in (sys.stdout, sys.stderr):  # keeps earlier output ahead of this
+        with suppress(AttributeError, ValueError):  # closed, or None
             stream.flush()
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(content)
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Put a new file in the place of `path`, which is no link."""
+    """Replace `path`, which is not a link, with a new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.stat() if path.exists() else None
     if before is not None and stat.S_ISDIR(before.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if before is not None and not os.access(path, os.W_OK):  # a new name for it would get round its owner's wish
+    if before is not None and not os.access(path, os.W_OK):  # a rename would bypass the owner's read-only flag
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_LONGEST]}.", suffix=".partial")
@@ -166,7 +166,7 @@ def _replace(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        # Only the file is ours to write: its folder takes no other, or it is mounted by itself, as into a container.
+        # The file itself is writable, but its folder is not, or the file is a mount of its own, as in a container.
         if before is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS):
             raise
         with path.open("r+b") as file:
@@ -175,28 +175,28 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def set_rights(path: Path, before: os.stat_result | None) -> None:
-    """Give a new file the mode and the owner of the one that it replaces; of none, what the umask leaves."""
+    """Give a new file the mode and owner of the file that it replaces; if there was none, what the umask leaves."""
     if before is None:
         path.chmod(0o666 & ~_umask())
         return
     mode = stat.S_IMODE(before.st_mode)
     if hasattr(os, "chown"):
-        with suppress(PermissionError):  # only root may give a file to somebody else
+        with suppress(PermissionError):  # only root may change a file's owner
             os.chown(path, before.st_uid, -1)
         try:
             os.chown(path, -1, before.st_gid)
         except PermissionError:
-            mode &= ~stat.S_IRWXG  # which would be another group's
+            mode &= ~stat.S_IRWXG  # those rights would go to another group
     path.chmod(mode)
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """`write_bytes` for text, in UTF-8; bytes of a file name that are none are written as \\udcXX."""
+    """Call `write_bytes` with text in UTF-8; surrogates, as in undecodable file names, are written as \\udcXX."""
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
-    """`write_bytes` for a Pillow image, in the format that the file's name asks for."""
+    """Call `write_bytes` with a Pillow image, in the format given by the file's suffix."""
     from PIL import Image as Pillow
 
     kind = Pillow.registered_extensions().get(Path(path).suffix.lower())
@@ -208,7 +208,7 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
 
 
 def _marked(kind: str) -> dict[str, Any]:
-    """What Pillow takes to leave the mark in an image of this kind."""
+    """Return Pillow's save options that put the mark into an image of this format."""
     if kind == "PNG":
         from PIL.PngImagePlugin import PngInfo
 

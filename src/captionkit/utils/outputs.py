@@ -1,7 +1,8 @@
-"""The gate for what is written: nothing that a run reads, and nothing that captionkit did not make itself.
+"""Checks before writing: never overwrite an input of the run, nor a file that captionkit did not write.
 
-A command asks here before its work begins. A file may be replaced where it proves to be an earlier output: images and
-pages that captionkit draws carry its mark, results are known by their structure. An empty file holds nothing to lose.
+A command calls these before it starts work. A file may be replaced if it is recognisably an earlier output: images and
+pages that captionkit draws carry its mark, and results are recognised by their structure. An empty file may always be
+replaced.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ from typing import IO, Any
 from captionkit.errors import CaptionkitError
 from captionkit.utils.files import MARK, SOFTWARE, cannot_write, is_stream
 
-#: tells by a file's content whether captionkit wrote it; may raise OSError, and what a parser raises of other content
+#: returns whether captionkit wrote a file, from its content; may raise OSError, or a parser's error for other content
 Proof = Callable[[Path], bool]
 
-_HEAD = 1 << 16  # bytes of a file in which its mark is looked for
-_MOST = 1 << 26  # bytes of a JSON file that is looked through, and characters of a line of one
+_HEAD = 1 << 16  # bytes of a file searched for the mark
+_MOST = 1 << 26  # largest JSON file that is examined, in bytes, and longest line of a text, in characters
 _GENERATOR = re.compile(rf'<meta name="generator" content="{MARK}"')
-#: pages of versions that left no such mark
+#: pages written by versions before the mark
 _EARLIER_PAGE = re.compile(
     "<title>(What captionkit sees|Captions, from the best to the worst)</title>|<footer>Written by captionkit "
 )
-_SCORE = re.compile(r"-?\d+\.\d{6}|-?inf|nan")  # as scores of each image are written
+_SCORE = re.compile(r"-?\d+\.\d{6}|-?inf|nan")  # the format of per-image scores
 _ARRAYS = {f"{name}.npy" for name in ("words", "caption", "attention", "region", "photo")}
 _CAPTIONS = ["path", "rank", "caption", "log_prob", "confidence", "error"]
 
 
 def check_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
-    """Refuse, before any work, a file that could not be written or is not ours to replace.
+    """Refuse, before any work, a file that cannot be written or must not be replaced.
 
     Args:
-        path: what is to be written; pipes and devices may be.
-        proof: whether a file that is there is an earlier output.
-        inputs: what the run reads.
+        path: the file to write; pipes and devices are allowed.
+        proof: returns whether an existing file is an earlier output.
+        inputs: the paths that the run reads.
 
     Raises:
-        CaptionkitError: it is a folder or a disk, one of the inputs, a file that captionkit did not write, or out of
-            reach.
+        CaptionkitError: `path` is a folder or a disk, an input of the run, a file not written by captionkit, or not
+            writable.
     """
     try:
         if is_stream(path):
@@ -68,9 +69,9 @@ def check_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[s
 
 
 def check_folder(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
-    """Refuse, before any work, a folder for outputs that is a file, an input of the run, or could not be written to.
+    """Refuse, before any work, an output folder that is a file, an input of the run, or not writable.
 
-    Raises CaptionkitError. What lies in the folder is not looked at.
+    Raises CaptionkitError. The folder's contents are not checked.
     """
     try:
         with suppress(FileNotFoundError):
@@ -84,7 +85,7 @@ def check_folder(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -
 
 
 class Files:
-    """The real files and folders behind paths, whatever links and spellings lead there."""
+    """A set of files and folders by identity (device and inode), independent of links and spellings of their paths."""
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]] = ()) -> None:
         self._known: set[tuple[int, int]] = set()
@@ -92,12 +93,12 @@ class Files:
             self.add(path)
 
     def add(self, path: str | os.PathLike[str]) -> None:
-        """Note what is there now, if anything is."""
+        """Add whatever exists at `path` now; do nothing if nothing does."""
         if (found := _identity(path)) is not None:
             self._known.add(found)
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a path leads to something that was noted."""
+        """Return whether `path` leads to a file or folder in the set."""
         return bool(self._known) and _identity(path) in self._known
 
 
@@ -110,7 +111,10 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def replaceable(path: Path, proof: Proof) -> bool:
-    """Whether nothing is there, nothing is in it, or `proof` knows it. Raises OSError where it cannot be told."""
+    """Return whether `path` is missing, empty, or recognised by `proof`.
+
+    Raises OSError if that cannot be determined.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -126,7 +130,7 @@ def replaceable(path: Path, proof: Proof) -> bool:
 
 
 def _check_rights(path: Path) -> None:
-    """Raises OSError where `path` could not be written, as far as rights tell."""
+    """Raise OSError if the permissions say that `path` cannot be written."""
     place = Path(os.path.realpath(path))
     if place.exists():
         if not os.access(place, os.W_OK):
@@ -142,7 +146,7 @@ def _check_rights(path: Path) -> None:
 
 
 def is_page(path: Path) -> bool:
-    """Whether captionkit wrote this HTML page."""
+    """Return whether captionkit wrote this HTML page."""
     with path.open("rb") as file:
         head = file.read(_HEAD).decode("utf-8", "replace")
         file.seek(max(0, path.stat().st_size - _HEAD))
@@ -151,7 +155,7 @@ def is_page(path: Path) -> bool:
 
 
 def is_report(path: Path) -> bool:
-    """Whether captionkit wrote this report, which may be a page or Markdown."""
+    """Return whether captionkit wrote this report, HTML or Markdown."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _HEAD))
         last = file.read(_HEAD).decode("utf-8", "replace").rstrip().rpartition("\n")[2]
@@ -159,11 +163,11 @@ def is_report(path: Path) -> bool:
 
 
 def is_drawing(path: Path) -> bool:
-    """Whether captionkit drew this image, or wrote these arrays of attention."""
+    """Return whether captionkit drew this image or wrote this archive of attention arrays."""
     with path.open("rb") as file:
         try:
             return _is_arrays(file) if path.suffix.lower() == ".npz" else _is_marked(file)
-        except Exception:  # what is damaged makes Pillow and zipfile raise errors of many kinds; it is no drawing
+        except Exception:  # Pillow and zipfile raise many kinds of error for a damaged file
             return False
 
 
@@ -177,24 +181,24 @@ def _is_marked(file: IO[bytes]) -> bool:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = Image.open(file)  # reads what comes before the pixels
+        image = Image.open(file)  # reads the header only
         comment = image.info.get("comment", b"")
         marks = (image.info.get("Software"), comment, image.getexif().get(SOFTWARE))
     return MARK in marks or MARK.encode() in marks
 
 
 def is_captions(path: Path) -> bool:
-    """Whether this is a file of captions as captionkit writes them: COCO results, JSON lines or CSV, by its name."""
+    """Return whether this is a caption file written by captionkit: COCO results, JSON lines or CSV, by its suffix."""
     kind = path.suffix.lower()
     if kind == ".jsonl":
         return all(_is_record(json.loads(line)) for line in _lines(path))
     if kind == ".csv":
-        header = next(csv.reader(_lines(path)), [])  # with a column more where captions were marked for review
+        header = next(csv.reader(_lines(path)), [])  # one more column if captions were marked for review
         return header in (_CAPTIONS, [*_CAPTIONS, "review"])
     results = _json(path)
     if not isinstance(results, list) or not all(map(_is_result, results)):
         return False
-    return len({str(result["image_id"]) for result in results}) == len(results)  # references have several of an image
+    return len({str(result["image_id"]) for result in results}) == len(results)  # reference files repeat image ids
 
 
 def _is_result(result: Any) -> bool:
@@ -211,7 +215,7 @@ def _is_record(record: Any) -> bool:
 
 
 def is_image_scores(path: Path) -> bool:
-    """Whether this is a CSV of the scores of each image."""
+    """Return whether this is a CSV of per-image scores."""
     rows = csv.reader(_lines(path))
     header, first = next(rows, []), next(rows, None)
     if header[:2] != ["image_id", "caption"] or len(header) < 3:
@@ -220,26 +224,26 @@ def is_image_scores(path: Path) -> bool:
 
 
 def is_scores(path: Path) -> bool:
-    """Whether these are the scores that an evaluation wrote."""
+    """Return whether this is a scores file written by an evaluation."""
     scores = _json(path)
     return isinstance(scores, dict) and scores.keys() >= {"images", "intervals", "command", "model", "data", "decoding"}
 
 
 def is_journal(path: Path) -> bool:
-    """Whether this is the journal of a sweep: lines of what Optuna did."""
+    """Return whether this is the journal of a sweep: lines that record Optuna's operations."""
     first = json.loads(next(_lines(path), ""))
     return isinstance(first, dict) and first.keys() >= {"op_code", "worker_id"}
 
 
 def _json(path: Path) -> Any:
-    """The value in a JSON file. ValueError where it is none, or too large to look through."""
+    """Return the value in a JSON file. Raises ValueError if it is invalid or too large to examine."""
     if path.stat().st_size > _MOST:
         raise ValueError("too large")
     return json.loads(path.read_bytes())
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text. ValueError where one is too long, or is no UTF-8."""
+    """Yield the lines of a text file. Raises ValueError if a line is too long or is not UTF-8."""
     with path.open(encoding="utf-8") as file:
         while line := file.readline(_MOST):
             if len(line) == _MOST:

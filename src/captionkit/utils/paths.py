@@ -1,7 +1,7 @@
-"""Paths that a user names: what lies there, told in one line whatever the system answers.
+"""Checks and reads of user-given paths, with one-line error messages for whatever the system answers.
 
-`Path.exists` and its kin raise of a folder that may not be entered and of a name that is too long, and what opens a
-named pipe may wait for ever. So whatever is named from outside is asked about, and read, through here.
+`Path.exists` and similar methods raise for a folder without access rights and for a name that is too long, and opening
+a named pipe can block for ever. So every path that comes from the user is checked and read through this module.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from captionkit.errors import CaptionkitError
 Kind = Literal["file", "folder", "pipe", "device"]
 AnyPath = str | os.PathLike[str]
 
-_SHOWN = 100  # characters of a path that messages show, at most
-_SILENCE = 30.0  # seconds without a byte, after which a pipe is given up
+_SHOWN = 100  # longest path in a message, in characters
+_SILENCE = 30.0  # seconds without data before a pipe times out
 _WHOLE = "a named pipe or device, which cannot be read as a whole; write it to a file first"
 _NOT_A_FILE: dict[Kind | None, str] = {
     None: f"cannot be read ({os.strerror(errno.ENOENT)}); check the path",
@@ -39,7 +39,7 @@ _WAYS_OUT = {
 
 
 def shown(path: AnyPath) -> str:
-    """A path as messages show it: printable, and without its middle where it is long."""
+    """Return a path for use in messages: printable, and with its middle elided if it is long."""
     name = os.fsdecode(path)
     if len(name) > _SHOWN:
         name = f"{name[: _SHOWN // 2]}...{name[-_SHOWN // 2 :]}"
@@ -47,7 +47,7 @@ def shown(path: AnyPath) -> str:
 
 
 def unreadable(path: AnyPath, error: OSError | ValueError) -> str:
-    """The message for a path that the system refuses: what, why, and the way out."""
+    """Return the message for a path that the system refuses: which path, why, and what to do."""
     if isinstance(error, OSError):
         way_out = _WAYS_OUT.get(error.errno or 0, "check the path and its disk")
         return f"{shown(path)}: cannot be read ({error.strerror or error}); {way_out}"
@@ -55,10 +55,10 @@ def unreadable(path: AnyPath, error: OSError | ValueError) -> str:
 
 
 def kind_of(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> Kind | None:
-    """What lies at `path`, links followed; None where nothing does.
+    """Return what is at `path`, links followed; None if nothing is.
 
-    Raises `failure` where that cannot be told (a closed folder, a name too long, links in a circle), and of "", which
-    pathlib takes for the current folder and which mostly is a shell variable that was never set.
+    Raises `failure` if that cannot be determined (no access to a folder, a name too long, a loop of links), and for "",
+    which pathlib treats as the current folder and which usually comes from an unset shell variable.
     """
     if not os.fspath(path):
         raise failure("'': an empty name where a path is wanted; is a shell variable unset?")
@@ -74,34 +74,34 @@ def kind_of(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> 
 
 
 def exists(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> bool:
-    """Whether anything lies at `path`. Raises `failure` as `kind_of` does."""
+    """Return whether anything is at `path`. Raises `failure` as `kind_of` does."""
     return kind_of(path, failure) is not None
 
 
 def is_file(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> bool:
-    """Whether a plain file lies at `path`. Raises `failure` as `kind_of` does."""
+    """Return whether a regular file is at `path`. Raises `failure` as `kind_of` does."""
     return kind_of(path, failure) == "file"
 
 
 def is_folder(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> bool:
-    """Whether a folder lies at `path`. Raises `failure` as `kind_of` does."""
+    """Return whether a folder is at `path`. Raises `failure` as `kind_of` does."""
     return kind_of(path, failure) == "folder"
 
 
 def real(path: AnyPath) -> Path:
-    """Where a path leads, as far as links can be followed; Path.resolve raises of links in a circle."""
+    """Resolve links as far as possible; unlike Path.resolve, do not raise for a loop of links."""
     return Path(os.path.realpath(path))
 
 
 def check_file(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError) -> None:
-    """Raises `failure` unless a plain file lies at `path`: reading anything else may never end."""
+    """Raise `failure` unless a regular file is at `path`: reading anything else may block for ever."""
     kind = kind_of(path, failure)
     if kind != "file":
         raise failure(f"{shown(path)}: {_NOT_A_FILE[kind]}")
 
 
 def read(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError, *, limit: int) -> bytes:
-    """The content of a plain file of at most `limit` bytes. Raises `failure`."""
+    """Return the content of a regular file of at most `limit` bytes. Raises `failure`."""
     check_file(path, failure)
     try:
         with Path(path).open("rb") as file:
@@ -114,13 +114,13 @@ def read(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError, *, lim
 
 
 def read_pipe(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError, *, limit: int) -> bytes:
-    """What comes out of a named pipe, such as a shell makes of `<(command)`, up to `limit` bytes.
+    """Return what a named pipe delivers, such as a shell's `<(command)`, up to `limit` bytes.
 
-    Raises `failure` where nobody writes to it, or its writer falls silent: it is not waited for without end.
+    Raises `failure` if nothing writes to it or its writer falls silent, instead of waiting for ever.
     """
     content = bytearray()
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which does not wait for a writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a writer
         try:
             while len(content) < limit:
                 try:
@@ -141,7 +141,7 @@ def read_pipe(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError, *
 
 
 def read_text(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError, *, limit: int) -> str:
-    """`read` for text in UTF-8, with or without a byte order mark. Raises `failure`."""
+    """Return the text of a file in UTF-8, with or without a byte order mark; see `read`. Raises `failure`."""
     try:
         return read(path, failure, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError:

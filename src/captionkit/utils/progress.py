@@ -1,4 +1,4 @@
-"""What is printed: answers on standard output; on standard error lines and, on a terminal, a bar."""
+"""Console output: results on standard output; messages and, on a terminal, a progress bar on standard error."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def _console() -> Console:
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, above the bar where there is one; it may be that nobody can hear it."""
+    """Print a line on standard error, above the progress bar if there is one. Ignore errors of the stream."""
     try:
         if sys.stderr.isatty():
             _console().print(line, markup=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
-    except OSError:  # a full disk, or a reader that has gone: no reason to lose the work
+    except OSError:  # a full disk, or a closed pipe: no reason to lose the work
         discard(sys.stderr)
 
 
 def tell(answer: object) -> None:
-    """Print an answer on standard output, at once. Raises CaptionkitError where it cannot be written.
+    """Print a result on standard output and flush it. Raises CaptionkitError if it cannot be written.
 
-    BrokenPipeError passes: its reader, such as `head`, has what it wanted.
+    BrokenPipeError propagates: the reader, such as `head`, has what it wanted.
     """
     try:
         print(answer, flush=True)
@@ -52,8 +52,8 @@ def tell(answer: object) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what a stream still holds, and all that follows, come to nothing, or Python would complain at its exit."""
-    with suppress(OSError, ValueError):  # a stream that is no file has nothing that could fail at the exit
+    """Redirect a stream to the null device, so that Python does not report a failed flush when it exits."""
+    with suppress(OSError, ValueError):  # a stream without a file descriptor cannot fail at exit
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
@@ -62,10 +62,10 @@ def discard(stream: TextIO) -> None:
 def track(
     items: Iterable[T], total: int | None, what: str, *, done: int = 0, shown: bool = True
 ) -> Generator[T, None, None]:
-    """Pass `items` on, with a bar on a terminal (if it is `shown`) and nothing in a pipe.
+    """Yield `items`, with a progress bar on a terminal (if `shown`) and nothing in a pipe.
 
-    `total` may be unknown (None), and a single item gets no bar; `done` of them were done before. Close it when leaving
-    early, so that the bar goes away at once.
+    `total` may be unknown (None); a single item gets no bar. `done` items were finished before. Close the generator
+    when leaving early, so that the bar disappears at once.
     """
     if total == 1 or not shown or not sys.stderr.isatty():
         yield from items
@@ -79,7 +79,7 @@ def track(
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
     )
-    # Printed captions may go to a file while the bar is on the terminal: then rich must leave them alone.
+    # If standard output is a file while the bar is on the terminal, rich must not redirect it.
     shared = sys.stdout.isatty()
     with progress.Progress(*columns, console=_console(), transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(what, total=total, completed=done)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as Ctrl-C is: an exception in the main thread, so that what was done so far is kept."""
+"""SIGTERM and SIGHUP handled like Ctrl-C: an exception in the main thread, so that finished work is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasa
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end; `status` is what a shell tells of one that ended by it."""
+    """Raised when a signal asks the process to stop; `status` is what a shell reports for that signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -22,10 +22,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """While the block runs, the first of these signals raises Stopped, and later ones are passed over.
+    """Raise Stopped at the first of these signals while the block runs; ignore later ones.
 
-    `timeout` and the end of a terminal send theirs twice. What `nohup` has silenced stays silent; so does everything
-    outside the main thread, which alone receives signals.
+    `timeout` and a closing terminal send their signal twice. A signal that is already ignored, as under `nohup`, stays
+    ignored. Outside the main thread nothing changes, since only the main thread receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -35,7 +35,7 @@ def stoppable() -> Iterator[None]:
     process = os.getpid()
 
     def stop(number: int, _: Any) -> NoReturn:
-        if os.getpid() != process:  # a child that was forked has nothing to keep
+        if os.getpid() != process:  # a forked child has nothing to save
             os._exit(128 + number)
         for other in usual:
             signal.signal(other, signal.SIG_IGN)
