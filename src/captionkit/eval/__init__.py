@@ -1,1 +1,1 @@
-"""Models and results files scored on datasets, and what is fitted to them."""
+"""Evaluation: score models and results files on datasets, and fit confidence and decoding settings."""

@@ -1,4 +1,4 @@
-"""What `captionkit evaluate` does: caption a split, score it, and show the best, middling and worst captions."""
+"""`captionkit evaluate`: caption a split, score it, and show the best, middle and worst captions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _RANKED_BY = "CIDEr-D"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it: the scores, the folder that holds them, and the images that could not be captioned."""
+    """The result: the scores, the folder that contains them, and the errors of images that could not be captioned."""
 
     scores: Scores
     folder: Path
@@ -61,9 +61,10 @@ def evaluate_model(
 ) -> Evaluation:
     """Caption `split` of the dataset at `data`, score it, and write results.json, scores.json and gallery.html.
 
-    An image that cannot be captioned is named and left out. Raises CaptionkitError where none can, or nothing fits.
+    An image that cannot be captioned is reported and left out. Raises CaptionkitError if none can be captioned, or if
+    the arguments are invalid.
     """
-    # Better known before the work than after it.
+    # Fail before the work, not after it.
     wanted, left_out = check_metrics(metrics)
     check_numbers(resamples, seed)
     if batch < 1:
@@ -101,7 +102,7 @@ def evaluate_model(
 
 
 def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
-    """Refuse, before any work, a folder in which another file than an earlier evaluation's would be replaced."""
+    """Refuse, before any work, a folder in which a file not written by an earlier evaluation would be replaced."""
     outputs.check_folder(output, inputs=inputs)
     proofs = {RESULTS: outputs.is_captions, SCORES: outputs.is_scores, GALLERY: outputs.is_page}
     for name, proof in proofs.items():
@@ -111,11 +112,11 @@ def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
 def _captions(
     captioner: Captioner, pictures: CaptionSet, results: Path, batch: int
 ) -> tuple[dict[str, str], list[str]]:
-    """Captions by image id as text, and what is wrong with the other images."""
+    """Return the captions by image id as text, and the errors of the other images."""
     said: dict[str, str] = {}
     failures = []
     outcomes = captioner.stream([example.image for example in pictures], batch=batch)
-    # Scores of an earlier evaluation must not lie beside new results.
+    # Scores of an earlier evaluation must not remain beside new results.
     with ResultsFile(results, outdated=[results.with_name(name) for name in (SCORES, GALLERY)]) as file:
         for example, outcome in zip(pictures, track(outcomes, len(pictures), "captioning"), strict=True):
             if outcome.caption is None:
@@ -128,7 +129,10 @@ def _captions(
 
 
 def _named(said: dict[str, str], pictures: CaptionSet) -> list[str]:
-    """A line about how many captions say the name of the class that their image is known to be of, if any is."""
+    """Return a note on how many captions contain the class name of their image.
+
+    No note if no image has a class label.
+    """
     known = [
         (example.label, said[str(example.id)]) for example in pictures if example.label and str(example.id) in said
     ]
@@ -142,7 +146,7 @@ def _named(said: dict[str, str], pictures: CaptionSet) -> list[str]:
 
 
 def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
-    """What made the figures, so that they can be made again."""
+    """Return what is needed to reproduce the scores."""
     folder = captioner.folder
     packages = {name: import_module(name).__version__ for name in ("numpy", "onnxruntime", "PIL", "tokenizers")}
     return {
@@ -172,13 +176,16 @@ def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: d
 
 
 def _ranked(scores: Scores, by: str) -> np.ndarray:
-    """Places of the images, the best caption's first."""
+    """Return the indices of the images, best caption first."""
     values = scores.per_image[by]
     return np.argsort(values if by in scores.less_is_better else -values, kind="stable")
 
 
 def _groups(order: np.ndarray) -> dict[str, np.ndarray]:
-    """The best, middling and worst places, none of them twice: of few images, some groups may be missing."""
+    """Return the indices of the best, middle and worst captions without overlap.
+
+    With few images, groups may be missing.
+    """
     each = min(_CARDS, max(1, len(order) // 3))
     middle = len(order) // 2 - each // 2
     worst = order[max(each, len(order) - each) :][::-1]
@@ -189,7 +196,7 @@ def _groups(order: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _card(captioner: Captioner, example: Example, scores: Scores, place: int) -> Card:
-    caption = captioner.caption(example.image)  # again, for its attention: keeping all of them would fill the memory
+    caption = captioner.caption(example.image)  # caption again for its attention: keeping all maps would fill memory
     return Card(
         photo=open_image(example.image, target=_PHOTO),
         caption=caption.text,

@@ -1,11 +1,10 @@
-"""What `captionkit calibrate` does: fit a model's confidence on captioned images, and say how far it can be trusted.
+"""`captionkit calibrate`: fit a model's confidence on captioned images, and report how reliable it is.
 
-The model captions the images, and others of a kind that nobody taught it (`captionkit.eval.out_of_distribution`). What
-people wrote tells which captions are right (`captionkit.metrics.agreement`), and two things are fitted: a word's
-confidence (`captionkit.inference.calibration`) and a caption's (`captionkit.inference.confidence`). All that is
-reported of a caption's was found on images that it was not fitted on: each fifth is judged by what was fitted on the
-other four, and each kind of unfamiliar
-image by what has seen other kinds alone.
+The model captions the images of the datasets, and out-of-distribution images (`captionkit.eval.out_of_distribution`).
+The references decide which captions are right (`captionkit.metrics.agreement`), and two models are fitted: a word's
+confidence (`captionkit.inference.calibration`) and a caption's (`captionkit.inference.confidence`). Everything reported
+about caption confidence is cross-validated: each fifth of the images is scored by a fit on the other four fifths, and
+each kind of out-of-distribution image by a fit that saw only other kinds.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ from captionkit.inference.model_folder import check_place, update_model
 from captionkit.metrics.agreement import RIGHT_FROM, People
 from captionkit.utils.progress import say, track
 
-#: right captions, and false ones, without which nothing is fitted
+#: least number of right captions, and of wrong ones, for a fit
 FEWEST = 20
-#: unfamiliar images of each kind
+#: out-of-distribution images of each kind
 _OF_A_KIND = 20
 _FOLDS = 5
 _READERS = 2
-#: what pulls the weights of standardised features towards 0; of those of the encoder's means, the best is found
+#: L2 penalties on the weights of standardised features; the one for the encoder's means is chosen by cross-validation
 _TOLD_RIDGE, _IMAGE_RIDGES = 3.0, (30.0, 100.0, 300.0, 1000.0)
-#: unfamiliar images should have less confidence than all but this share of the photos
+#: quantile of the photos' confidences below which out-of-distribution images should lie
 _LOW = 0.2
-#: deviations below it are those of features that are all alike
+#: smallest standard deviation; a feature below it is constant
 _ALIKE = 1e-6
 
 
 @dataclass(frozen=True)
 class Share:
-    """How the captions of one dataset were judged.
+    """Results on the captions of one dataset.
 
-    right: share of captions that are right in the main thing. auc: area under the curve, how often a right caption has
-    more confidence than a false one; low, high: its 95 % interval. before: `auc` of the mean of the words' confidences.
-    error: expected calibration error. apart: `auc` of what was fitted on the other datasets alone.
+    right: share of captions whose main statement is right. auc: area under the ROC curve, the probability that a right
+        caption has a higher confidence than a wrong one; low, high: its 95 % interval. before: `auc` of the mean of the
+        words' confidences. error: expected calibration error. apart: `auc` of a fit on the other datasets only.
     """
 
     name: str
@@ -65,11 +64,11 @@ class Share:
     apart: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the fields as plain values."""
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in vars(self).items()}
 
     def cells(self) -> tuple[str, ...]:
-        """A row of the table under `_HEADINGS`."""
+        """Return a row of the table under `_HEADINGS`."""
         auc = (f"{self.before:.3f}", f"{self.auc:.3f}", f"{self.low:.3f} to {self.high:.3f}")
         apart = "" if self.apart is None else f"{self.apart:.3f}"
         return (self.name, f"{self.images:,}", f"{self.right:.0%}", *auc, apart, f"{self.error:.3f}")
@@ -80,9 +79,10 @@ _HEADINGS = ("", "images", "right", "AUC before", "AUC", "95 %", "fitted apart",
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted, on what, and how well it does.
+    """The fitted models, the data they were fitted on, and their quality.
 
-    unfamiliar: of each kind of unfamiliar image, the share with less confidence than four fifths of the photos.
+    unfamiliar: for each kind of out-of-distribution image, the share with a lower confidence than four fifths of the
+        photos.
     """
 
     data: list[dict[str, str]]
@@ -92,7 +92,7 @@ class Fitted:
     confidence: Confidence
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: all but the weights."""
+        """Return plain values: everything except the weights."""
         return {
             "data": self.data,
             "captions": [share.to_dict() for share in self.shares],
@@ -102,7 +102,7 @@ class Fitted:
         }
 
     def tables(self) -> dict[str, Any]:
-        """The tables of a model's config that hold it."""
+        """Return the tables of a model's config that store the fit."""
         confidence = replace(self.confidence, report=self.to_dict())
         return {"calibration": self.calibration.to_dict(), "confidence": confidence.to_dict()}
 
@@ -117,10 +117,10 @@ class Fitted:
 def calibrate_model(
     model: str, data: Sequence[str | Path], *, split: str = "val", write: bool = False, resamples: int = 1000
 ) -> Fitted:
-    """Fit confidence on `split` of all the datasets together, every image counting alike; `write` stores it.
+    """Fit confidence on `split` of all the datasets together, all images weighted equally.
 
-    `resamples` of the images make the intervals. Raises CaptionkitError, also where too few captions are right or false
-    to learn the difference from, and where the bundled model would be written to.
+    `write` stores it in the model. `resamples` of the images give the intervals. Raises CaptionkitError, also if too
+    few captions are right or wrong for a fit, or if `write` would change the bundled model.
     """
     captioner = load(model)
     if write:
@@ -132,7 +132,10 @@ def calibrate_model(
 
 
 def fit_confidence(captioner: Captioner, sets: Sequence[CaptionSet], *, resamples: int = 1000) -> Fitted:
-    """Fit it to what a captioner says of captioned images, as it is set to decode. Raises CaptionkitError."""
+    """Fit confidence on the captions that `captioner`, with its decoding settings, gives to captioned images.
+
+    Raises CaptionkitError.
+    """
     if not sets:
         raise CaptionkitError("nothing to calibrate on; name at least one dataset")
     photos = [_photos(captioner, pictures) for pictures in sets]
@@ -161,7 +164,7 @@ def fit_confidence(captioner: Captioner, sets: Sequence[CaptionSet], *, resample
 
 
 class _Evidence(NamedTuple):
-    """Of N captions, the features [N,F+D], as they were told and the encoder's means, and whether each is right [N]."""
+    """N captions: features [N,F+D] from decoding and from the encoder's means, and whether each is right [N]."""
 
     features: Floats
     right: NDArray[np.bool_]
@@ -177,7 +180,7 @@ class _Photos(NamedTuple):
 
 
 def _photos(captioner: Captioner, pictures: CaptionSet) -> _Photos:
-    """Caption a dataset. CaptionkitError where no image can be captioned."""
+    """Caption a dataset. Raises CaptionkitError if no image can be captioned."""
     found = list(_captioned(captioner, [example.image for example in pictures], "captioning"))
     if not found:
         raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be captioned")
@@ -193,7 +196,7 @@ def _photos(captioner: Captioner, pictures: CaptionSet) -> _Photos:
 
 
 def _unfamiliar(captioner: Captioner) -> tuple[_Evidence, list[str]]:
-    """What is said of unfamiliar images, all of it false, and their kinds."""
+    """Caption out-of-distribution images, all captions counted as wrong; return the evidence and the images' kinds."""
     images = unfamiliar_images(_OF_A_KIND * len(KINDS))
     found = list(_captioned(captioner, [image for _, image in images], "captioning unfamiliar images"))
     features = np.stack([features for *_, features in found])
@@ -201,7 +204,7 @@ def _unfamiliar(captioner: Captioner) -> tuple[_Evidence, list[str]]:
 
 
 def _captioned(captioner: Captioner, sources: Sequence[Source], what: str) -> Iterator[tuple[int, Caption, Floats]]:
-    """The place, the caption and the features of each source that can be captioned; the others are named."""
+    """Yield the index, caption and features of each source that can be captioned; report the errors of the others."""
     decoding = replace(captioner.decoding, num_captions=1)
     starts = range(0, len(sources), BATCH)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -222,21 +225,21 @@ def _features(caption: Caption, overview: NDArray[np.float32] | None) -> Floats:
 
 
 class _Crossed(NamedTuple):
-    """What was fitted on all, with the logits [N] that each caption has from what was fitted without it."""
+    """A fit on all data, with the logit [N] of each caption from a fit that did not include it."""
 
-    weights: Floats  # [1+F+D], the offset first
+    weights: Floats  # [1+F+D], the bias first
     logits: Floats
     ridge: float
 
 
 def _crossed(evidence: _Evidence, kinds: Sequence[str]) -> _Crossed:
-    """Fit on all; `kinds` are those of the captions at the end, which are of unfamiliar images."""
+    """Fit on all data; `kinds` are those of the last captions, which are of out-of-distribution images."""
     many = len(evidence.right) - len(kinds)
     names = list(KINDS)
     folds = np.concatenate([np.random.default_rng(0).permutation(many), [names.index(kind) for kind in kinds]]) % _FOLDS
     tried = {ridge: _held_out(evidence, folds.astype(int), ridge) for ridge in _IMAGE_RIDGES}
     ridge = min(tried, key=lambda one: _nats(tried[one], evidence.right))
-    # Weights that are pulled towards 0 doubt too much; what is held out tells by how much, in a slope and an offset.
+    # L2-penalised weights give logits too close to 0; the held-out logits show by how much, as a slope and an offset.
     logits = tried[ridge]
     curve = np.stack([np.ones_like(logits), logits], axis=1)  # [N,2]
     offset, slope = logistic(curve, evidence.right.astype(float), np.ones(2), np.array([0.0, 1.0]))
@@ -246,7 +249,7 @@ def _crossed(evidence: _Evidence, kinds: Sequence[str]) -> _Crossed:
 
 
 def _held_out(evidence: _Evidence, folds: NDArray[np.int64], ridge: float) -> Floats:
-    """The logits [N] of each caption by what was fitted on all other folds."""
+    """Return the logits [N] of each caption from a fit on all other folds."""
     logits = np.zeros(len(evidence.right))
     for fold in range(_FOLDS):
         inside = folds == fold
@@ -256,7 +259,7 @@ def _held_out(evidence: _Evidence, folds: NDArray[np.int64], ridge: float) -> Fl
 
 
 def _weights(evidence: _Evidence, image_ridge: float) -> Floats:
-    """The regression's weights [1+F+D], the offset first, for features as they are."""
+    """Return the regression's weights [1+F+D], the bias first, for unstandardised features."""
     means, deviations = evidence.features.mean(0), np.maximum(evidence.features.std(0), _ALIKE)
     scaled = np.concatenate([np.ones((len(evidence.right), 1)), (evidence.features - means) / deviations], axis=1)
     ridge = np.full(scaled.shape[1], image_ridge)
@@ -275,7 +278,7 @@ def _nats(logits: Floats, right: NDArray[np.bool_]) -> float:
 
 
 def _apart(everything: Sequence[_Evidence], place: int, ridge: float) -> Floats | None:
-    """The logits of one dataset's captions by what was fitted on the others; None where it is the only one."""
+    """Return the logits of one dataset's captions from a fit on the others; None if it is the only one."""
     others = [one for index, one in enumerate(everything[:-1]) if index != place]
     if not others:
         return None
@@ -306,9 +309,12 @@ def _share(photos: _Photos, confidences: Floats, apart: Floats | None, resamples
 
 
 def area_under_curve(values: Floats, right: NDArray[np.bool_]) -> float:
-    """How often one of the `right` has a higher value than one of the others, ties counting half; NaN without both."""
+    """Return the ROC AUC: how often one of the `right` has a higher value than one of the others, ties counting half.
+
+    Returns NaN unless both classes occur.
+    """
     _, levels, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[levels]  # from 1; the mean of those that are equal
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[levels]  # from 1; tied values share their mean rank
     true, false = int(right.sum()), int((~right).sum())
     if not true or not false:
         return float("nan")
@@ -321,7 +327,7 @@ def _confidence(weights: Floats) -> Confidence:
 
 
 def _short(weights: Iterable[float]) -> list[float]:
-    """With six digits that count: a config is read whenever the model is opened."""
+    """Round to six significant digits: the config is read whenever the model is opened."""
     return [float(f"{value:.6g}") for value in weights]
 
 

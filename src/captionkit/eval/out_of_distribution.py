@@ -1,8 +1,8 @@
-"""Images that no photo captioner was taught: pages, charts, drawings, micrographs, plain frames, made from a seed.
+"""Synthetic out-of-distribution images: pages, charts, drawings, micrographs, blank frames, generated from a seed.
 
-A captioner says something of them all the same. They are shown to it when its confidence is fitted
-(`captionkit.eval.fit_confidence`), with every caption of them counted as false, so that it learns to doubt itself
-there. What they look like is drawn at random: layout, colours, sizes, noise.
+A photo captioner produces a caption for them all the same. When its confidence is fitted
+(`captionkit.eval.fit_confidence`), every caption of these images counts as wrong, so that confidence becomes low on
+such images. Layout, colours, sizes and noise are random.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _GRAY_LEVELS = 256
 
 
 def unfamiliar_images(number: int, *, seed: int = 0) -> list[tuple[str, Image.Image]]:
-    """(kind, RGB image) of `number` images, of each kind as many; the same for the same number and seed."""
+    """Return `number` pairs (kind, RGB image), the kinds in turn; the same for the same number and seed."""
     kinds = list(KINDS)
     generator = np.random.default_rng([seed, 1907])
     return [(kind, KINDS[kind](generator)) for kind in (kinds[place % len(kinds)] for place in range(number))]
 
 
 def _size(generator: np.random.Generator) -> tuple[int, int]:
-    """Width and height; the longer side is either."""
+    """Return width and height; either can be the longer side."""
     sides = [_LONGER, int(generator.integers(*_SHORTER, endpoint=True))]
     return (sides[0], sides[1]) if generator.random() < 0.5 else (sides[1], sides[0])
 
@@ -41,7 +41,7 @@ def _colour(generator: np.random.Generator, low: int = 0, high: int = 255) -> Co
 
 
 def _paper(generator: np.random.Generator) -> Image.Image:
-    """An empty sheet, white as a rule, tinted or dark at times."""
+    """Return an empty sheet, usually white, sometimes tinted or dark."""
     chance = generator.random()
     ground = (
         (255, 255, 255) if chance < 0.6 else _colour(generator, 225) if chance < 0.85 else _colour(generator, 0, 40)
@@ -50,7 +50,7 @@ def _paper(generator: np.random.Generator) -> Image.Image:
 
 
 def _ink(generator: np.random.Generator, sheet: Image.Image) -> Colour:
-    """A colour that can be read on the sheet."""
+    """Return a colour that is legible on the sheet."""
     corner = sheet.getpixel((0, 0))
     light = isinstance(corner, tuple) and sum(corner) > 3 * 128
     return _colour(generator, 0, 70) if light else _colour(generator, 190)
@@ -62,7 +62,7 @@ def _word(generator: np.random.Generator) -> str:
 
 
 def _text(generator: np.random.Generator) -> Image.Image:
-    """A page, letter, sign or screen of text in lines, with a heading at times."""
+    """Draw a page, letter, sign or screen of text in lines, sometimes with a heading."""
     sheet = _paper(generator)
     draw, ink = ImageDraw.Draw(sheet), _ink(generator, sheet)
     size = int(generator.choice([8, 10, 12, 14, 18, 28, 44]))
@@ -84,7 +84,7 @@ def _text(generator: np.random.Generator) -> Image.Image:
 
 
 def _chart(generator: np.random.Generator) -> Image.Image:
-    """Bars, lines, points or a pie on axes, with ticks and labels."""
+    """Draw bars, lines, points or a pie on axes, with ticks and labels."""
     sheet = _paper(generator)
     draw, ink = ImageDraw.Draw(sheet), _ink(generator, sheet)
     font = ImageFont.load_default(int(generator.integers(8, 14)))
@@ -133,7 +133,7 @@ def _pie(generator: np.random.Generator, draw: ImageDraw.ImageDraw, box: tuple[i
 
 
 def _drawing(generator: np.random.Generator) -> Image.Image:
-    """Strokes of a pen: curves, polygons and circles, as in a sketch or a diagram."""
+    """Draw pen strokes: curves, polygons and circles, as in a sketch or a diagram."""
     sheet = _paper(generator)
     draw, ink = ImageDraw.Draw(sheet), _ink(generator, sheet)
     width = int(generator.integers(1, 5))
@@ -150,7 +150,7 @@ def _drawing(generator: np.random.Generator) -> Image.Image:
 
 
 def _screen(generator: np.random.Generator) -> Image.Image:
-    """A table, form or window of a program: boxes with a word in them."""
+    """Draw a table, form or window of a program: boxes with a word in each."""
     sheet = _paper(generator)
     draw, ink = ImageDraw.Draw(sheet), _ink(generator, sheet)
     rows, columns = generator.integers(2, 12), generator.integers(1, 6)
@@ -166,7 +166,7 @@ def _screen(generator: np.random.Generator) -> Image.Image:
 
 
 def _micrograph(generator: np.random.Generator) -> Image.Image:
-    """Cells or grains: stained on a bright ground, or glowing on a dark one, a little out of focus."""
+    """Draw cells or grains, stained on a bright background or glowing on a dark one, slightly out of focus."""
     bright = generator.random() < 0.5
     width, height = _size(generator)
     ground, cell = (
@@ -186,7 +186,7 @@ def _micrograph(generator: np.random.Generator) -> Image.Image:
 
 
 def _frame(generator: np.random.Generator) -> Image.Image:
-    """A frame of one tone, most often black, white or gray, with the noise of a camera at times."""
+    """Draw a frame of one colour, mostly black, white or grey, sometimes with camera noise."""
     width, height = _size(generator)
     chance = generator.random()
     tone: Colour = (0, 0, 0) if chance < 0.3 else (255, 255, 255) if chance < 0.5 else _colour(generator)
@@ -197,7 +197,7 @@ def _frame(generator: np.random.Generator) -> Image.Image:
 
 
 def _gradient(generator: np.random.Generator) -> Image.Image:
-    """From one colour to another in a direction, or outwards."""
+    """Draw a gradient from one colour to another, linear or radial."""
     width, height = _size(generator)
     down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle = generator.uniform(0, 2 * np.pi)
@@ -208,7 +208,7 @@ def _gradient(generator: np.random.Generator) -> Image.Image:
 
 
 def _noise(generator: np.random.Generator) -> Image.Image:
-    """Noise, fine or in clouds, gray or coloured."""
+    """Draw noise, fine or cloudy, grey or coloured."""
     width, height = _size(generator)
     channels = int(generator.choice([1, 3]))
     grain = int(generator.choice([1, 1, 2, 4, 16, 40]))
@@ -219,7 +219,7 @@ def _noise(generator: np.random.Generator) -> Image.Image:
 
 
 def _pattern(generator: np.random.Generator) -> Image.Image:
-    """Checks or stripes, as of test cards, codes and fabrics; or cells of two colours at random."""
+    """Draw checks or stripes, as on test cards and fabrics, or random cells of two colours, as in QR codes."""
     width, height = _size(generator)
     down, across = np.mgrid[:height, :width] // generator.integers(4, 50)
     kind = generator.choice(["checks", "stripes", "code"])
@@ -235,12 +235,12 @@ def _pattern(generator: np.random.Generator) -> Image.Image:
 
 
 def _image(values: NDArray[np.generic]) -> Image.Image:
-    """An RGB image of values [height,width,3], rounded and clipped."""
+    """Return an RGB image of values [height,width,3], rounded and clipped."""
     clipped = np.rint(values).clip(0, _GRAY_LEVELS - 1)
     return Image.fromarray(clipped.astype(np.uint8), "RGB")
 
 
-#: what is drawn, by kind
+#: drawing functions by kind
 KINDS: dict[str, Draw] = {
     "text": _text,
     "chart": _chart,

@@ -1,4 +1,4 @@
-"""What `captionkit score` does: score results files against references, and compare two of them."""
+"""`captionkit score`: score results files against references, and compare two of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from captionkit.utils import files, outputs
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one results file, and how another compares with it."""
+    """The scores of one results file, and its comparison with another."""
 
     scores: Scores
     comparison: Comparison | None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return what `--json` prints."""
         compared = {"comparison": self.comparison.to_dict()} if self.comparison else {}
         return {**self.scores.to_dict(), **compared}
 
@@ -44,10 +44,10 @@ def score_files(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Scored:
-    """Score `candidates` against `references`, both files; arguments as those of `captionkit.evaluate`.
+    """Score the file `candidates` against the file `references`; arguments as for `captionkit.evaluate`.
 
     frequencies: a file of saved document frequencies, or a corpus of references to count them in.
-    training: a dataset, whose training captions are meant. compare: another results file. per_image: a CSV to write.
+    training: a dataset whose training captions are used. compare: another results file. per_image: a CSV to write.
     """
     if per_image:
         named = (references, candidates, compare, frequencies, training)
@@ -73,7 +73,7 @@ def score_files(
 
 
 def _compared(scores: Scores, other: CandidateSet, wrote: ReferenceSet, options: dict[str, Any]) -> Comparison:
-    """The comparison on the images that both have; what the other lacks is noted."""
+    """Compare on the images that both files caption; the problems of the other file are added to the notes."""
     theirs = evaluate(other, wrote, **options)
     scores.notes.extend(f"{other.origin}: {note}" for note in theirs.notes)
     if scores.ids == theirs.ids:
@@ -98,7 +98,7 @@ def _frequencies(path: Path | None, tokenizer: str | None) -> DocumentFrequencie
 
 
 def _training(path: str) -> list[str]:
-    """The captions of the training split, or of all where there is none."""
+    """Return the captions of the training split, or of all splits if there is none."""
     images = read_references(path).images
     learnt = [image for image in images if image.split == "train"] or images
     return [caption for image in learnt for caption in image.captions]

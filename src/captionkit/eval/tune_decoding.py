@@ -1,4 +1,4 @@
-"""What `captionkit tune` does: try beams and length penalties on a captioned split, and keep those that score best."""
+"""`captionkit tune`: try beam sizes and length penalties on a captioned split, and keep those that score best."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from captionkit.inference.search import Decoding, State, search
 from captionkit.metrics import evaluate
 from captionkit.utils.progress import say, track
 
-#: what decides, and what is told beside it
+#: the score that decides, and the scores in the table
 CHOOSES, TOLD = "CIDEr-D", ("CIDEr-D", "BLEU-4", "ROUGE-L")
-#: the settings that a trial may differ by
+#: the settings that vary between trials
 TRIED = ("beam", "length_penalty", "no_repeat", "horizon")
 _METRICS = ("bleu", "rouge", "cider")
 _READERS = 2
@@ -30,14 +30,14 @@ _READERS = 2
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of decoding, with its scores and the mean number of words of its captions."""
+    """One decoding configuration, with its scores and the mean number of words of its captions."""
 
     decoding: Decoding
     scores: dict[str, float]
     words: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         chosen = self.decoding
         tried = {name: getattr(chosen, name) for name in TRIED}
         return {
@@ -49,14 +49,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The trials in the order in which they were asked for, and the best of them."""
+    """The trials in the order requested, and the best of them."""
 
     data: dict[str, str]
     trials: list[Trial]
     best: Trial
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         trials = [trial.to_dict() for trial in self.trials]
         return {"data": self.data, "chosen_by": CHOOSES, "trials": trials, "best": self.best.to_dict()}
 
@@ -82,11 +82,11 @@ def tune_model(
     horizons: Sequence[int] | None = None,
     write: bool = False,
 ) -> Tuning:
-    """Caption `split` with every combination, images encoded once, and choose the one of the highest CIDEr-D.
+    """Caption `split` with every combination, encoding the images once, and choose the one with the highest CIDEr-D.
 
-    Without `horizons` the model's own is kept. Of equals the narrower beam is chosen. `write` makes it what the model
-    folder captions with. What is tried is chosen on the split that scores it, so its score there is a little flattered.
-    Raises CaptionkitError.
+    Without `horizons` the model's own is kept. Among equal scores the smaller beam is chosen. `write` stores the choice
+    as the model folder's decoding settings. The choice is made on the split that scores it, so its reported score is
+    slightly optimistic. Raises CaptionkitError.
     """
     captioner = load(model)
     if write:
@@ -99,7 +99,7 @@ def tune_model(
         raise CaptionkitError("nothing to try; give at least one beam, length penalty and no-repeat")
     pictures = captioned_split(data, split)
     trials = _trials(captioner, pictures, found)
-    # Sorting is stable, so that of equals the first stays first.
+    # Sorting is stable, so among equal scores the first stays first.
     best = max(sorted(trials, key=lambda trial: trial.decoding.beam), key=lambda trial: trial.scores[CHOOSES])
     described = {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()}
     tuning = Tuning(described, trials, best)
@@ -131,7 +131,7 @@ def _scored(captions: dict[int | str, str], pictures: CaptionSet, decoding: Deco
 
 
 class _Begun:
-    """A stepper whose images have been encoded already; decoding starts from the same state each time."""
+    """A stepper whose images are already encoded; every search starts from the same state."""
 
     def __init__(self, stepper: Any, images: np.ndarray) -> None:
         self.step, self._state = stepper.step, stepper.begin(images)
@@ -142,7 +142,7 @@ class _Begun:
 
 
 def _read(captioner: Captioner, pictures: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:
-    """The images [B,3,H,W] that can be read, a batch at a time; the others are named."""
+    """Yield the readable images [B,3,H,W], a batch at a time; report the errors of the others."""
     chunks = [pictures.examples[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with ThreadPoolExecutor(_READERS) as pool:
         for chunk in track(chunks, len(chunks), "captioning"):

@@ -1,14 +1,15 @@
-"""From a model's probabilities to confidence that means something: how likely people used a word of this image too.
+"""Calibration of word confidence: the probability that the references use the word as well.
 
-A model's probability of a word is spread over all ways to go on, so it says little about whether the word is right:
-"a" after "on" may have 0.3 and be right nearly always. What is asked here is whether the word occurs in what people
-wrote of the image. On validation captions two numbers are fitted that turn one into the other (Platt 1999):
+A model's probability of a word is spread over all possible continuations, so it says little about whether the word is
+right: "a" after "on" may have probability 0.3 and be right nearly always. Confidence is defined as the probability that
+the word occurs in the references of the image. Two numbers fitted on validation captions map one to the other (Platt
+1999):
 
     confidence = sigmoid(offset + slope * logit(probability))
 
-Of words of confidence 0.8, about 80 % are then among those of the references. A whole caption's confidence is another
-matter (`captionkit.inference.confidence`); where a model has none, it is the mean of its words': the expected share of
-them that people used as well.
+Of words with confidence 0.8, about 80 % then occur in the references. A caption's confidence is a separate model
+(`captionkit.inference.confidence`); a model folder without one uses the mean of the words' confidences, the expected
+share of words that the references use as well.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from captionkit.utils.dataclasses import check_fields
 Floats = NDArray[np.float64]
 
 _EDGE = 1e-6  # probabilities are kept this far from 0 and 1
-_PRIOR = 1.0  # of the ridge that keeps few or one-sided words from steep curves
+_PRIOR = 1.0  # L2 penalty, so that few or one-sided words do not give a steep curve
 _STEPS = 50
-_STILL = 1e-9  # a step of Newton's method that changes nothing any more
-_CENTRE = np.array([0.0, 1.0])  # offset and slope that leave a probability as it is
+_STILL = 1e-9  # a Newton step below this has converged
+_CENTRE = np.array([0.0, 1.0])  # offset and slope of the identity
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The fitted curve; as it stands by default, confidence is the probability itself.
+    """The fitted curve; with the defaults, confidence is the probability itself.
 
-    words: how many it was fitted on. error_before, error_after: expected calibration error on them, 0 to 1, of the
+    words: number of words in the fit. error_before, error_after: expected calibration error on them, 0 to 1, of the
         probability and of the confidence.
     """
 
@@ -53,24 +54,25 @@ class Calibration:
                 raise ModelError(f"calibration: {name} is {value!r}; it must be a number")
 
     def __call__(self, probabilities: ArrayLike) -> Floats:
-        """The confidences, 0 to 1, of words with these probabilities, in an array of the same shape."""
+        """Return the confidences, 0 to 1, of words with these probabilities, in an array of the same shape."""
         return sigmoid(self.offset + self.slope * logit(np.asarray(probabilities, np.float64)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as a model's config stores them."""
+        """Return the fields, as a model's config stores them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read what `to_dict` wrote; missing fields take their defaults. ModelError names what is wrong."""
+        """Read what `to_dict` wrote; missing fields take their defaults. Raises ModelError naming a wrong field."""
         check_fields(cls, values, "calibration")
         return cls(**values)
 
 
 def fit(probabilities: Sequence[float], used: Sequence[bool]) -> Calibration:
-    """Fit the curve to words' `probabilities` and whether people `used` them; without words, the default.
+    """Fit the curve to words' `probabilities` and to whether the references `used` them.
 
-    Logistic regression with Platt's smoothed targets and a weak pull towards slope 1.
+    Without words, return the default. Logistic regression with Platt's smoothed targets and a weak penalty towards
+    slope 1.
     """
     if not len(probabilities):
         return Calibration()
@@ -84,9 +86,11 @@ def fit(probabilities: Sequence[float], used: Sequence[bool]) -> Calibration:
 
 
 def logistic(features: Floats, targets: Floats, ridge: Floats, centre: Floats) -> Floats:
-    """Weights [F] of a logistic regression of `targets` [N], 0 to 1, on `features` [N,F], by Newton's method.
+    """Fit a logistic regression of `targets` [N], 0 to 1, on `features` [N,F] by Newton's method.
 
-    ridge: how strongly each weight is pulled towards its `centre` [F], all above 0.
+    Return its weights [F].
+
+    ridge: L2 penalty of each weight's distance from its `centre` [F], all above 0.
     """
     weights = centre
     for _ in range(_STEPS):
@@ -104,25 +108,25 @@ def logistic(features: Floats, targets: Floats, ridge: Floats, centre: Floats) -
 
 
 def _cost(features: Floats, targets: Floats, weights: Floats, ridge: Floats, centre: Floats) -> float:
-    """Negative log-likelihood with the pull towards the centre."""
+    """Return the negative log-likelihood plus the L2 penalty."""
     value = features @ weights
     nats = np.logaddexp(0, value) - targets * value
     return float(nats.sum() + (ridge * (weights - centre) ** 2).sum() / 2)
 
 
 def calibration_error(confidences: Floats, used: Floats, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): mean distance of confidence and share used, over equal bins."""
+    """Return the expected calibration error (Guo et al. 2017): mean |confidence - share used| over equal-width bins."""
     place = np.minimum((confidences * bins).astype(int), bins - 1)
     distance = np.abs(np.bincount(place, confidences - used, minlength=bins))
     return float(distance.sum() / max(len(confidences), 1))
 
 
 def logit(probability: Floats) -> Floats:
-    """Logarithm of the odds; probabilities of 0 and 1 are taken for ones close by."""
-    clipped = np.minimum(np.maximum(probability, _EDGE), 1 - _EDGE)  # of a few numbers, quicker than numpy's clip
+    """Return the log-odds; probabilities of 0 and 1 are clipped slightly inwards."""
+    clipped = np.minimum(np.maximum(probability, _EDGE), 1 - _EDGE)  # for small arrays, faster than numpy's clip
     return np.log(clipped) - np.log1p(-clipped)
 
 
 def sigmoid(value: Floats) -> Floats:
-    """The probability of which `value` is the logarithm of the odds."""
+    """Return the probability whose log-odds are `value`."""
     return 0.5 * (1 + np.tanh(value / 2))

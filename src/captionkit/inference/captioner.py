@@ -1,4 +1,4 @@
-"""Captioner: a model folder and a runtime become sentences about images."""
+"""Captioner: turns a model folder and a runtime into captions of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from captionkit.data.tokenizer import Text
 
-#: images that go through the model together
+#: default batch size
 BATCH = 16
 _READERS = 2
 
@@ -33,16 +33,15 @@ class Word:
     """A word of a caption."""
 
     text: str
-    #: how likely people, too, used the word of this image, 0..1 (see captionkit.inference.calibration)
+    #: probability that references of this image use the word too, 0..1 (see captionkit.inference.calibration)
     confidence: float
     #: natural logarithm of the model's probability of the word, given the image and the words before it
     log_prob: float
-    #: where the model looked while it chose the word: [rows, columns], the cells of the grid, summing to 1; mostly a
-    #: view of the caption's
+    #: attention over the grid cells for this word: [rows, columns], summing to 1; mostly a view of the caption's
     attention: NDArray[np.float32] = field(repr=False)
 
     def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
-        """What the machine-readable output says of a word: with `maps`, its attention [rows][columns] too."""
+        """Return the word for the machine-readable output; with `maps`, including its attention [rows][columns]."""
         said: dict[str, Any] = {"text": self.text, "confidence": round(self.confidence, 4)}
         if maps:
             from captionkit.viz.saving import attention_lists
@@ -56,28 +55,30 @@ class Caption:
     """A sentence about an image."""
 
     text: str
-    #: what captions are ranked by: `log_prob` after length normalisation
+    #: the ranking score: `log_prob` after length normalisation
     score: float
-    #: natural logarithm of the model's probability of the whole sentence, a given prefix and its end included
+    #: natural logarithm of the model's probability of the whole sentence, including a given prefix and the end token
     log_prob: float
-    #: how likely it is right in the main thing, 0..1 (see captionkit.inference.confidence); of a model for which that
-    #: was never fitted, the mean of the words' confidences: the share of them that people are expected to have used as
-    #: well
+    #: probability that the main statement is right, 0..1 (see captionkit.inference.confidence); for a model without
+    #: fitted confidence, the mean of the words' confidences: the expected share of words that references use too
     confidence: float
     words: tuple[Word, ...] = field(repr=False)
     tokens: tuple[int, ...] = field(repr=False)
-    #: attention for each token: [tokens, rows, columns]
+    #: attention map of each token: [tokens, rows, columns]
     attention: NDArray[np.float32] = field(repr=False)
     #: the next best captions, if more than one was asked for
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
-    #: whether somebody should look at it, since its confidence is below what was asked for; None: nothing was asked for
+    #: whether it needs review, since its confidence is below the given threshold; None if no threshold was given
     review: bool | None = None
 
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
-        """What the machine-readable output says of a caption, with `maps` also where it looked; no alternatives."""
+        """Return the caption for the machine-readable output, without alternatives.
+
+        With `maps`, including attention.
+        """
         return {
             "text": self.text,
             "log_prob": round(self.log_prob, 4),
@@ -89,30 +90,30 @@ class Caption:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: a caption, or an error that says why not."""
+    """The result for one image: a caption, or an error message."""
 
     source: Source
     caption: Caption | None
     error: str = ""
-    #: milliseconds to open, encode and decode this image (its share, where several went together)
+    #: milliseconds to open, encode and decode this image (its share of a batch)
     ms: dict[str, float] = field(default_factory=dict)
-    #: what is odd about the image's file, although it could be captioned
+    #: a problem with the image's file that did not prevent captioning
     note: str = ""
 
     @property
     def captions(self) -> list[Caption]:
-        """The captions, best first."""
+        """Return the captions, best first."""
         return [self.caption, *self.caption.alternatives] if self.caption else []
 
     def reviewed(self, min_confidence: float | None) -> Outcome:
-        """The same, with every caption told whether it needs a `review`; None asks for none."""
+        """Return a copy with `review` set on every caption; None sets none."""
         if self.caption is None or min_confidence is None:
             return self
         best, *others = (replace(one, review=one.confidence < min_confidence) for one in self.captions)
         return replace(self, caption=replace(best, alternatives=tuple(others)))
 
     def to_dict(self, path: str, *, maps: bool = False) -> dict[str, Any]:
-        """The machine-readable line of an image that came as `path`; with `maps`, also where the model looked."""
+        """Return the machine-readable record of an image given as `path`; with `maps`, including attention."""
         if self.caption is None:
             return {"path": path, "error": self.error}
         record = {
@@ -129,17 +130,17 @@ class Opened:
     """An image ready for the model, or the reason why it is not."""
 
     source: Source
-    #: float32 [3, height, width], or uint8 [height, width, 4]; None where it could not be opened
+    #: float32 [3, height, width], or uint8 [height, width, 4]; None if it could not be opened
     pixels: NDArray[Any] | None
     error: ImageError | None
-    #: milliseconds that opening took
+    #: milliseconds taken to open it
     ms: float
-    #: what is odd about its file, although it could be opened
+    #: a problem with its file that did not prevent opening it
     note: str = ""
 
 
 class Captioner:
-    """Describes images. Make one with `captionkit.load`; it may be used from several threads."""
+    """Captions images. Create one with `captionkit.load`; it is thread-safe."""
 
     def __init__(self, folder: ModelFolder, stepper: Stepper) -> None:
         self.folder = folder
@@ -150,7 +151,10 @@ class Captioner:
 
     @property
     def sure_from(self) -> float | None:
-        """The confidence below which a caption is as likely false as not; None where no such claim can be made."""
+        """Return the confidence below which a caption is as likely wrong as right.
+
+        None if the model has no fitted confidence.
+        """
         return self.folder.confidence.sure_from if self.folder.confidence else None
 
     @overload
@@ -158,11 +162,11 @@ class Captioner:
     @overload
     def caption(self, images: Source, **decoding: Any) -> Caption: ...
     def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
-        """Describe an image, or each of a list: paths, bytes, binary files, PIL images or arrays.
+        """Caption one image, or each of a list: paths, bytes, binary files, PIL images or arrays.
 
         `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words; with
-        `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first image that
-        cannot be captioned; `stream` goes on instead.
+        `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first image that cannot
+        be captioned; `stream` continues instead.
         """
         captions = []
         for outcome in self.stream(_as_list(images), **decoding):
@@ -179,11 +183,11 @@ class Captioner:
         min_confidence: float | None = None,
         **decoding: Any,
     ) -> Iterator[Outcome]:
-        """Describe images one after another, in order, `batch` at a time; a bad one becomes an Outcome with an error.
+        """Caption images in order, `batch` at a time; an image that fails gives an Outcome with an error.
 
-        The next images are read and encoded while captions are told. With `min_confidence`, 0 to 1, captions below it
-        have `review` set, and the others have it False. Raises CaptionkitError for settings that do not fit together,
-        and for a word that captions must contain but that is not in the vocabulary.
+        The next images are read and encoded while the current ones are decoded. With `min_confidence`, 0 to 1, `review`
+        is True for captions below it and False for the others. Raises CaptionkitError for incompatible settings, and
+        for a required word that is not in the vocabulary.
         """
         if batch < 1:
             raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
@@ -198,7 +202,7 @@ class Captioner:
         first = list(islice(waiting, batch))
         if len(first) == 1:
             following = list(islice(waiting, 1))
-            if not following:  # an image alone has nothing to be read beside; threads would only delay it
+            if not following:  # a single image leaves nothing to overlap; threads would only add delay
                 yield from self._describe(_Encoded(self.stepper, [self.open(first[0])]), chosen, constraints)
                 return
             waiting = chain(following, waiting)
@@ -214,14 +218,14 @@ class Captioner:
     def _go_ahead(
         self, readers: ThreadPoolExecutor, encoder: ThreadPoolExecutor, sources: Iterable[Source]
     ) -> Future[_Encoded] | None:
-        """Begin to open and to encode images; None where there are none."""
+        """Start opening and encoding the next images; return None if there are none."""
         opening = [readers.submit(self.open, source) for source in sources]
         if not opening:
             return None
         return encoder.submit(lambda: _Encoded(self.stepper, [future.result() for future in opening]))
 
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
-        """Decode an image and make it what the model takes; may run in many threads while `describe` runs in one."""
+        """Decode an image and preprocess it for the model; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
         load = load_bytes if getattr(self.stepper, "takes_bytes", False) else load_image
         pixels, error = None, None
@@ -233,13 +237,13 @@ class Captioner:
         return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes))
 
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
-        """Describe opened images, all of them in one batch, in order. Raises CaptionkitError as `stream` does."""
+        """Caption opened images in order, as one batch. Raises CaptionkitError as `stream` does."""
         return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.text)))
 
     def examine(
         self, opened: Sequence[Opened], decoding: Decoding
     ) -> Iterator[tuple[Outcome, NDArray[np.float32] | None]]:
-        """What `describe` gives, each with the means [D] of the encoder that confidence is fitted on, or None."""
+        """Yield what `describe` returns, each with the encoder means [D] that confidence is fitted on, or None."""
         encoded = _Encoded(self.stepper, opened)
         overviews = iter(encoded.overviews())
         for outcome in self._describe(encoded, decoding, constraints_of(decoding, self.text)):
@@ -306,11 +310,11 @@ class Captioner:
         hypothesis: Hypothesis,
         overview: NDArray[np.float32] | None,
     ) -> float:
-        """Of a caption: that of its words, and what is known besides. Of a caption without a word, 0."""
+        """Return a caption's confidence from its words and the fitted model; 0 for a caption without words."""
         if not confidences:
             return 0.0
         judge = self.folder.confidence
-        if judge is None or (judge.image and overview is None):  # a stepper that gives no overview can be any
+        if judge is None or (judge.image and overview is None):  # a custom stepper need not have `overview`
             return sum(confidences) / len(confidences)
         try:
             return judge(told(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
@@ -319,14 +323,14 @@ class Captioner:
 
 
 def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
-    """The words of a hypothesis, each with the places of its tokens and the log-probability of these."""
+    """Yield the words of a hypothesis, each with the positions of its tokens and their summed log-probability."""
     log_probs = hypothesis.token_log_probs.tolist()
     for word, positions in text.words(hypothesis.tokens.tolist()):
         yield word, positions, sum(log_probs[position] for position in positions)
 
 
 class _Encoded:
-    """Opened images of which the good ones have been encoded: a stepper that begins with what came of it."""
+    """Opened images whose readable ones are already encoded: a stepper whose `begin` returns that state."""
 
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
         self.opened, self._stepper = opened, stepper
@@ -335,11 +339,11 @@ class _Encoded:
         self.step, self.keep = stepper.step, getattr(stepper, "keep", None)
         start = time.perf_counter()
         self._state = stepper.begin(self.images) if good else None
-        #: milliseconds that it took
+        #: milliseconds taken to encode them
         self.ms = _milliseconds_since(start)
 
     def overviews(self) -> Sequence[NDArray[np.float32] | None]:
-        """What the stepper's `overview` says of each good image, [D]; None where it has none."""
+        """Return the stepper's `overview` of each readable image, [D]; None for each if the stepper has none."""
         overview = getattr(self._stepper, "overview", None)
         found = overview(self._state) if overview and len(self.images) else None
         return [None] * len(self.images) if found is None else list(found)
@@ -349,7 +353,7 @@ class _Encoded:
 
 
 def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Images of one shape [...] as [B,...]; one alone is not copied."""
+    """Stack images of one shape [...] to [B,...]; a single image is not copied."""
     if len(images) == 1:
         return images[0][None]
     return np.stack(images) if images else np.empty((0, 3, 0, 0), np.float32)

@@ -1,14 +1,14 @@
-"""How likely a caption is right in the main thing, from what the model did while it told it.
+"""Caption confidence: the probability that a caption's main statement is right, from features of its decoding.
 
-A mean over words ("a", "in", "is" among them) hardly tells a true caption from a false one. Two things do so better:
+The mean over words ("a", "in", "is" among them) hardly separates right captions from wrong ones. Two sources do better:
 
-- how it was told: the words' probabilities, and where the model looked. Of something it knows it looks here, then
-  there; of what it has never seen, everywhere alike.
-- the image, as the encoder sees it: the mean over its cells of what the decoder compares itself with. It tells a dog on
-  a lawn, of which captions are mostly right, from a pizza or a page of text, of which they are not.
+- the decoding: the words' probabilities and the attention. For familiar content, attention moves from place to place;
+for unfamiliar content, it spreads evenly.
+- the image, as the encoder represents it: the mean over grid cells of what the decoder attends to. It separates a dog
+on a lawn, of which captions are mostly right, from a pizza or a page of text, of which they are not.
 
-A logistic regression on both is fitted by `captionkit calibrate` (`captionkit.eval.fit_confidence`), against what
-people wrote.
+`captionkit calibrate` (`captionkit.eval.fit_confidence`) fits a logistic regression on both, with targets derived from
+the references.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from captionkit.utils.dataclasses import check_fields
 
 Floats = NDArray[np.float64]
 
-#: what `told` measures, in its order
+#: the features that `told` returns, in order
 TOLD = ("log_prob", "least", "probability", "end", "length", "spread", "spread_change", "movement", "peak")
-#: more numbers than any encoder has, and fewer than would take long to read
+#: limit on the number of weights: above any encoder's width, and quick to read
 _MOST = 1 << 16
-_LOWEST = -20.0  # of log-probabilities: what is as good as impossible is not to outweigh all else
+_LOWEST = -20.0  # lower bound of log-probabilities, so that a near-impossible word does not dominate
 _TINY = 1e-9
 
 
 def told(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]]) -> Floats:
-    """How a caption was told: the features `TOLD` [F].
+    """Return the decoding features `TOLD` [F] of a caption.
 
-    log_probs: [L] of its words, at least one. log_prob: of the whole caption, its end included. attention: [T,G] of its
-        tokens.
+    log_probs: [L] of its words, at least one. log_prob: of the whole caption, including its end token. attention: [T,G]
+        of its tokens.
     """
     words = np.maximum(log_probs, _LOWEST)
     maps = np.asarray(attention, np.float64)
     cells = maps.shape[1]
-    spread = -(maps * np.log(maps + _TINY)).sum(1) / np.log(max(cells, 2))  # [T]; 1: all cells alike
+    spread = -(maps * np.log(maps + _TINY)).sum(1) / np.log(max(cells, 2))  # [T]; 1: uniform over the cells
     movement = maps.std(0).mean() * cells
     return np.array(
         [
@@ -62,12 +62,11 @@ def told(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]
 
 @dataclass(frozen=True)
 class Confidence:
-    """The fitted regression.
+    """The fitted logistic regression.
 
-    offset: of the whole. told: weights by name, for some of the features `TOLD`. image: weights [D] for the means over
-        cells that the encoder gives; empty where they are not used. sure_from: the confidence below which a caption is
-        as likely false as not, so that it is said to be unsure. report: how well it does, as `captionkit calibrate`
-        found.
+    offset: its bias. told: weights by name, for some of the features `TOLD`. image: weights [D] for the encoder's means
+        over cells; empty if unused. sure_from: the threshold below which a caption is as likely wrong as right, and is
+        reported as unsure. report: its quality, as measured by `captionkit calibrate`.
     """
 
     offset: float
@@ -85,14 +84,14 @@ class Confidence:
         for value in (self.offset, *self.told.values(), *self.image):
             _check(_is_number(value), f"{value!r:.40} is no number")
         _check(_is_number(self.sure_from) and 0 <= self.sure_from <= 1, "sure_from must be a number from 0 to 1")
-        # Arrays, made once: a caption is judged in microseconds.
+        # Built once, since scoring a caption takes microseconds.
         object.__setattr__(self, "_told", np.array([self.told.get(name, 0.0) for name in TOLD], np.float64))
         object.__setattr__(self, "_image", np.array(self.image, np.float64))
 
     def __call__(self, told: Floats, image: NDArray[Any] | None) -> float:
-        """The confidence, 0 to 1, of a caption with the features `told` [F] of an image with the means `image` [D].
+        """Return the confidence, 0 to 1, of a caption with features `told` [F] and encoder means `image` [D].
 
-        ModelError where the image has other means than those that it was fitted on.
+        Raises ModelError if the number of means differs from that of the fit.
         """
         weights: Floats = self._image  # type: ignore[attr-defined]
         value: float = self.offset + float(self._told @ told)  # type: ignore[attr-defined]
@@ -107,7 +106,7 @@ class Confidence:
         return float(sigmoid(np.float64(value)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as a model's config stores them."""
+        """Return the fields, as a model's config stores them."""
         return {
             "offset": self.offset,
             "told": dict(self.told),
@@ -118,7 +117,7 @@ class Confidence:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Confidence:
-        """Read what `to_dict` wrote. ModelError names what is wrong."""
+        """Read what `to_dict` wrote. Raises ModelError naming what is wrong."""
         check_fields(cls, values, "confidence")
         missing = [name for name in ("offset", "told") if name not in values]
         _check(not missing, f"{' and '.join(missing)} missing")
@@ -126,7 +125,7 @@ class Confidence:
 
 
 def check_confidence(value: float | None) -> None:
-    """Raises CaptionkitError where `value` is no confidence that can be asked for: neither None nor 0 to 1."""
+    """Raise CaptionkitError unless `value` is a valid threshold: None or a number from 0 to 1."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1):
         raise CaptionkitError(f"min_confidence is {value!r}; use a number from 0 to 1")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionkit.data.images import open_image
 
-# `load` imports the captioner, while it opens the model.
+# Imported lazily by `load`, in parallel with opening the model.
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from captionkit.viz.overlay import Box, Words
 
 
-_PHOTO_SIDE = 1024  # images are drawn at about this size
+_PHOTO_SIDE = 1024  # longest side of a drawn photo, approximately
 
 
 def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
-    """An image of the photo and where the model looked for each word."""
+    """Return a figure of the photo with the attention map of each word."""
     from captionkit.viz.attention import attention_figure
 
     photo, words, region = _looked(captioner, source, caption)
@@ -26,6 +26,6 @@ def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
 
 
 def _looked(captioner: Captioner, source: Any, caption: Caption) -> tuple[Image, Words, Box]:
-    """What attention figures take: the photo, each word with its map, the part of the photo that the grid covers."""
+    """Return the inputs of an attention figure: photo, words with their maps, and the photo's part under the grid."""
     photo = open_image(source, target=(_PHOTO_SIDE, _PHOTO_SIDE))
     return photo, [(w.text, w.attention) for w in caption.words], captioner.preprocessing.region(*photo.size)

@@ -1,4 +1,4 @@
-"""Opening a model to caption with."""
+"""Opening a model for captioning."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def load(source: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Captioner:
-    """A captioner: the bundled one, or that of a model folder or a Hub id. Runs on ONNX Runtime.
+    """Load a captioner from a model folder or a Hub id; by default, the bundled model. Runs on ONNX Runtime.
 
-    `threads` bounds the processors used; by default, all that the process may use. Raises ModelError.
+    `threads` limits the processors used; by default, all available to the process. Raises ModelError.
     """
     folder = open_model(source)
     onnxruntime()
-    # To open the graphs takes as long as to import the rest, and needs no Python: neither waits for the other.
+    # Opening the graphs takes as long as importing the rest and releases the GIL, so both run in parallel.
     with ThreadPoolExecutor(1) as pool:
         stepper = pool.submit(OnnxStepper, folder, threads=threads)
         from captionkit.inference.captioner import Captioner

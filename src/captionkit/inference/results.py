@@ -1,7 +1,7 @@
-"""Captions as files: COCO results JSON, JSON lines, CSV.
+"""Caption files: COCO results JSON, JSON lines, CSV.
 
-A file is rewritten whole from time to time, atomically, so what lies on disk is always readable. An earlier file stays
-until there is a caption to put in its place.
+The file is rewritten in full from time to time, atomically, so the version on disk is always readable. An earlier file
+is kept until there is a caption to replace it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from captionkit.utils.progress import say
 
 Record = Mapping[str, Any]
 
-_EVERY = 20.0  # seconds between two writes
+_EVERY = 20.0  # seconds between writes
 
 
 def image_ids(paths: Sequence[str]) -> list[int | str]:
-    """COCO image ids from file names: 000000000042.jpg is 42, dog.jpg is "dog"; the whole path where names repeat.
+    """Return COCO image ids from file names: 000000000042.jpg is 42, dog.jpg is "dog"; the whole path if names repeat.
 
-    Two paths never share an id, not even as text: where a path is another's id, all ids are paths.
+    Two paths never share an id, not even as text: if a path equals another's id, all ids are paths.
     """
     ids = [id_of_file(path) for path in paths]
     counts = Counter(str(known) for known in ids)
@@ -51,7 +51,7 @@ def _coco(records: Sequence[Record]) -> str:
 
 
 def _each_once(records: Iterable[Record]) -> list[Record]:
-    """The first record of each image: one that was named twice, as a.jpg and ./a.jpg, has one result."""
+    """Return the first record of each image: one given twice, as a.jpg and ./a.jpg, has one result."""
     first: dict[object, Record] = {}
     for record in records:
         first.setdefault(record.get("image_id", os.path.abspath(record["path"])), record)  # noqa: PTH100 - links stay
@@ -59,7 +59,7 @@ def _each_once(records: Iterable[Record]) -> list[Record]:
 
 
 def _review(record: Record) -> dict[str, bool]:
-    """Whether somebody should look at its caption, where that was asked for. What reads results passes over it."""
+    """Return the review flag of the caption, if it was requested. Readers of COCO results ignore it."""
     return {"review": record["review"]} if "review" in record else {}
 
 
@@ -86,17 +86,17 @@ _FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {".json": _coco, ".json
 
 
 class ResultsFile:
-    """Collects records and keeps a file of them. Use as a context manager: leaving it writes what there is."""
+    """Collects records and keeps a file of them up to date. A context manager; leaving it writes what there is."""
 
     def __init__(
         self, path: Path, *, inputs: Iterable[str | os.PathLike[str]] = (), outdated: Sequence[Path] = ()
     ) -> None:
-        """CaptionkitError, before any work, for a place that cannot be written, or must not: see `check_file`.
+        """Raise CaptionkitError, before any work, if the file cannot or must not be written: see `outputs.check_file`.
 
         Args:
             path: the file.
-            inputs: what the run reads.
-            outdated: what goes with the earlier file: removed as soon as that is replaced.
+            inputs: the paths that the run reads.
+            outdated: files that belong to the earlier version: removed as soon as it is replaced.
         """
         if path.suffix.lower() not in _FORMATS:
             raise CaptionkitError(f"{path}: unknown kind of results file; end its name in {', '.join(_FORMATS)}")
@@ -106,10 +106,10 @@ class ResultsFile:
         self._outdated = outdated
         self._written = time.monotonic()
         outputs.check_file(path, outputs.is_captions, inputs=inputs)
-        self._once = files.is_stream(path)  # which cannot take back what it was given
+        self._once = files.is_stream(path)  # a stream cannot be rewritten
 
     def add(self, record: Record) -> None:
-        """One image's record, as the machine-readable output has it."""
+        """Add one image's record, in the format of the machine-readable output."""
         self._records.append(record)
         if not self._once and time.monotonic() - self._written > _EVERY and self._captioned:
             self._write()
@@ -135,5 +135,5 @@ class ResultsFile:
         try:
             self._write()
         except KeyboardInterrupt:
-            self._write()  # an interrupt that came just then is no reason to lose what was nearly written
+            self._write()  # an interrupt during the write must not lose the results
             raise

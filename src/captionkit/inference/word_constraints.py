@@ -1,4 +1,4 @@
-"""What a caption must say and must not say, from text to token ids."""
+"""Translation of decoding constraints (words, phrases, prefix) from text to token ids."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from captionkit.inference.search import Constraints, Decoding
 
 Ids = tuple[int, ...]
 
-#: hypotheses kept alive for one image: a beam for each number of the forced words' tokens that may have been said
+#: limit on live hypotheses per image: one beam for each possible count of generated forced tokens
 _MOST = 1000
 
 
 def constraints_of(decoding: Decoding, text: Text) -> Constraints:
-    """The words, phrases and prefix of a `decoding` as ids of a vocabulary.
+    """Return the words, phrases and prefix of `decoding` as ids of the vocabulary.
 
-    A banned word that the vocabulary lacks is never said anyway. Raises CaptionkitError for another one that it lacks,
-    naming it, and for what must be said although it is banned. With byte-level tokens a phrase stands for its usual
-    spelling: one that ends in the middle of a longer word ("dog", "doghouse") is found there too.
+    A banned word that is not in the vocabulary needs no constraint. Raises CaptionkitError, naming it, for any other
+    word not in the vocabulary, and for a word that is both required and banned. With byte-level tokens a phrase stands
+    for its usual spelling, and also matches the beginning of a longer word ("dog" in "doghouse").
     """
     for phrase in (decoding.prefix, *decoding.words, *decoding.banned_words):
         if not phrase.isascii() and phrase.encode("utf-8", "replace").decode("utf-8") != phrase:
@@ -43,7 +43,7 @@ def constraints_of(decoding: Decoding, text: Text) -> Constraints:
 
 
 def _known(text: Text, field: str, phrase: str) -> Ids:
-    """The ids of a phrase, of which the vocabulary must have every word."""
+    """Return the ids of a phrase; every word must be in the vocabulary."""
     encoding = text.tokenizer.encode(phrase, add_special_tokens=False)
     spans = zip(encoding.ids, encoding.offsets, strict=True)
     unknown = [phrase[start:end] for token, (start, end) in spans if token == text.unk_id]
