@@ -1,1 +1,1 @@
-"""What is minimised: cross-entropy, distillation, self-critical training."""
+"""Training objectives: cross-entropy, distillation, self-critical training."""

@@ -1,24 +1,25 @@
-"""When self-critical training does harm: it raises the reward at the cost of what the reward does not see."""
+"""Collapse of self-critical training: the reward rises at the cost of qualities that it does not measure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-#: how far CIDEr-D may fall below the start, as a share of it, and in standard errors: few images prove little
+#: how far CIDEr-D may fall below the start, as a share of it and in standard errors (scores of few images are noisy)
 _FALL, _ERRORS = 0.05, 2.0
-#: how much longer captions may become than they were, or than people's are if those are longer; a share of the words
+#: how much longer captions may become than at the start or than the references, whichever is longer, as a share
 _LENGTHEN = 0.25
-#: how many more captions, of all, may say a pair of words twice
+#: how far the share of captions that repeat a bigram may rise
 _REPEAT = 0.2
-#: and how many more may break off
+#: how far the share of captions that break off may rise
 _BREAK = 0.03
 
 
 def detect_collapse(start: Mapping[str, float], now: Mapping[str, float], written: float) -> str:
-    """Why training should stop, from the validation scores (`Validator.scores`) of its start and of now; else nothing.
+    """Return why training should stop, or an empty string if it should go on.
 
-    `written` is the mean number of words of people's captions.
+    `start` and `now` are the validation scores (`Validator.scores`) at the start and now; `written` is the mean number
+    of words of the references.
     """
     fall = start["cider"] - now["cider"]
     chance = _ERRORS * math.hypot(start["cider_error"], now["cider_error"])

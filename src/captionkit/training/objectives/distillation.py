@@ -1,7 +1,7 @@
-"""Distillation (Hinton et al. 2015, arXiv 1503.02531): what several models together expect is taught beside the words.
+"""Distillation (Hinton et al. 2015, arXiv 1503.02531): an ensemble of teachers provides soft targets.
 
-The teachers are asked once, before the first step, what they expect in the place of each word of each training caption.
-Their distributions are averaged, as an ensemble's are, and the likeliest words are kept on disk.
+The teachers run once over the training captions, before the first step. Their distributions for each word are
+averaged, as in an ensemble, and the most probable words are stored on disk.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from captionkit.training.data.feature_cache import ConcatFeatures, Shown
 from captionkit.training.data.soft_targets import SoftTargets
 from captionkit.utils import files
 
-#: the likeliest words that are kept of each distribution; what is beyond them is shared out among them
+#: number of most probable words stored per distribution, renormalized to sum to 1
 _KEPT = 32
 _CHUNK = 32
 _ENTRY = np.dtype([("id", "<i4"), ("share", "<f2")])
 
 
 class Teacher(NamedTuple):
-    """A model that teaches, with what its encoder makes of the training images."""
+    """A teacher model with its encoder's features of the training images."""
 
     folder: ModelFolder
     model: CaptioningModel
@@ -45,7 +45,10 @@ class Teacher(NamedTuple):
 
 
 def open_teachers(recipe: Recipe, text: Text) -> list[tuple[ModelFolder, CaptioningModel]]:
-    """The recipe's teachers. Raises RecipeError where one knows other words than the run, ModelError for a bad one."""
+    """Load the recipe's teachers.
+
+    Raises RecipeError if the vocabulary of one differs from that of the run, ModelError if one cannot be loaded.
+    """
     found = []
     for name in recipe.distillation.teachers:
         folder = open_model(name)
@@ -67,9 +70,9 @@ def soft_targets(
     accelerator: Accelerator,
     shown: Shown,
 ) -> SoftTargets:
-    """What the teachers expect of the captions `tokens` of each image, computed once and kept on disk.
+    """Return the teachers' soft targets for the captions `tokens` of each image, computed once and cached on disk.
 
-    Raises TrainingError where the disk is full.
+    Raises TrainingError if the cache cannot be written, for example because the disk is full.
     """
     key = _key(teachers, tokens, recipe.run.precision)
     path = files.cache_folder() / "targets" / f"{key}.npy"
@@ -125,7 +128,7 @@ def _computed(
 
 
 def _expected(teacher: Teacher, indices: Sequence[int], packed: PackedCaptions) -> Tensor:
-    """The distribution of a teacher for each word [P,V]."""
+    """Return a teacher's distribution for each word [P,V]."""
     features = np.stack([teacher.features[index, 0] for index in indices])
     seen = torch.from_numpy(features).float().to(packed.tokens.device)  # [B,G,D]
     grid = teacher.model.encoder.grid(teacher.folder.preprocessing.height, teacher.folder.preprocessing.width)

@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing, the doubly stochastic attention penalty, and what teaches hard attention."""
+"""Cross-entropy with label smoothing, the doubly stochastic attention penalty, and REINFORCE for hard attention."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ from captionkit.training.data.soft_targets import SoftLabels
 
 
 class Reward(NamedTuple):
-    """Of hard attention, section 4.1 of arXiv 1502.03044; sums over words."""
+    """Terms of the hard attention objective (arXiv 1502.03044, section 4.1), as sums over words."""
 
     #: sum of -(log p(y | s, a) - b) log p(s | a), whose gradient is that of equation 12's second term
     surrogate: Tensor
     #: the entropy H of equation 12's third term, in nats
     entropy: Tensor
-    #: log p(y_t | s, a) of the words whose cell was sampled, and their number: what the baseline b is moved by, [2]
+    #: sum of log p(y_t | s, a) over the words whose cell was sampled, and their number, to update the baseline b, [2]
     earned: Tensor
 
 
 class Losses(NamedTuple):
-    """Sums, not means, so that parts of a batch and processes add up exactly."""
+    """Losses as sums, not means, so that micro-batches and processes add up exactly."""
 
-    #: what is minimised, sum over words
+    #: the objective to minimise, sum over words
     objective: Tensor
     #: plain cross-entropy in nats, sum over words
     nats: Tensor
     #: sum over captions of the mean over cells of (1 - summed attention)^2; equation 14 of arXiv 1502.03044
     coverage: Tensor
-    #: of hard attention alone
+    #: only with hard attention
     reward: Reward | None = None
 
 
 def losses(
     decoded: Decoded, targets: Tensor, label_smoothing: float, soft: SoftLabels | None = None, weight: float = 0.0
 ) -> Losses:
-    """`decoded` against the words that came next, `targets` [P], and, by `weight`, what teachers expect there."""
+    """Compute the losses of `decoded` for the next words `targets` [P].
+
+    With soft targets `soft`, their cross-entropy has the share `weight` of the objective.
+    """
     log_probs = decoded.logits.float().log_softmax(-1)  # [P,V]
     chosen = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
     nats = -chosen.sum()
@@ -55,11 +58,11 @@ def losses(
 
 
 def _reward(glimpses: HardAttentionStats, said: Tensor) -> Reward:
-    """REINFORCE from the log-probabilities `said` [P] of the true words.
+    """Compute the REINFORCE terms from the log-probabilities `said` [P] of the reference words.
 
-    Two departures from the letter of equation 12 lower its variance and leave its mean as it is. The words before y_t
-    do not depend on s_t, so they do not reward it. And b is a mean over words and not over captions, whose lengths
-    differ; the authors batch captions of one length.
+    Differs from equation 12 in two ways that reduce the variance and keep the expectation. The words before y_t do not
+    depend on s_t, so they are not part of its reward. And b is a mean over words instead of captions, because caption
+    lengths differ; the authors batch captions of equal length.
     """
     padding = Padding(glimpses.sizes, said.device)
     better = padding.pad(said - glimpses.baseline)  # [P] -> [N,L]

@@ -1,4 +1,4 @@
-"""What a caption that the model said by itself is worth: CIDEr-D against what people wrote, the end token inside."""
+"""Rewards of sampled captions: CIDEr-D against the references, with the end token counted as a word."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 
 
 class CiderReward:
-    """CIDEr-D, and on request BLEU-4, of captions of training images, by the images' place in the split.
+    """CIDEr-D, and optionally BLEU-4, of captions of training images, addressed by their index in the split.
 
-    `references` are the captions of each image. Words are those that the metrics count, so that what is rewarded is
-    what is measured; document frequencies are those of the references. The end is a token like any other: without it a
-    caption that breaks off ("a dog in a") loses nothing, and the model soon says no others.
+    `references` are the captions of each image. Captions are tokenized as in the metrics, so that the reward is what
+    evaluation measures; document frequencies are those of the references. The end token counts as a word: otherwise
+    captions that break off ("a dog in a") are not penalized, and the model soon generates nothing else.
     """
 
     def __init__(self, references: Sequence[Sequence[str]], text: Text, bleu4: float) -> None:
@@ -28,7 +28,10 @@ class CiderReward:
         self._frequencies = DocumentFrequencies.of(self._references)
 
     def __call__(self, places: Sequence[int], captions: Sequence[Sequence[int]]) -> Floats:
-        """The rewards [N] of `captions`, token ids that end with the end token unless cut, of images at `places`."""
+        """Return the rewards [N] of `captions` of the images at `places`.
+
+        Captions are token ids that end with the end token unless they were cut.
+        """
         said = self._tokenize(self._text.decode(caption) for caption in captions)
         ends = ([EOS] if caption[-1:] == [self._text.eos_id] else [] for caption in map(list, captions))
         candidates = [[*words, *end] for words, end in zip(said, ends, strict=True)]
@@ -44,11 +47,11 @@ class CiderReward:
 
 
 def advantages(rewards: Floats, baseline: str) -> Floats:
-    """What each caption is worth beyond what was to be expected of its image: `rewards` [B,K] -> [B,K'].
+    """Subtract the baseline of each image from the rewards of its captions: `rewards` [B,K] -> advantages [B,K'].
 
-    With "others", the mean reward of the image's other samples (Luo 2020, arXiv 2003.09971, equation 5), K' = K.
-    With "greedy", that of the likeliest caption (Rennie et al. 2017, arXiv 1612.00563, equation 9), which comes first
-    and is not itself a sample, K' = K - 1.
+    "others": the baseline is the mean reward of the image's other samples (Luo 2020, arXiv 2003.09971, equation 5),
+    K' = K. "greedy": it is the reward of the greedy caption (Rennie et al. 2017, arXiv 1612.00563, equation 9), which
+    comes first and is not itself a sample, K' = K - 1.
     """
     if baseline == "greedy":
         return rewards[:, 1:] - rewards[:, :1]

@@ -1,4 +1,4 @@
-"""Captions that a model in training says by itself, drawn at random from its own distribution."""
+"""Sampling captions from the distribution of a model in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from captionkit.data.tokenizer import Text
 from captionkit.models.captioning_model import CaptioningModel
 
-#: the share of images that are done from which on they are left out; leaving them out costs something too
+#: drop finished images from the batch once they are at least this share of it; dropping them has a cost too
 _DONE = 0.25
 
 
@@ -17,17 +17,17 @@ _DONE = 0.25
 def sample_captions(
     model: CaptioningModel, memory: Tensor, chances: np.ndarray, text: Text, temperature: float, *, greedy: bool
 ) -> list[list[list[int]]]:
-    """K captions of each of the images `memory` [B,G,D]: token ids, with the end token unless the caption was cut.
+    """Sample K captions for each of the images `memory` [B,G,D].
 
-    `chances` float32 [B,K,L] are uniform in [0, 1): each draws a token by the inverse of the distribution, so that what
-    is said of an image does not depend on what it is computed together with. L is the most tokens of a caption. With
-    `greedy` the first caption of each image is its likeliest, word by word. The tokens are drawn among those that a
-    caption may contain.
+    Returns token ids, with the end token unless the caption was cut. `chances` float32 [B,K,L] are uniform in [0, 1):
+    each draws a token by inverse transform sampling, so the captions of an image do not depend on the rest of the
+    batch. L is the maximum number of tokens. With `greedy` the first caption of each image is decoded greedily. Only
+    tokens that a caption may contain are drawn.
     """
     pictures, samples, length = chances.shape
     state, numbers = model.begin(memory), torch.from_numpy(chances).to(memory.device)
     never = banned_ids(text, memory.device)
-    rows = torch.arange(pictures, device=memory.device)  # the image that each row is of
+    rows = torch.arange(pictures, device=memory.device)  # image index of each row
     tokens, parents = rows.new_full((pictures, 1), text.bos_id), rows.new_zeros(pictures, 1)
     said = rows.new_full((pictures, samples, length), text.eos_id)
     live = torch.ones(pictures, samples, dtype=torch.bool, device=memory.device)
@@ -52,21 +52,21 @@ def sample_captions(
 
 
 def banned_ids(text: Text, device: torch.device) -> Tensor:
-    """The ids of the tokens that a caption must not contain."""
+    """Return the ids of the tokens that a caption must not contain."""
     return torch.tensor(sorted(text.never_generated), device=device)
 
 
 def mask_banned(logits: Tensor, never: Tensor, temperature: float) -> Tensor:
-    """`logits` [...,V] by the temperature, with -inf for the tokens that are `never` said."""
+    """Divide `logits` [...,V] by the temperature and set the banned tokens `never` to -inf."""
     return (logits / temperature).index_fill(-1, never, float("-inf"))
 
 
 def draw(probabilities: Tensor, numbers: Tensor) -> Tensor:
-    """The tokens [B,K] that the `numbers` [B,K] in [0, 1) draw, K of each row; `probabilities` [B,1 or K,V]."""
+    """Draw tokens [B,K] by inverse transform sampling: `numbers` [B,K] in [0, 1), `probabilities` [B,1 or K,V]."""
     heights = probabilities.cumsum(-1)  # [B,k,V]
     top = heights[..., -1:]  # [B,k,1]
     wanted = numbers.unflatten(1, (heights.shape[1], -1)) * top  # [B,K] -> [B,k,K/k]
-    below = torch.nextafter(top, torch.zeros_like(top))  # a product may round up to the top, where nothing is left
+    below = torch.nextafter(top, torch.zeros_like(top))  # a product may round up to the total, past the last token
     return torch.searchsorted(heights, torch.minimum(wanted, below), right=True).flatten(1)  # [B,k,K/k] -> [B,K]
 
 

@@ -1,11 +1,11 @@
-"""The words that a decoder is fed while it is taught: the true ones, but for some that are hidden or its own.
+"""Input words of the decoder during training: the references, with some words dropped or replaced by predictions.
 
-Word dropout (Bowman et al. 2016, arXiv 1511.06349, section 3.1) puts <unk> in the place of some words, so that the
-decoder leans on the image and not on the words before. Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) puts
-words of the model itself there, more and more of them, so that it learns to go on from what it will say. Here the model
-says them in one pass over the true captions and learns in a second one (Mihaylova and Martins 2019, arXiv 1906.07651),
-which suits every decoder. Its words are sampled from its distribution, as Bengio et al. define it: the likeliest ones
-would be the same few again and again. The words to predict stay the true ones throughout.
+Word dropout (Bowman et al. 2016, arXiv 1511.06349, section 3.1) replaces some input words by <unk>, so that the decoder
+relies on the image rather than on the preceding words. Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099)
+replaces a growing share of them by the model's own predictions, so that it learns to continue from its own output. Here
+the predictions come from one pass over the references, and training uses a second pass (Mihaylova and Martins 2019,
+arXiv 1906.07651), which works for every decoder. They are sampled from the model's distribution, as in Bengio et al.:
+the most probable words would be the same few again and again. The targets are always the reference words.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from captionkit.training.objectives.sampling import draw
 
 
 class Feeding:
-    """Puts other words into batches, as `data.token_dropout` and `optimizer.scheduled_sampling` ask.
+    """Replaces input words of batches according to `data.token_dropout` and `optimizer.scheduled_sampling`.
 
-    What happens to a word is decided by the three random numbers that its image drew for it (`Batch.chances`), so
-    that parts and processes change nothing.
+    Three random numbers per word, drawn with its image (`Batch.chances`), decide what happens to it, so the result does
+    not depend on gradient accumulation or the number of processes.
     """
 
     def __init__(
@@ -38,20 +38,21 @@ class Feeding:
         self._words = torch.tensor(said, device=accelerator.device)
 
     def share(self, step: int, steps: int) -> float:
-        """The share of the model's own words in a step: from 0 in the first it rises to the recipe's in the last."""
+        """Return the share of predicted words at `step`; rises linearly from 0 to the recipe's value at the last."""
         return self.final * step / max(steps - 1, 1)
 
     def fed(self, batch: Batch, share: float) -> Batch:
-        """The batch with words of the model in the place of a `share` of its words, and then others hidden.
+        """Replace a `share` of the input words by predictions, then drop words; return the changed batch.
 
-        The model is left in evaluation mode. A frozen encoder's features come with the batch, as they are known now.
+        The model is left in evaluation mode. With a frozen encoder the returned batch holds its features in place of
+        the images, so they are not computed twice.
         """
         if batch.chances is None:
             return batch
         hide, mix, numbers = batch.chances.unbind(1)  # [P,3] -> three times [P]
         captions = batch.captions
         first = captions.sizes[0]
-        may = torch.arange(len(captions.tokens), device=hide.device) >= first  # never the begin tokens, [P]
+        may = torch.arange(len(captions.tokens), device=hide.device) >= first  # all but the begin tokens, [P]
         places = (may & (mix < share)).nonzero().squeeze(1)  # [P] -> [M,1] -> [M]
         tokens = captions.tokens
         if len(places):
@@ -65,25 +66,25 @@ class Feeding:
 
     @torch.no_grad()
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The encoder's features [B,G,D] and what the model expects after each true word, logits [P,V]."""
-        self._model.eval()  # nothing is dropped, no norm's statistics move, hard attention samples nothing
-        # A context of its own: inside another, the second pass would find weights in 16 bits that have no gradient.
+        """Return the encoder's features [B,G,D] and the logits [P,V] for the word after each reference word."""
+        self._model.eval()  # no dropout, no update of norm statistics, no sampling in hard attention
+        # A separate autocast context: in a shared one, the second pass would reuse 16-bit weights cached without grad.
         with self._accelerator.autocast():
             features = self._model.features(batch.images) if batch.features is None else batch.features
             return features, self._model(None, features, batch.captions, self._grid).logits
 
     def _sampled(self, logits: Tensor, numbers: Tensor) -> Tensor:
-        """The word that each of the `numbers` [M] draws from its distribution `logits` [M,V]: ids [M]."""
+        """Draw a word from each distribution `logits` [M,V] with the random `numbers` [M]; return ids [M]."""
         probabilities = logits.float().index_select(1, self._words).softmax(-1)  # [M,V] -> [M,W]
         return self._words[draw(probabilities.unsqueeze(1), numbers.unsqueeze(1)).squeeze(1)]  # [M,1] -> [M]
 
 
 def _before(sizes: list[int], places: Tensor) -> Tensor:
-    """Where in packed captions the word before each of the words at `places` [M] stands, none of them a first one: [M].
+    """Return the packed positions [M] of the words that precede those at `places` [M], none of which is a first word.
 
-    `sizes` are those of `PackedCaptions`. A caption has the same place in every step, so it is as far back as the step
-    before has captions.
+    `sizes` are those of `PackedCaptions`. A caption has the same offset in every step, so the preceding word is as many
+    positions back as the previous step has captions.
     """
     back = torch.tensor(sizes[:-1], device=places.device)  # [L-1]
-    back = back.repeat_interleave(torch.tensor(sizes[1:], device=places.device))  # of every word but first ones, [P-N]
+    back = back.repeat_interleave(torch.tensor(sizes[1:], device=places.device))  # for words after the first, [P-N]
     return places - back[places - sizes[0]]

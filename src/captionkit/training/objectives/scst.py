@@ -1,9 +1,9 @@
-"""Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563): captions that the model says by itself, made
-likelier where they are better than was to be expected of their image, and less likely where they are worse.
+"""Self-critical sequence training (SCST, Rennie et al. 2017, arXiv 1612.00563).
 
-The gradient is that of -sum (r(w) - b) log p(w), equations 6 and 9, over the samples w of an image. They are drawn
-from the model as it tells, and taught with dropout, as captions are that people wrote: without it the rewards of
-training images rise faster, and those of others less.
+Sampled captions become more likely if their reward is above the baseline of their image, and less likely if it is
+below. The gradient is that of -sum (r(w) - b) log p(w), equations 6 and 9, over the samples w of an image. Samples are
+drawn in evaluation mode and trained on with dropout, like reference captions: without dropout the rewards of training
+images rise faster, and those of other images less.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from captionkit.training.step_metrics import StepMetrics
 
 
 class Rollout(NamedTuple):
-    """K samples of each of B images, and what they are worth, which is computed meanwhile."""
+    """K sampled captions for each of B images, with their rewards, which are computed in the background."""
 
     captions: PackedCaptions
     targets: Tensor  # [P]: the word after each of captions.tokens
-    #: where each of the packed captions stands among the samples in the order of images, [B*K]
+    #: for each packed caption, its index among the samples in image order, [B*K]
     order: list[int]
-    #: rewards and advantages of the samples in the order of images, each [B*K]
+    #: rewards and advantages of the samples in image order, each [B*K]
     judged: Future[tuple[np.ndarray, np.ndarray]]
-    #: different samples of an image, summed over images
+    #: number of distinct samples of an image, summed over images
     distinct: int
 
 
 class SelfCriticalLoss:
-    """Lets a model speak of training images and judges what it says."""
+    """Samples captions of training images, rewards them, and computes the SCST objective."""
 
     def __init__(self, teaching: CaptionDataset, text: Text, recipe: Recipe) -> None:
         self._text, self._seed, self._recipe = text, recipe.run.seed, recipe.self_critical
@@ -52,11 +52,14 @@ class SelfCriticalLoss:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
 
     def captions(self, pictures: int) -> int:
-        """How many samples are drawn of so many images."""
+        """Return how many samples are drawn for the given number of images."""
         return pictures * self._recipe.samples
 
     def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Rollout:
-        """What `model` says of the images at `places` in the split, in their `turns`, `memory` [B,G,D]."""
+        """Sample captions of the images at `places` in the split, with `memory` [B,G,D] and repetition counts `turns`.
+
+        Rewards are computed in a background thread.
+        """
         greedy = self._recipe.baseline == "greedy"
         spoken = sample_captions(
             model, memory, self._chances(turns, places, greedy), self._text, self._recipe.temperature, greedy=greedy
@@ -70,7 +73,7 @@ class SelfCriticalLoss:
         return Rollout(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
 
     def objective(self, decoded: Decoded, said: Rollout) -> tuple[Tensor, StepMetrics]:
-        """What is minimised, summed over the samples, and what was learnt; waits for the rewards."""
+        """Return the objective, summed over the samples, and the step's metrics; waits for the rewards."""
         never = banned_ids(self._text, decoded.logits.device)
         log_probs = mask_banned(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
         chosen = log_probs.gather(1, said.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
@@ -87,8 +90,8 @@ class SelfCriticalLoss:
         return -(words * chosen).sum(), learnt
 
     def _chances(self, turns: Sequence[int], places: Sequence[int], greedy: bool) -> np.ndarray:
-        """Random numbers in [0, 1) for each image, sample and word, float32 [B,K,L], from seed, turn and image."""
-        size = (self._recipe.samples + greedy, DECODING.max_length + 1)  # the end token besides
+        """Draw random numbers in [0, 1) per image, sample and word, float32 [B,K,L], seeded by seed, turn and image."""
+        size = (self._recipe.samples + greedy, DECODING.max_length + 1)  # +1 for the end token
         keys = ((self._seed, SAMPLES, *key) for key in zip(turns, places, strict=True))
         generators = map(np.random.default_rng, keys)
         return np.stack([generator.random(size, np.float32) for generator in generators])

@@ -1,4 +1,4 @@
-"""report.html and report.md of a run: what came of it, how it went, and how it was made."""
+"""report.html and report.md of a run: results, curves, and how the run was made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captionkit.viz.document_markdown import document_markdown
 
 __all__ = ["Material", "write_captions", "write_report"]
 
-#: in the order of telling, and whether they are told in the middle of a run too
+#: sections in their order: heading, function, and whether they also appear in reports of unfinished runs
 _SECTIONS: tuple[tuple[str, Callable[[RunData], list[Block]], bool], ...] = (
     ("Results", results.results, True),
     ("Scores", results.scores, True),
@@ -33,9 +33,9 @@ _SECTIONS: tuple[tuple[str, Callable[[RunData], list[Block]], bool], ...] = (
 
 
 def write_report(material: RunData) -> Path:
-    """Write report.html and report.md, atomically; returns the page. A part that fails is a line in it that says why.
+    """Write report.html and report.md atomically; return the path of report.html.
 
-    Raises CaptionkitError where the folder cannot be written.
+    A section that fails is replaced by a line with the reason. Raises CaptionkitError if the folder cannot be written.
     """
     document = _document(material)
     files.write_text(material.path / REPORT_TEXT, document_markdown(document))
@@ -51,7 +51,7 @@ def _document(material: RunData) -> Document:
             sections.append(Section(heading, blocks))
     try:
         (encoder, decoder), figures = material.architecture, results.key_figures(material)
-    except Exception:  # the sections say why
+    except Exception:  # the sections report the reason
         encoder, decoder, figures = material.recipe.encoder.name or "an encoder", material.recipe.decoder.name, []
     made_by = f"Written by captionkit {__version__}; `captionkit report {material.path}` writes it anew."
     return Document(f"{decoder} on {encoder}", _lead(material), figures, sections, made_by)
@@ -67,7 +67,7 @@ def _told(tell: Callable[[RunData], list[Block]], material: RunData) -> list[Blo
 
 
 def _lead(material: RunData) -> str:
-    """One sentence on what this is."""
+    """Return one sentence that says which run this is and how far it got."""
     rows, best = material.rows, material.best
     epochs = f"{rows[-1]['epoch']:.4g}" if rows else "0"
     name = f"The run {paths.real(material.path).name}"

@@ -1,4 +1,4 @@
-"""`captionkit report`: the report of a run that was made, stopped or killed before."""
+"""`captionkit report`: write the report of an existing run, whether finished, stopped or killed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from captionkit.viz.curves import draw_curves
 
 
 def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
-    """Write the whole report of the run in a folder, and its curves; returns the page.
+    """Write the full report and the curves of the run in folder `run`; return the path of the report.
 
-    `data` says where its datasets lie now; without it they are looked for where they lay. Raises CaptionkitError where
-    the folder holds no run, or `data` is not what the run was made from.
+    `data` gives the current locations of the datasets; without it the recorded ones are used. Raises CaptionkitError if
+    the folder holds no run, or `data` is not the data of the run.
     """
     if not paths.is_file(run / RECIPE):
         raise CaptionkitError(f"{run}: holds no run ({RECIPE} not found); give a folder that `captionkit train` made")
@@ -47,7 +47,7 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
 
 
 def _validation(material: RunData, data: Sequence[Path] | None) -> CaptionSet:
-    """The images that the run was validated on."""
+    """Return the validation images of the run. Raises CaptionkitError if the data is missing or has changed."""
     places = data or _places(material)
     if not places or material.kept is None:
         raise CaptionkitError(f"{material.path}: does not tell where its data lies")
@@ -61,7 +61,7 @@ def _validation(material: RunData, data: Sequence[Path] | None) -> CaptionSet:
 
 
 def _places(material: RunData) -> list[Path]:
-    """Where the data lay: as the last sitting says, or the command that the kept model tells."""
+    """Return the recorded locations of the data: from the last session, or else from the saved model's command."""
     if "places" in material.data:
         return [Path(place) for place in material.data["places"]]
     words: list[str] = []
@@ -72,7 +72,7 @@ def _places(material: RunData) -> list[Path]:
 
 
 def _is_live(run: Path) -> bool:
-    """Whether a process is training there."""
+    """Return whether a process is training in the folder."""
     if not (run / ".lock").exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""How a run went: its curves, its speed, where its time went."""
+"""Report sections on the progress of a run: curves, speed, and where its time went."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from captionkit.training.run.run_dir import CURVES
 from captionkit.viz.curves import curve_drawings
 from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Row, Table
 
-#: what a sitting's seconds are of, in the order of telling
+#: what a session's seconds were spent on, in display order
 _SPENT = {
     "features": "all images through the frozen encoder, once",
     "data": "waiting for images and captions",
@@ -24,7 +24,7 @@ _SPENT = {
 
 
 def curves(material: RunData) -> list[Block]:
-    """The drawings."""
+    """Return the drawings of the metrics."""
     drawings = curve_drawings(material.rows)
     if not drawings:
         return [Paragraph("Nothing has been recorded yet that could be drawn.")]
@@ -35,7 +35,7 @@ def curves(material: RunData) -> list[Block]:
 
 
 def speed(material: RunData) -> list[Block]:
-    """How fast, and where the time went."""
+    """Return the training speed and where the time went."""
     rows = []
     tokens = [row["tokens_per_second"] for row in material.rows if row.get("tokens_per_second") is not None]
     if tokens:
@@ -61,7 +61,7 @@ def speed(material: RunData) -> list[Block]:
 
 
 def _of_sittings(material: RunData) -> list[Row]:
-    """Speed from what the sittings learnt and how long it took them."""
+    """Return rows on speed, computed from the epochs and seconds of all sessions."""
     learning, whole, epochs = 0.0, 0.0, 0.0
     for sitting in material.sittings:
         spent = sitting.seconds

@@ -1,4 +1,4 @@
-"""What a model says of images: its best, middling and worst captions, and where it looked."""
+"""Report sections with examples: the best, median and worst captions, and attention maps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from captionkit.viz.document import Block, Gallery, Paragraph, Shown
 from captionkit.viz.strip import attention_strip
 
 _BEST, _MIDDLE, _WORST = 6, 3, 6
-#: images shown word by word: of the best, the middling and the worst
+#: images whose attention is shown word by word: of the best, the median and the worst
 _LOOKED = (2, 1, 1)
 _PHOTO = (480, 480)
-_STRIP, _THUMBNAIL = 600, 110  # pixels: such that a phone shows the words legibly
+_STRIP, _THUMBNAIL = 600, 110  # pixels, so that the words are legible on a phone
 _RANKED_BY, _THEN_BY = "CIDEr-D", "ROUGE-L"
 
 
 def captions(material: RunData) -> list[Block]:
-    """Captions from the best to the worst; in the middle of a run, those of the last evaluation."""
+    """Return captions from best to worst; for an unfinished run, those of the last evaluation."""
     if not material.whole:
         return _latest(material)
     scores = material.scores.per_image
@@ -39,7 +39,7 @@ def captions(material: RunData) -> list[Block]:
 
 
 def attention(material: RunData) -> list[Block]:
-    """A few of those images word by word."""
+    """Return the attention for each word of the caption, for a few of those images."""
     _, decoder = material.architecture
     if decoder == "show-tell":
         return [Paragraph("show-tell sees an image once and as a whole, so there is nothing to show word by word.")]
@@ -68,9 +68,9 @@ def attention(material: RunData) -> list[Block]:
 
 
 def groups_of(material: RunData) -> dict[str, list[int]]:
-    """Places in the scores of the best, middling and worst captions, none of them twice.
+    """Return the indices into the scores of the best, median and worst captions; the groups do not overlap.
 
-    Of equal CIDEr-D, as many of the worst have none at all, ROUGE-L decides, then the order of the split.
+    Ties in CIDEr-D (many of the worst have 0) are broken by ROUGE-L, then by the order of the split.
     """
     scores = material.scores.per_image
     order = np.lexsort((-scores[_THEN_BY], -scores[_RANKED_BY])).tolist()

@@ -1,4 +1,4 @@
-"""Figures in words, which several parts of a report use."""
+"""Formatting of numbers, times and devices, shared by the sections of a report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from captionkit.training.report.run_data import RunData
 
 
 def number(value: Any, decimals: int = 3) -> str:
-    """A figure, or that it is unknown; not finite ones are recorded as null."""
+    """Format a number; None, which is how non-finite values are recorded, becomes "unknown"."""
     return "unknown" if value is None else f"{value:,.{decimals}f}"
 
 
 def brief(value: float) -> str:
-    """A positive figure of any size, to three digits."""
+    """Format a positive number of any size to three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def moment(iso: str) -> str:
-    """A time as people read it."""
+    """Format an ISO 8601 time for people."""
     try:
         at = datetime.fromisoformat(iso)
     except ValueError:
@@ -29,19 +29,19 @@ def moment(iso: str) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """A time span: minutes, or seconds where it is short."""
+    """Format a duration in minutes, or in seconds if it is under a minute."""
     return f"{seconds / 60:,.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def minutes_of(material: RunData) -> float | None:
-    """Minutes of all sittings; of a run that kept no sittings, those that its model tells."""
+    """Return the minutes of all sessions; without recorded sessions, those in the saved model's provenance."""
     if material.sittings:
         return sum(sum(sitting.seconds.values()) for sitting in material.sittings) / 60
     return material.provenance.get("minutes")
 
 
 def device_of(material: RunData) -> str:
-    """What the run was computed on."""
+    """Return a description of the device that the run used."""
     if not material.sittings:
         return str(material.provenance.get("device", "unknown"))
     sitting = material.sittings[-1]
@@ -53,7 +53,7 @@ def device_of(material: RunData) -> str:
 
 
 def same_or_each(values: Sequence[str]) -> str:
-    """What all sittings have in common, or each one's own."""
+    """Return the value that all sessions share, or else the value of each session."""
     if len(set(values)) <= 1:
         return next(iter(values), "unknown")
     return "; ".join(f"{value or 'none'} (sitting {number})" for number, value in enumerate(values, 1))

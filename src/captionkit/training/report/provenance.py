@@ -1,4 +1,4 @@
-"""How a run was made: its data, its sittings, machine and versions, its recipe."""
+"""Report sections on how a run was made: data, sessions, machine, versions and recipe."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from captionkit.training.report.run_data import RunData
 from captionkit.training.run.sessions import DONE, Session
 from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Row, Table
 
-_NAMED = 20  # so many things that were left out are named
+_NAMED = 20  # most skipped items that are listed
 
 
 def data(material: RunData) -> list[Block]:
-    """The dataset in numbers, and what was left out of it."""
+    """Return the size of the dataset and what was left out of it."""
     known = material.data
     rows = []
     for what, said in (("train", "what the model learnt from"), ("val", "what it was evaluated on")):
@@ -53,7 +53,7 @@ def _left_out(reasons: Mapping[str, Any], said: str) -> list[Block]:
 
 
 def sittings(material: RunData) -> list[Block]:
-    """Each sitting with its command."""
+    """Return the sessions with their commands."""
     if not material.sittings:
         command = material.provenance.get("command", "")
         return [Code(command)] if command else [Paragraph("The run has not left what made it.")]
@@ -74,7 +74,7 @@ def sittings(material: RunData) -> list[Block]:
 
 
 def _by_folder(sittings: Any) -> list[tuple[str, list[str]]]:
-    """Commands in their order, those of one folder in a row together."""
+    """Group consecutive commands that were started in the same folder."""
     found: list[tuple[str, list[str]]] = []
     for sitting in sittings:
         if not found or found[-1][0] != sitting.folder:
@@ -84,7 +84,7 @@ def _by_folder(sittings: Any) -> list[tuple[str, list[str]]]:
 
 
 def made_with(material: RunData) -> list[Block]:
-    """Versions and machine, over all sittings."""
+    """Return versions and machine, over all sessions."""
     if not material.sittings:
         rows = [Row(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
         return [Table(["what", "version"], rows)] if rows else [Paragraph("The run has not left what made it.")]
@@ -122,7 +122,7 @@ def _source(sitting: Session) -> str:
 
 
 def recipe(material: RunData) -> list[Block]:
-    """What the recipe says that differs from the default; the whole of it folded away."""
+    """Return the fields of the recipe that differ from the default, and the full recipe, collapsed."""
     rows = []
     for name, leaf in recipe_fields():
         value = material.recipe.value(name)

@@ -1,4 +1,4 @@
-"""What came of a run: the key figures, the table of results, the scores."""
+"""Report sections on the outcome of a run: key figures, table of results, scores."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MEANINGS = {
 
 
 def key_figures(material: RunData) -> list[tuple[str, str, str]]:
-    """The figures in large type."""
+    """Return the key figures that are shown in large type."""
     figures = []
     best = material.best
     scored: Mapping[str, float] = {}
     if material.whole:
-        with suppress(CaptionkitError):  # the section on scores says why there are none
+        with suppress(CaptionkitError):  # the scores section reports why there are none
             scored = material.scores
     for name, key, said in (
         ("CIDEr-D", "cider", "of validation captions, 0 to 10, more is better"),
@@ -52,7 +52,7 @@ def key_figures(material: RunData) -> list[tuple[str, str, str]]:
 
 
 def results(material: RunData) -> list[Block]:
-    """The table of results."""
+    """Return the table of results."""
     best = material.best
     if best is None:
         return [Paragraph("Nothing has been evaluated yet, so there is no model to tell of.", warning=True)]
@@ -72,7 +72,7 @@ def results(material: RunData) -> list[Block]:
 
 
 def scores(material: RunData) -> list[Block]:
-    """Scores of the kept model's captions, with intervals; from the evaluation alone in the middle of a run."""
+    """Return the scores of the saved model's captions with intervals; for an unfinished run, the recorded ones."""
     if not material.whole:
         return _recorded(material)
     found = material.scores
@@ -104,7 +104,7 @@ def scores(material: RunData) -> list[Block]:
 
 
 def _doubts(material: RunData) -> list[str]:
-    """Whether the captions are those of the evaluation whose model was kept."""
+    """Return a warning if the captions score differently from the evaluation at which the model was saved."""
     best, found = material.best, material.scores
     recorded = best.get("cider") if best else None
     if recorded is None or "CIDEr-D" not in found or abs(found["CIDEr-D"] - recorded) < 0.01:

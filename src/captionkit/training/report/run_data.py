@@ -1,4 +1,4 @@
-"""What a report is made of: everything that a run folder knows, and the images that it was validated on."""
+"""The input of a report: everything stored in a run folder, and the validation images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from captionkit.viz.page import Card
 
 
 def load_kept(folder: ModelFolder) -> Captioner:
-    """A captioner of a kept model: by its ONNX graphs, or by torch where it has none."""
+    """Load a captioner for a saved model: from its ONNX graphs, or with torch if it has none."""
     if folder.runnable:
         return load(folder.path)
     from captionkit.models.serialization import load_model
@@ -37,37 +37,37 @@ def load_kept(folder: ModelFolder) -> Captioner:
 
 @dataclass
 class RunData:
-    """What is known of a run."""
+    """Recipe, metrics, sessions, saved model and validation data of a run."""
 
     path: Path
     recipe: Recipe
     rows: Sequence[Mapping[str, Any]]
     sittings: Sequence[Session]
-    #: the validation split, where it is at hand
+    #: the validation split, if available
     val: CaptionSet | None = None
-    #: why it is not
+    #: why it is not available
     missing: str = "the validation images are not at hand"
-    #: images of an evaluation in the middle of the run
+    #: sample images of the latest evaluation
     shown: Sequence[Card] = ()
-    #: whether to tell all; else what takes no time
+    #: whether to write the full report; otherwise only the parts that are cheap to compute
     whole: bool = True
-    #: whether the run is going on
+    #: whether the run is in progress
     live: bool = False
     load: Callable[[ModelFolder], Captioner] = field(default=load_kept, repr=False)
 
     @property
     def evaluations(self) -> list[Mapping[str, Any]]:
-        """Rows of evaluations."""
+        """The metrics rows of evaluations."""
         return [row for row in self.rows if row["kind"] == "eval"]
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The row of the evaluation whose model is kept."""
+        """The metrics row of the evaluation whose model was saved."""
         return next((row for row in reversed(self.evaluations) if row["best"]), None)
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """What the last sitting says of the data, or else the kept model."""
+        """Facts about the data, from the last session or else from the saved model."""
         if self.sittings and self.sittings[-1].data:
             return self.sittings[-1].data
         facts = self.provenance
@@ -81,7 +81,7 @@ class RunData:
 
     @cached_property
     def kept(self) -> ModelFolder | None:
-        """The kept model; None before the first evaluation."""
+        """The saved model; None before the first evaluation."""
         try:
             return open_model(self.path / BEST)
         except ModelError:
@@ -89,15 +89,15 @@ class RunData:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What the kept model says of how it was made."""
+        """The provenance stored with the saved model."""
         return self.kept.config.get("provenance", {}) if self.kept else {}
 
     @property
     def architecture(self) -> tuple[str, str]:
-        """Encoder and decoder, in words."""
+        """Names of encoder and decoder."""
         recipe = self.recipe
         encoder, decoder = recipe.encoder.name, {"name": recipe.decoder.name, "kind": recipe.decoder.kind}
-        if self.kept:  # a run that starts from a model has that one's
+        if self.kept:  # a run that starts from a model takes over its architecture
             stored = self.kept.section("architecture")
             encoder, decoder = stored["encoder"]["name"], stored["decoder"]
         kind = f" ({decoder['kind']} attention)" if decoder["name"] == "show-attend-tell" else ""
@@ -105,9 +105,9 @@ class RunData:
 
     @cached_property
     def said(self) -> dict[Any, str]:
-        """The kept model's captions of the validation split, by image id; made now where the run left none.
+        """The saved model's captions of the validation split, by image id; generated now if the run stored none.
 
-        Raises CaptionkitError where there are none and none can be made.
+        Raises CaptionkitError if there are none and they cannot be generated.
         """
         try:
             results = json.loads((self.path / CAPTIONS).read_text(encoding="utf-8"))
@@ -123,24 +123,24 @@ class RunData:
 
     @property
     def scores(self) -> Scores:
-        """Scores of those captions, with intervals. Raises CaptionkitError where there is nothing to score."""
+        """Scores of those captions, with intervals. Raises CaptionkitError if there is nothing to score."""
         if isinstance(self._scored, CaptionkitError):
             raise self._scored
         return self._scored
 
     @cached_property
     def _scored(self) -> Scores | CaptionkitError:
-        """The scores, or why there are none: several parts of a report ask, and to try takes long."""
+        """The scores or the error, cached because several sections need them and computing them is slow."""
         try:
             if self.val is None:
                 return CaptionkitError(self.missing)
             return evaluate(self.said, self.val, frequencies=self._frequencies)
-        except CaptionkitError as error:  # METEOR's data may be damaged, or its index find no place
+        except CaptionkitError as error:  # METEOR's data may be damaged, or there is no space for its index
             return self._scored_without_meteor(error)
 
     @property
     def _frequencies(self) -> DocumentFrequencies:
-        """CIDEr's frequencies as the evaluations of the run count them: over images that cannot be read, too."""
+        """CIDEr's document frequencies, counted as in the run's evaluations: images that cannot be read included."""
         references = [example.captions for example in self.val or ()]
         split_up = TOKENIZERS[tokenizer_of(references)]
         flat = iter(split_up(caption for some in references for caption in some))
@@ -157,6 +157,6 @@ class RunData:
 
 
 def write_captions(run: Path, said: Mapping[Any, str]) -> None:
-    """Keep captions by image id as COCO results, atomically. Raises CaptionkitError."""
+    """Write captions by image id in the COCO results format, atomically. Raises CaptionkitError."""
     results = [{"image_id": known, "caption": caption} for known, caption in said.items()]
     files.write_text(run / CAPTIONS, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
