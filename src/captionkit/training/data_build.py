@@ -1,4 +1,4 @@
-"""The images of a run as they are taught and evaluated, with what a frozen encoder makes of them."""
+"""Build the datasets of a run, with cached features of a frozen encoder and soft targets of teachers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from captionkit.training.objectives.distillation import Teacher, open_teachers, 
 
 
 def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> CaptionDataset:
-    """What is taught ("train") or evaluated ("val"): features, computed once, where frozen stages allow it."""
+    """Build the dataset for training (`part` = "train") or evaluation ("val").
+
+    Features of frozen encoder stages are computed once and cached, unless augmentation changes the images every time.
+    """
     training = part == "train"
     captions, image = setup.train if training else setup.val, recipe.image
     features, broken = None, {}
-    anew = training and (image.crop < 1 or image.colour > 0)  # each time another image
+    anew = training and (image.crop < 1 or image.colour > 0)  # augmentation gives another image each time
     if setup.model.encoder.cacheable and not recipe.encoder.thaw and not anew:
         sets = [source.train for source in setup.sources] if training else [captions]
         seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
@@ -43,7 +46,7 @@ def _soft_targets(
     tokens: Sequence[Sequence[Sequence[int]]],
     shown: Shown,
 ) -> SoftTargets:
-    """What the recipe's teachers expect of the training captions."""
+    """Return the soft targets of the recipe's teachers for the training captions."""
     sets, teachers = [source.train for source in setup.sources], []
     for folder, model in open_teachers(recipe, setup.text):
         seen = FrozenEncoder(model.to(accelerator.device).encoder, folder.preprocessing)
@@ -52,7 +55,7 @@ def _soft_targets(
 
 
 class FrozenEncoder(NamedTuple):
-    """An encoder with the preprocessing that its images need."""
+    """An encoder with the preprocessing of its input images."""
 
     encoder: Encoder
     preprocessing: Preprocessing
@@ -67,10 +70,13 @@ def _features(
     *,
     flips: bool,
 ) -> tuple[ConcatFeatures, dict[int, str]]:
-    """What the frozen encoder makes of the images: a file for each dataset, which serves any mix of it."""
+    """Compute or load the frozen encoder's features, one cache file per dataset, reusable in any mixture.
+
+    Returns the features, and the reasons why some images (by index) could not be read.
+    """
     parts, broken, start = [], {}, 0
     for captions in sets:
-        # One process computes; the others then find the file.
+        # The main process computes the features; the others load the cached file.
         with accelerator.main_process_first():
             features, unread = cached_features(
                 seen.encoder.eval(),

@@ -1,4 +1,4 @@
-"""What a step taught, in sums, so that parts, steps and processes add up exactly."""
+"""Metrics of training steps as sums, so that micro-batches, steps and processes add up exactly."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Sums over the words and captions of one step or several.
+    """Sums over the words and captions of one or several steps.
 
-    nats: cross-entropy of the words taught; of self-critical training, -log p of the words that the model said.
-    words: how many. And of self-critical training alone: captions, how many were said; reward, what they were worth;
-    distinct, how many different ones of the same image.
+    nats: cross-entropy of the target words; in self-critical training, -log p of the sampled words.
+    words: number of these words.
+    Only in self-critical training: captions, the number of samples; reward, the sum of their rewards; distinct, the
+    number of distinct samples per image, summed over images.
     """
 
     nats: float = 0.0
@@ -24,7 +25,7 @@ class StepMetrics:
         return StepMetrics(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
     def row(self) -> dict[str, float]:
-        """Means, under the names of metrics.jsonl: the loss, or what self-critical training reports instead."""
+        """Return means under the names of metrics.jsonl: the loss, or the metrics of self-critical training."""
         nats = self.nats / max(self.words, 1)
         if not self.captions:
             return {"loss": nats}

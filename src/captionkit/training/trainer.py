@@ -1,4 +1,4 @@
-"""The training loop: from a recipe to a run folder."""
+"""The trainer: runs a recipe and writes the results to a run folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _LOG_EVERY = 20  # steps between two rows of training loss
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run answers."""
+    """The outcome of a finished run."""
 
     folder: Path
     best_cider: float
@@ -59,7 +59,7 @@ class Result:
     steps: int
 
 
-#: is told the row of each evaluation (step, epoch, val_loss, cider, ...); may raise, to end the run there
+#: callback that receives the row of each evaluation (step, epoch, val_loss, cider, ...); may raise to end the run
 OnEval = Callable[[Mapping[str, Any]], None]
 
 
@@ -72,12 +72,13 @@ def train(
     watcher: OnEval | None = None,
     export: bool = True,
 ) -> Result:
-    """Train a captioner on the dataset at `data`, or on several, and keep everything in the folder `output`.
+    """Train a captioning model on one or several datasets and write everything to the folder `output`.
 
-    Of several datasets, the first is the one that validates; `data.weights` says how often each is shown. `resume`
-    takes up the run in `output` with the recipe stored there. `export` adds the ONNX graphs to the kept model at the
-    end. Raises TrainingError, DatasetError, ModelError or RecipeError with what to do about it. An interrupt (Ctrl-C)
-    saves the run before KeyboardInterrupt is raised.
+    With several datasets, the first provides the validation split; `data.weights` says how often each is shown.
+    `resume` continues the run in `output` with the recipe stored there. `watcher` is called after each evaluation.
+    `export` adds ONNX graphs to the best model at the end. Raises TrainingError, DatasetError, ModelError or
+    RecipeError, with a remedy in the message. An interrupt (Ctrl-C) saves a checkpoint before KeyboardInterrupt is
+    raised.
     """
     with closing(RunFolder(Path(output))) as folder:
         if resume:
@@ -96,7 +97,7 @@ def train(
 
 
 class _Trainer:
-    """One sitting of a run."""
+    """One session of a run: the stretch that one launch of the program trains."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class _Trainer:
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
         check_compiler(recipe.run, self.accelerator.device)
         self.report = Report(folder, self.setup, recipe, self.accelerator)
-        self.accelerator.wait_for_everyone()  # until all have seen that the folder is free
+        self.accelerator.wait_for_everyone()  # all ranks must see that the folder is free before it is opened
         if self.accelerator.is_main_process:
             folder.open(recipe, resume=resume)
         self.setup.model.to(self.accelerator.device)
@@ -149,7 +150,7 @@ class _Trainer:
             compile_parts(self.setup.model)
 
     def _check_best(self) -> None:
-        """Where the best model so far has been taken away, the next one is kept, however good it is."""
+        """Reset the best scores if the best model was deleted, so that the next evaluation saves one in any case."""
         progress, best = self.progress, self.folder.path / BEST
         if math.isfinite(progress.best_cider) and not (best / CONFIG).exists():
             if progress.step == self.plan.steps:
@@ -159,14 +160,14 @@ class _Trainer:
             progress.stale = 0
 
     def go(self) -> Result:
-        """Train to the end, to patience's end or to a failure."""
+        """Train until all epochs are done, early stopping, collapse or a failure."""
         thawing = self.learner.thawing.told(self.plan.steps)
         self.report.begin(self.plan, self.progress, thawing, done=self._finished())
         first, last = self.progress.step, self.plan.steps
         try:
             self._train(first, last)
         except RuntimeError as error:
-            # Nothing is saved: what a broken device still answers cannot be trusted.
+            # Save nothing: data read from a failed device cannot be trusted.
             if what := explain(error):
                 raise TrainingError(f"{what} after step {self.progress.step}; {self._way_on()}") from error
             raise
@@ -194,7 +195,7 @@ class _Trainer:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
         evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
         if self.recipe.run.init and not progress.start:
-            self._evaluate()  # so that what is kept is never worse than what was there
+            self._evaluate()  # so that the saved model is never worse than the initial one
             self._save()
         saved = time.monotonic()
         for step in steps:
@@ -217,7 +218,7 @@ class _Trainer:
                 raise KeyboardInterrupt
 
     def _anywhere(self, so: bool) -> bool:
-        """Whether it is so in any process: they must stop after the same step."""
+        """Return whether `so` holds in any process; all processes must stop after the same step."""
         if self.accelerator.num_processes == 1:
             return so
         return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
@@ -299,7 +300,7 @@ class _Trainer:
 
     @contextmanager
     def _pictures_told(self) -> Iterator[None]:
-        """A failure for want of images is told as that of the disk, where it is."""
+        """If training fails because images cannot be read, check whether the disk is gone and report that instead."""
         try:
             yield
         except TrainingError as error:
@@ -307,13 +308,16 @@ class _Trainer:
             raise
 
     def _check_pictures(self, broken: Collection[str] = ()) -> bool:
-        """Whether what was learnt so far was learnt from all images that are there; `broken` are newly found so."""
+        """Raise TrainingError if images that were readable before no longer are; `broken` are new failures.
+
+        Returns whether a checkpoint may be saved: not if every image tried so far was unreadable.
+        """
         if reason := self.learner.vanished(broken):
             raise TrainingError(f"images that were read before cannot be read any more ({reason}); {self._way_on()}")
         return not self.learner.blind
 
     def _save(self) -> None:
-        # Only the main process writes, and none waits for it: clocks differ, so each may think that it is time.
+        # Only the main process writes, without a barrier: clocks differ, so ranks may disagree on when to save.
         if self.accelerator.is_main_process and self._check_pictures():
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
@@ -341,7 +345,7 @@ class _Trainer:
 
 
 def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:
-    """What a checkpoint belongs to: everything that changes the weights, and nothing that does not."""
+    """Hash everything that affects the weights, and nothing else; a checkpoint can only be resumed with the same."""
     values = asdict(recipe)
     for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]

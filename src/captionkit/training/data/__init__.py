@@ -1,1 +1,1 @@
-"""From a dataset to batches: dataset, sampler, collate, loader, augmentation, feature cache."""
+"""Input pipeline: dataset, sampler, collate, loader, augmentation, feature cache."""

@@ -1,4 +1,4 @@
-"""Batches: images stacked, captions packed without padding."""
+"""Collate samples into batches: images stacked, captions packed without padding."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from captionkit.training.data.soft_targets import SoftLabels
 
 
 class Batch(NamedTuple):
-    """Images, or the features made of them, with their captions packed (see `PackedCaptions`)."""
+    """Images or their encoder features, with packed captions (see `PackedCaptions`)."""
 
     images: Tensor | None  # [B,3,H,W]
     features: Tensor | None  # [B,G,D]
     captions: PackedCaptions
     targets: Tensor  # [P]: the word after each of captions.tokens
     broken: list[str]  # images that could not be read, with the reason
-    indices: tuple[int, ...] = ()  # the place in the split of each image, [B]
-    turns: tuple[int, ...] = ()  # how often each of them was shown before, [B]
-    chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), where used
-    soft: SoftLabels | None = None  # what teachers expect in the place of targets, where there are any
+    indices: tuple[int, ...] = ()  # index of each image in the split, [B]
+    turns: tuple[int, ...] = ()  # how often each image was shown before, [B]
+    chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), if used
+    soft: SoftLabels | None = None  # soft targets of the teachers, if there are any
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`."""
+        """Copy the batch to `device`."""
         return Batch(
             None
             if self.images is None
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
         )
 
     def pinned(self) -> Batch:
-        """The batch in memory that a GPU copies from while both go on."""
+        """Copy the batch to pinned memory, for asynchronous transfer to a GPU."""
         names = ("images", "features", "targets", "chances")
         parts = {name: getattr(self, name) for name in names}
         tokens, sizes, image_index = self.captions
@@ -55,9 +55,10 @@ class Batch(NamedTuple):
 
 
 def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
-    """Stack images and pack captions, longest first; images that could not be read are left out and named.
+    """Stack images and pack captions, longest first.
 
-    Without a readable image the batch has no captions, and neither images nor features.
+    Unreadable images are skipped and listed in `broken`. If no image is readable, the batch has no captions, images or
+    features.
     """
     good = [sample for sample in samples if sample.picture is not None]
     captions = [(caption, row) for row, sample in enumerate(good) for caption in sample.captions]
@@ -78,7 +79,10 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
 
 
 def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[PackedCaptions, Tensor]:
-    """Captions as token ids, the longest first, each with the row of its image -> packed, and the next words [P]."""
+    """Pack captions and return them with their targets, the next words [P].
+
+    `captions` are (token ids, row of the image), the longest first.
+    """
     steps = max((len(caption) for caption, _ in captions), default=1) - 1
     columns = [[caption[t : t + 2] for caption, _ in captions if len(caption) > t + 1] for t in range(steps)]
     flat = torch.tensor([pair for column in columns for pair in column], dtype=torch.long).reshape(-1, 2)  # [P,2]
@@ -87,9 +91,9 @@ def pack(captions: Sequence[tuple[list[int], int]]) -> tuple[PackedCaptions, Ten
 
 
 def packed_rows(lengths: Sequence[int], order: Sequence[int]) -> np.ndarray:
-    """Where each packed word [P] stands among the words of all captions one after the other, `lengths` of each.
+    """Return, for each packed word [P], its index among the concatenated words of all captions.
 
-    `order` are the captions as they are packed.
+    `lengths` are the captions' numbers of words; `order` is the order in which captions are packed.
     """
     starts = np.cumsum([0, *lengths])
     steps = range(max(lengths, default=0))
@@ -97,7 +101,7 @@ def packed_rows(lengths: Sequence[int], order: Sequence[int]) -> np.ndarray:
 
 
 def _packed(tables: Sequence[Sequence[np.ndarray]], order: Sequence[int]) -> np.ndarray | None:
-    """What each image has for the words of each of its captions [L,...], packed [P,...]; None where there is none."""
+    """Pack per-word values, given per image and caption as [L,...], into [P,...]; None if there are none."""
     flat = [table for some in tables for table in some]
     if not flat:
         return None

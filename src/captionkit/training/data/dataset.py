@@ -1,7 +1,7 @@
-"""What is taught of each image: its captions and how it is seen, decided by seed, epoch and image alone.
+"""The training dataset: which captions and which augmentation an image gets, as a function of seed, epoch and image.
 
-Nothing here remembers anything, so a resumed run, any number of threads and any number of processes see the same
-captions, crops and mirrorings as one uninterrupted process.
+The dataset keeps no state, so captions, crops and flips are the same in a resumed run, and for any number of threads
+and processes.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ if TYPE_CHECKING:
 
 
 class Sample(NamedTuple):
-    """One image with the captions chosen for it."""
+    """One image with the captions selected for it."""
 
     picture: np.ndarray | None  # pixels [3,H,W] or features [G,D]; None if it could not be read
     captions: list[list[int]]
     broken: str = ""
-    #: of each caption, for each word that is fed (see `Feeding`), three numbers from 0 to 1 [L,3]; none if none is used
+    #: per caption, three random numbers in [0, 1) for each input word (see `Feeding`) [L,3]; empty if not used
     chances: Sequence[np.ndarray] = ()
-    #: of each caption, for each word to predict, what teachers expect, as `SoftTargets` has it [L,T]; none without them
+    #: per caption, the soft targets of each word to predict, as in `SoftTargets` [L,T]; empty without teachers
     soft: Sequence[np.ndarray] = ()
 
 
 class ItemPlan(NamedTuple):
-    """What is taught of an image in one of its turns, before anything of it is read."""
+    """Captions and augmentation of an image in one of its turns, known before the image is read."""
 
     captions: list[list[int]]
-    #: which of the image's captions they are
+    #: indices of these captions among the image's captions
     places: Sequence[int]
     flip: bool
-    #: decides the rest about it
+    #: random stream for everything else about the image
     generator: np.random.Generator
 
 
 class CaptionDataset:
     """Images and encoded captions of a split. Each image has captions.
 
-    An item is asked for by (turn, index); an image's turn says how often it was shown before, which is the number of
-    the epoch unless datasets are mixed (see `EpochSampler`). `features` [N,views,G,D] replaces the images where a
-    frozen encoder has seen them already; `broken` says of which images it could not, and why.
+    Items are indexed by (turn, index). The turn says how often the image was shown before, which is the epoch number
+    unless datasets are mixed (see `EpochSampler`). `features` [N,views,G,D] are cached features of a frozen encoder
+    that replace the images; `broken` has the reason for each image that could not be read while computing them.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class CaptionDataset:
         self.text = text
         self.tokens = self._encoded([example.captions for example in self.examples])
         self.broken = broken or {}
-        #: what teachers expect of the captions, where the run has teachers
+        #: soft targets of the captions, if the run has teachers
         self.soft: SoftTargets | None = None
         self.flippable = [recipe.image.flip and can_flip(e.captions, recipe.image) for e in self.examples]
-        #: of images whose captions change when they are mirrored, what is taught then
+        #: for images whose captions change when flipped: the captions of the flipped image
         self.mirrored: dict[int, list[list[int]]] = {}
         if augment and recipe.image.flip and recipe.image.flip_swap:
             self._allow_swaps()
@@ -100,7 +100,7 @@ class CaptionDataset:
         return len(self.examples)
 
     def lesson(self, turn: int, index: int) -> ItemPlan:
-        """The captions taught of an image in a turn, whether it is mirrored, and what decides the rest."""
+        """Select the captions of an image in a turn and whether it is flipped; return them with the random stream."""
         seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
         generator = np.random.default_rng((seed, CHOICE, turn, index))
         flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)
@@ -112,7 +112,10 @@ class CaptionDataset:
         return ItemPlan([captions[place] for place in places], places, flip, generator)
 
     def totals(self, turns: Sequence[int], indices: Sequence[int]) -> tuple[int, int]:
-        """Words to predict and captions in a step, over all processes and parts: what its loss is divided by."""
+        """Count the words to predict and the captions of a step over all processes and micro-batches.
+
+        These are the denominators of the step's loss.
+        """
         taught = (self.lesson(turn, index) for turn, index in zip(turns, indices, strict=True))
         lengths = [len(caption) - 1 for lesson in taught for caption in lesson.captions]
         return sum(lengths), len(lengths)
@@ -146,5 +149,5 @@ class CaptionDataset:
 
 
 def _cut(ids: list[int], most: int) -> list[int]:
-    """At most `most` words; a caption that was cut does not end, so no end token is taught for it."""
+    """Truncate to at most `most` words; a truncated caption has no end token, so none is a target."""
     return ids if len(ids) <= most + 2 else ids[: most + 1]

@@ -1,4 +1,4 @@
-"""What the frozen stages of an encoder make of each image, computed once and kept on disk."""
+"""Feature cache: outputs of the frozen encoder stages for each image, computed once and stored on disk."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from captionkit.utils.memory import is_memory_error
 _CHUNK = 32
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: passes items on while showing how far they are: (items, how many, what they are)
+#: passes items through while showing progress: (items, total, label)
 Shown = Callable[[Iterable, int, str], Iterable]
 
 
 class ConcatFeatures:
-    """The features of several datasets one after the other, [N,views,G,D] in all, each mapped from its own file."""
+    """The concatenated features of several datasets, [N,views,G,D], each memory-mapped from its own file."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self._parts = parts
@@ -40,7 +40,7 @@ class ConcatFeatures:
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
     def __getitem__(self, place: tuple[int, int]) -> np.ndarray:
-        """The features [G,D] or maps [H,W,C] of an image, by its index, in a view."""
+        """Return the features [G,D] or feature maps [H,W,C] of an image, given (index, view)."""
         index, view = place
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part][index - self._starts[part], view]
@@ -55,12 +55,12 @@ def cached_features(
     precision: str,
     shown: Shown,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Features [N,views,G,D] float16, mapped from disk, and why some images (by index) could not be read.
+    """Return memory-mapped features [N,views,G,D] float16, and why some images (by index) could not be read.
 
-    Where later stages of the encoder are trained they are maps [N,views,H,W,C], see `Encoder.encode_frozen`. Views are
-    the image and, with `flips`, its mirror image. The file's name is a hash of all that decides its content (see
-    `_key`), so it is never stale; whoever needs the same at the same time waits for the one who computes it. Raises
-    TrainingError when the disk is full, or when the features do not fit 16 bits.
+    If later stages of the encoder are trained, these are feature maps [N,views,H,W,C], see `Encoder.encode_frozen`. The
+    views are the image and, with `flips`, the flipped image. The file name is a hash of everything that determines the
+    content (see `_key`), so the cache is never stale; concurrent runs that need the same file wait for the one that
+    computes it. Raises TrainingError if the disk is full, or if the features overflow float16.
     """
     shape = (len(captions), 2 if flips else 1, *_shape(encoder, preprocessing))
     path = files.cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
@@ -75,7 +75,7 @@ def cached_features(
                     files.write_text(notes, json.dumps(broken))
                     partial.replace(path)
                 finally:
-                    partial.unlink(missing_ok=True)  # which may be large, where space is what lacks
+                    partial.unlink(missing_ok=True)  # may be large, and the disk may be full
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror}); free {_bytes(shape) / 1e9:.1f} GB or set "
@@ -87,13 +87,13 @@ def cached_features(
 
 @torch.inference_mode()
 def _shape(encoder: Encoder, preprocessing: Preprocessing) -> tuple[int, ...]:
-    """The shape of one image's features: [G,D], or [H,W,C] where later stages are trained."""
+    """Return the shape of one image's features: [G,D], or [H,W,C] if later stages are trained."""
     blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width, device=next(encoder.parameters()).device)
     return tuple(encoder.encode_frozen(blank).shape[1:])
 
 
 def _whole(path: Path, notes: Path, shape: tuple[int, ...]) -> bool:
-    """Whether what is kept is there, and undamaged as far as a look at both ends of it tells."""
+    """Return whether the cached files exist and look intact, judged by the array's header and file size."""
     try:
         json.loads(notes.read_text(encoding="utf-8"))
         return np.load(path, mmap_mode="r").shape == shape
@@ -106,7 +106,7 @@ def _bytes(shape: tuple[int, ...]) -> int:
 
 
 def _check_space(folder: Path, shape: tuple[int, ...]) -> None:
-    # Better known now than after an hour.
+    # Fail now rather than after an hour of computation.
     if shutil.disk_usage(folder).free < _bytes(shape):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -139,7 +139,7 @@ def _compute(
 
 
 def _encode_what_fits(encoder: Encoder, images: np.ndarray, precision: str) -> np.ndarray:
-    """As `_encode`, in halves where the whole does not fit into memory."""
+    """Like `_encode`, but split the batch in halves if it does not fit into memory."""
     try:
         return _encode(encoder, images, precision)
     except (RuntimeError, MemoryError) as error:
@@ -153,7 +153,7 @@ def _encode_what_fits(encoder: Encoder, images: np.ndarray, precision: str) -> n
 
 
 def _encode(encoder: Encoder, images: np.ndarray, precision: str) -> np.ndarray:
-    """`images` [B,3,H,W] -> features [B,G,D] or [B,H,W,C], float16."""
+    """Encode `images` [B,3,H,W] -> features [B,G,D] or [B,H,W,C], float16."""
     device = next(encoder.parameters()).device
     pixels = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
     with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
@@ -173,9 +173,9 @@ def _read(example: Example, preprocessing: Preprocessing, flip: bool) -> tuple[n
 
 
 def _key(encoder: Encoder, captions: CaptionSet, preprocessing: Preprocessing, flips: bool, precision: str) -> str:
-    """A hash of captionkit's version, the encoder's frozen weights, the preprocessing, the precision and the images.
+    """Hash captionkit's version, the encoder's frozen weights, the preprocessing, the precision and the images.
 
-    Images are known by name, size and time of change, so that one that was mended is looked at again.
+    Images are identified by id, name, size and modification time, so that a repaired file is read again.
     """
     facts = (__version__, sorted(preprocessing.to_dict().items()), flips, precision)
     digest = hashlib.sha256(repr(facts).encode())

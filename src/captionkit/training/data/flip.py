@@ -1,4 +1,4 @@
-"""Mirrored images, and what becomes of captions that say left or right."""
+"""Horizontal flips, and captions that mention left or right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captionkit.training.config.schema import ImageRecipe
 
 
 def check_mirroring(image: ImageRecipe) -> None:
-    """Raises RecipeError where `image.flip_swap` has no pairs of words to swap, or nothing is mirrored."""
+    """Raise RecipeError if `image.flip_swap` is set without pairs of words to swap, or without `image.flip`."""
     if not image.flip_swap:
         return
     if not image.flip:
@@ -26,7 +26,7 @@ def check_mirroring(image: ImageRecipe) -> None:
 
 
 def can_flip(captions: Sequence[str], image: ImageRecipe) -> bool:
-    """Whether an image can be mirrored without making one of its captions wrong."""
+    """Return whether an image can be flipped without making one of its captions wrong."""
     if not image.flip_unless:
         return True
     forbidden = re.compile("|".join(map(_pattern, image.flip_unless)), re.IGNORECASE)
@@ -34,21 +34,21 @@ def can_flip(captions: Sequence[str], image: ImageRecipe) -> bool:
 
 
 def swap_words(caption: str, pairs: Sequence[str]) -> str:
-    """`caption` with each word of `pairs` (first, second, first, second, ...) in the place of its partner.
+    """Replace each word of `pairs` (first, second, first, second, ...) in `caption` by its partner.
 
-    A part of a hyphenated word counts as a word ("left-hand"), a part of another does not ("leftover"). What is put in
-    is spelt as in `pairs`, since captions are learnt in lower case.
+    A part of a hyphenated word counts as a word ("left-hand"), other parts of words do not ("leftover"). Replacements
+    are spelled as in `pairs`, since captions are lower-cased for training anyway.
     """
-    # A longer one first: of "left" and "to the left", the latter.
+    # Longer words first: "to the left" must match before "left".
     order = sorted(range(len(pairs)), key=lambda place: -len(pairs[place]))
     found = re.compile("|".join(f"({_pattern(pairs[place])})" for place in order), re.IGNORECASE)
     return found.sub(lambda match: pairs[order[match.lastindex - 1] ^ 1], _plain(caption))
 
 
 def swapped_captions(captions: Sequence[str], text: Text, image: ImageRecipe) -> list[str] | None:
-    """What the captions of an image say of its mirror image, with the pairs `image.flip_unless` swapped.
+    """Return the captions of the flipped image, with the word pairs of `image.flip_unless` swapped.
 
-    None if one would lose a word that the vocabulary of `text` does not have: the image had better not be mirrored.
+    Returns None if swapping would introduce a word outside of the vocabulary of `text`: then do not flip the image.
     """
     swapped = [swap_words(caption, image.flip_unless) for caption in captions]
     lossy = any(text.unk_id in ids for ids in text.encode_batch(swapped))
@@ -61,12 +61,12 @@ def _unknown(captions: Iterable[str], text: Text) -> set[str]:
 
 
 def _pattern(word: str) -> str:
-    """Finds `word` where it stands alone; Chinese and Japanese have no spaces that would tell."""
+    """Return a regex that matches `word` as a whole word; no word boundaries in Chinese and Japanese."""
     word = _plain(word)
     before, after = ("" if has_cjk(word[end]) else edge for end, edge in ((0, r"(?<!\w)"), (-1, r"(?!\w)")))
     return f"{before}{re.escape(word)}{after}"
 
 
 def _plain(text: str) -> str:
-    """An accent may be a part of its letter or follow it; here it is a part."""
+    """Normalize to NFC, so that composed and decomposed accents compare equal."""
     return unicodedata.normalize("NFC", text)

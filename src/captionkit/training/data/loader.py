@@ -1,4 +1,4 @@
-"""Batches: images stacked, captions packed without padding, in an order that seed and epoch decide."""
+"""Data loading: batches prepared ahead by threads, in the order given by the sampler."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from captionkit.training.data.collate import Batch, collate
 from captionkit.training.data.dataset import CaptionDataset, Sample
 from captionkit.training.data.sampler import EpochSampler, Keys
 
-#: images that a thread prepares at a time, and such portions a thread that are prepared ahead
+#: images that a thread prepares at a time, and number of such portions prepared ahead per thread
 _PORTION, _AHEAD = 4, 4
-#: the most threads that "one a core" means: what a process gets out of more, its interpreter's lock eats
+#: upper limit of "one thread per core"; with more threads, contention for the GIL cancels the gain
 _MOST = 16
 
 
 def batches(
     teaching: CaptionDataset, plan: EpochSampler, start: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
-    """Batches of this process from step `start` to the end of the run, prepared ahead by `workers` threads.
+    """Yield this process's batches from step `start` to the end of the run, prepared ahead by `workers` threads.
 
-    `workers` of -1 is a thread a core; see `_threads`. `pin` puts them where a GPU copies them from by itself.
+    `workers` = -1 means one thread per core, see `_threads`. `pin` puts the batches into pinned memory.
     """
     return _prepared(teaching, plan.keys(start), workers, pin)
 
@@ -30,19 +30,19 @@ def batches(
 def whole(
     teaching: CaptionDataset, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
-    """Every image of a split once, without augmentation: this process' share, `size` images at a time."""
+    """Yield this process's share of a split in batches of `size` images, each image once, without augmentation."""
     mine = range(rank, len(teaching), processes)
     starts = range(0, len(mine), size)
     return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers, pin)
 
 
 def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin: bool) -> Generator[Batch, None, None]:
-    """The batches that `keys` name, in their order. Closing it drops what is prepared ahead."""
+    """Yield the batches given by `keys`, in order. Closing the generator drops what was prepared ahead."""
     if not workers:
         yield from (_joined([_samples(teaching, part)], part, teaching, pin) for part in keys)
         return
     threads = _threads(workers)
-    # Threads, since Pillow and numpy let go of the interpreter: an image takes little of it, and nothing is copied.
+    # Threads rather than processes: Pillow and numpy release the GIL for most of the work, and nothing is copied.
     pool = ThreadPoolExecutor(threads, thread_name_prefix="captionkit-pictures")
     joiner = ThreadPoolExecutor(1, thread_name_prefix="captionkit-pictures-joined")
 
@@ -54,7 +54,7 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
     waiting: deque[tuple[int, Future[Batch]]] = deque()
     try:
         while True:
-            # What is ahead is bounded in images, whatever a batch is: enough for all threads, and a batch.
+            # The queue is bounded in images, whatever the batch size: enough for all threads, plus one batch.
             while not waiting or sum(pictures for pictures, _ in waiting) < _ahead(threads):
                 part = next(keys, None)
                 if part is None:
@@ -69,7 +69,7 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
 
 
 def pictures_ahead(workers: int, batch: int) -> int:
-    """The most images that `batches` holds in memory before they are wanted, of batches of so many images."""
+    """Return the most images that `batches` holds in memory ahead of time, for batches of size `batch`."""
     return _ahead(_threads(workers)) + batch if workers else 0
 
 
@@ -78,7 +78,7 @@ def _ahead(threads: int) -> int:
 
 
 def _threads(workers: int) -> int:
-    """The number itself; for -1, one a core that this process may use, the machine's processes sharing them."""
+    """Resolve `workers`: -1 becomes one thread per core available to this process, shared among local ranks."""
     if workers >= 0:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Taking some of many in turn, so that all come up equally often, without remembering who came up before."""
+"""Random streams of the input pipeline, and stateless round-robin selection."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 
 
 def round_robin(key: tuple[int, ...], many: int, some: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which `some` of `many` come up in a `turn` (from 0), and how often each of them came up before: two [some].
+    """Select `some` of `many` items for a `turn` (from 0); return them and how often each was selected before.
 
-    All `many` come up once, in a random order, before any comes up again, and so on without end; a turn takes the next
-    `some` of that row. Where some <= many, nothing comes up twice in a turn. The order is drawn anew as soon as a turn
-    begins where a round does; it depends on `key`, which is a seed, and the turn.
+    Both results are [some]. The items form an endless sequence of rounds; each round contains every item once, in
+    random order, and a turn takes the next `some` items. If some <= many, no item is selected twice in a turn. The
+    order is redrawn whenever a turn and a round begin together; it depends on `key`, which is a seed, and the turn. No
+    state is kept between turns.
     """
-    places = turn * some + np.arange(some)  # in the endless row, [some]
-    again = math.lcm(many, some)  # after so many places, turn and round begin together
+    places = turn * some + np.arange(some)  # positions in the endless sequence, [some]
+    again = math.lcm(many, some)  # period after which a turn and a round begin together
     order = np.random.default_rng((*key, turn * some // again)).permutation(many)
     return order[places % many], places // many
 

@@ -1,4 +1,4 @@
-"""Which images each step takes, in an order that seed and epoch decide."""
+"""The sampler: which images each step takes, in an order given by seed and epoch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Keys = list[tuple[int, int]]
 
 
 class EpochSampler:
-    """The order of a run: step number -> images and their turns, cut into parts for accumulation and processes.
+    """Maps a step to its images and their turns, split into micro-batches for gradient accumulation and ranks.
 
-    A pass shows each image once, or as often as its weight says; an epoch is one pass, or as many as its fewest steps
-    take. Steps are the same for any number of parts and processes; where a step has fewer images than those, some of
-    its parts are empty. `pictures` is the number of images, or of those of each dataset, which then has its weight in
-    `data.weights`. `shards` names the shard of each image, where the images lie in shards: then they are shuffled
-    so that those are read nearly from end to end.
+    A pass shows each image once, or as often as its weight says; an epoch is one pass, or as many as are needed for the
+    minimum number of steps. The images of a step do not depend on the number of micro-batches and processes; if a step
+    has fewer images than those, some parts are empty. `pictures` is the number of images, or one number per dataset,
+    weighted by `data.weights`. `shards` names the shard of each image if the images are stored in shards; they are then
+    shuffled so that shards are read almost sequentially.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class EpochSampler:
         self.recipe, self.rank, self.processes = recipe, rank, processes
         self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
         weights = recipe.data.weights or (1.0,) * len(self.datasets)
-        #: images of each dataset in a pass, with their repetitions
+        #: images of each dataset in a pass, repetitions included
         self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
         self._shards = numbered(shards) if shards else None
         self.parts = recipe.optimizer.accumulate
@@ -47,17 +47,17 @@ class EpochSampler:
         self.passes = -(-recipe.optimizer.epoch_steps // self.steps_per_pass)
         self.steps_per_epoch = self.passes * self.steps_per_pass
         self.steps = recipe.optimizer.epochs * self.steps_per_epoch
-        self._pass = lru_cache(maxsize=2)(self._shuffled)  # the one that is learnt, and the one prepared ahead
+        self._pass = lru_cache(maxsize=2)(self._shuffled)  # the current pass, and the one prepared ahead
 
     def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of all images of a step, how often each was shown before, and their indices."""
+        """Return the turns (how often each image was shown before) and indices of all images of a step."""
         number, place = divmod(step, self.steps_per_pass)
         size = self.recipe.optimizer.batch_size
         turns, indices = self._pass(number)
         return turns[place * size : (place + 1) * size], indices[place * size : (place + 1) * size]
 
     def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The turns and indices of all images of a pass, in its order."""
+        """Return the turns and indices of all images of a pass, in shuffled order."""
         seed, start, turns, indices = self.recipe.run.seed, 0, [], []
         for dataset, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
             taken, before = round_robin((seed, MIX, dataset), many, some, number)
@@ -73,38 +73,38 @@ class EpochSampler:
         return np.concatenate(turns)[order], shown[order]
 
     def parts_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The turns and indices of the images of each part of a step, over all processes."""
+        """Return the turns and indices of the images of each part of a step, over all processes."""
         cut = (np.array_split(values, self.parts * self.processes) for values in self.pictures_of(step))
         return list(zip(*cut, strict=True))
 
     def keys(self, start: int) -> Iterator[Keys]:
-        """This process' share of every part of every step from `start` on."""
+        """Yield this process's share of every micro-batch of every step from `start` on."""
         for step in range(start, self.steps):
             for turns, indices in self.parts_of(step)[self.rank :: self.processes]:
                 yield list(zip(turns.tolist(), indices.tolist(), strict=True))
 
 
-#: shards that are read side by side, and how many of their images are shuffled at a time
+#: shards that are read concurrently, and size of the shuffle window in images
 _SIDE_BY_SIDE, _WINDOW = 8, 4096
 
 
 def shards_of(examples: Sequence[Example]) -> list[Path] | None:
-    """The shard that each image lies in; None if not all lie in shards."""
+    """Return the shard of each image; None if not all images are stored in shards."""
     shards = [example.image.archive for example in examples if isinstance(example.image, Member)]
     return shards if len(shards) == len(examples) else None
 
 
 def numbered(shards: Sequence[Hashable]) -> np.ndarray:
-    """The shard of each image by its number, [N], in the order in which they first occur."""
+    """Return the shard number of each image, [N]; shards are numbered in order of first occurrence."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(shard, len(numbers)) for shard in shards])
 
 
 def shard_shuffle(shard_of: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The places of images in the shards `shard_of` [N], shuffled [N]: a few random shards at a time, side by side,
-    each from a random place on and round to it.
+    """Shuffle the indices of images in the shards `shard_of` [N], reading a few random shards concurrently -> [N].
 
-    Within that, an image is moved by at most `_WINDOW` places, and fewer images than that are shuffled as a whole.
+    Each shard is read from a random offset to the end and then from its start up to the offset. On top of that, an
+    image is displaced by at most `_WINDOW` positions; groups with fewer images than that are shuffled as a whole.
     """
     order = np.argsort(shard_of, kind="stable")
     shards = np.split(order, np.flatnonzero(np.diff(shard_of[order])) + 1)

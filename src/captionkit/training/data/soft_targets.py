@@ -1,4 +1,4 @@
-"""What teachers expect in the place of the next word, kept and batched."""
+"""Soft targets: the teachers' distributions of the next word, stored and batched."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 
 class SoftLabels(NamedTuple):
-    """The likeliest words in a place, as teachers expect them."""
+    """The most probable words at each position according to the teachers."""
 
     ids: Tensor  # [P,T]
     shares: Tensor  # [P,T], summing to 1
 
     def to(self, device: torch.device) -> SoftLabels:
-        """The same on `device`."""
+        """Copy to `device`."""
         return SoftLabels(*(part.to(device, non_blocking=True) for part in self))
 
 
 class SoftTargets:
-    """What teachers expect in the place of each word of each caption.
+    """The teachers' distributions for each word of each caption.
 
-    `table` [W,T] has the ids and shares of the likeliest words, the words of all captions one after the other.
+    `table` [W,T] holds ids and probabilities of the most probable words, for the concatenated words of all captions.
     """
 
     def __init__(self, table: np.ndarray, tokens: Sequence[Sequence[Sequence[int]]], key: str) -> None:
@@ -35,6 +35,6 @@ class SoftTargets:
         self._starts = [ends[place : place + len(some) + 1] for place, some in zip(places, lengths, strict=False)]
 
     def of(self, index: int, caption: int) -> np.ndarray:
-        """Of a caption of the image `index`: the entries [L,T] for its L words to predict."""
+        """Return the entries [L,T] for the L words to predict of a caption of the image `index`."""
         start, end = self._starts[index][caption : caption + 2]
         return self._table[start:end]
