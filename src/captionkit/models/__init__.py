@@ -1,1 +1,1 @@
-"""The networks: encoders (image -> grid of features), decoders (grid -> words) and the model that joins the two."""
+"""The networks: encoders (image -> feature grid), decoders (feature grid -> words) and the model that joins them."""

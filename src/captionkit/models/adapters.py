@@ -1,10 +1,10 @@
-"""Encoders of timm and torchvision, where these are installed: `timm:NAME` and `torchvision:NAME`.
+"""Adapters for timm and torchvision models, if those libraries are installed: `timm:NAME` and `torchvision:NAME`.
 
-Written against timm 1.0.31 (`create_model`, `forward_features`, `data.resolve_model_data_config`) and torchvision
-0.29.1 (`models.get_model`, `models.get_model_weights`), by their sources. Neither comes with captionkit's extras.
+Written against the sources of timm 1.0.31 (`create_model`, `forward_features`, `data.resolve_model_data_config`) and
+torchvision 0.29.1 (`models.get_model`, `models.get_model_weights`). captionkit's extras install neither.
 
-The grid is what stands before pooling and classifier. Both libraries say how much of an image's middle they cut out
-for their tests (crop_pct, resize_size); of that only the way of fitting is kept, as a caption is of the whole image.
+The grid is the feature map before pooling and the classifier. Both libraries publish a center-crop ratio for
+evaluation (crop_pct, resize_size). It is ignored, as a caption describes the whole image; only the crop mode is used.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from captionkit.errors import ModelError
 from captionkit.models.backbones import leaves, reason_of
 from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
 
-_FITS = {"center": "crop", "squash": "squash", "border": "pad"}  # by timm's crop_mode
-#: what lets a timm model take other sizes than its own; the first that its family knows is used
+_FITS = {"center": "crop", "squash": "squash", "border": "pad"}  # timm's crop_mode -> our fit
+#: options that let a timm model accept other input sizes; the first set that the model family supports is used
 _RESIZABLE: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_size": True},
     {},
 )
-#: what comes after the grid in torchvision's models
+#: child modules of torchvision models that come after the grid
 _HEADS = ("avgpool", "classifier", "fc", "head")
 
 
 class Trunk(NamedTuple):
-    """A network whose output [B,D,h,w], [B,h,w,D] or [B,prefix+G,D] holds a grid, and how to read it."""
+    """A network whose output [B,D,h,w], [B,h,w,D] or [B,prefix+G,D] contains a grid, and the layout of that output."""
 
     network: nn.Module
     preprocessing: Preprocessing
     channels_last: bool = False
-    #: of tokens: how many stand before the cells, and a cell's height and width in pixels
+    #: for token outputs: the number of prefix tokens (class token, registers), and the patch height and width in pixels
     prefix: int = 0
     patch: tuple[int, int] | None = None
 
 
 class Adapted(Encoder):
-    """A trunk of another library as an encoder. Raises ModelError for one whose output is not a grid."""
+    """A timm or torchvision trunk as an encoder. Raises ModelError if its output is not a grid."""
 
     def __init__(self, name: str, trunk: Trunk) -> None:
         super().__init__()
         self.name, self.network, self._trunk = name, trunk.network, trunk
         size = trunk.preprocessing.height, trunk.preprocessing.width
-        #: names of the network's parameters that do not reach the grid, as those of a head
+        #: names of the network's parameters that the grid does not depend on, such as those of a head
         out, self.idle = self._outline(*size)
         self._grids = {size: self._shape(out, *size)}
         self.dim = out.shape[1 if out.ndim == 4 and not trunk.channels_last else -1]
@@ -65,13 +65,15 @@ class Adapted(Encoder):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The stem, then each stage or block of the library; a norm between two belongs to the second, one after all
-        to the last."""
+        """The stem, then each stage or block of the trunk.
+
+        A norm layer between two stages belongs to the second; a norm layer after all of them belongs to the last.
+        """
         used = {id(p) for name, p in self.network.named_parameters() if name not in self.idle}
         return [nn.ModuleList(group) if len(group) > 1 else group[0] for group in _grouped(_parts(self.network, used))]
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """As `Encoder.grid`. Raises ModelError for a size that this network does not take."""
+        """See `Encoder.grid`. Raises ModelError for an image size that this network does not accept."""
         size = height, width
         if size not in self._grids:
             self._grids[size] = self._shape(self._outline(*size)[0], *size)
@@ -81,7 +83,7 @@ class Adapted(Encoder):
         return self._trunk.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` [B,3,H,W], normalised as `preprocessing()` says -> grid [B,G,D]."""
+        """Encode `images` [B,3,H,W], normalised as in `preprocessing()` -> grid [B,G,D]."""
         out = self.network(images)
         if out.ndim == 3:
             return out[:, self._trunk.prefix :]  # [B,prefix+G,D] -> [B,G,D]
@@ -89,16 +91,16 @@ class Adapted(Encoder):
         return out.flatten(1, 2) if self._trunk.channels_last else out.flatten(2).transpose(1, 2)
 
     def _outline(self, height: int, width: int) -> tuple[Tensor, frozenset[str]]:
-        """The output for an image of this size, without values, and the names of the parameters it does not use."""
+        """Return the output for an image of this size, as a meta tensor, and the names of the unused parameters."""
         outlines = {name: p.detach().to("meta").requires_grad_() for name, p in self.network.named_parameters()}
         buffers = {name: buffer.to("meta") for name, buffer in self.network.named_buffers()}
         modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()  # in training, batch norm refuses a batch of one cell
+        self.network.eval()  # in training mode, batch norm rejects a batch of one cell
         try:
             with without_values(self.network), torch.enable_grad():
                 out = functional_call(self.network, {**outlines, **buffers}, torch.zeros(1, 3, height, width))
             used = set(map(id, leaves(out)))
-        except Exception as error:  # whatever a network does that is not for this size
+        except Exception as error:  # networks raise all kinds of errors for sizes they do not support
             raise self._refusal(f"takes no images of {height} x {width} pixels ({reason_of(error)})") from None
         finally:
             for module, mode in modes.items():
@@ -106,7 +108,7 @@ class Adapted(Encoder):
         return out, frozenset(name for name, outline in outlines.items() if id(outline) not in used)
 
     def _shape(self, out: Tensor, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the output."""
+        """Return the number of rows and columns of the output grid."""
         _, _, channels_last, prefix, patch = self._trunk
         if out.ndim == 4:
             rows, columns = out.shape[1:3] if channels_last else out.shape[2:]
@@ -122,35 +124,37 @@ class Adapted(Encoder):
 
 
 def is_adapted(name: str) -> bool:
-    """Whether `name` is that of another library's model, such as "timm:resnet18"."""
+    """Return whether `name` is that of a timm or torchvision model, such as "timm:resnet18"."""
     library, colon, _ = name.partition(":")
     return bool(colon) and library in _TRUNKS
 
 
 def load_adapted(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Adapted, EncoderConfig]:
-    """The encoder named in `config`, with its library's weights; returns it with the config that rebuilds it offline.
+    """Load the encoder named in `config`; return it and the config that rebuilds it offline.
 
-    Weights come from safetensors alone, which timm publishes and torchvision does not: of torchvision's models only the
-    architecture is taken. Raises ModelError where the library, the name or the weights are not to be had.
+    Weights are loaded from safetensors only. timm publishes such files and torchvision does not, so torchvision models
+    are available without pretrained weights only. Raises ModelError if the library is not installed, the name is
+    unknown or the weights are not available.
     """
     library, _, name = config.name.partition(":")
     trunk = _TRUNKS[library](config.name, name, pretrained)
     if config.preprocessing:
         trunk = trunk._replace(preprocessing=Preprocessing.from_dict(config.preprocessing))
     stored = trunk.preprocessing.to_dict()
-    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in stored.items()}  # as JSON does
+    # Lists for tuples, as a round trip through JSON would give.
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in stored.items()}
     return Adapted(config.name, trunk), replace(config, preprocessing=listed)
 
 
 @register("timm")
 @register("torchvision")
 def adapted(config: EncoderConfig) -> Adapted:
-    """The encoder of a stored config, with random weights."""
+    """Build the encoder of a stored config, with random weights."""
     return load_adapted(config, pretrained=False)[0]
 
 
 class _ForwardFeatures(nn.Module):
-    """What a timm model does before its head."""
+    """A timm model without its head: `forward_features` as `forward`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -171,7 +175,7 @@ def _timm(full: str, name: str, pretrained: bool) -> Trunk:
             raise ModelError(
                 f"encoder {full!r}: timm has no weights for it on the Hub; set encoder.pretrained to false"
             )
-        # Given a file, timm takes that or none; else it falls back on pickled ones.
+        # With an explicit file name, timm loads that file or fails; otherwise it may fall back to pickled weights.
         options["pretrained_cfg_overlay"] = {"hf_hub_filename": "model.safetensors"}
     model = _resizable(timm.create_model, full, name, options)
     usual = data.resolve_model_data_config(model)
@@ -193,7 +197,7 @@ def _resizable(create: Any, full: str, name: str, options: dict[str, Any]) -> nn
     for more in _RESIZABLE:
         try:
             return create(name, **options, **more)
-        except Exception as error:  # the library raises many kinds; all mean that there is no model to be had
+        except Exception as error:  # timm raises many kinds of errors; all mean that the model cannot be created
             unknown = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
             if not (more and unknown):
                 raise _unmade(full, error) from None
@@ -201,9 +205,10 @@ def _resizable(create: Any, full: str, name: str, options: dict[str, Any]) -> nn
 
 
 class _Tokens(nn.Module):
-    """torchvision's vision transformer without its head, for images of any size that has a cell.
+    """torchvision's vision transformer without its head, for any image size of at least one patch.
 
-    Positions are interpolated as in DINO (Caron et al. 2021, arXiv 2104.14294), bicubically over the trained grid.
+    Position embeddings are interpolated bicubically over the trained grid, as in DINO (Caron et al. 2021, arXiv
+    2104.14294).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -212,7 +217,7 @@ class _Tokens(nn.Module):
         self.side = model.image_size // model.patch_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B,3,H,W] -> [B,1+G,D]; rows and columns that do not fill a cell are left out."""
+        """Encode [B,3,H,W] -> [B,1+G,D]; pixel rows and columns that do not fill a patch are ignored."""
         model = self.model
         cells = model.conv_proj(images)  # [B,3,H,W] -> [B,D,h,w]
         first = model.class_token.expand(images.shape[0], -1, -1)  # [1,1,D] -> [B,1,D]
@@ -221,7 +226,7 @@ class _Tokens(nn.Module):
         return encoder.ln(encoder.layers(encoder.dropout(tokens + self._positions(*cells.shape[2:]))))
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """[1,1+G,D]."""
+        """Return the position embeddings [1,1+G,D] for a grid of `rows` x `columns`."""
         stored = self.model.encoder.pos_embedding
         if (rows, columns) == (self.side, self.side):
             return stored
@@ -243,9 +248,9 @@ def _torchvision(full: str, name: str, pretrained: bool) -> Trunk:
     published = models.get_model_weights(name).DEFAULT
     try:
         model = models.get_model(name, weights=None)
-    except Exception as error:  # the library raises many kinds; all mean that there is no model to be had
+    except Exception as error:  # torchvision raises many kinds of errors; all mean that the model cannot be created
         raise _unmade(full, error) from None
-    if hasattr(model, "transform_input"):  # GoogLeNet and Inception, whose branches for training stand in between
+    if hasattr(model, "transform_input"):  # GoogLeNet and Inception: auxiliary classifiers sit between the stages
         raise ModelError(f"encoder {full!r}: it is not a chain of stages; use another encoder")
     usual = published.transforms()
     side = usual.crop_size[0]
@@ -256,12 +261,12 @@ def _torchvision(full: str, name: str, pretrained: bool) -> Trunk:
 
 
 def _chain(model: nn.Module) -> nn.Sequential:
-    """The parts of a torchvision model before its pooling, under their own names."""
+    """Return the child modules of a torchvision model before its pooling as a chain, under their own names."""
     links: OrderedDict[str, nn.Module] = OrderedDict()
     for name, part in takewhile(lambda child: child[0] not in _HEADS, model.named_children()):
         links |= {f"{name}_{i}": p for i, p in enumerate(part)} if type(part) is nn.ModuleList else {name: part}
     if type(model).__name__ == "DenseNet":
-        links["relu"] = nn.ReLU()  # there it is a function, not a part
+        links["relu"] = nn.ReLU()  # DenseNet applies it as a function in forward, not as a module
     return nn.Sequential(links)
 
 
@@ -303,7 +308,7 @@ def _unmade(full: str, error: Exception) -> ModelError:
 
 
 def _parts(module: nn.Module, used: set[int]) -> list[nn.Module]:
-    """What an image passes in `module`, one after another; a part that holds nearly all is taken apart in turn."""
+    """Return the parts of `module` in order; a part that holds nearly all parameters is itself split into its parts."""
     parts = [child for child in module.children() if _size(child, used)]
     if not parts:
         return [module]
@@ -319,7 +324,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _grouped(parts: list[nn.Module]) -> list[list[nn.Module]]:
-    """Single layers put to the blocks that follow them, or to the last; before the first block they are a stem."""
+    """Group single layers with the next block, or with the last; those before the first block form a stem."""
     blocks = {id(part) for part in parts if any(_size(child) for child in part.children())}
     if not blocks:
         return [[part] for part in parts]

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class AdditiveAttention(nn.Module):
-    """e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e).
+    """Additive attention: e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e).
 
-    The keys W_a a_i depend on the image alone: `keys` makes them once, every query uses them.
+    The keys W_a a_i depend on the image only, so `keys` computes them once per image for all queries.
     """
 
     def __init__(self, memory: int, query: int, dim: int) -> None:
@@ -18,10 +18,10 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(dim, 1, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
-        """`memory` [B,G,D] -> keys [B,G,A]."""
+        """Compute the keys: `memory` [B,G,D] -> keys [B,G,A]."""
         return self.key(memory)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """`query` [B,K,H], `keys` [B,G,A] -> attention [B,K,G]."""
+        """Compute the attention weights: `query` [B,K,H], `keys` [B,G,A] -> attention [B,K,G]."""
         hidden = (keys.unsqueeze(1) + self.query(query).unsqueeze(2)).tanh()  # [B,1,G,A] + [B,K,1,A] -> [B,K,G,A]
         return self.score(hidden).squeeze(-1).softmax(-1)  # [B,K,G,A] -> [B,K,G]

@@ -1,8 +1,8 @@
-"""Any Hugging Face transformers vision backbone that yields a grid, behind the Encoder contract.
+"""Hugging Face transformers vision backbones as encoders: any whose output is a grid.
 
-Tested: ResNet, RegNet, EfficientNet, ConvNeXt (a map [B,D,h,w]), Swin, ViT, DeiT, CLIP, SigLIP, BEiT, DINOv2 (with
-registers too) and DINOv3 (tokens [B,prefix+G,D], of which the last G are the cells in row-major order), each at other
-sizes than the trained one too.
+Tested: ResNet, RegNet, EfficientNet, ConvNeXt (a feature map [B,D,h,w]), Swin, ViT, DeiT, CLIP, SigLIP, BEiT, DINOv2
+(with and without registers) and DINOv3 (tokens [B,prefix+G,D], of which the last G are the cells in row-major order),
+each also at image sizes other than the trained one.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from captionkit.utils import paths
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-#: what a family is trained with, where it is not ImageNet's mean and deviation; used if a backbone does not say it
+#: mean and std of model families that do not use ImageNet's; used if a backbone's image processor config gives none
 _NORMALISATION = {"clip": _CLIP, "vit": _HALF, "siglip": _HALF, "siglip2": _HALF, "beit": _HALF, "mobilenet_v2": _HALF}
-_INTERPOLATION = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which image processors store
-#: entries of a transformers config that say nothing of the architecture
+_INTERPOLATION = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's resampling constants, as image processors store
+#: entries of a transformers config that do not describe the architecture
 _INCIDENTAL = ("architectures", "dtype", "id2label", "label2id", "transformers_version")
 
 
 class Backbone(Encoder):
-    """A transformers vision model as an encoder. Raises ModelError for one whose output is not a grid."""
+    """A transformers vision model as an encoder. Raises ModelError if its output is not a grid."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class Backbone(Encoder):
         size = _pair(getattr(network.config, "image_size", None))
         self._trained = size or (preprocessing.height, preprocessing.width)
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
-        #: names of the network's parameters that do not reach the grid, as those of a pooling head
+        #: names of the network's parameters that the grid does not depend on, such as those of a pooling head
         out, self.idle = self._outline(*self._trained)
-        # Before the cells may stand a class token, a distillation token and registers.
+        # The cells may be preceded by a class token, a distillation token and registers.
         prefixes = {0, 1, 2, 1 + (getattr(network.config, "num_register_tokens", None) or 0)}
         cells, self._prefix = self._layout(out, *self._trained, prefixes)
         self._grids = {self._trained: cells}
@@ -57,7 +57,7 @@ class Backbone(Encoder):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """What precedes the blocks, then each block; what follows the blocks belongs to the last."""
+        """The layers before the blocks, then each block; layers after the blocks belong to the last one."""
         lists = [module for module in self.network.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
         if not lists:
             return [self.network]
@@ -68,7 +68,7 @@ class Backbone(Encoder):
         return [*first, *trunk[:-1], nn.ModuleList([trunk[-1], *after])]
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """As `Encoder.grid`. Raises ModelError for a size that this backbone does not take."""
+        """See `Encoder.grid`. Raises ModelError for an image size that this backbone does not accept."""
         size = height, width
         if size not in self._grids:
             self._grids[size], _ = self._layout(self._outline(*size)[0], *size, {self._prefix})
@@ -78,41 +78,42 @@ class Backbone(Encoder):
         return self._preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` [B,3,H,W], normalised as `preprocessing()` says -> grid [B,G,D]."""
+        """Encode `images` [B,3,H,W], normalised as in `preprocessing()` -> grid [B,G,D]."""
         out = self._features(self.network, images)
         if out.ndim == 4:
             return out.flatten(2).transpose(1, 2)  # [B,D,h,w] -> [B,G,D]
         return out[:, self._prefix :]  # [B,prefix+G,D] -> [B,G,D]
 
     def _features(self, network: nn.Module, images: Tensor) -> Tensor:
-        # Elsewhere than at the trained size, position embeddings are interpolated; most families have to be told.
+        # At sizes other than the trained one, position embeddings are interpolated; most families need the flag.
         resized = self._interpolates and tuple(images.shape[-2:]) != self._trained
         return network(pixel_values=images, **{"interpolate_pos_encoding": True} if resized else {}).last_hidden_state
 
     def _outline(self, height: int, width: int) -> tuple[Tensor, frozenset[str]]:
-        """The output for an image of this size, without values, and the names of the parameters it does not use.
+        """Return the output for an image of this size, as a meta tensor, and the names of the unused parameters.
 
-        A twin without values goes through the motions: nothing is computed, and no family's rounding has to be known.
+        A copy of the network on the meta device is run, so nothing is computed, and the code need not know how each
+        family rounds sizes.
         """
         try:
             with without_values(self.network), torch.enable_grad():
                 twin = type(self.network)(self.network.config).eval()
                 out = self._features(twin, torch.zeros(1, 3, height, width))
-        except Exception as error:  # whatever a network does that is not for images, or not for this size
+        except Exception as error:  # networks that are not for images, or not for this size, raise all kinds of errors
             raise self._refusal(f"takes no images of {height} x {width} pixels ({reason_of(error)})") from None
         used = set(map(id, leaves(out)))
         return out, frozenset(name for name, parameter in twin.named_parameters() if id(parameter) not in used)
 
     def _layout(self, out: Tensor, height: int, width: int, prefixes: set[int]) -> tuple[tuple[int, int], int]:
-        """Rows and columns of the output, and how many tokens stand before the cells."""
+        """Return the rows and columns of the output grid, and the number of tokens before the cells."""
         config = self.network.config
         if out.ndim == 4:
             rows, columns = out.shape[2:]
-            if 0.5 < rows * width / (columns * height) < 2:  # else the last dimension is the features'
+            if 0.5 < rows * width / (columns * height) < 2:  # otherwise the last dimension is the features'
                 return (rows, columns), 0
         patch = _pair(getattr(config, "patch_size", None))
         if out.ndim == 3 and patch:
-            # The stages of a hierarchical transformer (Swin) each halve the grid.
+            # Each stage after the first of a hierarchical transformer (Swin) halves the grid.
             down, across = (side << len(getattr(config, "depths", None) or [0]) - 1 for side in patch)
             for rounded in (math.floor, math.ceil):
                 rows, columns = rounded(height / down), rounded(width / across)
@@ -127,20 +128,20 @@ class Backbone(Encoder):
 
 @register("transformers")
 def backbone(config: EncoderConfig) -> Backbone:
-    """The backbone of a stored transformers config, with random weights."""
+    """Build the backbone of a stored transformers config, with random weights."""
     from transformers import AutoConfig
 
     try:
         network = _random(AutoConfig.for_model(**config.backbone))
-    except Exception as error:  # the library raises many kinds for values that do not fit
+    except Exception as error:  # transformers raises many kinds of errors for invalid values
         raise ModelError(f"encoder {config.name!r}: cannot be built from its config ({reason_of(error)})") from None
     return Backbone(network, Preprocessing.from_dict(config.preprocessing))
 
 
 def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Backbone, EncoderConfig]:
-    """Fetch the backbone named in `config` (Hub id or folder); returns it with the config that rebuilds it offline.
+    """Load the backbone named in `config` (Hub id or folder); return it and the config that rebuilds it offline.
 
-    Weights come from safetensors alone, and no code comes with them. Raises ModelError where they are not to be had.
+    Weights are loaded from safetensors only, and no remote code is run. Raises ModelError if they are not available.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -153,7 +154,7 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
             missing = set(info["missing_keys"])
         else:
             whole = _random(AutoConfig.from_pretrained(config.name, trust_remote_code=False))
-    except Exception as error:  # the library raises many kinds; all mean that there is no backbone to be had
+    except Exception as error:  # transformers raises many kinds of errors; all mean that loading failed
         reason = f"cannot load this transformers backbone ({reason_of(error)})"
         raise ModelError(f"{config.name}: {reason}; name a Hub id, or a folder with safetensors weights") from None
     network = _vision_part(whole)
@@ -175,7 +176,7 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers from telling of loading, but for bars on a terminal; what matters of it is checked here."""
+    """Silence transformers' loading messages, except progress bars on a terminal; callers check the loading info."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled() and not sys.stderr.isatty()
@@ -197,12 +198,15 @@ def _random(config: Any) -> nn.Module:
 
 
 def _vision_part(network: nn.Module) -> nn.Module:
-    # CLIP and SigLIP are a vision and a text tower; only the first looks at images.
+    # CLIP and SigLIP consist of a vision and a text tower; only the vision tower encodes images.
     return getattr(network, "vision_model", network)
 
 
 def published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
-    """What the backbone's image processor does, as far as it is stored; else what its family does."""
+    """Return the preprocessing of the backbone's stored image processor; its family's defaults for what is missing.
+
+    Raises ModelError for BGR input or settings that are not supported.
+    """
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
@@ -218,7 +222,7 @@ def published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
     if found.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     try:
-        # What the processor multiplies pixels of 0..255 by; ours are 0..1.
+        # The processor scales pixels in 0..255; ours are in 0..1.
         scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
         return Preprocessing(
             height=height,
@@ -232,7 +236,7 @@ def published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
-    """Height and width, however transformers spells them; None where it says nothing."""
+    """Return height and width from any form that transformers uses; None if they are not given."""
     if isinstance(size, dict):
         size = (size.get("height"), size.get("width")) if "height" in size else size.get("shortest_edge")
     pair = (size, size) if isinstance(size, int) else tuple(size or ())
@@ -240,7 +244,7 @@ def _pair(size: Any) -> tuple[int, int] | None:
 
 
 def _around(module: nn.Module, trunk: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The parts of `module` before and after `trunk`, which is somewhere inside it."""
+    """Return the parts of `module` before and after `trunk`, which is nested somewhere inside it."""
     before: list[nn.Module] = []
     after: list[nn.Module] = []
     part = before
@@ -264,7 +268,7 @@ def _size(module: nn.Module) -> int:
 
 
 def leaves(output: Tensor) -> Iterator[Tensor]:
-    """The parameters that `output` was computed from."""
+    """Yield the parameters that `output` was computed from."""
     seen, waiting = set(), [output.grad_fn]
     while waiting:
         node = waiting.pop()

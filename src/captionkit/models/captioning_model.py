@@ -1,4 +1,4 @@
-"""The whole model: an encoder, a neck that brings its grid to the decoder's width, and a decoder."""
+"""The captioning model: an encoder, a neck that projects its grid to the decoder's width, and a decoder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellCon
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
 from captionkit.models.transformer import Transformer, TransformerConfig
 
-#: every config has a name and a dropout; the rest is the decoder's own
+#: every config has `name` and `dropout`; the other fields depend on the decoder
 DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig
 
 
 class DecoderSpec(NamedTuple):
-    """How to make a decoder: the class of its config, and it itself from config, width of the memory and vocabulary."""
+    """How to build a decoder: its config class, and a callable of config, memory width and vocabulary size."""
 
     config: type[DecoderConfig]
     build: Callable[[Any, int, int], Decoder]
@@ -36,9 +36,9 @@ DECODERS = {
 
 
 def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
-    """The config that a table describes by its name and fields.
+    """Return the decoder config for a table of its name and fields.
 
-    Raises ModelError for an unknown name, TypeError or ValueError for fields that do not belong there.
+    Raises ModelError for an unknown name, TypeError or ValueError for unknown or invalid fields.
     """
     return _known(values["name"]).config(**values)
 
@@ -51,18 +51,22 @@ def _known(name: str) -> DecoderSpec:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The architecture in full."""
+    """The full architecture of a captioning model."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=ShowAttendTellConfig)
-    #: width of the grid that the decoder sees; 0 keeps the encoder's own, as in the paper
+    #: width of the grid that the decoder attends to; 0 keeps the encoder's width, as in the paper
     memory: int = 512
-    #: share of the encoder's features dropped while training
+    #: dropout probability of the encoder's features
     feature_dropout: float = 0.1
 
 
 class CaptioningModel(nn.Module):
-    """Images to words. `encode` looks once, `decode` teaches, `begin` and `step` tell word by word."""
+    """Encoder, neck and decoder in one module.
+
+    `encode` computes the memory once per image, `decode` runs teacher forcing, and `begin` and `step` generate word by
+    word.
+    """
 
     def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: nn.Module | None = None) -> None:
         super().__init__()
@@ -79,40 +83,43 @@ class CaptioningModel(nn.Module):
         return neck
 
     def replace_encoder(self, encoder: Encoder, config: EncoderConfig) -> None:
-        """Take another encoder, described by `config`, and a new neck; the decoder stays. Needs a `memory` width."""
+        """Replace the encoder by `encoder`, described by `config`, with a new neck; the decoder is kept.
+
+        Requires a non-zero `memory` width.
+        """
         self.encoder, self.config = encoder, replace(self.config, encoder=config)
         self.neck = self._new_neck()
 
     def features(self, images: Tensor) -> Tensor:
-        """`images` [B,3,H,W] -> the encoder's grid [B,G,D'], the part that a frozen encoder computes once."""
+        """Compute the encoder's grid: `images` [B,3,H,W] -> [B,G,D']. With a frozen encoder it can be cached."""
         return self.encoder(images)
 
     def remember(self, features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """The encoder's grid [B,G,D'], or the maps [B,H,W,C] of its frozen stages, -> memory [B,G,D].
+        """Compute the memory [B,G,D] from the encoder's grid [B,G,D'] or the maps [B,H,W,C] of its frozen stages.
 
-        `grid` is its rows and columns, which a decoder that tells cells apart by their place wants to know; without
-        it, they are those of the images that the model was made for.
+        `grid` gives the rows and columns, for decoders with position embeddings of cells; without it, those of the
+        image size that the model was built for are assumed.
         """
         if features.ndim == 4:
             features = self.encoder.encode_trained(features)  # [B,H,W,C] -> [B,G,D']
         return self.decoder.place(self.neck(features), grid)
 
     def encode(self, images: Tensor) -> Tensor:
-        """`images` [B,3,H,W] -> memory [B,G,D]."""
+        """Compute the memory: `images` [B,3,H,W] -> memory [B,G,D]."""
         return self.remember(self.features(images), self.encoder.grid(images.shape[2], images.shape[3]))
 
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
-        """Teacher forcing; see the decoder."""
+        """Run teacher forcing; see `Decoder.decode`."""
         return self.decoder.decode(memory, captions)
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
-        """State to decode from; see the decoder."""
+        """Return the initial decoding state; see `Decoder.begin`."""
         return self.decoder.begin(memory)
 
     def step(
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """One word further; see the decoder."""
+        """Decode one more word; see `Decoder.step`."""
         return self.decoder.step(tokens, parents, state)
 
     def forward(
@@ -122,9 +129,12 @@ class CaptioningModel(nn.Module):
         captions: PackedCaptions,
         grid: tuple[int, int] | None = None,
     ) -> Decoded:
-        """Training's entry: images, or what the encoder's frozen stages made of them (for a `grid`); captions."""
+        """Run the training forward pass on captions and images, or on cached `features` of the frozen stages.
+
+        `grid` gives the rows and columns of cached features.
+        """
         return self.decode(self.seen(images, features, grid), captions)
 
     def seen(self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None) -> Tensor:
-        """Memory [B,G,D] of images, or of what the encoder's frozen stages made of them (for a `grid`)."""
+        """Return the memory [B,G,D] of `images`, or of cached `features` of the frozen stages (with their `grid`)."""
         return self.encode(images) if features is None else self.remember(features, grid)

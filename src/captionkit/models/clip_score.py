@@ -1,14 +1,14 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021, arXiv 2104.08718): how near CLIP holds a caption to its image.
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021, arXiv 2104.08718): the similarity of caption and image under CLIP.
 
 With image, candidate and reference embeddings v, c and r (section 3):
 
     CLIPScore    = 2.5 * max(cos(c, v), 0)
     RefCLIPScore = harmonic mean of CLIPScore and max(max over r of cos(c, r), 0)
 
-The details are those of the authors' program (github.com/jmhessel/clipscore): the prompt stands before candidates and
-references, captions are cut at CLIP's length, and the weight of 2.5 is inside the harmonic mean. That program differs
-in that it does not turn images upright, does not clip cos(c, r) at 0, computes in 16 bits on a GPU (32 here), and
-undoes HTML entities and other damage in captions.
+The details follow the authors' code (github.com/jmhessel/clipscore): the prompt is prepended to candidates and
+references, captions are truncated to CLIP's maximum length, and the weight of 2.5 is applied inside the harmonic mean.
+The authors' code differs in that it ignores EXIF orientation, does not clip cos(c, r) at 0, computes in 16 bits on a
+GPU (32 here), and cleans HTML entities and other encoding errors in captions.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from captionkit.models.serialization import default_device
 
 PROMPT = "A photo depicts "
 WEIGHT = 2.5
-_LEGACY_END = 2  # what OpenAI's configs give as the end token's id; transformers then takes the highest id instead
+_LEGACY_END = 2  # eos_token_id in OpenAI's configs; for this value transformers uses the highest token id instead
 
 
 class ClipScore:
-    """CLIPScore and RefCLIPScore by a CLIP model of transformers; the paper's is openai/clip-vit-base-patch32.
+    """CLIPScore and RefCLIPScore with a CLIP model of transformers; the paper's is openai/clip-vit-base-patch32.
 
-    `model` is a Hub id or a folder with safetensors weights and a tokenizer; `batch` images or captions are embedded
-    at a time, on `device` or the accelerator if there is one. Raises ModelError where the model cannot be used.
+    `model` is a Hub id or a folder with safetensors weights and a tokenizer. `batch` images or captions are embedded at
+    a time, on `device`, or by default on the accelerator if there is one. Raises ModelError if the model cannot be
+    used.
     """
 
     names: tuple[str, ...] = ("CLIPScore", "RefCLIPScore")
@@ -61,13 +62,14 @@ class ClipScore:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Discard all accumulated scores."""
         self._scores: list[Floats] = []
 
     def update(self, candidates: Sequence[str], references: Sequence[Sequence[str]], images: Sequence[Source]) -> None:
-        """Take raw captions: one candidate an image, its references, of which there must be one, and the image.
+        """Add raw captions: per image one candidate, at least one reference, and the image itself.
 
-        Raises ImageError for an image that cannot be read; nothing of this call is then kept.
+        Raises CaptionkitError for an image without references and ImageError for one that cannot be read; nothing of
+        the call is kept then.
         """
         rows = list(zip(candidates, references, images, strict=True))
         for number, (_, those, image) in enumerate(rows, sum(map(len, self._scores))):
@@ -77,11 +79,11 @@ class ClipScore:
         self._scores += [self._score(rows[at : at + self._batch]) for at in range(0, len(rows), self._batch)]
 
     def compute(self) -> Result:
-        """The scores of all images so far; those of the corpus are their means."""
+        """Return the scores of all images so far; corpus scores are their means."""
         return mean_result(self.names, np.concatenate([np.empty((0, 2)), *self._scores]))
 
     def _score(self, rows: Sequence[tuple[str, Sequence[str], Source]]) -> Floats:
-        """Scores [B,2] of B images."""
+        """Return the scores [B,2] of B images."""
         pictures = self._embed_images([image for _, _, image in rows])  # [B,D]
         texts = dict.fromkeys(chain.from_iterable((candidate, *those) for candidate, those, _ in rows))
         embedded = dict(zip(texts, self._embed_texts(list(texts)), strict=True))
@@ -90,19 +92,19 @@ class ClipScore:
             clip[n] = WEIGHT * max(embedded[candidate] @ pictures[n], 0)
             nearest[n] = max(*(embedded[candidate] @ embedded[reference] for reference in those), 0)
         both = clip + nearest
-        # Where both are 0 the harmonic mean is undefined; 0 is its limit.
+        # The harmonic mean is undefined if both are 0; use its limit, 0.
         harmonic = np.divide(2 * clip * nearest, both, out=np.zeros_like(both), where=both > 0)
         return np.stack([clip, harmonic], axis=1)
 
     @torch.inference_mode()
     def _embed_images(self, images: Sequence[Source]) -> Floats:
-        """Embeddings [B,D] of length 1."""
+        """Return unit-length embeddings [B,D]."""
         pixels = np.stack([self._look(image) for image in images])
         return _unit(self._clip.get_image_features(torch.from_numpy(pixels).to(self._device)).pooler_output)
 
     @torch.inference_mode()
     def _embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Embeddings [T,D] of length 1."""
+        """Return unit-length embeddings [T,D]."""
         parts = []
         for at in range(0, len(texts), self._batch):
             prompted = [PROMPT + text for text in texts[at : at + self._batch]]
@@ -113,16 +115,16 @@ class ClipScore:
         return np.concatenate(parts)
 
     def _look(self, image: Source) -> np.ndarray:
-        """The image [3,side,side] as CLIP was trained on: shorter side to `side`, then the middle."""
-        picture = open_image(image)  # in full: a JPEG decoded at half its size gives slightly other pixels
+        """Return the image [3,side,side] as in CLIP's training: shorter side resized to `side`, then a center crop."""
+        picture = open_image(image)  # at full size: decoding a JPEG at half size gives slightly different pixels
         return preprocess(picture, self._preprocessing, box=_middle(*picture.size, self._preprocessing.width))
 
 
 def _middle(width: int, height: int, side: int) -> Box:
-    """The part of an image that remains, in fractions, if its shorter side is resized to `side` and its middle is cut.
+    """Return the box, in fractions, of a resize of the shorter side to `side` followed by a center crop.
 
-    With the roundings of the authors' program, which are those of torchvision's Resize and CenterCrop, so that the crop
-    is the same to the pixel.
+    Rounding follows torchvision's Resize and CenterCrop, which the authors' code uses, so that the crop is identical to
+    the pixel.
     """
     across, down = (max(side, int(side * length / min(width, height))) for length in (width, height))
     left, top = round((across - side) / 2), round((down - side) / 2)
@@ -134,7 +136,7 @@ def _unit(features: Tensor) -> Floats:
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    """The CLIP model of that name, in 32 bits and in evaluation mode, and its tokenizer."""
+    """Load the CLIP model `name`, in 32 bits and in evaluation mode, and its tokenizer. Raises ModelError."""
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
     way_out = "name the Hub id, or the folder, of a CLIP model with safetensors weights and a tokenizer"
@@ -148,7 +150,7 @@ def _load(name: str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except ModelError:
         raise
-    except Exception as error:  # the library raises many kinds; all mean that there is no model to be had
+    except Exception as error:  # transformers raises many kinds of errors; all mean that loading failed
         raise ModelError(f"{name}: cannot load this CLIP model ({reason_of(error)}); {way_out}") from None
     lost = sorted(info["missing_keys"])
     if lost:
@@ -160,9 +162,12 @@ def _load(name: str) -> tuple[Any, Any]:
 
 
 def _tokenizer_fault(tokenizer: Any, config: Any) -> str:
-    """What makes `tokenizer` useless for a text encoder, which would not complain but score all captions alike."""
+    """Return why `tokenizer` does not fit the text encoder, or "".
+
+    The text encoder would raise no error, but give all captions the same score.
+    """
     ids = tokenizer.get_vocab()
-    if not ids.keys() - set(tokenizer.all_special_tokens):  # what transformers makes of a folder without one
+    if not ids.keys() - set(tokenizer.all_special_tokens):  # transformers returns this for a folder without a tokenizer
         return "has no tokenizer"
     if max(ids.values()) >= config.vocab_size:
         return f"has a tokenizer of {max(ids.values()) + 1} tokens, but embeddings of {config.vocab_size}"

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite2: a small encoder with ImageNet weights at hand, which keeps its norm layers.
+"""EfficientNet-Lite2: a small encoder with published ImageNet weights, which keeps its norm layers.
 
 Sources: Tan and Le 2019 (EfficientNet, arXiv 1905.11946) and TensorFlow's EfficientNet-Lite (tensorflow/tpu), which
-leaves out squeeze-and-excitation and takes ReLU6, so that 8 bits suffice. Padding is TensorFlow's "SAME", and the input
-is `(x - 127) / 128` of bytes.
+removes squeeze-and-excitation and uses ReLU6 so that it quantizes well to 8 bits. Padding is TensorFlow's "SAME", and
+the input is `(x - 127) / 128` for bytes x.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LITE2 = [
     (5, 5, 2, 6, 208),
     (1, 3, 1, 6, 352),
 ]
-#: what the published weights call the convolution and the norm layer of a bottleneck's parts, of the stem and the head
+#: names in the published weights of the convolution and norm layer of a bottleneck's parts, of the stem and the head
 _PARTS = {
     "expand": {"conv": "_expand_conv", "norm": "_bn0"},
     "dw": {"conv": "_depthwise_conv", "norm": "_bn1"},
@@ -41,7 +41,7 @@ class EfficientNetLite(MobileNet):
         return Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
     def published_name(self, name: str) -> str:
-        """The name of a parameter in the published weights: `features.N.PART.(conv|norm).X`."""
+        """Return the name in the published weights of the parameter `features.N.PART.(conv|norm).X`."""
         _, number, *part, layer, tensor = name.split(".")
         if part:
             return f"_blocks.{int(number) - 1}.{_PARTS[part[0]][layer]}.{tensor}"
@@ -50,7 +50,10 @@ class EfficientNetLite(MobileNet):
 
 @register("efficientnet-lite2")
 def efficientnet_lite2(config: EncoderConfig) -> EfficientNetLite:
-    """EfficientNet-Lite2: 4.8 M parameters, 0.65 GMAC at 224 x 224 (0.90 at the published 260), grid 7 x 7 x 1280."""
+    """Build EfficientNet-Lite2.
+
+    4.8 M parameters, 0.65 GMAC at 224 x 224 (0.90 at the published 260), grid 7 x 7 x 1280.
+    """
     act = nn.ReLU6()
     layers: list[nn.Module] = [SameConv(3, 32, 3, 2, act=act, norm=True, epsilon=_EPSILON)]
     width = 32

@@ -1,6 +1,6 @@
-"""Encoders: an image becomes a grid of feature vectors. What an encoder is, which there are, and how to add one.
+"""Encoders, from image to a grid of feature vectors: the base class, the config and the registry.
 
-To add an encoder, write a function `EncoderConfig -> Encoder` and put `@register("its-name")` on it.
+To add an encoder, write a function `EncoderConfig -> Encoder` and decorate it with `@register("its-name")`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from captionkit.errors import ModelError
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which encoder, in full: enough to build it again without a network or a hub."""
+    """The full description of an encoder, sufficient to rebuild it offline."""
 
-    #: a registered name, the Hub id or local folder of a Hugging Face transformers vision backbone, or `timm:NAME` or
+    #: a registered name, the Hub id or local folder of a Hugging Face transformers vision backbone, `timm:NAME` or
     #: `torchvision:NAME`
     name: str = "mobilenet-edgetpu"
-    #: batch norm after each convolution of our own encoders; off for the published weights, which have it folded in
+    #: batch norm after each convolution of the built-in encoders; off for published weights, which have it folded in
     batch_norm: bool = False
-    #: the backbone's own transformers config, filled in when it is first loaded
+    #: the backbone's transformers config, filled in when it is first loaded
     backbone: dict[str, Any] = field(default_factory=dict)
-    #: the preprocessing that the weights of a backbone, or of another library's model, expect; filled in with them
+    #: the preprocessing that a transformers, timm or torchvision model expects; filled in when it is first loaded
     preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
 class Encoder(nn.Module, ABC):
-    """Base of all encoders: `forward(images [B,3,H,W]) -> grid [B,G,D]`, cells in row-major order.
+    """Base class of encoders: `forward(images [B,3,H,W]) -> grid [B,G,D]`, cells in row-major order.
 
-    `dim` is D; `stages` lists the parts from input to output, the unit of freezing. `idle` names the parameters of
-    another library's `network` that the grid does not depend on.
+    `dim` is D; `stages` lists the parts from input to output, the unit of freezing. `idle` names the parameters of a
+    wrapped library `network` that the grid does not depend on.
     """
 
     dim: int
@@ -50,26 +50,27 @@ class Encoder(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.trained_from: int | None = 0
-        #: whether batch norms keep their running statistics while trained, as DETR's FrozenBatchNorm2d does
+        #: whether trained batch norms use fixed running statistics, like DETR's FrozenBatchNorm2d
         self.freeze_norms = False
 
     @property
     @abstractmethod
     def stages(self) -> list[nn.Module]:
-        """The parts of the network in the order in which an image passes them."""
+        """The parts of the network, in the order of the forward pass."""
 
     @abstractmethod
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the grid for an image of `height` x `width` pixels."""
+        """Return the rows and columns of the grid for an image of `height` x `width` pixels."""
 
     @abstractmethod
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing that the published weights expect."""
+        """Return the preprocessing that the published weights expect."""
 
     def train_from(self, stage: int | None) -> None:
-        """Train the stages from number `stage` on (negative counts from the end), or none of them for None.
+        """Unfreeze the stages from index `stage` on (negative: from the end), freeze the rest; None freezes all.
 
-        What is not trained is frozen whole: no gradients, no dropout, and norm statistics that stay as they are.
+        Frozen stages get no gradients, apply no dropout and keep their norm statistics. Raises ModelError for an index
+        out of range.
         """
         count = len(self.stages)
         if stage is not None and not -count <= stage < count:
@@ -80,37 +81,40 @@ class Encoder(nn.Module, ABC):
         for module in self.stages[self.trained_from :] if self.trained_from is not None else []:
             module.requires_grad_(True)
         for name, parameter in self.named_parameters():
-            if name.removeprefix("network.") in self.idle:  # it would have no gradient
+            if name.removeprefix("network.") in self.idle:  # it would get no gradient
                 parameter.requires_grad_(False)
         self.train(self.training)
 
     @property
     def frozen(self) -> bool:
-        """Whether no part of the encoder is trained, so that its features can be computed once and kept."""
+        """Whether the whole encoder is frozen, so that its features can be computed once and cached."""
         return self.trained_from is None
 
     @property
     def cacheable(self) -> bool:
-        """Whether `encode_frozen` and `encode_trained` split the encoder where its trained stages begin."""
+        """Whether `encode_frozen` and `encode_trained` split the encoder at its first trained stage."""
         return self.frozen
 
     def encode_frozen(self, images: Tensor) -> Tensor:
-        """What the frozen stages compute, which is the same in every epoch: `images` [B,3,H,W] -> grid [B,G,D].
+        """Run the frozen stages, whose output is the same in every epoch: `images` [B,3,H,W] -> grid [B,G,D].
 
-        An encoder of which some stages are trained answers with the last frozen one's maps [B,H',W',C] instead.
+        If some stages are trained, return the feature maps [B,H',W',C] of the last frozen stage instead.
         """
         return self(images)
 
     def encode_trained(self, maps: Tensor) -> Tensor:
-        """What the trained stages make of the maps of `encode_frozen`: [B,H',W',C] -> grid [B,G,D]."""
+        """Run the trained stages on the feature maps of `encode_frozen`: [B,H',W',C] -> grid [B,G,D].
+
+        Raises ModelError if the encoder cannot be split.
+        """
         raise ModelError("this encoder cannot be split where its trained stages begin")
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """The parameters and buffers that `encode_frozen` depends on, by name."""
+        """Return the parameters and buffers that `encode_frozen` depends on, by name."""
         return self.state_dict()
 
     def train(self, mode: bool = True) -> Encoder:
-        """As `nn.Module.train`, but frozen stages, and batch norms where they are, stay in evaluation mode."""
+        """Set the mode as `nn.Module.train` does, but keep frozen stages and frozen batch norms in evaluation mode."""
         super().train(mode and self.trained_from == 0)
         self.training = mode
         for module in self.stages[self.trained_from :] if self.trained_from else []:
@@ -126,7 +130,7 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str) -> Callable[[Builder], Builder]:
-    """Make an encoder known by `name`."""
+    """Register the decorated builder as encoder `name`."""
 
     def add(build: Builder) -> Builder:
         _BUILDERS[name] = build
@@ -137,10 +141,11 @@ def register(name: str) -> Callable[[Builder], Builder]:
 
 @contextmanager
 def without_values(network: nn.Module) -> Iterator[None]:
-    """Tensors made inside have shapes and no values, so that `network`, or a twin of it, tells its outputs' shapes.
+    """Create tensors on the meta device inside the context, to get the output shapes of `network` or a copy of it.
 
-    Some networks keep tensors by size (BEiT its relative positions). Those made inside are dropped, or they would be
-    met where values are wanted; and so are those from before, which may be of `torch.inference_mode`.
+    Some networks cache tensors by size (BEiT its relative positions). Cached meta tensors are cleared on exit, or they
+    would be used in real forward passes later. Earlier ones are cleared on entry, since they may be inference tensors
+    of `torch.inference_mode`.
     """
     _drop_caches(network)
     try:
@@ -158,7 +163,7 @@ def _drop_caches(network: nn.Module) -> None:
     for owner in classes | {sys.modules[kind.__module__] for kind in classes}:
         for member in vars(owner).values():
             function = member.__func__ if isinstance(member, staticmethod) else member
-            # transformers wraps what it caches in a function that calls the cache.
+            # transformers wraps cached functions in a function that calls the cache.
             inner = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
             for cache in (function, *inner):
                 if isinstance(cache, _Cache):

@@ -1,4 +1,4 @@
-"""Encoders by name."""
+"""Build an encoder from its config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from captionkit.models.encoder import _BUILDERS, Encoder, EncoderConfig
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
+    """Build the encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
     from captionkit.models import adapters, backbones, efficientnet_lite, mobilenet  # noqa: F401  (each registers its encoders)
 
     if config.backbone:

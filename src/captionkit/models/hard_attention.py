@@ -1,9 +1,9 @@
-"""Hard attention in training: a sampled cell for each word (Xu et al. 2015, arXiv 1502.03044, section 4.1).
+"""Hard attention in training: one sampled cell per word (Xu et al. 2015, arXiv 1502.03044, section 4.1).
 
-The location s_t is drawn from Multinoulli(alpha_t) (equation 8) and the context is that cell alone, z_t = a_{s_t}
-(equation 9). With probability 0.5 a caption is taught on the expected value of the location instead, z_t =
-sum_i alpha_ti a_i, through which the gradient reaches alpha directly. The learning rule (equations 11 and 12) is made
-of what is noted here by `captionkit.training.objectives.losses`.
+The location s_t is sampled from Multinoulli(alpha_t) (equation 8) and the context is that cell alone, z_t = a_{s_t}
+(equation 9). With probability 0.5 a caption is trained on the expected context instead, z_t = sum_i alpha_ti a_i,
+through which the gradient reaches alpha directly. `captionkit.training.objectives.losses` computes the learning rule
+(equations 11 and 12) from the quantities recorded here.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from torch.nn import functional
 
 from captionkit.models.decoder import HardAttentionStats
 
-#: share of the captions that are taught on the expected value of the location
+#: share of the captions that are trained on the expected context
 EXPECTED = 0.5
 
 
 def draw_cells(attention: Tensor) -> Tensor:
-    """A cell for each distribution `attention` [...,G], drawn from it: [...]."""
-    # The first arrival of exponential clocks with these rates; unlike torch.multinomial it lets NaN pass, which the
-    # loss then shows.
+    """Sample one cell from each distribution: `attention` [...,G] -> cell indices [...]."""
+    # An exponential race with these rates. Unlike torch.multinomial it accepts NaN, which then shows up in the loss.
     return (attention / torch.empty_like(attention).exponential_()).argmax(-1)
 
 
 class Sampler:
-    """Draws the cells of a batch of captions, word after word, and notes what the learning rule needs."""
+    """Samples the cells for a batch of captions, word by word, and records what the loss needs."""
 
     def __init__(self, captions: int, baseline: Tensor) -> None:
         self._baseline = baseline
@@ -35,7 +34,10 @@ class Sampler:
         self._entropy: list[Tensor] = []
 
     def look(self, attention: Tensor) -> Tensor:
-        """The weights to look with, for the captions that have another word: `attention` [n,1,G] -> [n,1,G]."""
+        """Return the weights to apply, for the captions with another word: `attention` [n,1,G] -> [n,1,G].
+
+        They are one-hot for captions with sampled locations, and the attention itself for the others.
+        """
         log = attention.clamp_min(torch.finfo(attention.dtype).tiny).log()
         cells = draw_cells(attention.detach())  # [n,1,G] -> [n,1]
         self._log_probs.append(log.gather(-1, cells.unsqueeze(-1)).flatten())  # [n,1,G] -> [n,1,1] -> [n]
@@ -44,7 +46,7 @@ class Sampler:
         return torch.where(self._sampled[: len(attention), None, None], seen, attention)
 
     def glimpses(self) -> HardAttentionStats:
-        """What was noted, packed as the words are."""
+        """Return the recorded quantities, packed like the words."""
         sizes = [len(step) for step in self._log_probs]
         sampled = torch.cat([self._sampled[:n] for n in sizes])  # [P]
         return HardAttentionStats(

@@ -1,4 +1,4 @@
-"""MobileNet-EdgeTPU and MobileNetV2: small encoders with ImageNet weights at hand.
+"""MobileNet-EdgeTPU and MobileNetV2: small encoders with published ImageNet weights.
 
 Sources: Howard and Gupta 2019 (MobileNet-EdgeTPU, mlcommons/mobile_models) and Sandler et al. 2018 (arXiv 1801.04381).
 Both follow TensorFlow: "SAME" padding (a stride-2 layer on an even size pads at the right and bottom only) and input
@@ -22,7 +22,7 @@ from captionkit.utils import paths
 
 
 class SameConv(nn.Module):
-    """Convolution with TensorFlow's SAME padding, then batch norm if asked for, then the activation."""
+    """Convolution with TensorFlow's SAME padding, then optional batch norm, then the activation."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class SameConv(nn.Module):
         epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
-        # An odd kernel at stride 1 pads alike on both sides, which the convolution does by itself.
+        # For an odd kernel at stride 1, SAME padding is symmetric, which the convolution can do itself.
         padding = kernel // 2 if stride == 1 else 0
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=not norm)
         self.norm = nn.BatchNorm2d(outputs, epsilon) if norm else None
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [B,C,H,W] -> [B,C',ceil(H/stride),ceil(W/stride)]."""
+        """Apply the layers: `x` [B,C,H,W] -> [B,C',ceil(H/stride),ceil(W/stride)]."""
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         if stride > 1:
             (top, bottom), (left, right) = (_same_padding(size, kernel, stride) for size in x.shape[-2:])
@@ -58,7 +58,7 @@ class SameConv(nn.Module):
         conv = self.conv
         strided_depthwise = conv.groups > 1 and conv.stride[0] > 1
         learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
-        # On processors, the backward pass of these takes 10 to 30 times longer in 16 bits than in 32.
+        # On CPUs, the backward pass of strided depthwise convolutions is 10 to 30 times slower in 16 bits than in 32.
         if strided_depthwise and learns and x.is_cpu and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return conv(x.to(conv.weight.dtype))
@@ -66,7 +66,7 @@ class SameConv(nn.Module):
 
 
 class Block(NamedTuple):
-    """One inverted bottleneck of the published tables."""
+    """The sizes of one inverted bottleneck, a row of the published tables."""
 
     inputs: int
     expand: int
@@ -78,7 +78,7 @@ class Block(NamedTuple):
 
 
 class Bottleneck(nn.Module):
-    """Inverted bottleneck: expand, depthwise, project; fused: one full convolution does the first two."""
+    """Inverted bottleneck: expand, depthwise, project; if fused, one full convolution replaces the first two."""
 
     def __init__(self, block: Block, act: nn.Module, norm: bool, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Bottleneck(nn.Module):
         self.residual = residual and stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [B,C,H,W] -> [B,C',H/stride,W/stride]."""
+        """Apply the block: `x` [B,C,H,W] -> [B,C',H/stride,W/stride]."""
         y = x
         for layer in (self.expand, self.dw, self.project):
             if layer is not None:
@@ -122,11 +122,11 @@ class MobileNet(Encoder):
         return Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images` [B,3,H,W] in -1..1 -> grid [B,G,D]."""
+        """Encode `images` [B,3,H,W] in -1..1 -> grid [B,G,D]."""
         return self._stages(images, 0, None).flatten(2).transpose(1, 2)  # [B,D,H/32,W/32] -> [B,G,D]
 
     def _stages(self, x: Tensor, first: int, end: int | None) -> Tensor:
-        """What the stages from `first` up to `end` make of maps [B,C,H,W] -> [B,C',H',W']."""
+        """Run the stages from `first` up to, not including, `end`: feature maps [B,C,H,W] -> [B,C',H',W']."""
         for layer in self.features[first:end]:
             x = layer(x)
         return x
@@ -149,7 +149,10 @@ class MobileNet(Encoder):
         return {name: value for name, value in self.state_dict().items() if name.startswith(frozen)}
 
     def load_published(self, path: str | os.PathLike[str]) -> None:
-        """Load published ImageNet weights (a safetensors file; the classifier is left out)."""
+        """Load published ImageNet weights from a safetensors file, without the classifier.
+
+        Raises ModelError for a missing or unreadable file, or one that does not fit this encoder.
+        """
         from safetensors.torch import load_file
 
         if not paths.exists(path, ModelError):
@@ -166,10 +169,10 @@ class MobileNet(Encoder):
         wrong = sorted(missing) + [k for k, v in found.items() if wanted[k].shape != v.shape]
         if wrong:
             raise ModelError(f"{path}: not the weights of this encoder ({wrong[0]} does not fit); name another file")
-        self.load_state_dict(found, strict=False)  # what counts the batches of a norm layer may be missing
+        self.load_state_dict(found, strict=False)  # norm layers' num_batches_tracked may be missing
 
     def published_name(self, name: str) -> str:
-        """The name of a parameter in the published weights."""
+        """Return the name of a parameter in the published weights."""
         return name.replace(".conv.", ".")
 
 
@@ -197,7 +200,7 @@ _V2 = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)
 
 @register("mobilenet-edgetpu")
 def mobilenet_edgetpu(config: EncoderConfig) -> MobileNet:
-    """MobileNet-EdgeTPU 1.0: 2.8 M parameters, 0.99 GMAC at 224 x 224, grid 7 x 7 x 1280."""
+    """Build MobileNet-EdgeTPU 1.0: 2.8 M parameters, 0.99 GMAC at 224 x 224, grid 7 x 7 x 1280."""
     act, norm = nn.ReLU(), config.batch_norm
     stem = [SameConv(3, 32, 3, 2, act=act, norm=norm), SameConv(32, 16, 1, act=None, norm=norm)]
     blocks = [Bottleneck(block, act, norm) for block in _EDGETPU]
@@ -206,7 +209,7 @@ def mobilenet_edgetpu(config: EncoderConfig) -> MobileNet:
 
 @register("mobilenet-v2")
 def mobilenet_v2(config: EncoderConfig) -> MobileNet:
-    """MobileNetV2 1.0: 2.2 M parameters, 0.3 GMAC at 224 x 224, grid 7 x 7 x 1280."""
+    """Build MobileNetV2 1.0: 2.2 M parameters, 0.3 GMAC at 224 x 224, grid 7 x 7 x 1280."""
     act, norm = nn.ReLU6(), config.batch_norm
     layers: list[nn.Module] = [SameConv(3, 32, 3, 2, act=act, norm=norm)]
     width = 32

@@ -1,4 +1,4 @@
-"""A larger vocabulary for a model that has learnt: what it knows stays exactly as it is."""
+"""Extend the vocabulary of a trained model; the weights of existing words do not change."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from captionkit.models.captioning_model import DECODERS, CaptioningModel
 from captionkit.models.decoder import PackedCaptions
 
-#: of new rows around the mean of the old: their spread as a share of the old ones'
+#: standard deviation of new rows around the mean of the old rows, relative to that of the old rows
 _SPREAD = 0.1
 
 
 @torch.no_grad()
 def grow(model: CaptioningModel, captions: Sequence[Sequence[int]], shares: Sequence[float], seed: int) -> None:
-    """Add words to the decoder of `model`, in place: `shares` are how common each is among all words told, 0 to 1.
+    """Add words to the decoder of `model`, in place; `shares` are their relative frequencies, 0 to 1.
 
-    The rows of the old words stay to the bit. A new word's embedding and output row are the mean of the old ones, with
-    noise by `seed` to tell the new ones apart (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language
-    Models"); its bias makes it about as likely as it is common, as seen on some `captions` (old token ids, <bos> first)
-    told of a blank image.
+    The rows of the old words are unchanged to the bit. A new word's embedding and output row are the mean of the old
+    ones plus noise from `seed`, which distinguishes the new words (Hewitt 2021, "Initializing New Word Embeddings for
+    Pretrained Language Models"). Its bias makes its predicted probability about its frequency, measured on some
+    `captions` (old token ids, <bos> first) with a blank image.
     """
     old = model.decoder
     typical = _typical(model, captions)
@@ -34,7 +34,7 @@ def grow(model: CaptioningModel, captions: Sequence[Sequence[int]], shares: Sequ
     rarity = torch.tensor(shares, dtype=torch.float64).log() - typical  # [N]
     wanted = grown.state_dict()
     for name, table in mine.items():
-        if table.shape != wanted[name].shape:  # a row for each word, and nothing else has another shape
+        if table.shape != wanted[name].shape:  # only tensors with one row per word change shape
             new = _rows(table, len(shares), generator) if table.ndim > 1 else table.mean() + rarity.to(table)
             wanted[name] = torch.cat([table, new])  # [V,...] and [N,...] -> [V+N,...]
         else:
@@ -44,15 +44,15 @@ def grow(model: CaptioningModel, captions: Sequence[Sequence[int]], shares: Sequ
 
 
 def _rows(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` new rows like those of `table` [V,W] -> [count,W]."""
+    """Return `count` new rows: the mean of `table` [V,W] plus noise -> [count,W]."""
     noise = torch.randn(count, table.shape[1], generator=generator).to(table)
     return table.mean(0) + _SPREAD * table.std() * noise
 
 
 def _typical(model: CaptioningModel, captions: Sequence[Sequence[int]]) -> float:
-    """The mean log-probability of a word of the vocabulary, over all words and all places of `captions`.
+    """Return the mean log-probability over all words of the vocabulary and all positions of `captions`.
 
-    It is what a row that is the mean of all would have, since logits are linear in the rows.
+    A row that is the mean of all rows would get this log-probability, since logits are linear in the rows.
     """
     was = model.training
     model.eval()

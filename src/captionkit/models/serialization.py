@@ -1,4 +1,4 @@
-"""Models in model folders: the architecture to and from `config.json`, the weights to and from `model.safetensors`."""
+"""Save and load models in model folders: the architecture in `config.json`, the weights in `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from captionkit.models.encoder import EncoderConfig
 
 
 def architecture(model: CaptioningModel, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The table `architecture` of a model's config."""
+    """Return the `architecture` section of a model's config."""
     grid = model.encoder.grid(preprocessing.height, preprocessing.width)
     return {**dataclasses.asdict(model.config), "grid": list(grid)}
 
 
 def weights(model: CaptioningModel, *, half: bool = False) -> bytes:
-    """The content of `model.safetensors`; `half` stores floats in 16 bits."""
+    """Return the content of `model.safetensors`; `half` stores floats in 16 bits."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
@@ -33,7 +33,7 @@ def weights(model: CaptioningModel, *, half: bool = False) -> bytes:
 
 
 def stores_half(folder: ModelFolder) -> bool:
-    """Whether a folder's weights are stored in 16 bits, by the header of their file."""
+    """Return whether a folder's weights are stored in 16 bits, according to the header of the file."""
     content = folder.read(WEIGHTS)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
@@ -41,10 +41,13 @@ def stores_half(folder: ModelFolder) -> bool:
 
 
 def load_model(folder: ModelFolder) -> CaptioningModel:
-    """The model of a folder, in 32 bits and in evaluation mode. Raises ModelError where weights do not fit."""
+    """Load the model of a folder, frozen encoder, in 32 bits and in evaluation mode.
+
+    Raises ModelError if the architecture cannot be built or the weights do not fit it.
+    """
     try:
         model = CaptioningModel(_model_config(folder.section("architecture")), len(folder.text))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # fields that are missing, unknown or absurd
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # missing, unknown or invalid fields
         reason = shorten(f"{type(error).__name__}: {error}", 200)
         raise ModelError(f"{folder.path}: its architecture cannot be built ({reason}); get the model again") from None
     content = folder.read(WEIGHTS)
@@ -65,7 +68,7 @@ def _model_config(stored: dict[str, Any]) -> ModelConfig:
 
 
 def default_device() -> torch.device:
-    """The accelerator if there is one, else the processor."""
+    """Return the accelerator (CUDA, then MPS) if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

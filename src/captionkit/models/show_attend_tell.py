@@ -1,12 +1,12 @@
 """The decoder of *Show, Attend and Tell* (Xu et al. 2015, arXiv 1502.03044), with soft or hard attention.
 
-The symbols of the paper: a_i a cell of the grid (`memory`), h_t and c_t the LSTM's state, z_t the context vector,
-beta_t the gate, E the embedding, L_o, L_h, L_z the deep output layer of equation 7.
+Symbols of the paper: a_i a cell of the grid (`memory`), h_t and c_t the LSTM's state, z_t the context vector, beta_t
+the gate, E the embedding, L_o, L_h, L_z the deep output layer of equation 7.
 
-Soft attention (section 4.2) looks at the expected cell, z_t = beta_t sum_i alpha_ti a_i. Hard attention (section 4.1)
-is taught on sampled cells, see `hard_attention`; when it tells, it takes the expected value too, as the authors do:
-half of its captions were taught so, and telling stays deterministic. The map shown is alpha in either case. The gate
-beta_t, which the paper adds for soft attention (section 4.2.1), serves both.
+Soft attention (section 4.2) uses the expected context, z_t = beta_t sum_i alpha_ti a_i. Hard attention (section 4.1) is
+trained on sampled cells, see `hard_attention`. At inference it uses the expected context too, as the authors do: half
+of the captions were trained that way, and decoding stays deterministic. The attention map returned is alpha in both
+cases. The gate beta_t, which the paper adds for soft attention (section 4.2.1), is used for both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from captionkit.models.attention import AdditiveAttention
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, take
 from captionkit.models.hard_attention import Sampler
 
-#: up to so many a grid's cells, times what takes them, are less to read for a word than the weights
+#: up to this many cells, projections cached per cell are less memory to read for each word than the weight matrices
 _FEW_CELLS = 100
 
 
@@ -37,7 +37,7 @@ class ShowAttendTellConfig:
     hidden: int = 512
     #: width of the attention's hidden layer
     attention: int = 256
-    #: share of units dropped at the embedding and before the output layer while training
+    #: dropout probability at the embedding and before the output layer
     dropout: float = 0.3
     #: "soft" or "hard" attention
     kind: str = "soft"
@@ -48,7 +48,7 @@ class ShowAttendTellConfig:
 
 
 class ShowAttendTell(Decoder):
-    """LSTM with attention; see the module's docstring for the paper's symbols."""
+    """LSTM with attention; see the module docstring for the paper's symbols."""
 
     def __init__(self, config: ShowAttendTellConfig, memory: int, vocabulary: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ShowAttendTell(Decoder):
         self.output_z = nn.Linear(memory, config.embedding, bias=False)
         self.output = nn.Linear(config.embedding, vocabulary)
         self.dropout = nn.Dropout(config.dropout)
-        #: of hard attention: the moving average of log p(y_t | s, a), from where a model that knows nothing stands
+        #: for hard attention: the moving average of log p(y_t | s, a), starting at that of a uniform prediction
         self.baseline: Tensor | None
         self.register_buffer("baseline", torch.tensor(-math.log(vocabulary)) if config.kind == "hard" else None)
         self._initialise()
@@ -88,9 +88,9 @@ class ShowAttendTell(Decoder):
         memory: Tensor,
         look: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One word further: `words` [B,K,4H] (embedded), `h`, `c` [B,K,H] -> h, c, z [B,K,D], attention [B,K,G].
+        """Run one step: `words` [B,K,4H] (projected), `h`, `c` [B,K,H] -> h, c, z [B,K,D], attention [B,K,G].
 
-        `look` may put sampled cells in the place of the attention [B,K,G].
+        `look` may replace the attention weights [B,K,G] by sampled cells.
         """
         attention = self.attention(h, keys)  # [B,K,G]
         context = (attention if look is None else look(attention)) @ memory  # [B,K,G] x [B,G,D] -> [B,K,D]
@@ -99,7 +99,7 @@ class ShowAttendTell(Decoder):
         return h, c, context, attention
 
     def _logits(self, embedded: Tensor, h: Tensor, seen: Tensor) -> Tensor:
-        """Deep output, equation 7: L_o (E y + L_h h + L_z z), [...,V]; `seen` is L_z z."""
+        """Compute the deep output, equation 7: L_o (E y + L_h h + L_z z), [...,V]; `seen` is L_z z."""
         return self.output(self.dropout(embedded + self.output_h(self.dropout(h)) + seen))
 
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
@@ -120,18 +120,18 @@ class ShowAttendTell(Decoder):
         return Decoded(logits, coverage, sampler and sampler.glimpses())
 
     def _fan_out(self, memory: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Keys, memory and first state per caption, each computed once per image: [B,...] -> [N,...]."""
+        """Return keys, memory and initial state per caption, each computed once per image: [B,...] -> [N,...]."""
         h, c = self._start(memory)
         return tuple(x.index_select(0, image_index) for x in (self.attention.keys(memory), memory, h, c))
 
     def _taken(self, seen: Tensor) -> Tensor:
-        """What the LSTM and the output layer take of cells or contexts: [...,D] -> [...,4H+E]."""
+        """Project cells or contexts for the LSTM and the output layer: [...,D] -> [...,4H+E]."""
         takers = torch.cat([self.from_context.weight, self.output_z.weight])  # [4H,D], [E,D] -> [4H+E,D]
         return nn.functional.linear(seen, takers)
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
         h, c = self._start(memory)
-        # The product of a weighted mean is the weighted mean of products: those of the cells are made once an image.
+        # A projection of a weighted mean is the weighted mean of projections, so project the cells once per image.
         seen = self._taken(memory) if memory.shape[1] <= _FEW_CELLS else memory  # [B,G,D] -> [B,G,4H+E]
         return {"memory.keys": self.attention.keys(memory), "memory.seen": seen, "state.h": h, "state.c": c}
 

@@ -1,12 +1,12 @@
 """The decoder of *Show and Tell* (Vinyals et al. 2015, arXiv 1411.4555): the image is the LSTM's first input.
 
-Of equations 10 to 12: x_{-1} = CNN(I) is the mean over the grid, brought linearly to the embedding's width; x_t =
-W_e S_t the embedded words; p_{t+1} = LSTM(x_t). The image's step makes no word and no loss: its state is where
-telling starts from, and is computed once for all beams.
+Equations 10 to 12: x_{-1} = CNN(I) is the mean over the grid, projected linearly to the embedding's width; x_t =
+W_e S_t the embedded words; p_{t+1} = LSTM(x_t). The image's step predicts no word and has no loss. The state after it
+is the initial state of decoding, computed once for all beams.
 
-While it is taught, x_{-1} is normalised over the batch (Ioffe and Szegedy 2015), which once it is trained is part of
-the linear map. What the means of all grids have in common is many times what tells them apart; without the norm it is
-learnt first, saturates the gates, and the image stays unseen.
+In training, x_{-1} is batch-normalised (Ioffe and Szegedy 2015); at inference the norm is an affine map that can be
+folded into the projection. The component that the grid means of all images share is many times larger than their
+differences. Without the norm it is learned first and saturates the gates, and the decoder ignores the image.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class ShowTellConfig:
     embedding: int = 512
     #: width of the LSTM
     hidden: int = 512
-    #: share of units dropped at the LSTM's inputs and before the output layer while training
+    #: dropout probability at the LSTM's inputs and before the output layer
     dropout: float = 0.3
 
 
 class ShowTell(Decoder):
-    """LSTM that has seen the image once; it looks at all cells alike, so its attention is 1/G everywhere."""
+    """LSTM with the image as first input; it averages all cells, so the attention it returns is 1/G everywhere."""
 
     def __init__(self, config: ShowTellConfig, memory: int, vocabulary: int) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class ShowTell(Decoder):
         open_forget_gate(self.from_input.bias)
 
     def _start(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The state after the image's step, from a state of zero: `memory` [B,G,D] -> h, c [B,1,H]."""
+        """Return the state after the image's step, from a zero state: `memory` [B,G,D] -> h, c [B,1,H]."""
         seen = self.picture(memory.mean(1))  # [B,G,D] -> [B,D] -> [B,E]
-        if self.training and len(seen) == 1:  # an image alone has no spread
+        if self.training and len(seen) == 1:  # a batch of one has no variance: use the running statistics
             seen = functional.batch_norm(seen, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
         else:
             seen = self.norm(seen)

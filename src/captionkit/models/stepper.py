@@ -1,4 +1,4 @@
-"""The torch side of decoding: the Stepper contract of captionkit.inference.search over a CaptioningModel."""
+"""Decoding with PyTorch: the Stepper protocol of captionkit.inference.search for a CaptioningModel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captionkit.models.captioning_model import CaptioningModel
 
 
 class TorchStepper:
-    """Steps a model that is in evaluation mode; arrays in, arrays out."""
+    """Stepper for a model in evaluation mode; inputs and outputs are NumPy arrays."""
 
     def __init__(self, model: CaptioningModel) -> None:
         self.model = model
@@ -20,14 +20,14 @@ class TorchStepper:
 
     @torch.inference_mode()
     def begin(self, images: np.ndarray) -> dict[str, Tensor]:
-        """`images` float32 [B,3,H,W] -> state."""
+        """Encode `images` float32 [B,3,H,W] -> initial state."""
         return self.model.begin(self.model.encode(torch.from_numpy(images).to(self.device)))
 
     @torch.inference_mode()
     def step(
         self, tokens: np.ndarray, parents: np.ndarray, state: dict[str, Tensor], top_k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-        """`tokens`, `parents` int64 [B,K] -> log-probs and ids [B,K,T], attention [B,K,G], state."""
+        """Decode one word: `tokens`, `parents` int64 [B,K] -> log-probs, ids [B,K,T], attention [B,K,G], state."""
         tokens_, parents_ = (torch.from_numpy(a).to(self.device) for a in (tokens, parents))
         logits, attention, changed = self.model.step(tokens_, parents_, state)
         top = logits.float().log_softmax(-1).topk(min(top_k, logits.shape[-1]), dim=-1)  # [B,K,V] -> [B,K,T]
@@ -36,7 +36,7 @@ class TorchStepper:
 
     @torch.inference_mode()
     def overview(self, state: dict[str, Tensor]) -> np.ndarray | None:
-        """What the decoder compares itself with, its mean over the cells: float [B,D]; as `OnnxStepper.overview`."""
+        """Return the decoder's attention keys averaged over the cells, float [B,D], like `OnnxStepper.overview`."""
         names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
         if not names:
             return None
@@ -44,15 +44,15 @@ class TorchStepper:
 
     @torch.inference_mode()
     def keep(self, state: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
-        """The state of the images `rows` [n] alone."""
+        """Return the state of the images `rows` [n] only."""
         index = torch.from_numpy(rows).to(self.device)
         return {name: value.index_select(0, index) for name, value in state.items()}
 
 
 class MemoryStepper(TorchStepper):
-    """Steps from grids that the encoder has made already."""
+    """Stepper that starts from a precomputed memory instead of images."""
 
     @torch.inference_mode()
     def begin(self, memory: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """`memory` [B,G,D] -> state."""
+        """Return the initial state for `memory` [B,G,D]."""
         return self.model.begin(memory)

@@ -1,7 +1,7 @@
-"""A model part by part: output shapes, parameters, arithmetic and memory, from shapes alone: nothing is computed.
+"""Summarize a model part by part: output shapes, parameters, FLOPs and memory, computed on meta tensors.
 
 FLOPs are those of `torch.utils.flop_counter`: matrix products, convolutions and attention count, a multiply-add as two;
-additions, activations, norms, softmax and look-ups do not. What is told of memory is of numbers in 32 bits.
+additions, activations, norms, softmax and look-ups do not. Memory sizes assume 32-bit numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.encoder import without_values
 from captionkit.models.serialization import load_model
 
-#: the caption that is counted: about as long as those of COCO and Flickr8k, and found as is usual
+#: length of the counted caption, about that of COCO and Flickr8k, and the usual beam size
 WORDS = 11
 BEAM = 3
 
@@ -32,46 +32,46 @@ BEAM = 3
 class Part:
     """One line of the summary."""
 
-    #: "encoder" and "decoder" by themselves are what is in none of their parts
+    #: plain "encoder" and "decoder" are what belongs to none of their parts
     name: str
     kind: str
-    #: of one image and, in the decoder, one word of one hypothesis; the first dimension is the batch's
+    #: output shape for one image and, in the decoder, one word of one hypothesis; the first dimension is the batch
     output: list[int]
     parameters: int
-    #: how many of them the model's recipe trained
+    #: number of parameters that the model's recipe trained
     trained: int
-    #: FLOPs that an image takes once
+    #: FLOPs once per image
     picture_flops: int
-    #: FLOPs that each word of each hypothesis takes, on the average over a caption
+    #: FLOPs per word and hypothesis, averaged over a caption
     word_flops: float
-    #: bytes that autograd keeps for the backward pass, of one image and all words of one caption
+    #: bytes that autograd saves for the backward pass, for one image and all words of one caption
     activations: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A model's parts and what they come to."""
+    """A model's parts and their totals."""
 
     parts: list[Part]
-    #: height and width of the image that is counted
+    #: height and width of the counted image
     picture: tuple[int, int]
     words: int
     beam: int
     parameters: int
     trained: int
     encoder_flops: int
-    #: what an image takes in the neck and the decoder before the first word
+    #: FLOPs per image in the neck and the decoder before the first word
     begin_flops: int
     word_flops: float
-    #: a caption of `words` words and the end token at `beam`, with the encoder
+    #: FLOPs of a caption of `words` words and the end token with beam size `beam`, including the encoder
     caption_flops: int
-    #: bytes of parameters and statistics
+    #: bytes of parameters and buffers
     weights: int
-    #: bytes kept for the backward pass of one image with one caption, if all is trained
+    #: bytes saved for the backward pass of one image with one caption, if all parameters are trained
     activations: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON values."""
+        """Return the summary as JSON values."""
         return {**asdict(self), "picture": list(self.picture)}
 
     def __str__(self) -> str:
@@ -106,9 +106,9 @@ def _figure(value: float) -> str:
 
 
 def summarise_folder(folder: ModelFolder) -> Summary:
-    """The model of a folder, at its own images' size. Raises ModelError where it cannot be built.
+    """Summarize the model of a folder at its own image size. Raises ModelError if it cannot be built.
 
-    What is trained is what the recipe in its provenance says; without one, the decoder.
+    Which parameters count as trained is taken from the recipe in its provenance; without one, only neck and decoder.
     """
     model = load_model(folder)
     recipe = folder.config.get("provenance", {}).get("recipe", {}).get("encoder", {})
@@ -119,9 +119,9 @@ def summarise_folder(folder: ModelFolder) -> Summary:
 
 
 def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
-    """What `model` does for an image of `height` x `width` pixels and a caption of `WORDS` words.
+    """Summarize `model` for an image of `height` x `width` pixels and a caption of `WORDS` words.
 
-    What requires a gradient counts as trained. Raises ModelError for a size that the encoder does not take.
+    Parameters that require a gradient count as trained. Raises ModelError for a size that the encoder does not accept.
     """
     grid = model.encoder.grid(height, width)
     parts = _parts(model)
@@ -138,7 +138,7 @@ def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
             _caption(outline, state, beam=1)
         with meter.phase("beam", "decoder"):
             _caption(outline, state, beam=BEAM)
-    steps = WORDS + 1  # and the end token
+    steps = WORDS + 1  # plus the end token
     rows = []
     for name, module in parts.items():
         own = _own(name, module, parts)
@@ -175,7 +175,7 @@ def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
 
 
 def _caption(model: CaptioningModel, state: dict[str, Tensor], *, beam: int) -> None:
-    """The steps that tell a caption: the first with one hypothesis, the others with `beam`."""
+    """Run the decoding steps of a caption: the first with one hypothesis, the others with `beam`."""
     for step in range(WORDS + 1):
         alive = torch.zeros(1, beam if step else 1, dtype=torch.long)  # [B,K]
         _, _, changed = model.step(alive, alive, state)
@@ -183,7 +183,7 @@ def _caption(model: CaptioningModel, state: dict[str, Tensor], *, beam: int) -> 
 
 
 def _parts(model: CaptioningModel) -> dict[str, nn.Module]:
-    """The encoder's stages, the neck and the decoder's children, by name; then what is left of encoder and decoder."""
+    """Return encoder stages, neck and decoder children by name, plus encoder and decoder for what is in no part."""
     parts: dict[str, nn.Module] = {f"encoder.{number}": stage for number, stage in enumerate(model.encoder.stages)}
     parts |= {"encoder": model.encoder, "neck": model.neck}
     for name, child in model.decoder.named_children():
@@ -193,13 +193,13 @@ def _parts(model: CaptioningModel) -> dict[str, nn.Module]:
 
 
 def _own(name: str, module: nn.Module, parts: dict[str, nn.Module]) -> list[nn.Parameter]:
-    """The parameters of a part that are in no part of its own."""
+    """Return the parameters of a part that belong to none of its sub-parts."""
     inner = {id(p) for other, part in parts.items() if other.startswith(f"{name}.") for p in part.parameters()}
     return [p for p in module.parameters() if id(p) not in inner]
 
 
 class _Meter:
-    """Counts FLOPs and kept bytes by phase and by the innermost part at work."""
+    """Counts FLOPs and saved bytes by phase and by the innermost running part."""
 
     def __init__(self, parts: dict[str, nn.Module], model: nn.Module) -> None:
         self.flops: Counter[tuple[str, str]] = Counter()
@@ -208,7 +208,7 @@ class _Meter:
         self._counter = FlopCounterMode(display=False)
         self._counted = 0
         self._phase, self._working = "", [""]
-        # Storages that are not activations, or are known already; they are held, so that none is taken for another.
+        # Storages that are not activations or already counted. Holding references keeps their ids from being reused.
         self._storages = {s._cdata: s for s in (t.untyped_storage() for t in [*model.parameters(), *model.buffers()])}
         inside = {
             name: [part] if name in ("encoder", "decoder") else list(part.modules()) for name, part in parts.items()
@@ -216,7 +216,7 @@ class _Meter:
         met = Counter(module for modules in inside.values() for module in modules)
         for name, modules in inside.items():
             for module in modules:
-                if met[module] == 1:  # an activation that several parts share is of whichever calls it
+                if met[module] == 1:  # a module shared by several parts counts for the part that calls it
                     module.register_forward_pre_hook(lambda *_, name=name: self._enter(name))
                     module.register_forward_hook(lambda _, __, out, name=name: self._leave(name, out))
 
@@ -227,7 +227,7 @@ class _Meter:
 
     @contextmanager
     def phase(self, phase: str, part: str) -> Iterator[None]:
-        """What is done inside is of this phase and, where no inner part is at work, of this part."""
+        """Attribute what runs inside to this phase and, unless an inner part is running, to this part."""
         self._count()
         self._phase, self._working = phase, [part]
         yield
@@ -258,6 +258,6 @@ class _Meter:
 
 
 def _flat(output: Any) -> list[Any]:
-    if isinstance(output, dict):  # transformers' outputs are
+    if isinstance(output, dict):  # as the outputs of transformers models are
         return list(output.values())
     return list(output) if isinstance(output, (tuple, list)) else [output]

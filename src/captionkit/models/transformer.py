@@ -1,11 +1,11 @@
 """A pre-norm transformer decoder over the grid (Vaswani et al. 2017, arXiv 1706.03762; Xiong et al. 2020, 2002.04745).
 
-Cells are told apart by learnt embeddings of their row and their column, words by sinusoids (section 3.5 of Vaswani et
-al.), so that captions may be of any length. Input and output share one embedding (section 3.4).
+Cells have learned row and column embeddings. Words have sinusoidal position encodings (section 3.5 of Vaswani et al.),
+so that captions can have any length. Input and output share one embedding (section 3.4).
 
-The attention that is shown, and that the coverage penalty bears on, is the last layer's attention to the grid, mean
-over its heads: what is looked at there goes into the word through one feed-forward network and nothing else, while what
-earlier layers look at is mixed with the words before and looked past again.
+The attention that is returned, and that the coverage penalty applies to, is the last layer's cross-attention to the
+grid, averaged over heads. Its output reaches the predicted word through one feed-forward network only, while the
+outputs of earlier layers are mixed with the previous words and attended to again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 from captionkit.errors import ModelError
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, take
 
-#: named sizes: width, layers and heads; base is that of Vaswani et al.
+#: named sizes: width, layers and heads; "base" is that of Vaswani et al.
 SIZES = {
     "tiny": {"width": 128, "layers": 2, "heads": 4},
     "small": {"width": 256, "layers": 3, "heads": 4},
@@ -35,12 +35,12 @@ class TransformerConfig:
     name: str = "transformer"
     width: int = 256
     layers: int = 3
-    #: parts of each attention; the width is a multiple of them
+    #: attention heads; must divide the width
     heads: int = 4
-    #: rows and columns of the grid that it is trained on; others are interpolated
+    #: rows and columns of the grid in training; position embeddings are interpolated for other grids
     rows: int = 7
     columns: int = 7
-    #: share of units dropped at the embedding and of what each part adds while training
+    #: dropout probability at the embedding and on each residual branch
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -51,13 +51,13 @@ class TransformerConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head attention, section 3.2.2 of Vaswani et al., of a residual stream to itself or to a memory."""
+    """Multi-head attention, section 3.2.2 of Vaswani et al.: self-attention, or cross-attention to a memory."""
 
     def __init__(self, width: int, heads: int, memory: int) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        # A bias of keys shifts all scores of a query alike, which softmax undoes.
+        # No bias: it would shift all scores of a query equally, which softmax cancels.
         self.key = nn.Linear(memory, width, bias=False)
         self.value = nn.Linear(memory, width)
         self.output = nn.Linear(width, width)
@@ -65,21 +65,21 @@ class Attention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def split(self, x: Tensor) -> Tensor:
-        """[B,L,W] -> [B,h,L,W/h]."""
+        """Split into heads: [B,L,W] -> [B,h,L,W/h]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B,L,W] -> [B,L,h,W/h] -> [B,h,L,W/h]
 
     def join(self, x: Tensor) -> Tensor:
-        """[B,h,L,W/h] -> [B,L,W]."""
+        """Join the heads: [B,h,L,W/h] -> [B,L,W]."""
         return x.transpose(1, 2).flatten(2)  # [B,h,L,W/h] -> [B,L,h,W/h] -> [B,L,W]
 
     def weigh(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Equation 1 up to the softmax: `queries` [B,h,L,W/h], `keys` [B,h,G,W/h] -> [B,h,L,G]."""
+        """Compute equation 1 up to the softmax: `queries` [B,h,L,W/h], `keys` [B,h,G,W/h] -> [B,h,L,G]."""
         scores = queries @ keys.transpose(-2, -1)  # [B,h,L,W/h] x [B,h,W/h,G] -> [B,h,L,G]
         return (scores / math.sqrt(queries.shape[-1])).softmax(-1)
 
 
 class Layer(nn.Module):
-    """x + self-attention, then x + attention to the grid, then x + feed-forward, each of a normed x."""
+    """Pre-norm decoder layer: self-attention, cross-attention to the grid and feed-forward, each with a residual."""
 
     def __init__(self, config: TransformerConfig, memory: int) -> None:
         super().__init__()
@@ -94,9 +94,9 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, image_index: Tensor, padding: Padding, *, weighed: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Teaching: the words `x` [P,W] -> [P,W] and, if `weighed`, how they attend to the grid, [N,L,G].
+        """Run the layer for teacher forcing: words `x` [P,W] -> [P,W] and, if `weighed`, attention weights [N,L,G].
 
-        `keys` and `values` [B,h,G,W/h] are of the grids, `image_index` [N] tells each caption's.
+        `keys` and `values` [B,h,G,W/h] are those of the grids; `image_index` [N] is the row of each caption's grid.
         """
         x = x + self.dropout(self.words.output(self._listen(x, padding)))
         keys, values = (y.index_select(0, image_index) for y in (keys, values))  # [B,h,G,W/h] -> [N,h,G,W/h]
@@ -104,7 +104,7 @@ class Layer(nn.Module):
         return self.see(x, padding.pack(seen)), weights  # [N,L,W] -> [P,W]
 
     def _listen(self, x: Tensor, padding: Padding) -> Tensor:
-        """What words see of those before them, `x` [P,W] -> [P,W]; the padding stands behind all that look."""
+        """Run causal self-attention, `x` [P,W] -> [P,W]; padding comes after all words, so the causal mask hides it."""
         attention, normed = self.words, self.norm_words(x)
         parts = (attention.query(normed), attention.key(normed), attention.value(normed))
         queries, keys, values = (attention.split(padding.pad(part)) for part in parts)  # [P,W] -> [N,h,L,W/h]
@@ -112,9 +112,9 @@ class Layer(nn.Module):
         return padding.pack(attention.join(heard))  # [N,h,L,W/h] -> [N,L,W] -> [P,W]
 
     def look(self, x: Tensor, keys: Tensor, values: Tensor, *, weighed: bool) -> tuple[Tensor, Tensor | None]:
-        """What `x` [B,L,W] sees of the grid, [B,L,W], and, if `weighed`, how it is attended to, [B,L,G].
+        """Attend from `x` [B,L,W] to the grid -> output [B,L,W] and, if `weighed`, mean weights of the heads [B,L,G].
 
-        `keys` and `values` [B,h,G,W/h] are shared by all L.
+        `keys` and `values` [B,h,G,W/h] are shared by all L positions.
         """
         queries = self.grid.split(self.grid.query(self.norm_grid(x)))  # [B,L,W] -> [B,h,L,W/h]
         if not weighed:
@@ -123,14 +123,14 @@ class Layer(nn.Module):
         return self.grid.join(weights @ values), weights.mean(1)  # [B,L,W], [B,h,L,G] -> [B,L,G]
 
     def see(self, x: Tensor, seen: Tensor) -> Tensor:
-        """The rest of the layer, place by place: `x`, `seen` [...,W] -> [...,W]."""
+        """Run the position-wise rest of the layer: `x`, cross-attention output `seen` [...,W] -> [...,W]."""
         x = x + self.dropout(self.grid.output(seen))
         inner = nn.functional.gelu(self.expand(self.norm_forward(x)))  # [...,W] -> [...,4W]
         return x + self.dropout(self.contract(self.dropout(inner)))  # [...,4W] -> [...,W]
 
 
 class Transformer(Decoder):
-    """Decoder that attends to the words before and to the grid; see the module's docstring."""
+    """Decoder that attends to the previous words and to the grid; see the module docstring."""
 
     def __init__(self, config: TransformerConfig, memory: int, vocabulary: int) -> None:
         super().__init__()
@@ -154,7 +154,10 @@ class Transformer(Decoder):
         return list(self.layers)
 
     def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
-        """`memory` [B,G,D] plus the embeddings of row and column; a `grid` of None is the one trained on."""
+        """Add row and column embeddings to `memory` [B,G,D]; None stands for the grid in training.
+
+        Raises ModelError if `grid` does not have G cells.
+        """
         rows, columns = grid or (self.config.rows, self.config.columns)
         if rows * columns != memory.shape[1]:
             raise ModelError(f"a grid of {rows} x {columns} does not have {memory.shape[1]} cells; name its shape")
@@ -163,21 +166,21 @@ class Transformer(Decoder):
         return memory + (row + column).flatten(0, 1)  # [R,1,D] + [C,D] -> [R,C,D] -> [G,D]
 
     def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Scaled embeddings of words plus their places' sinusoids: `tokens`, `places` [...] -> [...,W]."""
+        """Return scaled word embeddings plus sinusoidal position encodings: `tokens`, `places` [...] -> [...,W]."""
         width = self.config.width
         embedded = self.embedding(tokens) * math.sqrt(width)  # [...] -> [...,W]
         return self.dropout(embedded + sinusoids(places, width))
 
     def _logits(self, x: Tensor) -> Tensor:
-        """[...,W] -> [...,V]."""
+        """Project to logits: [...,W] -> [...,V]."""
         return nn.functional.linear(self.norm(x), self.embedding.weight, self.bias)
 
     def _grids(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values of the grid, [B,G,D] -> [B,h,G,W/h]."""
+        """Return each layer's keys and values of the grid, [B,G,D] -> [B,h,G,W/h]."""
         return [(a.split(a.key(memory)), a.split(a.value(memory))) for a in (layer.grid for layer in self.layers)]
 
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
-        padding = Padding(captions.sizes, memory.device)  # attention alone works on padded words
+        padding = Padding(captions.sizes, memory.device)  # only attention works on padded words
         x = self._embed(captions.tokens, padding.word)  # [P] -> [P,W]
         weights = None
         for layer, (keys, values) in zip(self.layers, self._grids(memory), strict=True):
@@ -185,7 +188,7 @@ class Transformer(Decoder):
         return Decoded(self._logits(x), padding.sum(padding.pack(weights).float()))  # [P,V], [P,G] -> [N,G]
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
-        """As `Decoder.begin`: the grid's keys and values of each layer, and caches of words that are empty still."""
+        """Return each layer's keys and values of the grid and empty word caches; see `Decoder.begin`."""
         state, heads = {}, self.config.heads
         for index, (keys, values) in enumerate(self._grids(memory)):
             state |= {f"memory.keys.{index}": keys, f"memory.values.{index}": values}
@@ -198,7 +201,7 @@ class Transformer(Decoder):
     def step(
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """As `Decoder.step`; the caches [B,K,h,T,W/h] of T words follow the parents and grow by one word."""
+        """Decode one word; the caches [B,K,h,T,W/h] of T words are reordered by `parents` and grow by one word."""
         said = state["state.keys.0"].shape[3]
         x = self._embed(tokens, torch.arange(said, said + 1, device=tokens.device))  # [B,K] -> [B,K,W]
         changed: dict[str, Tensor] = {}
@@ -216,10 +219,10 @@ class Transformer(Decoder):
     def _recall(
         self, layer: Layer, x: Tensor, parents: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What each newest word, `x` [B,K,W], sees of those before it, [B,K,W], and the two caches with it."""
+        """Attend from each newest word, `x` [B,K,W], to the words so far -> [B,K,W] and the two extended caches."""
         attention, normed = layer.words, layer.norm_words(x)
         parts = (attention.query(normed), attention.key(normed), attention.value(normed))
-        # Each hypothesis attends to words of its own: [B,K,W] -> [B*K,W] -> [B*K,h,1,W/h]
+        # Each hypothesis attends to its own words: [B,K,W] -> [B*K,W] -> [B*K,h,1,W/h]
         query, key, value = (part.flatten(0, 1).unflatten(-1, (attention.heads, 1, -1)) for part in parts)
         keys, values = (take(cache, parents).flatten(0, 1) for cache in (keys, values))  # -> [B*K,h,T,W/h]
         keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)  # [B*K,h,T+1,W/h]
@@ -228,14 +231,17 @@ class Transformer(Decoder):
 
 
 def sinusoids(places: Tensor, width: int) -> Tensor:
-    """Sine and cosine of each place at `width` / 2 wavelengths from 2 pi to 10000 times that: [...] -> [...,width]."""
+    """Return sine and cosine of each position at `width` / 2 wavelengths, from 2 pi up to 10000 times that.
+
+    `places` [...] -> [...,width].
+    """
     rates = torch.arange(width // 2, device=places.device) * (-2 * math.log(10000) / width)  # [width/2]
     angles = places.unsqueeze(-1) * rates.exp()  # [...,1] * [width/2] -> [...,width/2]
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def _resized(table: Tensor, size: int) -> Tensor:
-    """Embeddings along one side of the grid, [S,D] -> [size,D], interpolated linearly where it is another size."""
+    """Resize embeddings along one side of the grid, [S,D] -> [size,D], by linear interpolation."""
     if len(table) == size:
         return table
     return interpolate(table.T[None], size=size, mode="linear", align_corners=False)[0].T  # [S,D] -> [1,D,S] -> ...
