@@ -14,18 +14,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from captionkit.data.images import Preprocessing, open_image
-    from captionkit.data.layouts import CaptionSet, open_dataset
-    from captionkit.errors import CaptionkitError
-    from captionkit.inference.captioner import Caption, Captioner, Outcome, Word
-    from captionkit.inference.load import load
-    from captionkit.inference.model_folder import ModelFolder, open_model, push_model
-    from captionkit.inference.search import Decoding
-    from captionkit.metrics import Scores, evaluate
-    from captionkit.models.clip_score import ClipScore
+    from captionkit.data.images import Preprocessing as Preprocessing
+    from captionkit.data.images import open_image as open_image
+    from captionkit.data.layouts import CaptionSet as CaptionSet
+    from captionkit.data.layouts import open_dataset as open_dataset
+    from captionkit.errors import CaptionkitError as CaptionkitError
+    from captionkit.eval.evaluate import evaluate_model as evaluate_model
+    from captionkit.eval.score import score_files as score_files
+    from captionkit.export.folder import export_model as export_model
+    from captionkit.inference.captioner import Caption as Caption
+    from captionkit.inference.captioner import Captioner as Captioner
+    from captionkit.inference.captioner import Outcome as Outcome
+    from captionkit.inference.captioner import Word as Word
+    from captionkit.inference.load import load as load
+    from captionkit.inference.model_folder import ModelFolder as ModelFolder
+    from captionkit.inference.model_folder import open_model as open_model
+    from captionkit.inference.model_folder import push_model as push_model
+    from captionkit.inference.search import Decoding as Decoding
+    from captionkit.metrics import Scores as Scores
+    from captionkit.metrics import evaluate as evaluate
+    from captionkit.models.clip_score import ClipScore as ClipScore
+    from captionkit.training.config.recipe import Recipe as Recipe
+    from captionkit.training.config.recipe import load_recipe as load_recipe
+    from captionkit.training.trainer import train as train
 
-#: public name -> where it lives; loaded at first use, so that `import captionkit` is quick
-_HOMES = {
+#: public name -> its module; loaded at first use, so that `import captionkit` is quick and needs no torch
+_MODULES = {
     "Caption": "inference.captioner",
     "Captioner": "inference.captioner",
     "CaptionSet": "data.layouts",
@@ -35,40 +49,28 @@ _HOMES = {
     "ModelFolder": "inference.model_folder",
     "Outcome": "inference.captioner",
     "Preprocessing": "data.images",
+    "Recipe": "training.config.recipe",
     "Scores": "metrics",
     "Word": "inference.captioner",
     "evaluate": "metrics",
+    "evaluate_model": "eval.evaluate",
+    "export_model": "export.folder",
     "load": "inference.load",
+    "load_recipe": "training.config.recipe",
     "open_dataset": "data.layouts",
     "open_image": "data.images",
     "open_model": "inference.model_folder",
     "push_model": "inference.model_folder",
+    "score_files": "eval.score",
+    "train": "training.trainer",
 }
-__all__ = [
-    "Caption",
-    "CaptionSet",
-    "Captioner",
-    "CaptionkitError",
-    "ClipScore",
-    "Decoding",
-    "ModelFolder",
-    "Outcome",
-    "Preprocessing",
-    "Scores",
-    "Word",
-    "evaluate",
-    "load",
-    "open_dataset",
-    "open_image",
-    "open_model",
-    "push_model",
-]
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'captionkit' has no attribute {name!r}")
-    value = getattr(import_module(f"captionkit.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"captionkit.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
