@@ -1,7 +1,7 @@
-"""Decoding over any decoder that can make one step: beam search, diverse or with forced words, and sampling, in numpy.
+"""Decoding for any step-wise decoder: beam search (also diverse, or with forced words) and sampling, in numpy.
 
 Sizes: B images, K hypotheses of an image at a step, T ranked tokens of a hypothesis, G grid cells, N captions of an
-image, L words in a caption.
+    image, L words in a caption.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ def search(
     banned: Collection[int] = (),
     constraints: Constraints | None = None,
 ) -> list[list[Hypothesis]]:
-    """Caption images [B,3,H,W]; for each, at most `num_captions` hypotheses, best first, the unfinished ones last.
+    """Caption images [B,3,H,W]; return at most `num_captions` hypotheses per image, best first, unfinished ones last.
 
-    `beam_search` and `sample` say how; for one image, `search_alone` finds what the first would, quicker. Tokens that
-    are `banned` are never chosen, and all that is returned keeps to the `constraints`. Those are token ids, so a
-    `decoding` that names words as text must come with its constraints (`word_constraints.constraints_of` makes them),
-    else CaptionkitError.
+    See `beam_search` and `sample`; for one image, `search_alone` returns the same as the former, faster. Tokens in
+    `banned` are never generated, and every result satisfies `constraints`. Constraints are token ids, so a `decoding`
+    with words as text must come with constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
 
-    Tokens of probability zero (-inf, or NaN from a broken model) are never chosen. Where that or the constraints leave
-    fewer than `num_captions` hypotheses, fewer are returned: none, if no caption is possible at all.
+    Tokens of probability zero (-inf, or NaN from a broken model) are never generated. If that or the constraints leave
+    fewer than `num_captions` hypotheses, fewer are returned: none if no caption is possible.
     """
     if constraints is None and decoding.has_text:
         raise CaptionkitError(

@@ -1,4 +1,4 @@
-"""Beam search, with groups that avoid each other and with forced words."""
+"""Beam search, optionally with diverse groups and with forced words."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from captionkit.inference.search.stepper import WHOLE, BeamState, SearchRequest
 
 
 def beam_search(asked: SearchRequest) -> list[list[Hypothesis]]:
-    """The `num_captions` best hypotheses of each image, all different, best first.
+    """Return the `num_captions` best hypotheses of each image, all different, best first.
 
-    At each step every live hypothesis is continued by every token that is not banned (nor the end token, before
-    `min_length` words, nor one that `no_repeat` or a banned phrase forbids it). Of these continuations, ranked by
-    log-probability over all beams, the best 2K are looked at: those among the best K that end are finished, and the
-    best K that do not end live on. At most K of the 2K end, so K are left to live. Greedy search (K=1) is over with its
-    first end token.
+    At each step every live hypothesis is continued by every token that is not banned (nor the end token before
+    `min_length` words, nor a token forbidden by `no_repeat` or a banned phrase). Of these continuations, ranked by
+    log-probability over all beams, the best 2K are considered: those among the best K that end are finished, and the
+    best K that do not end stay live. At most K of the 2K end, so at least K are left to stay live. Greedy search (K=1)
+    is done at its first end token.
 
-    An image is done when its `num_captions`-th best finished hypothesis scores at least as well as any live one still
+    An image is done when its `num_captions`-th best finished hypothesis scores at least as high as any live one still
     could: log-probabilities only fall, so log_prob / (longest possible length)**length_penalty bounds the score. Live
-    hypotheses of `max_length` words may still end; those that do not are cut. A caption cut in mid-sentence ranks after
-    all finished ones, whatever its score, and so appears only where too few have finished.
+    hypotheses of `max_length` words may still end; those that do not are cut. A cut caption ranks after all finished
+    ones, whatever its score, so it is returned only if too few have finished.
 
-    With forced words, each bank of `constraint_bank` is such a beam of K. Only
-    hypotheses that have said all of them may end, and a caption that is cut before it has is dropped.
+    With forced words, each bank of `constraint_bank` is such a beam of K. Only hypotheses that contain all of them may
+    end, and a cut caption that does not contain them is dropped.
 
-    With `groups` (diverse beam search, Vijayakumar et al. 2018, arXiv 1610.02424, with Hamming diversity), each is such
-    a beam of K / groups. A word is ranked `diversity` lower for each live hypothesis of an earlier group that says it
-    in the same step; that changes the choice in this step alone, and neither log_prob nor score. What is returned is
-    each group's best caption, then each one's second best, and so on, without those that another has found too, until
-    there are `num_captions`; then these are ordered by score.
+    With `groups` (diverse beam search, Vijayakumar et al. 2018, arXiv 1610.02424, with Hamming diversity), each group
+    is such a beam of K / groups. A word is ranked `diversity` lower for each live hypothesis of an earlier group that
+    contains it at the same step; that affects the choice at this step only, and neither log_prob nor score. The result
+    is each group's best caption, then each group's second best, and so on, skipping duplicates, until there are
+    `num_captions`; these are then sorted by score.
     """
     return _Beams(asked).run()
 
 
 class _Continuations(NamedTuple):
-    """Every hypothesis with every token that is ranked for it, M = K*T in a row."""
+    """Every hypothesis with every token ranked for it, M = K*T per row."""
 
     log_probs: NDArray[np.float64]  # [B,M], of the whole hypothesis
     token_log_probs: NDArray[np.float32]  # [B,M]
@@ -52,14 +52,14 @@ class _Continuations(NamedTuple):
 
 
 class _Chosen(NamedTuple):
-    """The continuations with which a group lives on."""
+    """The continuations that stay live in a group."""
 
     places: NDArray[np.int64]  # [B,K of the group], into M
     log_probs: NDArray[np.float64]  # [B,K of the group]
 
 
 class _Beams:
-    """One search. The K hypotheses of an image stand group by group, within a group bank by bank."""
+    """One search. The K hypotheses of an image are ordered by group, and within a group by bank."""
 
     def __init__(self, asked: SearchRequest) -> None:
         stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
@@ -71,11 +71,10 @@ class _Beams:
         self.grid = Grid(constraints.words, constraints.prefix, len(images)) if constraints.words else None
         self.banks = self.grid.banks if self.grid else 1
         excluded = self.banned | {eos_id}
-        # What lives on is among the K best words that its own beam allows, and what ends is among the K best of all
-        # that it allows. In the beam's ranking only the excluded tokens can stand before them, so rank K + |excluded|
-        # is the last that can matter, whether or not the end token is allowed: nothing is lost. A group has a smaller
-        # K, and the other groups' hypotheses can push back one word each. With banks all are so many times as many, and
-        # the forced tokens may stand before as well.
+        # A continuation that stays live is among the K best words allowed for its beam, and one that ends is among the
+        # K best allowed tokens. In the beam's ranking only excluded tokens can precede them, so rank K + |excluded| is
+        # the last that can matter, whether or not the end token is allowed. A group has a smaller K, and the hypotheses
+        # of other groups push back one word each. With banks, multiply by their number; forced tokens may also precede.
         self.ranks = decoding.beam * self.banks + len(excluded) + (len(self.grid.tokens) if self.grid else 0)
         self.mask = exclusion(excluded)
         remember = bool(decoding.no_repeat or self.phrases)
@@ -103,7 +102,7 @@ class _Beams:
         return [_merge(found, self.decoding.num_captions) for found in zip(*groups, strict=True)]
 
     def _continuations(self) -> tuple[_Continuations, NDArray[np.float32]]:
-        """What may follow the live hypotheses, and the attention [B,K,G] with which it was found."""
+        """Return the continuations of the live hypotheses, and the attention [B,K,G] of the step."""
         forbidden = NgramBlocker(self.live.said, self.decoding.no_repeat, self.phrases)
         ranks = self.ranks + forbidden.most
         log_probs, ids, attention = self.live.step(WHOLE if self.grid else ranks)
@@ -124,10 +123,10 @@ class _Beams:
         return _Continuations(totals, log_probs, ids, ids == self.eos_id, banks, width), attention
 
     def _lanes(self, group: int, options: _Continuations, earlier: list[_Chosen]) -> Iterator[NDArray[np.float64]]:
-        """Scores [B,M] by which each bank of a group ranks the continuations; -inf: not its own."""
+        """Yield scores [B,M] by which each bank of a group ranks the continuations; -inf outside the bank."""
         scores = options.log_probs
         size = self.banks * self.width * options.width
-        if self.decoding.groups > 1 and scores.shape[1] > options.width:  # the first hypothesis belongs to all groups
+        if self.decoding.groups > 1 and scores.shape[1] > options.width:  # at first, all groups share one hypothesis
             scores = np.full_like(scores, -np.inf)
             part = slice(group * size, (group + 1) * size)
             scores[:, part] = options.log_probs[:, part]
@@ -137,7 +136,7 @@ class _Beams:
             yield scores if options.banks is None else np.where(options.banks == bank, scores, -np.inf)
 
     def _continue(self, group: int, options: _Continuations, earlier: list[_Chosen], length: int) -> _Chosen:
-        """Finish what ends, and choose what lives on."""
+        """Finish the hypotheses that end, and choose those that stay live."""
         places, log_probs = [], []
         for lane in self._lanes(group, options, earlier):
             best = descending(lane)[:, : 2 * self.width]
@@ -150,7 +149,7 @@ class _Beams:
             log_probs.append(np.where(possible, pick(options.log_probs, best), -np.inf))
             places.append(best)
         live = _side_by_side(log_probs)
-        # The captions are gathered from group after group: each gives at most so many.
+        # The captions are taken from the groups in turn, so each contributes at most this many.
         share = -(-self.decoding.num_captions // self.decoding.groups)
         reachable = live.max(axis=1) / self.decoding.divisor(self.decoding.furthest(length))
         done = self.best[group]["score"][self.live.images, share - 1] >= reachable
@@ -167,7 +166,7 @@ class _Beams:
         ends: NDArray[np.bool_],
         length: int,
     ) -> NDArray[np.bool_]:
-        """Keep those of the K best of a bank [B,2K] that end; tells which they are, [B,K]."""
+        """Keep those of a bank's K best [B,2K] that end; return which of them do, [B,K]."""
         best, ends = best[:, : self.width], ends[:, : self.width]
         if ends.any():
             origin = best // options.width
@@ -198,7 +197,7 @@ class _Beams:
         self.best[group][self.live.images] = finished_first(found)[:, : self.decoding.num_captions]
 
     def _advance(self, options: _Continuations, chosen: list[_Chosen], attention: NDArray[np.float32]) -> None:
-        """Let the chosen be the live hypotheses."""
+        """Make the chosen continuations the live hypotheses."""
         places = _side_by_side([group.places for group in chosen])
         live = _side_by_side([group.log_probs for group in chosen])
         tokens, parents = pick(options.ids, places), places // options.width
@@ -211,7 +210,7 @@ class _Beams:
 
 
 def _times_said(options: _Continuations, chosen: list[_Chosen]) -> NDArray[np.int64]:
-    """How many of the `chosen` continuations say the same word as each continuation [B,M]; ends are no words."""
+    """Count how many of the `chosen` continuations have the same word as each continuation [B,M]; 0 for end tokens."""
     places = _side_by_side([group.places for group in chosen])
     live = _side_by_side([group.log_probs for group in chosen]) > -np.inf
     words = np.where(live, options.ids[np.arange(len(places))[:, None], places], -1)
@@ -219,12 +218,12 @@ def _times_said(options: _Continuations, chosen: list[_Chosen]) -> NDArray[np.in
 
 
 def _side_by_side(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Join [B,K] arrays; most often there is just one, which needs no copy."""
+    """Concatenate [B,K] arrays; usually there is just one, which is not copied."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
 
 
 def _merge(groups: Sequence[list[Hypothesis]], wanted: int) -> list[Hypothesis]:
-    """Each group's best, each one's second best, and so on, without doubles; then in the order of their scores."""
+    """Take each group's best, then each one's second best, and so on, without duplicates; then sort by score."""
     found: dict[tuple[int, ...], Hypothesis] = {}
     waiting = [iter(group) for group in groups]
     while waiting and len(found) < wanted:

@@ -1,4 +1,4 @@
-"""What a caption must not say, and what it must begin with or contain, as token ids."""
+"""Constraints on captions as token ids: banned sequences, a prefix, and forced sequences."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ _NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class Constraints:
-    """Token sequences, none of them empty but for the prefix."""
+    """Token sequences, all non-empty except the prefix."""
 
-    #: what each caption begins with
+    #: the beginning of every caption
     prefix: Sequence = ()
-    #: what no caption contains
+    #: sequences that no caption contains
     banned: tuple[Sequence, ...] = ()
-    #: what each caption contains, in any order; two of them may share tokens of the caption
+    #: sequences that every caption contains, in any order; they may overlap in the caption
     words: tuple[Sequence, ...] = ()
 
     @property
     def banned_tokens(self) -> frozenset[int]:
-        """The banned sequences of one token."""
+        """Return the banned sequences of one token."""
         return frozenset(sequence[0] for sequence in self.banned if len(sequence) == 1)
 
     @property
     def banned_phrases(self) -> tuple[Sequence, ...]:
-        """The banned sequences of several tokens."""
+        """Return the banned sequences of several tokens."""
         return tuple(sequence for sequence in self.banned if len(sequence) > 1)
 
 
 class NgramBlocker:
-    """The words that each hypothesis must not say next, for what it has said already: [B,K,R] candidates.
+    """The words that each hypothesis must not generate next, given its words so far: [B,K,R] candidates.
 
-    They would complete a banned phrase, or say a run of `no_repeat` words again, or the last word twice.
+    They would complete a banned phrase, repeat a run of `no_repeat` words, or repeat the last word.
     """
 
     def __init__(self, said: NDArray[np.int64], no_repeat: int, phrases: tuple[Sequence, ...]) -> None:
-        """`said` [B,K,L]: the words of each hypothesis; only looked at if `no_repeat` or `phrases` ask for it."""
-        #: the last word [B,K,1], where it must not be said twice
+        """`said` [B,K,L] are the words of each hypothesis; used only if `no_repeat` or `phrases` require it."""
+        #: the last word [B,K,1], if it must not be repeated
         self._last: NDArray[np.int64] | None = None
-        #: the other words [B,K,F] that some hypothesis must keep from
+        #: the other words [B,K,F] that are forbidden for some hypothesis
         self._forbidden: NDArray[np.int64] | None = None
-        #: so many more tokens must be ranked for the best of the others to be among them
+        #: number of extra ranks needed so that the best allowed tokens are still among the ranked ones
         self.most = 0
         if no_repeat and said.shape[2]:
             self._last, self.most = said[:, :, -1:], 1
         found = [*_runs(said, no_repeat), *_completed(said, phrases)]
-        # Nearly always no run or phrase has been begun anew; those that no hypothesis must keep from are let go.
+        # Almost always no run or phrase is about to repeat; drop words that are forbidden for no hypothesis.
         found = [(words, again) for words, again in found if again.any()]
         if found:
             words, again = (np.concatenate(part, axis=2) for part in zip(*found, strict=True))
@@ -60,7 +60,7 @@ class NgramBlocker:
             self._forbidden = np.where(again, words, _NO_TOKEN)[:, :, again.any((0, 1))]
 
     def forbid(self, log_probs: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """`log_probs` [B,K,T] of tokens `ids`, -inf where a token is forbidden."""
+        """Return `log_probs` [B,K,T] of tokens `ids`, with -inf where a token is forbidden."""
         if not self.most:
             return log_probs
         again = np.zeros(ids.shape, bool) if self._last is None else ids == self._last  # [B,K,T] == [B,K,1]
@@ -70,7 +70,7 @@ class NgramBlocker:
 
 
 def _runs(said: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """The last words [B,K,N] of all runs of `size` words that have been said, and which have been begun anew."""
+    """Yield the last words [B,K,N] of all runs of `size` words so far, and which runs have been begun again."""
     runs = said.shape[2] - size + 1  # the next word would complete one more
     if size < 1 or runs < 1:
         return
@@ -83,7 +83,7 @@ def _runs(said: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64
 def _completed(
     said: NDArray[np.int64], phrases: tuple[Sequence, ...]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """The last word [B,K,1] of each phrase, and where all that is before it has just been said."""
+    """Yield the last word [B,K,1] of each phrase, and where the words before it have just been generated."""
     length = said.shape[2]
     for phrase in phrases:
         before = len(phrase) - 1
@@ -93,7 +93,7 @@ def _completed(
 
 
 def forbidden_after(said: Sequence, no_repeat: int, phrases: tuple[Sequence, ...]) -> set[int]:
-    """The words that may not follow those of one hypothesis, as `NgramBlocker` finds them for many."""
+    """Return the words that may not follow one hypothesis; `NgramBlocker` does the same for many."""
     found = set()
     if no_repeat and said:
         found.add(said[-1])
@@ -108,7 +108,10 @@ def forbidden_after(said: Sequence, no_repeat: int, phrases: tuple[Sequence, ...
 
 
 def exclusion(excluded: frozenset[int] | set[int]) -> NDArray[np.float64]:
-    """What is added to the log-probability of each id; the last entry, 0, serves every id beyond the excluded ones."""
+    """Return what to add to the log-probability of each id.
+
+    The last entry, 0, serves every id beyond the excluded ones.
+    """
     mask = np.zeros(max(excluded) + 2)
     mask[list(excluded)] = -np.inf
     return mask

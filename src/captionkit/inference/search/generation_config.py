@@ -1,4 +1,4 @@
-"""The settings of decoding, as a model's config stores them and a caller overrides them."""
+"""Decoding settings, stored in a model's config and overridden by callers."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from captionkit.utils.dataclasses import check_fields
 
 
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with what the command line and the REST service say of it, and its least and largest value."""
+    """Return a dataclass field with its help text (command line and REST service) and its minimum and maximum."""
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
 @cache
 def _numbers() -> list[tuple[str, type, float, float]]:
-    """The numbers among the settings: name, type, least and largest value."""
+    """Return the numeric settings: name, type, minimum and maximum."""
     known = [(setting, setting.metadata["low"], setting.metadata["high"]) for setting in fields(Decoding)]
     return [(setting.name, type(setting.default), low, high) for setting, low, high in known if high is not None]
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How captions are made. `dataclasses.replace` overrides fields; a bad value raises CaptionkitError.
+    """Decoding settings. Use `dataclasses.replace` to override fields; an invalid value raises CaptionkitError.
 
-    With a `temperature` of 0, captions are searched for:
+    With a `temperature` of 0, captions come from beam search:
 
-    beam: hypotheses kept alive at each step; 1 is greedy search.
-    num_captions: captions wanted of an image, at most `beam`.
+    beam: hypotheses kept live at each step; 1 is greedy search.
+    num_captions: captions per image, at most `beam`.
     length_penalty: score = log_prob / length**length_penalty, where length counts the words and the end token.
-    groups: parts of the beam, each of which avoids what those before it say; they must divide `beam`. Where groups end
-        in the same caption all the same, there are fewer than `num_captions`.
-    horizon: how many words further a live hypothesis is believed to go, at most, when it is asked whether it can still
-        beat the finished ones; 1 stops the search much earlier and rarely changes a caption. 0: up to `max_length`, so
-        that nothing that could win is missed.
-    diversity: what a word costs a hypothesis, in nats, for each one of earlier groups that says it at the same place.
-    words: words and phrases that every caption contains, token by token: "dog" is also in "dog's".
+    groups: parts of the beam, each of which avoids the words of earlier ones; must divide `beam`. If groups end in the
+        same caption all the same, fewer than `num_captions` are returned.
+    horizon: the number of further words assumed, at most, when checking whether a live hypothesis can still beat the
+        finished ones; 1 stops the search much earlier and rarely changes a caption. 0: up to `max_length`, so that no
+        possible winner is missed.
+    diversity: penalty, in nats, on a word for each hypothesis of an earlier group that has it at the same position.
+    words: words and phrases that every caption contains, matched by token: "dog" is also in "dog's".
 
     Above 0 they are sampled, `num_captions` independent ones, whatever `beam` is:
 
-    temperature: divides the log-probabilities; at 1 words come with the model's own probabilities.
-    top_k: only the so many likeliest words can come; 0 for all.
-    top_p: only the likeliest words can come, as many as together have this probability; 1 for all.
-    seed: another seed gives other captions; the same seed, the same ones for the same image.
+    temperature: divides the log-probabilities; 1 samples from the model's own probabilities.
+    top_k: sample from this many likeliest words only; 0 for all.
+    top_p: sample from the fewest likeliest words whose total probability reaches this; 1 for all.
+    seed: another seed gives other captions; the same seed gives the same captions for the same image.
 
-    And in either case:
+    In both cases:
 
-    min_length, max_length: words in a caption (its tokens, to be exact), the end token not counted, a prefix counted.
-    no_repeat: no run of this many words occurs twice in a caption, and no word follows itself; 0 lets all repeat. A
-        prefix may repeat as it likes.
+    min_length, max_length: words in a caption (strictly, tokens), without the end token, including a prefix.
+    no_repeat: no run of this many words occurs twice in a caption, and no word follows itself; 0 allows repetition.
+        Repetition within a prefix is allowed.
     banned_words: words and phrases that no caption contains.
-    prefix: the text that every caption begins with.
+    prefix: text that every caption begins with.
     """
 
-    # The largest values bound what is kept for tracing, steps x B x K x G floats.
+    # The maxima bound the memory for tracing, steps x B x K x G floats.
     beam: int = _setting(3, "hypotheses kept alive; 1 is greedy", 1, 1000)
     num_captions: int = _setting(1, "captions of each image, best first", 1, 1000)
-    # A length penalty below zero would break the bound that stops the search.
+    # A negative length penalty would break the bound used for early stopping.
     length_penalty: float = _setting(1.0, "score = log-probability / length ** this", 0, 10)
     min_length: int = _setting(1, "fewest words of a caption", 0, 1000)
     max_length: int = _setting(30, "most words of a caption", 1, 1000)
@@ -128,26 +128,29 @@ class Decoding:
             )
 
     def divisor(self, length: int) -> float:
-        """What the log-probability of a caption of `length` words, its end counted, is divided by for its score."""
+        """Return the divisor of a caption's log-probability for its score.
+
+        `length` counts the words and the end token.
+        """
         return length**self.length_penalty
 
     def furthest(self, length: int) -> int:
-        """Tokens of the longest caption that a hypothesis of `length` words, and the one chosen now, may become."""
+        """Return the longest token count that a hypothesis of `length` words plus the next token can reach."""
         longest = self.max_length + 1
         return min(longest, length + 1 + self.horizon) if self.horizon else longest
 
     @property
     def has_text(self) -> bool:
-        """Whether there is text that a vocabulary must turn into token ids."""
+        """Return whether there is text that must be converted to token ids."""
         return bool(self.banned_words or self.prefix or self.words)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as a model's config stores them."""
+        """Return the fields, as a model's config stores them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decoding:
-        """Read what `to_dict` wrote; missing fields take their defaults. ModelError names the field that is wrong."""
+        """Read what `to_dict` wrote; missing fields take their defaults. Raises ModelError naming a wrong field."""
         check_fields(cls, values, "decoding")
         try:
             return cls(**values)

@@ -1,4 +1,4 @@
-"""Captions drawn at random from the model's distribution."""
+"""Captions sampled from the model's distribution."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from captionkit.inference.search.stepper import WHOLE, BeamState, SearchRequest
 
 
 def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
-    """`num_captions` samples of each image, independent of each other and so perhaps equal, by falling score.
+    """Draw `num_captions` independent samples per image, which may be equal; return them by falling score.
 
-    At each step the log-probabilities of the allowed tokens are divided by `temperature`; of them the `top_k` likeliest
-    are kept, of these the nucleus (Holtzman et al. 2020, arXiv 1904.09751), the fewest whose share of the probability
-    reaches `top_p`; and of the rest one is drawn. What is reported is the log-probability by the model itself. A sample
-    of `max_length` words that does not end is cut; it ranks after the others. One that has no token left to draw, as
-    all are banned, is dropped.
+    At each step the log-probabilities of the allowed tokens are divided by `temperature`; the `top_k` likeliest tokens
+    are kept, then of these the nucleus (Holtzman et al. 2020, arXiv 1904.09751), the fewest whose share of the
+    probability reaches `top_p`; one of the rest is drawn. The reported log-probability is that of the unmodified model.
+    A sample of `max_length` words that does not end is cut and ranks after the others. A sample with no token left to
+    draw, as all are banned, is dropped.
 
-    The random numbers come from the seed, the image (its values, as they go into the encoder), the sample and the
-    step: what is said of an image depends neither on its place in a batch nor on the other images, and the first
+    The random numbers depend on the seed, the image (its values as the encoder receives them), the index of the sample
+    and the step. So an image's captions depend neither on its place in a batch nor on the other images, and the first
     samples are the same however many are drawn.
     """
     stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
@@ -35,8 +35,8 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     live = BeamState(stepper, images, constraints.prefix, bos_id, banned, remember=remember)
     random = np.stack([_uniform(image, decoding.seed, samples, stop + 1) for image in images])  # [B,N,L]
     found = np.full((len(images), samples), NONE)
-    columns = np.broadcast_to(np.arange(samples), found.shape)  # the sample that each hypothesis is, [B,K]
-    origin = np.zeros(found.shape, np.int64)  # the hypothesis that each of them continues; at first all have the same
+    columns = np.broadcast_to(np.arange(samples), found.shape)  # the sample index of each hypothesis, [B,K]
+    origin = np.zeros(found.shape, np.int64)  # the hypothesis that each continues; at first all share one
 
     for length in range(start, stop + 1):  # words in each hypothesis
         if length >= decoding.min_length and eos_id not in banned:
@@ -52,7 +52,7 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
         possible = (kept.max(-1) > 0)[rows, origin] & (before > -np.inf)
         drawn = np.where(possible, log_probs[rows, origin, places], -np.inf)  # [B,K]
         ends = possible & (tokens == eos_id)
-        over = ends if length < stop else possible  # at the greatest length, those that do not end are cut
+        over = ends if length < stop else possible  # at max_length, those that do not end are cut
         row, column = np.nonzero(over)
         made = _made(before, drawn, ends, length, origin, decoding.length_penalty)
         found[live.images[row], columns[row, column]] = made[row, column]
@@ -60,7 +60,7 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
             break
 
         going = possible & ~ends
-        order = np.argsort(~going, axis=1, kind="stable")[:, : max(1, going.sum(1).max())]  # those that end make room
+        order = np.argsort(~going, axis=1, kind="stable")[:, : max(1, going.sum(1).max())]  # drop those that ended
         totals = np.where(going, before + drawn, -np.inf)[rows, order]
         live.advance(tokens[rows, order], origin[rows, order], totals, drawn[rows, order], attention)
         columns, origin = columns[rows, order], np.broadcast_to(np.arange(order.shape[1]), order.shape)
@@ -80,15 +80,15 @@ def _made(
     origin: NDArray[np.int64],
     penalty: float,
 ) -> NDArray[np.void]:
-    """What samples of `length` words are if nothing more comes, [B,K]: ended with the token drawn, or cut before it."""
+    """Return records [B,K] of samples of `length` words: ended with the token drawn, or cut before it."""
     ended = records(before + drawn, length, origin, (length + 1) ** penalty, finished=True)
     cut = records(before, length, origin, max(length, 1) ** penalty, finished=False)
     return np.where(ends, ended, cut)
 
 
 def _kept(allowed: NDArray[np.float64], decoding: Decoding) -> NDArray[np.float64]:
-    """Weights [B,K,T] to draw with, from log-probabilities [B,K,T] in falling order; 0: cannot come."""
-    possible = allowed > -np.inf  # NaN is not
+    """Return sampling weights [B,K,T] from log-probabilities [B,K,T] in falling order; 0 excludes a token."""
+    possible = allowed > -np.inf  # false for NaN
     if decoding.top_k:
         possible &= possible.cumsum(-1) <= decoding.top_k
     allowed = np.where(possible, allowed, -np.inf)
@@ -104,11 +104,10 @@ def _kept(allowed: NDArray[np.float64], decoding: Decoding) -> NDArray[np.float6
 def _draw(
     weights: NDArray[np.float64], ids: NDArray[np.int64], random: NDArray[np.float64], origin: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw a token for each `random` number [B,N], by the weights [B,K,T] of the hypothesis `origin` [B,N].
+    """Draw a token for each `random` number [B,N] from the weights [B,K,T] of the hypothesis `origin` [B,N].
 
-    Returns the tokens and their places in T. The probabilities are laid out in the order of the ids: were it that of
-    the ranking, two tokens that are all but equally likely, and change places with the size of the batch, would give
-    another caption.
+    Returns the tokens and their indices in T. The cumulative distribution is built in the order of the ids: in order of
+    rank, two tokens of almost equal probability that swap with the batch size would change the caption.
     """
     rows = np.arange(len(ids))[:, None]
     by_id = np.zeros((*ids.shape[:2], int(ids.max()) + 1))
@@ -119,12 +118,12 @@ def _draw(
 
 
 def _uniform(image: NDArray[np.float32], seed: int, samples: int, steps: int) -> NDArray[np.float64]:
-    """Random numbers in [0, 1) for each sample and step of an image, [samples,steps]."""
+    """Return random numbers in [0, 1) for each sample and step of an image, [samples,steps]."""
     content = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     numbers = []
     for sample in range(samples):
         key = hashlib.blake2b(content + seed.to_bytes(8, "little") + sample.to_bytes(8, "little"), digest_size=16)
-        # Its key alone decides what this generator gives, and its first numbers do not depend on how many are drawn.
+        # This generator's output depends on its key only, and its first numbers not on how many are drawn.
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key.digest(), "little")))
         numbers.append(generator.random(steps))
     return np.stack(numbers)

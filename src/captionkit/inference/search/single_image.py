@@ -1,7 +1,7 @@
 """Beam search for one image, in plain Python.
 
-For a beam of a few there are a few dozen numbers a step. numpy takes longer to be called than they take to be ranked,
-above all where the decoder has just filled the processor's caches with its weights.
+A small beam has a few dozen numbers per step. Calling numpy costs more than ranking them in Python, especially when the
+decoder has just filled the processor's caches with its weights.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from captionkit.inference.search.constraints import forbidden_after
 from captionkit.inference.search.hypothesis import Hypothesis
 from captionkit.inference.search.stepper import SearchRequest
 
-#: beams up to which this is quicker than `beam_search`
+#: beam sizes up to which this is faster than `beam_search`
 _FEW = 8
 
-Continuation = tuple[float, int, int, float]  # log-probability of the whole, beam, token, log-probability of the token
+Continuation = tuple[float, int, int, float]  # total log-probability, beam, token, log-probability of the token
 
 
 class _Live(NamedTuple):
-    """A hypothesis that may go on."""
+    """A live hypothesis."""
 
     log_prob: float
     words: tuple[int, ...]
@@ -34,7 +34,7 @@ class _Live(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A hypothesis that has ended, or was cut."""
+    """A hypothesis that has ended or was cut."""
 
     score: float
     log_prob: float
@@ -43,13 +43,13 @@ class _Found(NamedTuple):
 
 
 def suits(asked: SearchRequest) -> bool:
-    """Whether `search_alone` can be asked: for one image, a small beam, and nothing that needs a beam of several."""
+    """Return whether `search_alone` applies: one image, a small beam, no groups, no prefix and no forced words."""
     plain = asked.decoding.groups == 1 and not asked.constraints.words and not asked.constraints.prefix
     return len(asked.images) == 1 and asked.decoding.beam <= _FEW and plain
 
 
 def search_alone(asked: SearchRequest) -> list[list[Hypothesis]]:
-    """What `beam_search` finds for an image [1,3,H,W], where it `suits`: the same hypotheses in the same order."""
+    """Return what `beam_search` finds for one image [1,3,H,W] where `suits` is true, in the same order."""
     return [_Alone(asked).run()]
 
 
@@ -61,16 +61,16 @@ class _Alone:
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
-        #: as in `beam_search`: the last rank that can matter where no token is forbidden
+        #: as in `beam_search`: the last rank that can matter if no token is forbidden
         self.ranks = decoding.beam + len(self.banned | {eos_id})
         self.stepper, self._state = stepper, stepper.begin(images)
         self.tokens, self.parents = [bos_id], [0]
         self.live = [_Live(0.0, (), (), ())]
         self.best: list[_Found] = []
-        self.grid = 0  # G; the first step tells
+        self.grid = 0  # G; set by the first step
 
     def run(self) -> list[Hypothesis]:
-        """The hypotheses, best first."""
+        """Run the search and return the hypotheses, best first."""
         for length in range(self.decoding.max_length + 1):  # words in each live hypothesis
             options, attention = self._continuations(length)
             ended = self._finish(options[: self.decoding.beam], length)
@@ -84,9 +84,9 @@ class _Alone:
         return [self._hypothesis(found) for found in self.best]
 
     def _continuations(self, length: int) -> tuple[list[Continuation], NDArray[np.float32]]:
-        """The best 2K ways to go on that are allowed, best first, and the attention [K,G] with which they were found.
+        """Return the best 2K allowed continuations, best first, and the attention [K,G] of the step.
 
-        Of equally good ones, the first hypothesis' likeliest word comes first.
+        Among equally good ones, those of the first hypothesis come first, then the likelier word.
         """
         no_repeat, phrases = self.decoding.no_repeat, self.phrases
         excluded = self.banned if length >= self.decoding.min_length else self.banned | {self.eos_id}
@@ -96,7 +96,7 @@ class _Alone:
         log_probs, ids, attention, self._state = self.stepper.step(tokens, parents, self._state, ranks)
         self.grid = attention.shape[2]
         options: list[Continuation] = []
-        most = 2 * self.decoding.beam  # and of each hypothesis no more, whose likeliest words come first
+        most = 2 * self.decoding.beam  # so at most as many from each hypothesis, likeliest words first
         for beam, kept_from in enumerate(forbidden):
             so_far = self.live[beam].log_prob
             ranked = zip(ids[0, beam].tolist(), log_probs[0, beam].tolist(), strict=True)
@@ -106,11 +106,11 @@ class _Alone:
                 if log_prob > -math.inf and token not in excluded and token not in kept_from
             )
             options += islice(allowed, most)
-        options.sort(key=itemgetter(0), reverse=True)  # which keeps the order of equals
+        options.sort(key=itemgetter(0), reverse=True)  # stable: equal ones keep their order
         return options[:most], attention[0]
 
     def _finish(self, options: list[Continuation], length: int) -> list[Continuation]:
-        """Keep those that end; returns them."""
+        """Keep the hypotheses that end and return them."""
         ended = [option for option in options if option[2] == self.eos_id]
         if ended:
             divisor = self.decoding.divisor(length + 1)
@@ -122,7 +122,7 @@ class _Alone:
         self.best = sorted(found + self.best, key=attrgetter("score"), reverse=True)[: self.decoding.num_captions]
 
     def _cut(self, length: int, ended: set[int]) -> None:
-        """End in mid-sentence what has not `ended`; it comes after all that has."""
+        """Cut the hypotheses that have not `ended`; they rank after all that have."""
         divisor, many = self.decoding.divisor(length), self.decoding.num_captions
         cut = [
             _Found(live.log_prob / divisor, live.log_prob, live, False)
@@ -132,7 +132,7 @@ class _Alone:
         self.best = (self.best + sorted(cut, key=attrgetter("score"), reverse=True))[:many]
 
     def _is_done(self, chosen: list[Continuation], ended: list[Continuation], length: int) -> bool:
-        """Whether nothing lives on, or nothing that does could still be among the best."""
+        """Return whether no hypothesis is live, or none that is could still rank among the best."""
         if not chosen or (ended and self.decoding.beam == 1):
             return True
         furthest = self.decoding.furthest(length)
