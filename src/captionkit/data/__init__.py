@@ -1,1 +1,1 @@
-"""Images, captions and their tokenizer; the layouts that datasets have on disk are in `layouts`."""
+"""Images, captions and tokenizers; `layouts` reads datasets from disk."""

@@ -1,4 +1,4 @@
-"""What a file is that is taken for an image and is none that is opened, told by its first bytes, and the way out."""
+"""Recognition, by their first bytes, of files that are not readable images, with advice for each kind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_LOOKED_AT = 4096  # bytes of a file
+_LOOKED_AT = 4096  # bytes at the start of a file
 
 
 class Lookalike(NamedTuple):
-    """What a file is ("a web page") and what its owner can do ("download the image itself")."""
+    """What a file is ("a web page") and what the user can do about it ("download the image itself")."""
 
     what: str
     way_out: str
@@ -21,9 +21,9 @@ _UNPACK = "unpack it first and give the images in it"
 _FRAME = "take a frame of it: ffmpeg -i IN -frames:v 1 OUT.jpg"
 _DEVELOP = "develop it to JPEG or PNG (darktable, RawTherapee or the camera's own program)"
 _EXPORT = "save it as JPEG or PNG with the program that made it"
-#: for a TIFF, too, that holds the sensor's values and shows a small preview
+#: also used for a TIFF that contains raw sensor data and a small preview
 RAW = Lookalike("a camera's RAW file", _DEVELOP)
-#: some of these begin as a TIFF does
+#: some of these begin like a TIFF
 RAW_START = rb"II\*\0\x10\0\0\0CR|IIR[OS]|MMOR|IIU\0|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR"
 _HEIC = Lookalike("a HEIC image", "convert it: heif-convert IN.heic OUT.jpg (package libheif-examples)")
 _JP2 = Lookalike("a JPEG 2000 image", "convert it: opj_decompress -i IN.jp2 -o OUT.png (package libopenjp2-tools)")
@@ -31,7 +31,7 @@ _JXL = Lookalike("a JPEG XL image", "convert it: djxl IN.jxl OUT.png (package li
 _SVG = Lookalike("an SVG drawing", "convert it: rsvg-convert IN.svg -o OUT.png (package librsvg2-bin)")
 _WEB_PAGE = Lookalike("a web page", f"the server sent it in place of the image; {_AGAIN}")
 
-# A pattern for the first bytes, and what such a file is. The first that matches counts.
+# Patterns for the first bytes, and the kind of file. The first match counts.
 _BY_START: tuple[tuple[bytes, Lookalike], ...] = (
     (
         rb"version https://git-lfs\.github\.com/",
@@ -85,7 +85,7 @@ _BY_START: tuple[tuple[bytes, Lookalike], ...] = (
     (rb"\xff\xd8|\x89PNG|RIFF....WEBP", Lookalike("the damaged start of an image", _AGAIN)),
 )
 
-# The same for text, once white space and a byte-order mark are taken off.
+# The same for text, after stripping white space and a byte order mark.
 _BY_TEXT: tuple[tuple[bytes, Lookalike], ...] = (
     (
         rb"(?i)(<\?xml.{0,200}?>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body|title|script|meta|h1|p|div)\b",
@@ -109,7 +109,7 @@ _BY_TEXT: tuple[tuple[bytes, Lookalike], ...] = (
 
 
 def look(data: bytes) -> Lookalike | None:
-    """What `data`, the bytes of a file, are by their start; None where that is not known."""
+    """Return the kind of file that begins with `data`; None if it is unknown."""
     start = data[:_LOOKED_AT]
     if not start.strip(b"\0"):
         return Lookalike("nothing but zero bytes", f"it was never wholly written; {_AGAIN}")
@@ -124,7 +124,7 @@ def _as_text(start: bytes) -> Lookalike | None:
         return found
     try:
         text = start.decode("utf-8")
-    except UnicodeDecodeError as error:  # perhaps in the middle of a letter, where the look ended
+    except UnicodeDecodeError as error:  # possibly a character cut at the end of the excerpt
         if error.start < len(start) - 3:
             return None
         text = start[: error.start].decode("utf-8")

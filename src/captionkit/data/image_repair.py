@@ -1,7 +1,7 @@
-"""Files whose pixels are whole while something beside them is damaged: what is left of them when it is taken off.
+"""Repair of image files whose pixel data is complete but whose metadata is damaged, by dropping the metadata.
 
-Only what the pixels need is kept, and the EXIF block, which holds the orientation, where that is whole. A file whose
-pixels are not all there is never made to look whole.
+Only what the pixels need is kept, and the EXIF block, which holds the orientation, if it is intact. A file with
+incomplete pixel data is never made to look complete.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import NamedTuple
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 _PNG_HEAD = re.compile(rb"(?s)....(?:" + b"|".join(_PNG_KEPT) + b")")
-_PNG_CHUNKS = 2**18  # of 256 MiB in libpng's usual blocks of 8 KiB, each would be one of 2**15
-_PNG_LOST = 16  # lengths that may lie in one file
+_PNG_CHUNKS = 2**18  # 256 MiB in libpng's usual blocks of 8 KiB have 2**15 chunks
+_PNG_LOST = 16  # wrong chunk lengths tolerated in one file
 
 
 def png(data: bytes) -> bytes | None:
-    """A PNG of the chunks that the pixels need alone; None where they cannot be found."""
+    """Return a PNG with only the chunks that the pixels need; None if they cannot be found."""
     kept: dict[bytes, list[memoryview]] = {name: [] for name in _PNG_KEPT}
     for name, content in _png_chunks(data):
         if name == b"IEND":
@@ -49,7 +49,10 @@ def png(data: bytes) -> bytes | None:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """The chunks of use, of ancillary ones those that are whole; after a length that lies, from the next of use on."""
+    """Yield the relevant chunks (ancillary ones only if intact).
+
+    After a wrong length, resume at the next relevant chunk.
+    """
     whole, place, lost = memoryview(data), len(_PNG_START), 0
     for _ in range(_PNG_CHUNKS):
         if place + 8 > len(data):
@@ -57,7 +60,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
         critical, content = not name[:1].islower(), whole[place + 8 : end - 4]
-        # a critical chunk that is damaged is left for the decoder to see
+        # a damaged critical chunk is left to the decoder to report
         if name in _PNG_KEPT and (critical or data[end - 4 : end] == _png_crc(name, content)):
             yield name, content
         if end != len(data) and not re.fullmatch(rb"[a-zA-Z]{4}", data[end + 4 : end + 8]):
@@ -92,7 +95,7 @@ _WEBP_FLAGS = {b"EXIF": 0x08, b"ALPH": 0x10, b"ANIM": 0x02}
 
 
 def webp(data: bytes) -> bytes | None:
-    """A WebP of the chunks that the first frame needs alone; None where they cannot be found."""
+    """Return a WebP with only the chunks that the first frame needs; None if they cannot be found."""
     kept: list[tuple[bytes, bytes]] = []
     frames = 0
     for name, content in _webp_chunks(data):
@@ -115,7 +118,7 @@ def webp(data: bytes) -> bytes | None:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of use that are whole; after a length that lies, from the next of use on."""
+    """Yield the relevant chunks that are intact; after a wrong length, resume at the next relevant chunk."""
     place = 12
     while place + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, place)
@@ -140,7 +143,7 @@ _GIF_FRAME = re.compile(rb"(?s)(?:\x21\xf9\x04.{4}\0)?\x2c(?P<place>.{8})(?P<fla
 
 
 def gif(data: bytes) -> bytes | None:
-    """The header of a GIF and what begins with its first frame; None where there is none."""
+    """Return the header of a GIF and everything from its first frame on; None if no frame is found."""
     if len(data) < 13:
         return None
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -169,7 +172,10 @@ _TIFF_ENTRIES = 4096
 
 
 def tiff(data: bytes) -> bytes | None:
-    """A TIFF whose first directory names what its pixels need alone; None where that is not whole."""
+    """Return a TIFF whose first directory has only the tags that its pixels need.
+
+    None if the directory is incomplete.
+    """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     count, entry, offset = (f"{order}{code}" for code in (("Q", "H18s", "Q") if big else ("H", "H10s", "I")))
@@ -194,12 +200,12 @@ def tiff(data: bytes) -> bytes | None:
 _EOI = b"\xff\xd9"
 _SOS, _DRI = 0xDA, 0xDD
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_APPS = {*range(0xE0, 0xF0), 0xFE}  # comments, too
+_APPS = {*range(0xE0, 0xF0), 0xFE}  # including comments
 _APP_KEPT = {0xE0: rb"JFIF\0.{9}", 0xE1: rb"Exif\0\0", 0xEE: rb"Adobe.{7}"}
-_MARKER = re.compile(rb"(?s)\xff+([^\x00\xff\xd0-\xd7])")  # in the data of a scan, 00 and restarts are no markers
-#: what may follow the last byte of a scan that is not whole: were any of these bits missing, pixels would change
+_MARKER = re.compile(rb"(?s)\xff+([^\x00\xff\xd0-\xd7])")  # in scan data, 00 and restarts are not markers
+#: test continuations of a truncated scan: if any bits are missing, some of these change pixels
 _CONTINUATIONS = (b"\x55\xaa\x33\xcc" * 16, b"\xb6\x6d\xdb\x49\x92\x24" * 12)
-#: so many zero bytes at the end are of a file that was made longer than what was written into it
+#: this many zero bytes at the end mean that the file was preallocated longer than its content
 _ZEROS = 64
 
 
@@ -211,7 +217,7 @@ class _Segment(NamedTuple):
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
-    """The segments after the start marker, with the data of scans passed over; ends with the end marker or the file."""
+    """Yield the segments after the start marker, skipping scan data; stop at the end marker or the end of the file."""
     place = 2
     while found := _MARKER.search(data, place):
         marker, place = found[1][0], found.end()
@@ -226,7 +232,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
 
 
 def jpeg(data: bytes) -> bytes | None:
-    """A JPEG without application data and comments that are damaged or of no use; None where no scan is found."""
+    """Return a JPEG without damaged or unneeded application data and comments; None if no scan is found."""
     parts = [data[:2]]
     for segment in _segments(data):
         if segment.marker == _SOS:
@@ -239,42 +245,42 @@ def jpeg(data: bytes) -> bytes | None:
 
 
 def jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG has its end marker; what may stand behind that does not matter."""
+    """Return whether a JPEG has its end marker; data after the marker does not matter."""
     return data.endswith(_EOI) or any(segment.marker == _EOI[1] for segment in _segments(data))
 
 
 def jpeg_with_end(data: bytes, decode: Callable[[bytes], bytes]) -> bytes | None:
-    """A JPEG that lacks nothing but its end marker, with one; None where pixels may be lost too.
+    """Return a JPEG that lacks only its end marker, with the marker added; None if pixels may be missing too.
 
-    They are not where no bits that might have followed would change a pixel. `decode` gives the pixels of a file, or a
-    digest of them; what it raises is raised.
+    No pixels are missing if no possible continuation changes a pixel. `decode` returns the pixels of a file, or a
+    digest of them; its exceptions propagate.
     """
     if not _every_coefficient_is_there(data):
         return None
     body = data.rstrip(b"\0")
-    if len(data) - len(body) < _ZEROS:  # they belong to the scan
+    if len(data) - len(body) < _ZEROS:  # the zeros belong to the scan
         body = data.rstrip(b"\xff")
-    elif body.endswith(b"\xff"):  # after which, in a scan, there is always a zero
+    elif body.endswith(b"\xff"):  # in scan data, FF is always followed by a zero
         body += b"\0"
     restarts = any(segment.marker == _DRI for segment in _segments(data))
     return body + _EOI if _is_whole(body, decode, restarts) else None
 
 
 def _is_whole(body: bytes, decode: Callable[[bytes], bytes], restarts: bool) -> bool:
-    """Whether no bits that might have followed `body` would change a pixel."""
+    """Return whether none of the test continuations of `body` changes a pixel."""
     pixels = decode(body + _EOI)
     starts = (b"", _next_restart(body)) if restarts else (b"",)
     return all(decode(body + start + more + _EOI) == pixels for start in starts for more in _CONTINUATIONS)
 
 
 def _next_restart(data: bytes) -> bytes:
-    """The restart marker that comes after the last one: they are numbered from 0 to 7, over and over."""
+    """Return the restart marker that follows the last one; they are numbered cyclically from 0 to 7."""
     last, number = max((data.rfind(bytes((0xFF, 0xD0 + number))), number) for number in range(8))
     return bytes((0xFF, 0xD0 + (number + 1) % 8 if last >= 0 else 0xD0))
 
 
 def _every_coefficient_is_there(data: bytes) -> bool:
-    """Whether the scans name every coefficient of every component down to its last bit."""
+    """Return whether the scans cover every coefficient of every component down to its last bit."""
     missing: dict[int, set[int]] = {}
     for marker, _, content, _ in _segments(data):
         if marker in _FRAMES and len(content) >= 6:

@@ -1,4 +1,4 @@
-"""Images in: a file, bytes, a Pillow image or an array becomes upright RGB, then the array that a model sees.
+"""Image input: decode a file, bytes, a Pillow image or an array to upright RGB, and preprocess it for a model.
 
 No other code opens or resizes images, so training, evaluation and captioning see the same pixels.
 """
@@ -38,15 +38,15 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 Fit = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
-#: a colour's share in its brightness (ITU-R BT.601, as in Pillow's conversion to grey)
+#: luma weights of red, green and blue (ITU-R BT.601, as in Pillow's conversion to greyscale)
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 class Colour(NamedTuple):
-    """Factors by which an image's colours are changed; 1 leaves them.
+    """Factors of colour augmentation; 1 leaves the image unchanged.
 
     `brightness` scales an image, `contrast` its distance from its mean grey, `saturation` each pixel's distance from
-    its own grey. Hue is the same after it, save where a channel meets black or white.
+    its own grey. Hue is unchanged unless a channel clips at black or white.
     """
 
     brightness: float = 1.0
@@ -54,15 +54,15 @@ class Colour(NamedTuple):
     saturation: float = 1.0
 
 
-# The kinds of file that are opened, by Pillow's name and first bytes. Pillow's other plugins never see a file: some
-# start programs (EPS), many are seldom attacked and seldom mended. Image.open is passed by because it warns of a large
-# image before its size can be asked for, and Python cannot silence that for one thread alone.
+# Supported file formats, by Pillow's name and first bytes. Pillow's other plugins never see a file: some start programs
+# (EPS), and many are rarely tested and rarely fixed. Image.open is not used because it warns about a large image before
+# its size can be checked, and Python cannot suppress a warning in one thread only.
 _KINDS = {
-    "Jpeg": rb"\xff\xd8\xff",  # MPO too, whose first image is a JPEG
+    "Jpeg": rb"\xff\xd8\xff",  # also MPO, whose first image is a JPEG
     "Png": rb"\x89PNG\r\n\x1a\n",
     "WebP": rb"RIFF....WEBP",
     "Gif": rb"GIF8[79]a",
-    "Avif": rb"....ftyp(?=.{0,60}avi[fs])",  # among the brands; without it, one of them may be HEIC's
+    "Avif": rb"....ftyp(?=.{0,60}avi[fs])",  # among the brands; without it, the file may be HEIC
     "Tiff": rb"II[*+]\0|MM\0[*+]",
     "Bmp": rb"BM",
     "Ppm": rb"P[1-6]\s",
@@ -70,7 +70,7 @@ _KINDS = {
 
 SUFFIXES = IMAGE_SUFFIXES
 
-#: names of images of kinds that are not opened, and what makes JPEGs of them
+#: suffixes of image formats that are not supported, and what converts them to JPEG
 UNOPENED = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "`heif-convert` (libheif)"),
     ".jxl": "`djxl` (libjxl)",
@@ -84,7 +84,7 @@ UNOPENED = {
     ),
 }
 
-_ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1:
+_ORIENTATION = 0x0112  # the EXIF tag, and the operation that undoes each of its values except 1
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -99,10 +99,10 @@ _URL = re.compile(r"(?i)(https?|ftps?|s3|gs|file)://")
 _DATA_URL = re.compile(r"(?i)data:image/[\w.+-]+[;,]")
 _NO_END = "lacks its end marker, but none of its pixels; captioned all the same"
 
-# A TIFF's tags
+# TIFF tags
 _BITS, _PHOTOMETRIC, _SUBFILE, _SUBDIRECTORIES, _SAMPLE_FORMAT, _DNG = 258, 262, 254, 330, 339, 50706
 
-# Cameras and editors often leave damaged metadata, of which nothing but the orientation is used here.
+# Cameras and editors often write damaged metadata, of which only the orientation is used here.
 _METADATA_WARNINGS = r"PIL\.(Tiff|Png)ImagePlugin$"
 
 
@@ -127,10 +127,10 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a model's input; it is stored with the model. A bad value is a ModelError that names it.
+    """Preprocessing of a model's input images, stored with the model. Raises ModelError naming an invalid value.
 
-    `fit`: "squash" the whole image to `height` x `width`, "crop" the largest middle part of that shape, or "pad" the
-    image with the mean colour to that shape. `mean` and `std` are per channel, on the 0..1 scale.
+    `fit`: "squash" the whole image to `height` x `width`, "crop" the largest central region of that aspect ratio, or
+    "pad" the image with the mean colour to that aspect ratio. `mean` and `std` are per channel, on the 0..1 scale.
     """
 
     height: int = 224
@@ -145,27 +145,27 @@ class Preprocessing:
             value = getattr(self, name)
             if not allowed(value):
                 raise ModelError(f"preprocessing: {name} must be {wanted}, not {reprlib.repr(value)}")
-            if isinstance(value, list):  # as JSON has it
+            if isinstance(value, list):  # from JSON
                 object.__setattr__(self, name, tuple(value))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as a model's `config.json` holds them."""
+        """Return the fields, as a model's `config.json` stores them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The reverse of `to_dict`; fields left out take their defaults, an unknown one is a ModelError."""
+        """Read what `to_dict` wrote; missing fields take their defaults, an unknown one raises ModelError."""
         check_fields(cls, values, "preprocessing")
         return cls(**values)
 
     @property
     def mean_bytes(self) -> tuple[int, int, int]:
-        """The mean colour, which is 0 once normalised, in bytes: what padding is."""
+        """Return the mean colour, which normalises to 0, as bytes: the colour of padding."""
         red, green, blue = (round(255 * mean) for mean in self.mean)
         return red, green, blue
 
     def region(self, width: float, height: float) -> Box:
-        """The part that the model sees of an image of `width` x `height` pixels, in its pixels ("pad" exceeds it)."""
+        """Return the region in pixels that the model sees of a `width` x `height` image ("pad" extends beyond it)."""
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)
         choose = min if self.fit == "crop" else max
@@ -175,7 +175,7 @@ class Preprocessing:
 
 
 def describe(source: Source) -> str:
-    """A short, printable name of `source` for messages: its path, "bytes", "image" or "array"."""
+    """Return a short, printable name of `source` for messages: its path, "bytes", "image" or "array"."""
     if isinstance(source, np.ndarray):
         return "array"
     if isinstance(source, Image.Image):
@@ -191,7 +191,7 @@ def describe(source: Source) -> str:
 
 
 def url_problem(name: str) -> str:
-    """Why `name` is not opened if it is a URL, and what to do; "" where it is none."""
+    """Return why `name` cannot be opened if it is a URL, and what to do; "" if it is not a URL."""
     if _DATA_URL.match(name):
         return "an image in base64 text; decode what follows the comma and pipe it in: base64 -d | captionkit caption -"
     scheme = _URL.match(name)
@@ -210,20 +210,20 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     notes: list[str] | None = None,
 ) -> Image.Image:
-    """The image in RGB, upright by its EXIF orientation, transparency laid on white, the first frame of an animation.
+    """Return the image in RGB: upright by EXIF orientation, transparency over white, first frame of an animation.
 
-    `source` is a path, the bytes of a file, a file object opened for reading bytes (read from its start where it can be
-    rewound), a member of an archive, a Pillow image (returned as it is where nothing has to change), or an array of
-    H x W, H x W x 1, 3 or 4 (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`, (height, width), is what the
-    caller will shrink the upright image to: a JPEG is then decoded at a half, quarter or eighth of its size where that
-    leaves no side smaller. Damage beside the pixels does not matter; what is worth telling of it is added to `notes`.
-    Safe to call from many threads. Whatever is wrong with the image is an ImageError.
+    `source` is a path, the bytes of a file, a binary file object (read from its start if seekable), a member of an
+    archive, a Pillow image (returned unchanged if nothing has to change), or an array of shape H x W, H x W x 1, 3 or 4
+    (RGBA) in bool, uint8, uint16 or float from 0 to 1. `target`, (height, width), is the size to which the caller will
+    shrink the upright image: a JPEG is then decoded at a half, quarter or eighth of its size if no side becomes smaller
+    than that. Damage outside the pixel data is tolerated; what the user should know of it is appended to `notes`.
+    Thread-safe. Every problem with the image raises ImageError.
     """
     try:
         return _open(source, target, max_pixels, [] if notes is None else notes)
     except ImageError as error:
         raise type(error)(f"{describe(source)}: {error}") from None
-    except Exception as error:  # Pillow raises nearly anything on a damaged file
+    except Exception as error:  # Pillow raises almost any exception for a damaged file
         reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise ImageError(
             f"{describe(source)}: cannot be decoded ({reason}); replace it or save it again as JPEG or PNG"
@@ -238,10 +238,10 @@ def preprocess(
     flip: bool = False,
     colour: Colour | None = None,
 ) -> np.ndarray:
-    """What the model is given of an RGB `image`: float32 [3, height, width], C-contiguous.
+    """Preprocess an RGB `image` for the model: float32 [3, height, width], C-contiguous.
 
-    For training, `box` cuts a part out of the image, in fractions of its width and height, which is then fitted as an
-    image of its own; `flip` mirrors the result, and `colour` changes its colours. Padding is 0, the mean colour.
+    For training, `box` crops the image, in fractions of its width and height, and the crop is then fitted like an image
+    of its own; `flip` mirrors the result horizontally, and `colour` changes its colours. Padding is 0, the mean colour.
     """
     width, height = preprocessing.width, preprocessing.height
     out = np.zeros((3, height, width), np.float32)
@@ -255,19 +255,19 @@ def preprocess(
 
 
 def preprocess_bytes(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """What `preprocess` gives, but for normalising: uint8 [height, width, 4], red, green, blue and any byte."""
+    """Preprocess without normalisation: uint8 [height, width, 4], the channels red, green, blue and padding."""
     patch, (left, top, _, _) = _fitted(image, preprocessing, None)
     width, height = preprocessing.width, preprocessing.height
     if patch.size != (width, height):
         whole = Image.new("RGB", (width, height), preprocessing.mean_bytes)
         whole.paste(patch, (left, top))
         patch = whole
-    held = np.frombuffer(patch.tobytes("raw", "RGBX"), np.uint8)  # as Pillow holds it
+    held = np.frombuffer(patch.tobytes("raw", "RGBX"), np.uint8)  # Pillow's own memory layout
     return held.reshape(height, width, 4)  # [H*W*4] -> [H,W,4]
 
 
 def to_bytes(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """What `preprocess` gave, [B,3,height,width], as `preprocess_bytes` would have: uint8 [B,height,width,4]."""
+    """Convert `preprocess` output [B,3,height,width] to that of `preprocess_bytes`: uint8 [B,height,width,4]."""
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     pixels = np.rint((images * std + mean) * 255).clip(0, 255).astype(np.uint8)
     return np.pad(pixels.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, 1)))  # [B,3,H,W] -> [B,H,W,4]
@@ -276,7 +276,7 @@ def to_bytes(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 def load_bytes(
     source: Source, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS, notes: list[str] | None = None
 ) -> np.ndarray:
-    """`open_image` and `preprocess_bytes` in one, decoding no more of a JPEG than is needed: uint8 [height,width,4]."""
+    """Call `open_image` and `preprocess_bytes`, decoding no more of a JPEG than needed: uint8 [height,width,4]."""
     target = preprocessing.height, preprocessing.width
     return preprocess_bytes(open_image(source, target=target, max_pixels=max_pixels, notes=notes), preprocessing)
 
@@ -291,7 +291,7 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     notes: list[str] | None = None,
 ) -> np.ndarray:
-    """`open_image` and `preprocess` in one, decoding no more of a JPEG than is needed: float32 [3, height, width]."""
+    """Call `open_image` and `preprocess`, decoding no more of a JPEG than needed: float32 [3, height, width]."""
     left, top, right, bottom = _checked(box)
     target = math.ceil(preprocessing.height / (bottom - top)), math.ceil(preprocessing.width / (right - left))
     image = open_image(source, target=target, max_pixels=max_pixels, notes=notes)
@@ -299,10 +299,10 @@ def load_image(
 
 
 def _recoloured(image: Image.Image, colour: Colour) -> Image.Image:
-    """`image` with its brightness, its contrast and its saturation changed, in this order and rounded once."""
+    """Change brightness, contrast and saturation, in this order, rounding once."""
     brightness, contrast, saturation = colour
     grey = _LUMA @ np.asarray(image).mean((0, 1))  # [H,W,3] -> [3] -> []
-    # All three are linear, so one matrix is all of them, and Pillow applies it to the bytes.
+    # All three are linear, so they combine to one matrix, which Pillow applies to the bytes.
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * _LUMA)  # [3,3] + [3] -> [3,3]
     offset = (1 - contrast) * brightness * grey
     return image.convert("RGB", tuple(value for row in matrix.tolist() for value in (*row, offset)))
@@ -322,7 +322,7 @@ def _open(source: Source, target: tuple[int, int] | None, max_pixels: int, notes
         return _upright(_loaded(_header(kind, data), target, max_pixels))
     except ImageError:
         raise
-    except Exception:  # Pillow raises nearly anything on a damaged file
+    except Exception:  # Pillow raises almost any exception for a damaged file
         mended = image_repair.MENDERS[kind](data) if kind in image_repair.MENDERS else None
         if mended is None:
             raise
@@ -330,7 +330,7 @@ def _open(source: Source, target: tuple[int, int] | None, max_pixels: int, notes
 
 
 def _with_end(data: bytes, max_pixels: int, notes: list[str]) -> bytes:
-    """A JPEG that lacks its end marker, with one; ImageError where more is missing."""
+    """Return a JPEG without end marker with the marker added. Raises ImageError if more is missing."""
 
     def pixels(data: bytes) -> bytes:
         return hashlib.sha256(_loaded(_header("Jpeg", data), None, max_pixels).tobytes()).digest()
@@ -343,32 +343,32 @@ def _with_end(data: bytes, max_pixels: int, notes: list[str]) -> bytes:
 
 
 def _loaded(image: Image.Image, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
-    """`image` with its pixels decoded."""
+    """Return `image` with its pixels decoded."""
     if image.format == "TIFF":
         _check_tags(image)
-        if Image.MAX_IMAGE_PIXELS:  # while it decodes one, Pillow would warn of more
+        if Image.MAX_IMAGE_PIXELS:  # above it, Pillow would warn while decoding a TIFF
             max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > max_pixels:
         raise ImageTooLargeError(f"{image.width} x {image.height} is more than {max_pixels} pixels; shrink it first")
     if target and image.format == "JPEG":
         height, width = target if _orientation(image) < 5 else target[::-1]
         image.draft("RGB", (width, height))
-    image.load()  # before the orientation, which a PNG may hold behind the pixels and a TIFF applies itself
+    image.load()  # before the orientation: a PNG may store it after the pixels, and a TIFF applies it itself
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A decoded `image` in RGB, turned as its EXIF orientation says."""
+    """Return a decoded `image` in RGB, rotated by its EXIF orientation."""
     orientation = _orientation(image)
     image = _to_rgb(image)
     if orientation != 1:
         image = image.transpose(_UPRIGHT[orientation])
-        image.info.clear()  # or the next reader would turn it again
+        image.info.clear()  # or the next reader would rotate it again
     return image
 
 
 def _ignore_metadata_warnings() -> None:
-    # Once for the process, unless a filter came on top: catch_warnings would undo what other threads do meanwhile.
+    # Once per process, unless another filter was added on top: catch_warnings would undo changes of other threads.
     rule = ("ignore", None, UserWarning, re.compile(_METADATA_WARNINGS), 0)
     if not warnings.filters or warnings.filters[0] != rule:
         warnings.filterwarnings("ignore", category=UserWarning, module=_METADATA_WARNINGS)
@@ -379,7 +379,7 @@ def _is_file(source: object) -> bool:
 
 
 def _read(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Member) -> bytes:
-    """The bytes of the file that `source` is or names."""
+    """Return the bytes of the file that `source` is or names."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(memoryview(source).nbytes)
         return bytes(source)
@@ -401,7 +401,7 @@ def _read_path(path: str | os.PathLike[str]) -> bytes:
     if problem := url_problem(os.fsdecode(path)):
         raise ImageError(problem)
     file = Path(path)
-    status = file.stat()  # asked before opening, which would wait for ever on a named pipe
+    status = file.stat()  # before opening, which would block on a named pipe
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("a folder or device, not a file; name an image file")
     _check_bytes(status.st_size)
@@ -409,7 +409,7 @@ def _read_path(path: str | os.PathLike[str]) -> bytes:
 
 
 def _read_file(file: BinaryIO) -> bytes:
-    if isinstance(file, io.BytesIO):  # whatever its position, which other threads may be moving
+    if isinstance(file, io.BytesIO):  # regardless of its position, which other threads may change
         content: Any = file.getvalue()
     else:
         if callable(seekable := getattr(file, "seekable", None)) and seekable():
@@ -429,7 +429,7 @@ def _check_bytes(size: int) -> None:
 
 
 def _kind(data: bytes) -> str:
-    """The kind of image, by Pillow's name, that `data` are."""
+    """Return the image format of `data` by Pillow's name."""
     for kind, start in _KINDS.items():
         if re.match(start, data, re.DOTALL) and not re.match(image_kinds.RAW_START, data, re.DOTALL):
             return kind
@@ -439,32 +439,32 @@ def _kind(data: bytes) -> str:
 
 
 def _header(kind: str, data: bytes) -> Image.Image:
-    """The image that `data` of a `kind` hold, its header read and its pixels not yet decoded."""
+    """Return the image in `data` of format `kind`, with its header read and its pixels not yet decoded."""
     reader = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")
     try:
         image: Image.Image = reader(io.BytesIO(data))
     except SyntaxError as error:
-        if str(error) != "unknown pixel mode":  # which Pillow says of TIFFs alone
+        if str(error) != "unknown pixel mode":  # raised for TIFFs only
             raise
         raise ImageError(
             "a TIFF of numbers of a kind that is not opened, such as signed ones in colour; "
             "save it with unsigned ones, 8 or 16 bits"
         ) from None
-    if kind == "Jpeg":  # all at once: libjpeg decodes anew the rows that a block of Pillow's ends in
+    if kind == "Jpeg":  # in one block: libjpeg decodes rows at block boundaries again
         image.decodermaxblock = len(data)  # type: ignore[attr-defined]
     return image
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
-    """The tags of a TIFF; of other images, none."""
+    """Return the tags of a TIFF; empty for other images."""
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
 def _check_tags(image: Image.Image) -> None:
-    """ImageError for a TIFF of which Pillow would show something else than the image."""
+    """Raise ImageError for a TIFF of which Pillow would show something other than the image."""
     tags = _tags(image)
     reduced = isinstance(subfile := tags.get(_SUBFILE), int) and subfile & 1
-    if _DNG in tags or (reduced and _SUBDIRECTORIES in tags):  # what comes first is a small preview
+    if _DNG in tags or (reduced and _SUBDIRECTORIES in tags):  # the first image is a small preview
         raise ImageError(f"{image_kinds.RAW.what}, which is not opened; {image_kinds.RAW.way_out}")
     if _first(tags.get(_BITS)) == 8 and _first(tags.get(_SAMPLE_FORMAT)) == 2:
         raise ImageError(
@@ -476,14 +476,14 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION)
         return value if value in _UPRIGHT else 1
-    except Exception:  # damaged metadata is no reason to refuse good pixels
+    except Exception:  # damaged metadata must not reject good pixels
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in "IF":  # Pillow's own conversion of these clips at 255
+    if image.mode[0] in "IF":  # Pillow's own conversion clips these at 255
         image = _of_many_bits(image)
-    if image.mode == "LAB":  # of which Pillow's own conversion knows nothing
+    if image.mode == "LAB":  # not supported by Pillow's own conversion
         cms = import_module("PIL.ImageCms")
         image = cms.profileToProfile(image, cms.createProfile("LAB"), cms.createProfile("sRGB"), outputMode="RGB")
     if image.has_transparency_data:
@@ -495,7 +495,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _of_many_bits(image: Image.Image) -> Image.Image:
-    """An `image` of whole numbers of 16 bits, or of floats, in bytes."""
+    """Convert an `image` of 16-bit integers or of floats to bytes."""
     pixels, tags = np.asarray(image), _tags(image)
     bits, signed = (_first(tags.get(tag)) for tag in (_BITS, _SAMPLE_FORMAT))
     if image.mode[0] == "I":
@@ -513,7 +513,7 @@ def _of_many_bits(image: Image.Image) -> Image.Image:
             raise ImageError("has pixels of more than 16 bits; save it with 8 or 16")
         white = 2**bits - 1 if bits in (12, 15) else 65535
         pixels = (pixels.astype(np.uint32) * 65535 // white).astype(np.uint16)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds where there are 8 bits
+    if tags.get(_PHOTOMETRIC) == 0:  # white is 0; Pillow handles this only for 8 bits
         pixels = (65535 if image.mode[0] == "I" else 1) - pixels
     shown = Image.fromarray(_to_uint8(pixels))
     hidden = image.info.get("transparency")
@@ -527,7 +527,7 @@ def _first(values: Any) -> Any:
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
-    """`array` on the scale 0..255, of shape H x W, H x W x 3 or H x W x 4."""
+    """Convert `array` to 0..255, of shape H x W, H x W x 3 or H x W x 4."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
@@ -550,10 +550,10 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 def _fitted(
     image: Image.Image, preprocessing: Preprocessing, box: Box | None
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """The part of an RGB `image` that the model sees of `box`, resized, and where in its input that goes."""
+    """Return the region of `box` in an RGB `image` that the model sees, resized, and its position in the input."""
     (x0, y0, x1, y1), seen = _placement(preprocessing, _cut(_checked(box), image.size))
     resample = Image.Resampling[preprocessing.interpolation.upper()]
-    # Above a six-fold reduction the gap saves most of the work; it moves a photo's values by at most about 1 of 255.
+    # Above a six-fold reduction the gap saves most of the work; it changes a photo's values by at most about 1 of 255.
     return image.resize((x1 - x0, y1 - y0), resample, seen, reducing_gap=3.0), (x0, y0, x1, y1)
 
 
@@ -565,15 +565,15 @@ def _checked(box: Box | None) -> Box:
 
 
 def _cut(box: Box, picture: tuple[int, int]) -> Box:
-    """The fractions `box` of a `picture` (width, height), in its pixels."""
+    """Convert the fractional `box` of an image of size `picture` (width, height) to pixels."""
     (left, top, right, bottom), (width, height) = box, picture
     return left * width, top * height, right * width, bottom * height
 
 
 def _placement(preprocessing: Preprocessing, cut: Box) -> tuple[tuple[int, int, int, int], Box]:
-    """Where in the output the part `cut` of an image goes, and which part of the image goes there.
+    """Return where in the output the crop `cut` goes, and which region of the image goes there.
 
-    The region that the model sees of the cut may reach beyond it; what is there is padding, whatever the image shows.
+    The region that the model sees may extend beyond the crop; that part is padding, whatever the image shows there.
     """
     size, corner, opposite = (preprocessing.width, preprocessing.height), np.array(cut[:2]), np.array(cut[2:])
     region = np.array(preprocessing.region(*(opposite - corner).tolist())) + np.tile(corner, 2)

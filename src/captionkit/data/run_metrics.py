@@ -1,4 +1,4 @@
-"""The metrics.jsonl of a run folder."""
+"""Reading the metrics.jsonl of a run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_METRICS_BYTES = 1 << 30
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows that a run recorded. CaptionkitError where it recorded none."""
+    """Return the recorded rows of a run. Raises CaptionkitError if there are none."""
     rows = _rows(run / "metrics.jsonl")
     if not rows:
         raise CaptionkitError(f"{run}: no metrics of a run (metrics.jsonl); give a folder that `captionkit train` made")
@@ -28,14 +28,17 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError):
-            continue  # a run that is being written, or was killed, can end in half a line
+            continue  # the file of a running or killed run can end in an incomplete line
     if not all(map(_is_row, rows)):
         raise CaptionkitError(f"{path}: not the metrics of a run; give the folder that `captionkit train` made")
     return rows
 
 
 def _is_row(row: Any) -> bool:
-    """Whether this is a row that a run records: its kind, where it stands, and numbers; null is what is not finite."""
+    """Return whether this is a row of a run: its kind, its step and epoch, and numbers.
+
+    Null stands for non-finite values.
+    """
     if not isinstance(row, dict) or row.get("kind") not in ("train", "eval"):
         return False
     numbers = {name: value for name, value in row.items() if name != "kind"}

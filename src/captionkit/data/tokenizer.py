@@ -1,8 +1,9 @@
-"""Captions to token ids and back, on the tokenizers library: word-level, or byte-level BPE, for any language.
+"""Tokenizer: captions to token ids and back, word-level or byte-level BPE, for any language.
 
-The word-level tokens are those that the caption metrics count (Penn Treebank, as coco-caption uses it): lower-cased,
-clitics split off ("dog's" -> "dog" "'s"), punctuation dropped. Chinese and Japanese, written without spaces, become one
-token a character. For Thai, Lao, Khmer and Burmese, which have no spaces either, BPE is the better choice.
+Built on the tokenizers library. The word-level tokens are those that the caption metrics count (Penn Treebank, as in
+coco-caption): lower-cased, clitics split off ("dog's" -> "dog" "'s"), punctuation dropped. Chinese and Japanese,
+written without spaces, become one token per character. For Thai, Lao, Khmer and Burmese, also without spaces, BPE is
+the better choice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from captionkit.errors import TextError
 
 PAD, BOS, EOS, UNK = SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
-# Han, Hiragana and Katakana (half-width too): where words meet without a space.
+# Han, Hiragana and Katakana (also half-width): scripts without spaces between words.
 _CJK = (
     "\u3005-\u3007\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
@@ -30,9 +31,9 @@ _STARTS_CJK = re.compile(f"[{_CJK}]").match
 _FINDS_CJK = re.compile(f"[{_CJK}]").search
 _CLITICS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
 
-# Oniguruma's syntax. A word starts with a letter or digit, so that marks that belong to no letter (as those of emoji)
-# are dropped. Inside it may stand an apostrophe, hyphen, ampersand, middle dot or (Persian, Indic) joiner; in numbers
-# a point, comma or colon; and single letters with points between them are one word ("u.s.", "t.v").
+# Oniguruma syntax. A word starts with a letter or digit, so that marks that belong to no letter (as in emoji) are
+# dropped. It may contain an apostrophe, hyphen, ampersand, middle dot or (Persian, Indic) joiner; numbers may contain
+# a point, comma or colon; single letters with points between them are one word ("u.s.", "t.v").
 _FIRST = rf"[[\p{{L}}\p{{N}}]&&[^{_CJK}]]"
 _LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}]&&[^{_CJK}]]"
 _CLITIC = rf"'(?:s|re|ve|ll|d|m)(?!{_LETTER})"
@@ -43,7 +44,7 @@ _TOKEN = rf"[{_CJK}]\p{{M}}*|{_FIRST}{_LETTER}*?(?={_NOT})|{_NOT}|{_CLITIC}|{_AC
 
 
 class Text:
-    """A vocabulary with its rules. `len(text)` is the vocabulary size, special tokens included."""
+    """A tokenizer with its vocabulary. `len(text)` is the vocabulary size, including special tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -54,11 +55,11 @@ class Text:
                 f"the tokenizer lacks {', '.join(missing)}; build it with captionkit.data.tokenizer.Text.train"
             )
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = (vocabulary[token] for token in SPECIALS)
-        #: ids that a caption must not contain: the unknown word is learnt, but never said
+        #: ids that are never generated: <unk> occurs in training, but never in a caption
         self.never_generated = frozenset((self.pad_id, self.bos_id, self.unk_id))
         self._tokens = sorted(vocabulary, key=vocabulary.__getitem__)
         self._byte_level = isinstance(tokenizer.model, models.BPE)
-        tokenizer.encode_special_tokens = True  # "<eos>" in a caption is text like any other
+        tokenizer.encode_special_tokens = True  # "<eos>" in a caption is ordinary text
         numbered = [vocabulary[token] for token in self._tokens] == list(range(len(self)))
         framed = tokenizer.encode("a").ids
         if not numbered or (framed[0], framed[-1]) != (self.bos_id, self.eos_id):
@@ -68,10 +69,11 @@ class Text:
     def train(
         cls, captions: Iterable[str], *, kind: str = "word", min_frequency: int = 5, vocab_size: int = 8000
     ) -> Text:
-        """Build a vocabulary of the `captions`, always the same for the same captions.
+        """Build a vocabulary from `captions`; deterministic for the same captions.
 
-        Kind "word" keeps the tokens seen at least `min_frequency` times; kind "bpe" merges byte pairs seen as often,
-        until there are `vocab_size` tokens (the 256 bytes always among them). Raises TextError where nothing is left.
+        Kind "word" keeps the tokens seen at least `min_frequency` times; kind "bpe" merges byte pairs seen at least as
+        often, until there are `vocab_size` tokens (always including the 256 bytes). Raises TextError if no token is
+        left.
         """
         if kind not in ("word", "bpe"):
             raise TextError(f"tokenizer kind {kind!r} is unknown; use 'word' or 'bpe'")
@@ -102,7 +104,7 @@ class Text:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Text:
-        """Read a `tokenizer.json`. Raises TextError where it cannot be read or is not one of captionkit's."""
+        """Load a `tokenizer.json`. Raises TextError if it cannot be read or was not made by captionkit."""
         try:
             content = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -114,15 +116,15 @@ class Text:
             raise TextError(f"{path}: {error}") from None
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # for malformed files the library raises bare Exception, or panics
+        except BaseException as error:  # for malformed files the library raises a bare Exception, or panics
             reason = textwrap.shorten(str(error), 200)
             raise TextError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
 
     def grown(self, captions: Iterable[str], min_frequency: int) -> Text:
-        """This vocabulary with the words seen at least `min_frequency` times in `captions` added at its end.
+        """Return this vocabulary extended by the words seen at least `min_frequency` times in `captions`.
 
-        Old words keep their ids, and new ones come the commonest first. A byte-level vocabulary can spell every word
-        already, so it is returned as it is; and so is one that lacks none.
+        Existing words keep their ids; new ones are appended, most frequent first. A byte-level vocabulary can already
+        spell every word and is returned unchanged, as is one that lacks no word.
         """
         if self._byte_level:
             return self
@@ -137,37 +139,37 @@ class Text:
         return Text(Tokenizer.from_str(json.dumps(content)))
 
     def counted(self, captions: Iterable[str]) -> Mapping[str, int]:
-        """How often each word stands in `captions`, split by this word-level vocabulary's rules, known or not."""
+        """Count the words in `captions`, split by this word-level tokenizer, whether in the vocabulary or not."""
         normal, split = self.tokenizer.normalizer.normalize_str, self.tokenizer.pre_tokenizer.pre_tokenize_str
         return Counter(token for caption in captions for token, _ in split(normal(caption)))
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Every token, in the order of the ids."""
+        """Return all tokens in the order of their ids."""
         return tuple(self._tokens)
 
     def to_json(self) -> str:
-        """What goes into `tokenizer.json`."""
+        """Return the content of `tokenizer.json`."""
         return json.dumps(json.loads(self.tokenizer.to_str()), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def encode(self, caption: str) -> list[int]:
-        """Token ids of a caption, from <bos> to <eos>."""
+        """Return the token ids of a caption, from <bos> to <eos>."""
         return self.tokenizer.encode(caption).ids
 
     def encode_batch(self, captions: Sequence[str]) -> list[list[int]]:
-        """`encode` for many captions at once."""
+        """Return `encode` of each caption."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(captions))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The sentence that `ids` spell; <pad>, <bos> and <eos> are left out."""
+        """Return the sentence that `ids` spell, without <pad>, <bos> and <eos>."""
         shown = [int(ids[position]) for position in self._shown(ids)]
         return self._spell(shown) if self._byte_level else "".join(self._pieces(shown))
 
     def words(self, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
-        """The words of `decode(ids)`, each with the positions in `ids` that spell it."""
+        """Return the words of `decode(ids)`, each with the positions in `ids` that spell it."""
         words: list[tuple[str, list[int]]] = []
         shown = self._shown(ids)
         before, pending = "", []
@@ -185,7 +187,7 @@ class Text:
         return words
 
     def _pieces(self, shown: Sequence[int]) -> Iterator[str]:
-        """What each of the ids adds to the sentence; nothing, where one ends inside a character."""
+        """Yield the text that each id adds to the sentence; empty if an id ends inside a character."""
         if self._byte_level:
             said = ""
             for count in range(1, len(shown) + 1):
@@ -200,7 +202,7 @@ class Text:
             before = token[-1:] or before
 
     def _spell(self, shown: Sequence[int]) -> str:
-        """The sentence of byte-level ids."""
+        """Return the sentence of byte-level ids."""
         return " ".join(self.tokenizer.decode(list(shown), skip_special_tokens=False).split())
 
     def _shown(self, ids: Sequence[int]) -> list[int]:
@@ -209,14 +211,14 @@ class Text:
 
 
 def split_words(captions: Iterable[str]) -> list[list[str]]:
-    """Captions as word-level tokens, whatever their language and without a vocabulary."""
+    """Split captions into word-level tokens, in any language and without a vocabulary."""
     tokenizer = _word_level()
     normal, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
     return [[token for token, _ in split(normal(caption))] for caption in captions]
 
 
 def has_cjk(caption: str) -> bool:
-    """Whether a caption holds Chinese or Japanese characters, which are written without spaces."""
+    """Return whether a caption contains Chinese or Japanese characters, which are written without spaces."""
     return bool(_FINDS_CJK(caption))
 
 
@@ -245,10 +247,10 @@ def _byte_level() -> Tokenizer:
 
 
 def _attaches(before: str, token: str) -> bool:
-    """Whether `token` follows the character `before` without a space."""
+    """Return whether `token` follows the character `before` without a space."""
     return token in _CLITICS or bool(_STARTS_CJK(before) or _STARTS_CJK(token))
 
 
 def _starts_word(before: str, piece: str) -> bool:
-    """Whether `piece`, which follows the character `before` in a sentence, is a word of its own."""
+    """Return whether `piece`, which follows the character `before` in a sentence, starts a new word."""
     return bool(piece[0] == " " or _STARTS_CJK(piece) or (_STARTS_CJK(before) and piece[0].isalnum()))

@@ -1,15 +1,16 @@
-"""Captioned images on disk -> caption sets, whatever their layout.
+"""Dataset layouts: read captioned images on disk into caption sets.
 
     dataset = open_dataset("flickr8k")      # the layout is detected; layout="coco" names it
     train = dataset.split("train")          # CaptionSet: a sequence of Example(id, image, captions)
     print(inspect_dataset(dataset))         # counts, lengths, vocabulary, problems
 
-Images are looked for, not opened. What cannot be used (a missing image, an empty caption, a path that leaves the
-root) is left out and named in `dataset.problems`; a file that cannot be read at all raises DatasetError.
+Images are located, not opened. What cannot be used (a missing image, an empty caption, a path outside the root) is left
+out and listed in `dataset.problems`; a file that cannot be read at all raises DatasetError.
 
-A layout is one file here with LOOKS_FOR (what it looks for, in words), `detect(place)` (its caption files in a place;
-none if the place has another layout) and `read(place, files)` (yields an Entry per image, and a Problem for what cannot
-be made one). To add a layout, write that file and register it in LAYOUTS; the first that detects itself is taken.
+A layout is a module here with LOOKS_FOR (a description of what it looks for), `detect(place)` (returns its caption
+files in a place; none if the place has another layout) and `read(place, files)` (yields an Entry per image, and a
+Problem for what is unusable). To add a layout, write its module and register it in LAYOUTS; the first that detects
+itself is used.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ __all__ = [
 
 
 class Layout(Protocol):
-    """What a layout's module provides."""
+    """The interface of a layout's module."""
 
     LOOKS_FOR: str
 
@@ -65,7 +66,7 @@ class Layout(Protocol):
     def read(self, place: Place, files: list[Path]) -> Iterable[Entry | Problem]: ...
 
 
-# In the order in which they are tried: those that state splits first, the plain folder last.
+# In the order of detection: layouts that state splits first, the plain folder last.
 LAYOUTS: Mapping[str, Layout] = {
     "karpathy": karpathy,
     "seed": split_folders,
@@ -82,15 +83,15 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> Dataset:
-    """Read the dataset in the folder `path`, or the one caption file `path` with the images beside it.
+    """Read the dataset in the folder `path`, or the single caption file `path` with the images beside it.
 
-    `layout` is a name in LAYOUTS; without it, the layout is detected by what is there. Raises DatasetError.
+    `layout` is a name in LAYOUTS; without it, the layout is detected from the contents. Raises DatasetError.
     """
     try:
         place = Place.of(path)
         name, files = _detect(place) if layout is None else _named(place, layout)
         dataset = assemble(place, name, LAYOUTS[name].read(place, files))
-        if LAYOUTS[name] not in (folder, shards):  # the folder's own reading names them; shards carry theirs along
+        if LAYOUTS[name] not in (folder, shards):  # `folder` reports these itself; shards contain their captions
             dataset.problems.extend(_unread(place))
         if LAYOUTS[name] in (imagefolder, records) and not any(e.captions for part in dataset.values() for e in part):
             detail = f"names images and no captions, which are looked for under {', '.join(CAPTION_COLUMNS)}"
@@ -105,7 +106,7 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
 
 
 def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
-    """The images of a split that have captions to compare with. Raises DatasetError where none has."""
+    """Return the images of a split that have captions. Raises DatasetError if none has."""
     pictures = open_dataset(path).split(split)
     captioned = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
     if not len(captioned):
@@ -114,9 +115,9 @@ def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
 
 
 def stated_captions(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
-    """What the caption files at `path` state, image by image; the images themselves need not be there.
+    """Yield what the caption files at `path` state, image by image; the images themselves need not exist.
 
-    Reads every layout that `open_dataset` detects, and COCO's annotations without file names. Raises DatasetError.
+    Reads every layout that `open_dataset` detects, and COCO annotations without file names. Raises DatasetError.
     """
     try:
         place = Place.of(path)
@@ -135,7 +136,7 @@ def _detect(place: Place) -> tuple[str, list[Path]]:
         if files := layout.detect(place):
             return name, files
     if place.file and place.file.suffix.casefold() == ".json":
-        read_json(place.file)  # malformed JSON says so itself
+        read_json(place.file)  # reports malformed JSON
     named = place.file or place.root
     if place.file and (advice := way_out(place.file)):
         raise DatasetError(f"{named}: {place.file.suffix} is not read; {advice}")
@@ -146,7 +147,7 @@ def _detect(place: Place) -> tuple[str, list[Path]]:
 
 
 def _unread(place: Place) -> Iterator[Problem]:
-    """The caption files, here and in the folders of splits, that are of a kind that is not read."""
+    """Yield a Problem for each caption file, here and in the split folders, of an unsupported format."""
     if place.file:
         return
     inner = place.split_folders("data")

@@ -1,4 +1,4 @@
-"""From what a layout's files state to a checked dataset."""
+"""From the entries that a layout reads to a checked dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from captionkit.errors import DatasetError
 from captionkit.utils import paths
 from captionkit.utils.files import IMAGE_SUFFIXES, Member
 
-# Folders that hold the caption files of the dataset one level up.
+# Folders whose caption files belong to the dataset one level up.
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
 
 _NUMBER = re.compile("[0-9]{1,18}")
@@ -27,14 +27,14 @@ _FROM_HERE = re.compile(r"^(\.[/\\]+)+")
 
 @dataclass(frozen=True)
 class Place:
-    """What the user pointed at: the folder `root`, or the caption file `file` of the dataset in that folder."""
+    """The user's path: the folder `root`, or the caption file `file` of the dataset in that folder."""
 
     root: Path
     file: Path | None = None
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Place:
-        """DatasetError if there is nothing at `path`."""
+        """Resolve a path. Raises DatasetError if there is nothing at `path`."""
         kind = paths.kind_of(path, DatasetError)
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
         if kind == "folder":
@@ -46,7 +46,7 @@ class Place:
         return cls(folder.parent if folder.name.casefold() in _TEXT_FOLDERS else folder, absolute)
 
     def files(self, *patterns: str) -> list[Path]:
-        """The caption file pointed at, or else those of the folder, whose names fit a pattern (case ignored)."""
+        """Return the given caption file, or those of the folder, whose names match a pattern (case-insensitive)."""
         named = [(self.file.parent, [self.file.name])] if self.file else self._names
         fitting = (
             folder / name
@@ -64,22 +64,26 @@ class Place:
         return [(folder, _names_but_images(folder)) for folder in (self.root, *sorted(inner))]
 
     def split_folders(self, *inside: str) -> list[Path]:
-        """The folders called train, val, validation, test, ... in the root and in its folders `inside`, by path."""
+        """Return the folders called train, val, validation, test, ...
+
+        In the root and in its folders `inside`, by path.
+        """
         parents = [self.root, *(self.root / name for name in inside)]
         named = (f for parent in parents if parent.is_dir() for f in parent.iterdir() if split_of_folder(f.name))
         return sorted(folder for folder in named if folder.is_dir())
 
     def name(self, file: Path) -> str:
-        """What messages call a caption file: its path from the root."""
+        """Return a caption file's path relative to the root, for messages."""
         return file.relative_to(self.root).as_posix()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image as a caption file states it, nothing checked yet.
+    """One image as a caption file states it, before any checks.
 
-    source: the file that states it, for messages. folder: where the image must lie, if the layout fixes that.
-    member: the image itself, where a layout keeps it in an archive. label: the class that the image is known to be of.
+    source: the file that states it, for messages. folder: the folder that must contain the image, if the layout fixes
+        it. member: the image itself, in layouts that keep images in an archive. label: the class of the image, if
+        known.
     """
 
     id: int | str
@@ -93,7 +97,7 @@ class Entry:
 
 
 class Row(NamedTuple):
-    """One line of a table: an image and some of its captions as stated; split, label "" where none is given."""
+    """One row of a table: an image and some of its captions as stated; split and label are "" if not given."""
 
     image: str
     captions: list[object]
@@ -104,7 +108,7 @@ class Row(NamedTuple):
 def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Problem]:
     """Join the rows that name the same image; images in the order of their first rows.
 
-    An image's id is that name, or the number where the name is but a number.
+    An image's id is that name, or an integer if the name consists of digits only.
     """
     images: dict[tuple[str, str], list[object]] = {}
     firsts: dict[tuple[str, str], Row] = {}
@@ -121,12 +125,12 @@ def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Pro
 
 
 def _here(path: str) -> str:
-    """A path without ./ before it."""
+    """Strip a leading ./ from a path."""
     return _FROM_HERE.sub("", path)
 
 
 def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Dataset:
-    """Check what a layout's reader states and make the dataset of what can be used; the rest become its problems."""
+    """Check the entries of a layout's reader and build the dataset of the usable ones; the rest become its problems."""
     finder = ImageFinder(place.root)
     problems: list[Problem] = []
     splits: dict[str, dict[str, Example]] = {}
@@ -164,6 +168,6 @@ def _names_but_images(folder: Path) -> list[str]:
 
 def _without_caption(examples: Iterable[Example]) -> list[Problem]:
     bare = [example for example in examples if not example.captions]
-    if not any(example.captions for example in examples):  # a split without captions is one to be captioned
+    if not any(example.captions for example in examples):  # an unlabelled split, to be captioned
         return []
     return [Problem("image without caption", example.name, "kept, though it has no caption") for example in bare]

@@ -1,4 +1,4 @@
-"""What every layout becomes and every consumer takes: examples, caption sets, datasets, problems met on the way."""
+"""Common types of all layouts: examples, caption sets, datasets, and problems found while reading."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any, overload
 from captionkit.errors import DatasetError
 from captionkit.utils.files import Member
 
-# Karpathy's "restval" is the part of COCO's validation images that everyone trains on.
+# Karpathy's "restval" is the part of COCO's validation images that is used for training.
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-WHOLE = "all"  # the one split of a dataset that has none
+WHOLE = "all"  # the only split of a dataset without splits
 
 _COCO_NAME = re.compile(r"(?:COCO_\w+_)?([0-9]{1,18})")
 _WHOLE = re.compile(r"(-?[0-9]{1,18})\.0*")
-_EXACT = 2**53  # up to here a float tells one whole number from the next
+_EXACT = 2**53  # up to here a float represents every integer exactly
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image, by path, in an archive, or as the bytes of its file, and its reference captions (none to many).
+    """An image, as a path, a member of an archive or the bytes of a file, and its reference captions (none to many).
 
-    label: the name of the class that the image is known to be of, in lower-case words; empty for none.
+    label: the class name of the image, if known, in lower-case words; else empty.
     """
 
     id: int | str
@@ -41,13 +41,13 @@ class Example:
 
     @property
     def name(self) -> str:
-        """The image's file name, or its id where it has no file of its own."""
+        """Return the image's file name, or its id if it has no file of its own."""
         return str(self.id) if isinstance(self.image, bytes) else self.image.name
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a dataset that could not be used as it stands: its kind, the image or line, and what is wrong."""
+    """Something in a dataset that could not be used as is: its kind, the image or line, and what is wrong."""
 
     kind: str
     where: str
@@ -81,21 +81,21 @@ class CaptionSet(Sequence[Example]):
         return f"CaptionSet({self.name!r}, {self.split!r}, {len(self)} images)"
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 over ids, file names and captions, in order; the folder they lie in does not matter."""
+        """Return the hex SHA-256 of ids, file names and captions, in order; independent of the folder's location."""
         digest = hashlib.sha256()
         for example in self.examples:
             digest.update(json.dumps([example.id, example.name, example.captions]).encode("ascii") + b"\n")
         return digest.hexdigest()
 
     def subset(self, indices: Iterable[int]) -> CaptionSet:
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         return CaptionSet(self.name, self.split, tuple(self.examples[i] for i in indices))
 
     def split_off(self, fraction: float, seed: int) -> tuple[CaptionSet, CaptionSet]:
-        """Part this set into (rest, held out), named "train" and "val", each in the order of this one.
+        """Split this set into (rest, held out), named "train" and "val", each in this set's order.
 
-        `fraction` of the images, at least one, is held out; which ones depends on `seed` and their ids alone, so every
-        machine chooses the same. DatasetError if that leaves no image on one side.
+        `fraction` of the images, at least one, is held out; the choice depends on `seed` and the ids only, so it is the
+        same on every machine. Raises DatasetError if one side would be empty.
         """
         count = max(1, round(fraction * len(self))) if 0 < fraction < 1 else 0
         if not 0 < count < len(self):
@@ -111,11 +111,10 @@ class CaptionSet(Sequence[Example]):
 
 
 class Dataset(Mapping[str, CaptionSet]):
-    """The caption sets of a dataset by split name ("train", "val", "test", others as they are called; else "all").
+    """The caption sets of a dataset by split name ("train", "val", "test", other names as stated; else "all").
 
-    Attributes: root (the folder that its caption files cannot name a path out of), layout (the name under which it was
-    read), problems.
-    A split none of whose images can be used is there, and empty.
+    Attributes: root (the folder that paths in its caption files must stay inside), layout (the name of its layout),
+        problems. A split without usable images is present but empty.
     """
 
     def __init__(
@@ -142,7 +141,10 @@ class Dataset(Mapping[str, CaptionSet]):
         return f"Dataset({str(self.root)!r}, {self.layout}, {splits}, {len(self.problems)} problems)"
 
     def split(self, name: str) -> CaptionSet:
-        """The split of that name ("validation" and "dev" are "val"). DatasetError if it is not there, or empty."""
+        """Return the split of that name ("validation" and "dev" are "val").
+
+        Raises DatasetError if it is missing or empty.
+        """
         chosen = self._sets.get(normalise_split(name))
         if chosen is None:
             there = ", ".join(f"{split} ({len(examples)} images)" for split, examples in self.items())
@@ -156,31 +158,31 @@ class Dataset(Mapping[str, CaptionSet]):
 
 
 def normalise_split(name: object) -> str:
-    """A split's usual name: "validation" -> "val"; safe as part of a file name; "all" for nothing."""
+    """Return a split's canonical name: "validation" -> "val"; safe as part of a file name; "all" if there is none."""
     text = re.sub(r"[^\w-]+", "_", str(name or "").strip().casefold()).strip("_")
     return _SPLIT_NAMES.get(text, text or WHOLE)
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder called just "train", "validation", ... holds."""
+    """Return the split of a folder called exactly "train", "validation", ...; else None."""
     return _SPLIT_NAMES.get(name.casefold())
 
 
 def split_of_file(stem: str) -> str | None:
-    """The split that a file name tells of: "captions_val2017" -> "val", "Flickr_8k.trainImages" -> "train"."""
+    """Return the split named in a file name: "captions_val2017" -> "val", "Flickr_8k.trainImages" -> "train"."""
     words = re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem).casefold())
     return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), None)
 
 
 def is_id(value: object) -> bool:
-    """Whether `value` can be an image id: an int or a non-empty string."""
+    """Return whether `value` can be an image id: an int or a non-empty string."""
     return type(value) is int or (isinstance(value, str) and value != "")
 
 
 def whole(value: Any) -> Any:
-    """An id that was read as a float, as pandas reads those of a column with holes, as the whole number that it is.
+    """Convert an integer id that was read as a float, as pandas reads a column with missing values, back to an integer.
 
-    1.0 is 1 and "1.0" is "1"; anything else stays as it is.
+    1.0 becomes 1 and "1.0" becomes "1"; anything else is returned unchanged.
     """
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
@@ -190,12 +192,12 @@ def whole(value: Any) -> Any:
 
 
 def base_name(path: str) -> str:
-    """What stands behind the last slash of a path, as either POSIX or Windows writes it."""
+    """Return the part after the last slash of a POSIX or Windows path."""
     return re.split(r"[/\\]", path)[-1]
 
 
 def id_of_file(name: str) -> int | str:
-    """The image id that a file name tells of, as COCO names files: 000000000042.jpg is 42, dog.jpg is "dog"."""
+    """Return the image id in a file name, as COCO names files: 000000000042.jpg is 42, dog.jpg is "dog"."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     number = _COCO_NAME.fullmatch(stem)
     return int(number[1]) if number else stem

@@ -1,4 +1,4 @@
-"""What caption files write for captions: a text, a list of texts, an object around one, a printed list."""
+"""Parsing of the values that caption files use for captions: a text, a list, an object with one, a printed list."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SIDECARS = (".txt", ".caption", ".json")
 MAX_CAPTIONS = 1 << 20
 """The largest such file that is read, 1 MiB."""
 
-# What pandas, Excel, databases and JavaScript write where there is no value.
+# Written by pandas, Excel, databases and JavaScript for a missing value.
 _MISSING = frozenset(("nan", "none", "null", "<na>", "na", "n/a", "#n/a", "nat", "undefined"))
 
 _SHOWN = 60  # characters of a caption in a message
 
-# A caption may begin with a bracket, "[sic]"; a bracket and a quote begin a list as Python, JSON or numpy print it.
+# A caption may begin with a bracket, "[sic]"; a bracket and a quote begin a list printed by Python, JSON or numpy.
 _LIST_START = re.compile(r"(?:array\()?\s*[\[(]\s*(?=[uUrbB]?['\"]|\{)")
 _LIST_END = re.compile(r"['\"}]\s*,?\s*[\])]\s*(?:,\s*dtype=\S+\s*)?\)?\s*$")
 _LIST_MIDDLE = re.compile(r"['\"]\s*,\s*['\"]")
@@ -37,21 +37,22 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\n": ""}
 
 
 def is_missing(text: str) -> bool:
-    """Whether a text only stands for a missing value, as "nan" does that pandas writes for an empty cell."""
+    """Return whether a text stands for a missing value, such as the "nan" that pandas writes for an empty cell."""
     return text.strip().casefold() in _MISSING
 
 
 def shown(value: object) -> str:
-    """The beginning of a caption, or of what stands in its place, for a message."""
+    """Return the beginning of a caption, or of whatever is in its place, for a message."""
     if isinstance(value, str):
         return ascii(value[:_SHOWN])[:_SHOWN]
     return ascii(reprlib.repr(value))[1:-1][:_SHOWN]
 
 
 def texts_of(value: object) -> list[object]:
-    """The captions that one stated caption holds: itself, those of a printed list, or those of an object around them.
+    """Return the captions in one stated value: itself, the items of a printed list, or the captions in an object.
 
-    What is no caption stays as it is. Raises ValueError for a text that looks like a printed list and cannot be read.
+    A value that is not a caption is returned as is. Raises ValueError for a text that looks like a printed list but
+    cannot be parsed.
     """
     if isinstance(value, dict):
         value = _within(value)
@@ -61,9 +62,9 @@ def texts_of(value: object) -> list[object]:
 
 
 def captions_of_file(content: bytes, ending: str) -> list[object]:
-    """The captions that a file beside an image holds: one a line, or in JSON.
+    """Return the captions in a file beside an image: one per line, or JSON.
 
-    `ending` is one of SIDECARS. Raises ValueError, with what is wrong.
+    `ending` is one of SIDECARS. Raises ValueError saying what is wrong.
     """
     try:
         text = decoded(content)
@@ -83,13 +84,13 @@ def captions_of_file(content: bytes, ending: str) -> list[object]:
 
 
 def holds_captions(value: object) -> bool:
-    """Whether `value`, out of a JSON file, can be the captions of one image: a text, an object, a list of these."""
+    """Return whether a JSON `value` can be the captions of one image: a text, an object, or a list of these."""
     items = value if isinstance(value, list) else [value]
     return all(isinstance(item, str) or (isinstance(item, dict) and _within(item) is not item) for item in items)
 
 
 def checked_captions(stated: Sequence[object], file_name: str, source: str) -> tuple[tuple[str, ...], list[Problem]]:
-    """The captions that can be used, each as one line without space around it, and what is wrong with the rest."""
+    """Return the usable captions, each on one line and stripped, and the problems of the rest."""
     captions: list[str] = []
     problems: list[Problem] = []
     for number, caption in enumerate(stated, 1):
@@ -106,7 +107,7 @@ def checked_captions(stated: Sequence[object], file_name: str, source: str) -> t
             elif line:
                 problems.append(Problem("empty caption", file_name, f"{where}, which stands for a missing value"))
             else:
-                empty = line == "" or text is None or text != text  # the last is a number that is none
+                empty = line == "" or text is None or text != text  # the last is NaN
                 problems.append(Problem("empty caption" if empty else "malformed caption", file_name, where))
         if not texts:
             problems.append(Problem("empty caption", file_name, where))
@@ -114,7 +115,7 @@ def checked_captions(stated: Sequence[object], file_name: str, source: str) -> t
 
 
 def _within(value: dict[object, object]) -> object:
-    """What an object says its captions are; the object itself where it says nothing."""
+    """Return the captions in an object; the object itself if it has none."""
     for name in ("raw", *CAPTION_COLUMNS):
         if value.get(name) is not None:
             return value[name]
@@ -141,7 +142,7 @@ def _listed(text: str) -> list[object]:
 
 
 def _printed(text: str, place: int) -> list[object]:
-    """The texts of a list as Python prints it, or numpy, which puts no commas. Raises ValueError."""
+    """Parse the texts of a list as printed by Python, or by numpy, which omits the commas. Raises ValueError."""
     captions: list[object] = []
     while quoted := _QUOTED.match(text, place):
         content = quoted[1] if quoted[1] is not None else quoted[2]
@@ -163,6 +164,6 @@ def _unescaped(match: re.Match[str]) -> str:
 def _encodable(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, as "\ud83d" in a JSON gives
+    except UnicodeEncodeError:  # an unpaired surrogate, such as "\ud83d" in JSON
         return False
     return True

@@ -1,8 +1,9 @@
-"""Class folders, which name what their images show: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg, test/NAME/1.jpg.
+"""Class folders, named after what their images show: NAME/1.jpg, or train/NAME/1.jpg and the same in valid/ and test/.
 
-Captions are made of the names by templates, such as "a photo of a northern cardinal": what is true of every image of a
-class, or the lines of templates.txt in the root. Folders with codes for names (n01440764, 17) are named by names.txt
-there, a line each: the folder, a space or tab, its name; ImageNet's LOC_synset_mapping.txt is such a file.
+Captions are made from the names by templates, such as "a photo of a northern cardinal": the built-in ones, which hold
+for every image of a class, or the lines of templates.txt in the root. Folders with codes for names (n01440764, 17) are
+named by names.txt in the root, one line each: the folder, a space or tab, its name; ImageNet's LOC_synset_mapping.txt
+is such a file.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass
 class _Listing:
-    """What lies directly in a folder, names sorted; hidden names are passed over.
+    """The direct contents of a folder, names sorted; hidden names are skipped.
 
-    links: those to a folder that lies in it anyway; other linked folders are as good as folders.
+    links: linked folders whose target is inside the folder anyway; other linked folders count as folders.
     """
 
     images: list[str] = field(default_factory=list)
@@ -73,7 +74,7 @@ def _is_inside(path: str, folder: Path) -> bool:
 
 
 def detect(place: Place) -> list[Path]:
-    """The folders that hold the class folders: those of the splits, or the root; none where images lie otherwise."""
+    """Return the parents of the class folders: the split folders, or the root; none if images lie elsewhere."""
     if place.file:
         return []
     parents = place.split_folders()
@@ -84,7 +85,7 @@ def detect(place: Place) -> list[Path]:
 
 
 def _holds_classes(parent: Path, known: Path, *, least: int) -> bool:
-    """Whether every image in `parent` lies in one of at least `least` folders that are called after something."""
+    """Return whether every image in `parent` lies in one of at least `least` folders with class names."""
     inside = _Listing.of(parent)
     listings = {name: _Listing.of(parent / name) for name in inside.folders}
     full = [name for name, listing in listings.items() if listing.images]
@@ -109,9 +110,9 @@ def _has_images(folder: Path) -> bool:
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images, split by split and class by class, in the order of names; an image's id is its path from the root."""
+    """Yield the images, by split, class and name; an image's id is its path from the root."""
     templates, stated = templates_of(place.root), _stated_names(place.root / NAMES_FILE)
-    images: dict[str, dict[str, int]] = {}  # name -> split -> how many
+    images: dict[str, dict[str, int]] = {}  # name -> split -> number of images
     for parent in files:
         split = "" if parent == place.root else split_of_folder(parent.name) or ""
         yield from _read_classes(place, parent, split, templates, stated, images)
@@ -156,7 +157,7 @@ def _read_classes(
 
 
 def _sparse(place: Place, images: Mapping[str, Mapping[str, int]]) -> Iterator[Problem]:
-    """What there is too little of to learn a name from."""
+    """Yield problems of classes with too little training data."""
     if len(images) == 1:
         detail = "with one class every caption is the same; add folders of other classes"
         yield Problem("one class only", next(iter(images)), detail)
@@ -177,13 +178,16 @@ def _unread(place: Place, files: list[Path]) -> Iterator[Problem]:
                 yield Problem("unread folder", folder, "lies beside the splits; its images are left out")
     for name in root.captions:
         table = name.casefold().endswith(_CAPTION_SUFFIXES[:-1])
-        # a table of the classes, as comes with "BIRDS 525 SPECIES", tells nothing new
+        # a table of the classes, as in "BIRDS 525 SPECIES", adds nothing
         if table and not re.search("label|class", peek_line(place.root / name).casefold()):
             yield Problem("unread file", name, "if it holds captions, name its layout; captions come of the folders")
 
 
 def templates_of(root: Path) -> Sequence[str]:
-    """The lines of the root's templates.txt, or the usual templates. Raises DatasetError for what is no template."""
+    """Return the lines of the root's templates.txt, or the default templates.
+
+    Raises DatasetError for an invalid template.
+    """
     file = root / TEMPLATES_FILE
     if not file.is_file():
         return TEMPLATES
@@ -201,7 +205,7 @@ def templates_of(root: Path) -> Sequence[str]:
 
 
 def _stated_names(file: Path) -> Mapping[str, str]:
-    """Names by folder, as names.txt states them."""
+    """Return names by folder from names.txt."""
     if not file.is_file():
         return {}
     names = {}
@@ -215,7 +219,7 @@ def _stated_names(file: Path) -> Mapping[str, str]:
 
 
 def name_of(folder: str) -> str:
-    """The name of a class in lower-case words; empty where the folder is called by a code.
+    """Return the class name of a folder in lower-case words; empty if the folder's name is a code.
 
     "NORTHERN CARDINAL", "n01530575-northern_cardinal", "017.Northern_Cardinal", "NorthernCardinal.017" and
     "northern-cardinal" are all "northern cardinal".
@@ -223,24 +227,27 @@ def name_of(folder: str) -> str:
     name = re.sub(r"^n\d{8}([-_. ]+|$)", "", folder)
     name = re.sub(r"^\d+[-_.]\s*(?=[^\W\d_])", "", name)
     name = re.sub(r"\.\d+$", "", name)
-    if not re.search(r"[\s_+]", name):  # hyphens and capitals part words only where nothing else does
+    if not re.search(r"[\s_+]", name):  # hyphens and capitals separate words only if nothing else does
         name = re.sub(r"(?<=[a-z]{2})(?=[A-Z][a-z])", " ", name.replace("-", " "))
     return _worded(name)
 
 
 def _worded(name: str) -> str:
-    """Lower-case words, up to the first comma, after which ImageNet's names have synonyms; empty without a letter."""
+    """Return lower-case words up to the first comma, after which ImageNet lists synonyms.
+
+    Empty if there is no letter.
+    """
     words = " ".join(re.split(r"[\s_+]+", name.partition(",")[0])).strip().lower()
     return words if _LETTER.search(words) else ""
 
 
 def caption_of(template: str, name: str) -> str:
-    """The template with the name in its place; "a" or "an" before it, as the name sounds."""
+    """Insert the name into the template, with "a" or "an" before it as its sound requires."""
     said = re.sub(r"\b(a)n?(?= \{name\})", r"\1" + ("n" if _takes_an(name) else ""), template, flags=re.IGNORECASE)
     return said.replace("{name}", name)
 
 
-#: words with a vowel for their first letter that begin with a consonant, as "you" and "one" do, and the other way round
+#: words that start with a vowel letter but a consonant sound, like "unit" and "one", and the reverse
 _CONSONANT = re.compile(r"eu|ew|uni(?![nm])|u[bkst][aeiou]|usb|ukr|u[rt]i|ural|ufo\b|ones?\b|once\b|u\b")
 _VOWEL = re.compile(r"[aeiou]|heir|honou?r|hones|hour(?!i)|[fhlmnrsx]\b|8|1[18]\b")
 

@@ -1,6 +1,6 @@
 """COCO captions JSON: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}.
 
-https://cocodataset.org/#format-data. The split is read from the file's name: captions_train2014.json.
+https://cocodataset.org/#format-data. The split is taken from the file's name: captions_train2014.json.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LOOKS_FOR = 'captions_*.json with "images" and "annotations", here or in annotat
 
 
 def detect(place: Place) -> list[Path]:
-    """COCO's caption files; its instances_*.json and results files are not among them."""
+    """Return COCO's caption files, without its instances_*.json and results files."""
     return [file for file in place.files("*.json") if _holds_captions(file)]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images of each file, in its order."""
+    """Yield the images of each file, in its order."""
     for file in files:
         content, source, split = read_json(file), place.name(file), split_of_file(file.stem) or ""
         if _by_file_names(content):
@@ -35,7 +35,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
 
 
 def without_images(file: Path) -> Any:
-    """The content of a file of annotations alone, completed by the images that they name; None for any other file."""
+    """Return the content of an annotations-only file, with the images that they name added; None for any other file."""
     head = peek(file)[0]
     if '"annotations"' not in head or ('"images"' in head and '"file_name"' in head):
         return None
@@ -47,7 +47,7 @@ def without_images(file: Path) -> Any:
 
 
 def _with_images(content: Any) -> Any:
-    """COCO content that has a list of annotations and no images, with an image for each id that they name."""
+    """Add an image for each id in the annotations to COCO content that has annotations but no images."""
     if not isinstance(content, dict) or content.get("images") or not isinstance(content.get("annotations"), list):
         return content
     return {**content, "images": _named(content["annotations"], "image_id")} if content["annotations"] else content
@@ -62,7 +62,7 @@ def _named(listed: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _by_file_names(content: Any) -> bool:
-    """Whether the captions stand with file names, in "images" or "annotations", and not with ids of images."""
+    """Return whether the captions are keyed by file names, in "images" or "annotations", rather than by image ids."""
     if not isinstance(content, dict):
         return False
     listed = content.get("annotations") or content.get("images")
@@ -74,7 +74,7 @@ def _by_file_names(content: Any) -> bool:
 
 
 def entries(content: Any, file: Path, source: str, split: str, folder: Path | None = None) -> Iterator[Entry | Problem]:
-    """The images of a parsed COCO `content`, which lie in `folder` if it is given."""
+    """Yield the images of parsed COCO `content`, which lie in `folder` if it is given."""
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise DatasetError(
@@ -98,7 +98,7 @@ def entries(content: Any, file: Path, source: str, split: str, folder: Path | No
 
 
 def collect_captions(annotations: Any, file: Path, source: str, captions: dict[str, list[object]]) -> Iterator[Problem]:
-    """Add the captions of COCO `annotations` to `captions`, by image id as text: files mix 42 and "42"."""
+    """Add the captions of COCO `annotations` to `captions`, keyed by image id as text, since files mix 42 and "42"."""
     if not isinstance(annotations, list):
         raise DatasetError(f'{file}: "annotations" is not a list of {{"image_id", "caption"}}; mend the file')
     for index, annotation in enumerate(annotations):

@@ -1,9 +1,9 @@
-"""CSV and TSV with a header that names an image column and a caption column; one row an image, or one a caption.
+"""CSV and TSV with a header that names an image column and a caption column; one row per image or per caption.
 
-Fields may be separated by commas, tabs, semicolons or bars; the Flickr30k file of Kaggle (results.csv: `image_name|
-comment_number| comment`) is one of these. The split stands in a column called split, or in the file's name (train.csv);
-the class that an image is known to be of, in one called class. Without a header, each line begins with the name of an
-image file: `1.jpg,a dog`, `1.jpg#0<TAB>a dog`.
+The separator is a comma, tab, semicolon or bar; Kaggle's Flickr30k file (results.csv: `image_name| comment_number|
+comment`) is one example. The split is in a column called split, or in the file's name (train.csv); the class of an
+image is in a column called class. Without a header, each line begins with the name of an image file: `1.jpg,a dog`,
+`1.jpg#0<TAB>a dog`.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ IMAGE_COLUMNS = (
 
 LOOKS_FOR = "*.csv or *.tsv with an image column (image, file_name, ...) and a caption column (caption, text, ...)"
 
-_HINT = re.compile(r"sep=.\r?\n?", re.IGNORECASE)  # to Excel, which separates as its language does
+_HINT = re.compile(r"sep=.\r?\n?", re.IGNORECASE)  # a hint for Excel, whose default separator depends on the language
 _TEXT = re.compile(r"caption|annotation|token|result|descri|sentence|text|train|val|test|dev|data", re.IGNORECASE)
 _ENDINGS = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _BARE = re.compile(rf'\s*"?([^"\t,;|]+?\.(?:{_ENDINGS}))(?:#\d+)?"?(\s*[\t,;|]\s*|\s+)(?=\S)', re.IGNORECASE)
-_NUMBER = re.compile(r"\d+\s*[\t,;|]\s*")  # of the comment, between the image and it
+_NUMBER = re.compile(r"\d+\s*[\t,;|]\s*")  # the comment's number, between image and comment
 
 
 class _Columns(NamedTuple):
     delimiter: str
     width: int
     image: int
-    by_row_id: bool  # an image's id stands in a column called just "id", as in many a table that has none of images
+    by_row_id: bool  # the image's id is in a column called "id", as in many tables unrelated to images
     caption: int
     split: int | None
     label: int | None
 
 
 def detect(place: Place) -> list[Path]:
-    """The tables whose header names an image and a caption column, or whose first line begins with an image."""
+    """Return the tables whose header names an image and a caption column, or whose first line begins with an image."""
     tables = place.files("*.csv", "*.tsv", "captions.txt")
     lists = [file for file in place.files("*.txt") if place.file or _TEXT.search(file.stem)]
     bare = [file for file in dict.fromkeys((*tables, *lists)) if _is_bare(file)]
@@ -57,7 +57,7 @@ def detect(place: Place) -> list[Path]:
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images in the order of their first rows."""
+    """Yield the images in the order of their first rows."""
     for file in files:
         source, split = place.name(file), split_of_file(file.stem) or ""
         stated = (
@@ -67,7 +67,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
 
 
 def rows(file: Path, source: str) -> Iterator[Row | Problem]:
-    """The rows after the header. A file that is not CSV raises DatasetError; a row that does not fit is a Problem."""
+    """Yield the rows after the header. Raises DatasetError if the file is not CSV; an invalid row becomes a Problem."""
     if bare_fields(peek_line(file)):
         yield from _bare_rows(file, source)
         return
@@ -75,7 +75,7 @@ def rows(file: Path, source: str) -> Iterator[Row | Problem]:
     header = _columns(first_line(text))
     if header is None:
         raise DatasetError(f"{file}, line 1: the header names no image or no caption column; looked for {LOOKS_FOR}")
-    if header.delimiter == "|":  # Kaggle's Flickr30k file neither quotes nor escapes
+    if header.delimiter == "|":  # Kaggle's Flickr30k file has neither quoting nor escaping
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="|", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=header.delimiter, strict=True)
@@ -90,13 +90,13 @@ def rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 
 def without_hint(text: str) -> str:
-    """A table without the line `sep=;` before its header, by which Excel is told what separates the fields."""
+    """Strip the line `sep=;` before a table's header, which tells Excel the separator."""
     hint = _HINT.match(text)
     return text[hint.end() :] if hint else text
 
 
 def column_names(header: str, delimiter: str) -> list[str]:
-    """The columns that a header line names, in small letters and with underscores for spaces and hyphens."""
+    """Return the columns of a header line in lower case, with underscores for spaces and hyphens."""
     try:
         cells = next(csv.reader([header], delimiter=delimiter), [])
     except csv.Error:  # a field longer than any name
@@ -105,7 +105,7 @@ def column_names(header: str, delimiter: str) -> list[str]:
 
 
 def bare_fields(line: str) -> tuple[str, str] | None:
-    """(image, caption) of a line that begins with the name of an image file; None for any other."""
+    """Return (image, caption) of a line that begins with the name of an image file; None for any other."""
     found = _BARE.match(line)
     if not found:
         return None
@@ -138,7 +138,7 @@ def _bare_rows(file: Path, source: str) -> Iterator[Row | Problem]:
 
 
 def _columns(header: str) -> _Columns | None:
-    """What a header line says, in the first delimiter by which it names both an image and a caption column."""
+    """Parse a header line with the first separator that gives both an image and a caption column."""
     for delimiter in ",\t;|":
         names = column_names(header, delimiter)
         image = next((name for name in (*IMAGE_COLUMNS, "image_id", "id") if name in names), None)
@@ -151,7 +151,7 @@ def _columns(header: str) -> _Columns | None:
 
 def _row(cells: list[str], header: _Columns, where: str) -> Row | Problem:
     if len(cells) > header.width and header.caption == header.width - 1:
-        cells = [*cells[: header.caption], header.delimiter.join(cells[header.caption :])]  # commas left unquoted
+        cells = [*cells[: header.caption], header.delimiter.join(cells[header.caption :])]  # unquoted commas
     if len(cells) != header.width:
         return Problem("malformed row", where, f"{len(cells)} fields where the header has {header.width}")
     image, caption = cells[header.image].strip(), cells[header.caption]

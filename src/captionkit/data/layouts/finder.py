@@ -1,6 +1,6 @@
-"""Finding a dataset's images by name, inside its root and nowhere else.
+"""Locating a dataset's images by name, inside its root only.
 
-Symbolic links that lie in the root are its owner's and are followed; what a caption file writes never leaves the root.
+Symbolic links inside the root belong to its owner and are followed; paths in caption files never leave the root.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IMAGE_FOLDER = re.compile(
 )
 _COCO_FOLDER = re.compile(r"(train|val|test)\d{4}")
 _DRIVE = re.compile(r"[A-Za-z]:/")
-_MOST_LOOKED_AT = 200_000  # files of the root, for saying where an image is that was not found
+_MOST_LOOKED_AT = 200_000  # files of the root searched for the location of a missing image
 _PLACES_SAID = 2
 
 _IN_OWN_FOLDER, _IN_ANY_FOLDER, _IN_ROOT, _ELSEWHERE = range(4)
@@ -32,14 +32,17 @@ _IN_OWN_FOLDER, _IN_ANY_FOLDER, _IN_ROOT, _ELSEWHERE = range(4)
 @dataclass
 class _Listing:
     path: Path
-    # NFC form of each file's name -> its name on disk. Some disks hold "ü" as two code points where caption files write
-    # one.
+    # NFC form of each file's name -> its name on disk. Some file systems store "ü" as two code points where caption
+    # files have one.
     files: dict[str, str] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     closed: str = ""
 
     def near(self, name: str) -> str | None:
-        """The one file that `name` can only mean: in other letter case, or without its ending or its zeros."""
+        """Return the only file that `name` can mean, ignoring case, a missing suffix or missing zeros.
+
+        None if ambiguous.
+        """
         found = self._folded.get(name.casefold(), [])
         if not found and not name.casefold().endswith(IMAGE_SUFFIXES):
             found = self._stems.get(name.casefold(), []) or self._stems.get(str(id_of_file(f"{name}.jpg")), [])
@@ -57,7 +60,7 @@ class _Listing:
 
 
 class ImageFinder:
-    """Finds images under `root`. Each folder is listed once, however many images it is asked for; none is opened."""
+    """Finds images under `root`. Each folder is listed once, however many images are looked up; no image is opened."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -66,9 +69,10 @@ class ImageFinder:
         self._folders_of: dict[str, list[tuple[int, str]]] = {}
 
     def find(self, file_name: str, *, split: str, folder: Path | None, source: str) -> Path | Problem:
-        """The path of an image that the caption file `source` calls `file_name`, or why it cannot be used.
+        """Return the path of the image that the caption file `source` calls `file_name`, or why it cannot be used.
 
-        `folder` is where the image must lie; without it, the folders that usually hold the images of `split` are tried.
+        `folder` is where the image must be; without it, the folders that usually contain the images of `split` are
+        tried.
         """
         parts = self._parts(file_name, source)
         if parts is None:
@@ -83,9 +87,9 @@ class ImageFinder:
         return Problem("missing image", file_name, f"{source}: not in {looked}{web or self._elsewhere(file_name)}")
 
     def _parts(self, file_name: str, source: str) -> list[str] | None:
-        """The folders and the name on the way from the root; None if it leads out of it.
+        """Return the path components relative to the root; None if the path leads outside it.
 
-        A path that climbs is one from the caption file's own folder, as ../images/1.jpg in annotations/.
+        A path that climbs out of the root is taken relative to the caption file, like ../images/1.jpg in annotations/.
         """
         path = _slashed(file_name)
         if path.startswith("/") or _DRIVE.match(path):
@@ -108,7 +112,7 @@ class ImageFinder:
                 if rank < _ELSEWHERE or split != WHOLE:
                     return listing.path / file
                 others.append(listing.path / file)
-            if len(others) == 1:  # of two folders of splits, nobody can tell which is meant
+            if len(others) == 1:  # ambiguous if two split folders have the file
                 return others[0]
         return None
 
@@ -135,7 +139,7 @@ class ImageFinder:
                 raise
             listing.closed = error.strerror or "closed"
             return listing
-        except (OSError, ValueError):  # no such folder, or a name that no folder can have
+        except (OSError, ValueError):  # no such folder, or an invalid name
             return listing
         with entries:
             for entry in entries:
@@ -147,7 +151,10 @@ class ImageFinder:
         return listing
 
     def _folders(self, split: str) -> list[tuple[int, str]]:
-        """Where images of `split` may lie: its own folder, any image folder, the root, others; the likeliest first."""
+        """Return where images of `split` may be: its own folder, image folders, the root, others.
+
+        The likeliest first.
+        """
         if split not in self._folders_of:
             root = str(self.root)
             outer = [name for name in self._list(root).folders if _rank((name,), split) is not None]
@@ -163,7 +170,7 @@ class ImageFinder:
         return (place[len(str(self.root)) + 1 :] or ".") + "/" + (f" ({closed})" if closed else "")
 
     def _elsewhere(self, file_name: str) -> str:
-        """Where in the root a file of that name, or of that name but for its ending, lies: words for a message."""
+        """Return message text saying where in the root a file of that name, ignoring its suffix, exists."""
         name = _slashed(file_name).rpartition("/")[2]
         places = self._whole_root.get(name.casefold()) or self._whole_root.get(_stem(name), [])
         if not name or not places:
@@ -173,7 +180,7 @@ class ImageFinder:
 
     @cached_property
     def _whole_root(self) -> dict[str, list[str]]:
-        """The images under the root, by name and by stem in small letters."""
+        """Return the images under the root, by lower-case name and by lower-case stem."""
         return _grouped((key, path) for path in islice(self._walk(), _MOST_LOOKED_AT) for key in _keys(path))
 
     def _walk(self) -> Iterator[str]:
@@ -204,7 +211,7 @@ def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _normal(parts: Sequence[str]) -> list[str] | None:
-    """`parts` without empty ones, "." and ".."; None where they climb out of what they start from."""
+    """Resolve "." and ".." and drop empty parts; None if they climb above the start."""
     made: list[str] = []
     for part in parts:
         if part == "..":
@@ -217,27 +224,27 @@ def _normal(parts: Sequence[str]) -> list[str] | None:
 
 
 def _spellings(parts: list[str], root: str) -> Iterator[list[str]]:
-    """A path from the root, and what it is where it was written from the folder around the root."""
+    """Yield a path from the root, and the same path if it was written from the root's parent folder."""
     yield parts
     if len(parts) > 1 and parts[0] == root:
         yield parts[1:]
 
 
 def _rank(names: tuple[str, ...], split: str) -> int | None:
-    """How likely a folder, given by the names on its way from the root, holds images of `split`: 0 most, None never."""
+    """Rank how likely a folder, given by its path from the root, has images of `split`: 0 most, None never."""
     ranks = [_rank_of_name(name, split) for name in names] or [_IN_ROOT]
     known = [rank for rank in ranks if rank is not None]
     return None if len(known) < len(ranks) else _IN_OWN_FOLDER if _IN_OWN_FOLDER in known else max(known)
 
 
 def is_image_folder(name: str) -> bool:
-    """Whether a folder is called as folders of images are, whatever these show: images, photos, train2017, ..."""
+    """Return whether a folder has a generic name for image folders: images, photos, train2017, ..."""
     return bool(_IMAGE_FOLDER.fullmatch(name) or _COCO_FOLDER.fullmatch(name) or _split_of_images(name))
 
 
 def _rank_of_name(name: str, split: str) -> int | None:
-    # "val/" is closed to other splits, whose 1.jpg is another image; COCO's names are unique over all its folders. A
-    # dataset that states no splits may still have its images in such folders.
+    # "val/" is not searched for other splits, whose 1.jpg is another image; COCO's names are unique across its folders.
+    # A dataset that states no splits may still have its images in such folders.
     coco = _COCO_FOLDER.fullmatch(name)
     of = split_of_file(name) if coco else split_of_folder(name) or _split_of_images(name)
     if of == split:
@@ -248,7 +255,7 @@ def _rank_of_name(name: str, split: str) -> int | None:
 
 
 def _split_of_images(name: str) -> str | None:
-    """The split whose images a folder called train_images, images-val, TestSet, ... holds."""
+    """Return the split whose images a folder called train_images, images-val, TestSet, ... contains."""
     words = re.findall("[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
     rest = [word for word in words if not split_of_folder(word)]
     kinds = ("set", "data", "pictures", "pics", "photos", "jpg", "jpgs", "resized")

@@ -1,8 +1,8 @@
-"""Flickr8k's and Flickr30k's token file, "name.jpg#0<TAB>caption", with lists of each split's images.
+"""The token file of Flickr8k and Flickr30k, "name.jpg#0<TAB>caption", with lists of each split's images.
 
 Hodosh, Young and Hockenmaier 2013: Flickr8k.token.txt with Flickr_8k.trainImages.txt, Flickr_8k.devImages.txt and
-Flickr_8k.testImages.txt, here or in Flickr8k_text/. Young et al. 2014: results_20130124.token. Without lists, all is
-one split.
+Flickr_8k.testImages.txt, here or in Flickr8k_text/. Young et al. 2014: results_20130124.token. Without lists,
+everything is one split.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ LOOKS_FOR = "Flickr8k.token.txt or results_*.token, here or in Flickr8k_text/"
 
 
 def detect(place: Place) -> list[Path]:
-    """The token files; not Flickr8k.lemma.token.txt, whose words are cut down to stems."""
+    """Return the token files, without Flickr8k.lemma.token.txt, whose words are lemmatised."""
     return [file for file in place.files("*.token", "*.token.txt") if "lemma" not in file.name.casefold()]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images in the order of the split lists, or else of the token files."""
+    """Yield the images in the order of the split lists, or else of the token files."""
     captions: dict[str, list[object]] = {}
     for file in files:
         yield from _collect_captions(file, place.name(file), captions)
@@ -33,7 +33,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
     for path in lists:
         for _, line in read_lines(path):
             name = line.strip()
-            if name not in captions and f"{name}.jpg" in captions:  # Flickr30k's lists leave the ending out
+            if name not in captions and f"{name}.jpg" in captions:  # Flickr30k's lists omit the suffix
                 name = f"{name}.jpg"
             listed.add(name)
             yield Entry(name, name, captions.get(name, []), split_of_file(path.stem) or "", place.name(path))
@@ -57,5 +57,5 @@ def _collect_captions(file: Path, source: str, captions: dict[str, list[object]]
 
 
 def _split_lists(place: Place) -> list[Path]:
-    texts = Place(place.root).files("*.txt")  # of the folder, even where the user named the token file
+    texts = Place(place.root).files("*.txt")  # of the folder, even if the user named the token file
     return [path for path in texts if split_of_file(path.stem) and "token" not in path.name.casefold()]

@@ -1,7 +1,7 @@
-"""A plain folder of images, at any depth; names that begin with a dot are passed over.
+"""A plain folder of images, at any depth; names that begin with a dot are skipped.
 
-An image's captions may lie beside it, as those of a sample do in a tar shard: a.txt or a.caption (a caption a line) or
-a.json with a.jpg. Where some do, the images in train/, val/ and test/ are of these splits.
+Captions may be in files beside the images, named like the files of a sample in a tar shard: a.txt or a.caption (one
+caption per line) or a.json with a.jpg. If there are any, the images in train/, val/ and test/ belong to these splits.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _UNREAD = (
 
 
 def detect(place: Place) -> list[Path]:
-    """The folder itself, if there is an image in it."""
+    """Return the folder itself if it contains an image."""
     found = (isinstance(item, str) and _is_image(item) for item in _walk(place.root))
     return [place.root] if not place.file and any(found) else []
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """Every image, in the order of the names of folders and files; an image's id is its path from the root."""
+    """Yield every image, in the order of folder and file names; an image's id is its path from the root."""
     for root in files:
         items = list(_walk(root))
         beside = _Beside([item for item in items if isinstance(item, str)])
@@ -50,26 +50,26 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
 
 
 def unread(root: Path) -> Iterator[Problem]:
-    """The files at any depth of kinds that are not read and may hold captions."""
+    """Yield a Problem for each file, at any depth, of an unsupported format that may contain captions."""
     return _of_other_kinds(root, (item for item in _walk(root) if isinstance(item, str)))
 
 
 class _Beside:
-    """The caption files that lie beside images."""
+    """The caption files beside images."""
 
     def __init__(self, items: list[str]) -> None:
         texts = [item for item in items if item.casefold().endswith(SIDECARS)]
         images = [item for item in items if _is_image(item)]
-        stems = {_stem(item) for item in images} | {item.casefold() for item in images}  # a.jpg.txt, too
+        stems = {_stem(item) for item in images} | {item.casefold() for item in images}  # also a.jpg.txt
         self._files: dict[str, list[str]] = {}
         for item in texts:
             if _stem(item) in stems:
                 self._files.setdefault(_stem(item), []).append(item)
-        #: those that belong to an image
+        #: caption files that belong to an image
         self.used = {item for items in self._files.values() for item in items}
 
     def of(self, image: str) -> list[str]:
-        """The caption file of an image: JSON before text, as in a shard."""
+        """Return the caption file of an image: JSON before text, as in a shard."""
         found = self._files.get(_stem(image), []) + self._files.get(image.casefold(), [])
         return sorted(found, key=lambda item: not item.casefold().endswith(".json"))[:1]
 
@@ -107,7 +107,7 @@ def _of_other_kinds(root: Path, items: Iterable[str]) -> Iterator[Problem]:
 
 
 def _elsewhere(root: Path, items: list[str], beside: _Beside) -> Iterator[Problem]:
-    """The folders of texts that are called as images in other folders are, each but once."""
+    """Report, once each, the folders of texts named like images in other folders."""
     images = {_stem(item).rpartition("/")[2]: item for item in items if _is_image(item)}
     said: set[str] = set()
     for item in items:
@@ -116,7 +116,7 @@ def _elsewhere(root: Path, items: list[str], beside: _Beside) -> Iterator[Proble
         if place in said or image is None or item in beside.used or not item.casefold().endswith((".txt", ".caption")):
             continue
         said.add(place)
-        if _read(root, item, []):  # no boxes of objects, which lie about like that, too
+        if _read(root, item, []):  # not object boxes, which are often stored like this
             detail = f"called as the image {image} is, but captions are read beside their image: move them there"
             yield Problem("unread file", item, detail)
 
@@ -126,13 +126,13 @@ def _is_image(item: str) -> bool:
 
 
 def _stem(item: str) -> str:
-    return os.path.splitext(item)[0].casefold()  # noqa: PTH122 - with its folders
+    return os.path.splitext(item)[0].casefold()  # noqa: PTH122 - keeps the folders
 
 
 def _walk(root: Path) -> Iterator[str | Problem]:
-    """Paths from `root` of all files under it, behind links too; folders that are not entered as problems.
+    """Yield the paths, relative to `root`, of all files under it, following links; folders not entered become Problems.
 
-    A linked folder that is read anyway, or was read, is passed over: links can lead round for ever.
+    A linked folder that is read anyway, or was read already, is skipped: links can form a loop.
     """
     closed: list[OSError] = []
     real_root = os.path.realpath(root)

@@ -1,4 +1,4 @@
-"""Files that may hold captions in a form that is not read: what they are, and the way out."""
+"""Files in unsupported formats that may contain captions, and how to convert them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WAYS_OUT = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SHEET),
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
-# Packed files and others are named only where their names speak of captions: archives of images often lie about.
+# Archives and others are reported only if their names suggest captions: archives of images are common.
 _PACKED_TEXT = re.compile(r".*\.(json|jsonl|ndjson|csv|tsv|txt|token)\.(gz|bz2|xz|zst|zip)")
 _SPEAKS = re.compile(r"caption|annotation|metadata")
 _OTHERS = (
@@ -37,7 +37,10 @@ _OTHERS = (
 
 
 def way_out(path: Path, before: str = "") -> str:
-    """What to do with a file of a kind that holds captions and is not read, behind `before`; "" for any other kind."""
+    """Return how to convert an unsupported file that may contain captions, prefixed by `before`.
+
+    "" for any other file.
+    """
     name, suffix = path.name.casefold(), path.suffix.casefold()
     if suffix in _WAYS_OUT:
         return before + _WAYS_OUT[suffix].replace("{name!a}", ascii(path.name))

@@ -20,7 +20,7 @@ _NAMES = ("metadata.jsonl", "metadata.csv")
 
 
 def detect(place: Place) -> list[Path]:
-    """The metadata file here and in each split's folder."""
+    """Return the metadata file here and in each split's folder."""
     if place.file:
         files = place.files(*_NAMES)
     else:
@@ -31,7 +31,7 @@ def detect(place: Place) -> list[Path]:
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images in the order of the metadata; an image's id is its path from the root."""
+    """Yield the images in the order of the metadata; an image's id is its path from the root."""
     for file in files:
         source = place.name(file)
         stated = rows(file, source) if file.suffix.casefold() == ".csv" else _json_rows(file, source)
@@ -39,7 +39,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
 
 
 def _placed(row: Row, place: Place, file: Path) -> Row:
-    """The row with its path from the root and, unless it states its split, the split of its folder."""
+    """Return the row with its path from the root and, unless it states its split, the split of its folder."""
     image = row.image if file.parent == place.root else f"{place.name(file.parent)}/{row.image}"
     folders = (file.parent.name, row.image.split("/", 1)[0])
     split = row.split or next(filter(None, map(split_of_folder, folders)), "")

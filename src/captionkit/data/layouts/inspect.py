@@ -1,4 +1,4 @@
-"""What is in a dataset, and what is wrong with it."""
+"""Dataset inspection: contents and problems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BINS_SHOWN = 9
 
 @dataclass(frozen=True)
 class Spread:
-    """How a count is distributed; all 0 where there is nothing to count."""
+    """The distribution of a count; all 0 if there is nothing to count."""
 
     min: int
     median: float
@@ -42,7 +42,7 @@ class Spread:
 class SplitReport:
     """One split in numbers.
 
-    lengths: how many captions have each number of words. classes: how many images are known to be of each class.
+    lengths: number of captions by number of words. classes: number of images by class.
     """
 
     images: int
@@ -55,13 +55,13 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What `inspect_dataset` found; str() is readable, to_dict() fit for JSON.
+    """The result of `inspect_dataset`; str() is readable, to_dict() gives JSON values.
 
-    vocabulary: distinct words of all splits, counted by the word-level tokenizer of captionkit.data.tokenizer:
-        lower-cased, without punctuation, a Chinese or Japanese character a word.
-    seen_once: the share of the vocabulary that occurs a single time.
-    shared_images: file name -> the splits that have it.
-    problems: the dataset's, and its broken images if they were checked.
+    vocabulary: number of distinct words in all splits, counted by the word-level tokenizer of
+        captionkit.data.tokenizer: lower-cased, without punctuation, a Chinese or Japanese character a word.
+    seen_once: the share of the vocabulary that occurs once.
+    shared_images: file name -> the splits that contain it.
+    problems: those of the dataset, and its broken images if they were checked.
     """
 
     name: str
@@ -76,11 +76,11 @@ class DatasetReport:
 
     @property
     def sound(self) -> bool:
-        """Whether everything in the dataset could be used; what splits share does not count."""
+        """Return whether everything in the dataset could be used; images shared between splits do not count."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values; every problem, by kind."""
+        """Return the report as JSON values, with every problem, by kind."""
         kinds: dict[str, list[dict[str, str]]] = defaultdict(list)
         for problem in self.problems:
             kinds[problem.kind].append({"where": problem.where, "detail": problem.detail})
@@ -91,7 +91,7 @@ class DatasetReport:
 
 
 def inspect_dataset(dataset: Dataset, *, check_images: bool = False) -> DatasetReport:
-    """Count what is in `dataset`; `check_images` opens every image too, which takes its time, to name broken ones."""
+    """Count the contents of `dataset`; `check_images` also opens every image, which takes time, to find broken ones."""
     lengths, vocabulary, once = _count_words(dataset)
     return DatasetReport(
         name=dataset.root.name,
@@ -118,7 +118,7 @@ def _split_report(examples: CaptionSet, lengths: list[int]) -> SplitReport:
 
 
 def _count_words(dataset: Dataset) -> tuple[dict[str, list[int]], int, int]:
-    """(words of each caption by split, distinct words, words seen once)."""
+    """Return (words of each caption by split, distinct words, words seen once)."""
     from captionkit.data.tokenizer import Text  # loads the tokenizers library
 
     captions = {
@@ -149,10 +149,10 @@ def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
     shared: dict[str, list[str]] = {}
     for (name, _), places in named.items():
         if len({split for split, _ in places}) > 1:
-            # train/1.jpg and val/1.jpg are mostly two images; an equal id or size tells that they are one.
+            # train/1.jpg and val/1.jpg are usually different images; an equal id or size shows that they are one.
             splits_of: dict[tuple[str, object], set[str]] = defaultdict(set)
             for split, example in places:
-                if not isinstance(example.image, Member):  # shards number their samples, each from 0 on
+                if not isinstance(example.image, Member):  # each shard numbers its samples from 0
                     splits_of["id", example.id].add(split)
                 splits_of["size", _size(example.image)].add(split)
             splits = set().union(*(found for found in splits_of.values() if len(found) > 1))
@@ -236,7 +236,7 @@ def _histogram(report: DatasetReport) -> Iterator[str]:
     total = sum(lengths.values())
     if not total:
         return
-    # Bins of five words, or wider where that many would not hold nearly all captions.
+    # Bins of five words, or wider if those would not cover nearly all captions.
     longest = max(split.words_per_caption.p95 for split in report.splits.values())
     width = max(5, int(np.ceil(longest / (_BINS_SHOWN - 1))))
     bins: Counter[int] = Counter()
@@ -258,5 +258,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    # A name from a dataset could hold line breaks, terminal commands or half a character.
+    # A name from a dataset may contain line breaks, terminal escapes or unpaired surrogates.
     return text if text.isprintable() else ascii(text)

@@ -1,6 +1,6 @@
 """Kaggle's Flickr8k: captions.txt with the header `image,caption` and the images in Images/.
 
-A caption with commas may be quoted, or not.
+A caption with commas may or may not be quoted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LOOKS_FOR = "captions.txt with the header image,caption"
 
 
 def detect(place: Place) -> list[Path]:
-    """captions.txt, if its first line is that header."""
+    """Return captions.txt if its first line is that header."""
     return [file for file in place.files("captions.txt") if _is_header(peek_line(file))]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images in the order of their first lines."""
+    """Yield the images in the order of their first lines."""
     for file in files:
         yield from by_image(_rows(file, place.name(file)), place.name(file))
 

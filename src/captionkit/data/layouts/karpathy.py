@@ -1,6 +1,6 @@
 """Karpathy's dataset_*.json: {"images": [{"split", "filename", "filepath", "sentences": [{"raw"}]}]}.
 
-A sentence may have its "tokens" alone, or be a text.
+A sentence may also have only "tokens", or be a plain text.
 
 https://cs.stanford.edu/people/karpathy/deepimagesent/ (COCO, Flickr8k, Flickr30k); RSICD and UCM-captions use it too.
 """
@@ -20,13 +20,13 @@ LOOKS_FOR = 'dataset_*.json with "images" that have "sentences"'
 
 
 def detect(place: Place) -> list[Path]:
-    """JSON files whose beginning shows images with sentences."""
+    """Return the JSON files whose beginning shows images with sentences."""
     heads = ((file, peek(file)[0]) for file in place.files("*.json"))
     return [file for file, head in heads if '"images"' in head and '"sentences"' in head]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images of each file, in its order; "restval" counts as train."""
+    """Yield the images of each file, in its order; "restval" counts as train."""
     for file in files:
         content, source = read_json(file), place.name(file)
         images = content.get("images") if isinstance(content, dict) else None

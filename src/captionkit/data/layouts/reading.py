@@ -1,4 +1,4 @@
-"""Reading caption files: bounded, decoded, and with errors that name the file and the line."""
+"""Reading caption files: with a size limit, decoded, and with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ in memory while it is read."""
 
 _PEEK = 1 << 16
 
-# What lies under the name of a text file and is none: by its first bytes, what to say of it.
+# Files that are not text despite their names: first bytes, and the message.
 _FOREIGN = {
     b"\x1f\x8b": "is packed by gzip; unpack it with `gunzip`",
     b"BZh": "is packed by bzip2; unpack it with `bunzip2`",
@@ -34,9 +34,9 @@ PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
 def read_text(path: Path) -> str:
-    """A whole file, UTF-8 (or UTF-16 with a byte order mark), without its byte order mark.
+    """Return a whole file in UTF-8 (or UTF-16 with a byte order mark), without its byte order mark.
 
-    A NUL is refused: no caption has one, and it gives away UTF-16 without its mark.
+    A NUL is rejected: no caption contains one, and it indicates UTF-16 without its mark.
     """
     paths.check_file(path, DatasetError)
     size = path.stat().st_size
@@ -61,31 +61,31 @@ def read_text(path: Path) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Bytes as text, UTF-8 or UTF-16 with a byte order mark, without the mark. Raises UnicodeDecodeError."""
+    """Decode UTF-8, or UTF-16 with a byte order mark, without the mark. Raises UnicodeDecodeError."""
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if utf16 else "utf-8-sig")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its end) for each line that is not blank; \\n, \\r\\n and \\r end a line."""
+    """Yield (line number from 1, line without its end) for each non-blank line; \\n, \\r\\n and \\r end a line."""
     for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
         if line.strip():
             yield number, line.rstrip("\n")
 
 
 def read_json(path: Path, pairs_hook: PairsHook | None = None) -> Any:
-    """The value of a JSON file; `pairs_hook` as json.loads' object_pairs_hook."""
+    """Return the value of a JSON file; `pairs_hook` is json.loads' object_pairs_hook."""
     return _parse(read_text(path), path, 0, pairs_hook)
 
 
 def keep_repeated(pairs: list[tuple[str, Any]]) -> Any:
-    """A `pairs_hook` that loses nothing: an object with a key twice, whose last json would keep, stays pairs."""
+    """Keep repeated keys: a `pairs_hook` that returns pairs for an object with a key twice (json keeps the last)."""
     content = dict(pairs)
     return content if len(content) == len(pairs) else pairs
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) for each line of a JSON lines file."""
+    """Yield (line number, value) for each line of a JSON lines file."""
     for number, line in read_lines(path):
         yield number, _parse(line, path, number - 1, None)
 
@@ -96,12 +96,12 @@ def _parse(text: str, path: Path, lines_before: int, pairs_hook: PairsHook | Non
     except json.JSONDecodeError as error:
         where = f"{path}, line {lines_before + error.lineno}, column {error.colno}"
         raise DatasetError(f"{where}: not valid JSON ({error.msg}); mend it or fetch the file again") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets thousands deep
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits; brackets nested thousands deep
         raise DatasetError(f"{path}: not JSON that can be read ({error}); mend it or fetch the file again") from None
 
 
 def peek(path: Path) -> tuple[str, str]:
-    """The first and the last 64 KiB of a file, for telling what it is without reading it."""
+    """Return the first and the last 64 KiB of a file, to identify it without reading it all."""
     paths.check_file(path, DatasetError)
     with path.open("rb") as file:
         head = file.read(_PEEK)
@@ -111,16 +111,16 @@ def peek(path: Path) -> tuple[str, str]:
 
 
 def peek_line(path: Path) -> str:
-    """The first line of a file, for telling what it is without reading it; `sep=;` of Excel is passed over."""
+    """Return the first line of a file, skipping Excel's `sep=;`, to identify it without reading it all."""
     return first_line(re.sub(r"^sep=.[\r\n]+", "", peek(path)[0], flags=re.IGNORECASE))
 
 
 def first_line(text: str) -> str:
-    """The first line of a text, or as much of it as a header can be."""
+    """Return the first line of a text, cut at the longest possible header."""
     return re.split(r"[\r\n]", text[:_PEEK], maxsplit=1)[0]
 
 
 def _legible(data: bytes, utf16: str) -> str:
-    # Without its NULs, the ASCII part of UTF-16 that lacks its byte order mark reads like UTF-8.
+    # Without its NULs, the ASCII part of UTF-16 without a byte order mark reads like UTF-8.
     text = data.decode(utf16, "ignore") if utf16 else data.replace(b"\0", b"").decode("utf-8", "ignore")
     return text.removeprefix("\ufeff")

@@ -1,7 +1,7 @@
-"""JSON as people make it: a list, or lines, of {"image": "1.jpg", "caption": "a dog"}, or {"1.jpg": ["a dog"]}.
+"""Common JSON formats: a list, or lines, of {"image": "1.jpg", "caption": "a dog"}, or {"1.jpg": ["a dog"]}.
 
-A caption may be a list of them, and the list may stand in an object around it, by split ({"train": [...]}) or under any
-one name ({"data": [...]}). BLIP's files (https://github.com/salesforce/BLIP) are of this form.
+A caption may be a list of captions, and the list may be nested in an object, by split ({"train": [...]}) or under any
+single name ({"data": [...]}). BLIP's files (https://github.com/salesforce/BLIP) have this format.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ from captionkit.utils.files import IMAGE_SUFFIXES
 
 LOOKS_FOR = '*.json or *.jsonl of {"image": ..., "caption": ...}, or {"1.jpg": ["a caption"]}'
 _LINES = (".jsonl", ".ndjson")
-_DEEPEST = 8  # so many objects deep into a file's beginning its first entry is looked for
+_DEEPEST = 8  # nesting depth to which the first entry is searched at the start of a file
 
 
 def detect(place: Place) -> list[Path]:
-    """The JSON files that begin with such an entry; where that has an id and no file, only the one pointed at."""
+    """Return the JSON files that begin with such an entry.
+
+    One with an id and no file only if it was named explicitly.
+    """
     return [file for file in place.files("*.json", "*.jsonl", "*.ndjson") if _fits(file, pointed_at=bool(place.file))]
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images in the order in which each file first names them."""
+    """Yield the images in the order in which each file first names them."""
     for file in files:
         source, split = place.name(file), split_of_file(file.stem) or ""
         yield from entries(_content(file), file, source, split)
 
 
 def entries(content: Any, file: Path, source: str, split: str) -> Iterator[Entry | Problem]:
-    """The images of a parsed `content`. Raises DatasetError where it is of no such form."""
+    """Yield the images of parsed `content`. Raises DatasetError if it does not have this format."""
     if not isinstance(content, (list, dict)):
         raise DatasetError(f'{file}: not captions by image, such as [{{"image", "caption"}}]; name its layout')
     stated = (
@@ -48,7 +51,7 @@ def entries(content: Any, file: Path, source: str, split: str) -> Iterator[Entry
 
 
 def record(value: Any, where: str, ids: tuple[str, ...] = ()) -> Row | Problem:
-    """The row that one object states; `ids` are the names under which an id may stand instead of an image's file."""
+    """Return the row of one object; `ids` are the keys that may give an id in place of an image file."""
     if isinstance(value, dict):
         image = _file_of(value) or next(
             (str(whole(value[name])) for name in ids if is_id(whole(value.get(name)))), None
@@ -60,13 +63,13 @@ def record(value: Any, where: str, ids: tuple[str, ...] = ()) -> Row | Problem:
 
 
 def _file_of(entry: Any) -> str:
-    """The image file that an object names; "" where it names none, or is no object."""
+    """Return the image file that an object names; "" if it names none or is not an object."""
     columns = IMAGE_COLUMNS if isinstance(entry, dict) else ()
     return next((name for column in columns if (name := _file_name(entry.get(column)))), "")
 
 
 def _file_name(value: Any) -> str:
-    if isinstance(value, dict):  # as Hugging Face's datasets print an image
+    if isinstance(value, dict):  # an image as printed by Hugging Face datasets
         value = value.get("path") or value.get("file_name")
     return value if isinstance(value, str) else ""
 
@@ -77,7 +80,7 @@ def _captions(value: dict[str, Any]) -> list[object]:
 
 
 def _content(file: Path) -> Any:
-    """The value of a file; a list of its lines where each line is a value."""
+    """Return the value of a file; a list of the values of its lines for JSON lines."""
     if file.suffix.casefold() in _LINES or _is_lines(peek(file)[0]):
         return [value for _, value in read_json_lines(file)]
     return read_json(file, pairs_hook=keep_repeated)
@@ -94,7 +97,7 @@ def _rows(content: Any, source: str, split: str = "") -> Iterator[Row | Problem]
     for key, value in inner:
         yield from _rows(value, source, split_of_folder(key) or split)
     if inner:
-        return  # what else there is tells of the file, not of images
+        return  # the rest describes the file, not images
     seen: set[str] = set()
     for key, value in pairs:
         if not key or not holds_captions(value):
@@ -107,7 +110,7 @@ def _rows(content: Any, source: str, split: str = "") -> Iterator[Row | Problem]
 
 
 def _is_inner(key: str, value: Any) -> bool:
-    """Whether a value holds images, and is not the captions of one."""
+    """Return whether a value contains images, rather than the captions of one."""
     if isinstance(value, list) and value:
         return isinstance(value[0], dict) and _names_image(value[0], ids=True)
     return isinstance(value, dict) and split_of_folder(key) is not None
@@ -127,7 +130,7 @@ def _fits(file: Path, *, pointed_at: bool) -> bool:
             return True
         if not head.startswith("{") or _file_of(value):  # an entry, but without captions
             return False
-        if isinstance(value, dict):  # all of it: a short file
+        if isinstance(value, dict):  # a short file, parsed completely
             return any(_fits_pair(key, inner, pointed_at) for key, inner in value.items())
         key, rest = _first(head[1:].lstrip())
         inner = rest.lstrip().removeprefix(":").lstrip()
@@ -152,7 +155,7 @@ def _fits_pair(key: str, value: Any, pointed_at: bool) -> bool:
 
 
 def _first(text: str) -> tuple[Any, str]:
-    """The JSON value that `text` begins with, or the first in the list that it begins with; and what follows it."""
+    """Return the JSON value at the start of `text`, or the first item if that is a list, and the text after it."""
     if text.startswith("["):
         return _first_in_list(text)
     try:

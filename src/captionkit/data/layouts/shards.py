@@ -1,11 +1,11 @@
-"""WebDataset's tar shards, as webdataset, img2dataset or plain tar write them: train-000000.tar, 00000.tar, val.tar.
+"""WebDataset tar shards, as written by webdataset, img2dataset or plain tar: train-000000.tar, 00000.tar, val.tar.
 
-The files of a sample share what stands before the first dot of their names: KEY.jpg with KEY.txt or KEY.caption (a
-caption a line) or KEY.json (captions under "caption", "text", ...; it goes first).
-https://github.com/webdataset/webdataset. The split is that of the shard's folder or name.
+The files of a sample share the part of their names before the first dot: KEY.jpg with KEY.txt or KEY.caption (one
+caption per line) or KEY.json (captions under "caption", "text", ...; it has priority).
+https://github.com/webdataset/webdataset. The split is taken from the shard's folder or name.
 
-Nothing is unpacked: one pass over the headers of a shard finds where its images lie, and each is then read from
-there, in any order. What a pass finds is kept in the cache, by the shard's path, size and time of change.
+Nothing is unpacked: one pass over a shard's headers locates its images, and each is then read from its offset, in any
+order. The result of the pass is cached by the shard's path, size and modification time.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from captionkit.utils.files import IMAGE_SUFFIXES, Member
 from captionkit.utils.progress import track
 
 LOOKS_FOR = "tar shards, not compressed (train-000000.tar, 00000.tar, val.tar), here or in train/, val/, test/"
-_VERSION = 3  # of what is cached
+_VERSION = 3  # of the cache format
 _SHARD = re.compile(r"(.+?)\.(tar|tgz|tar\.(gz|bz2|xz|zst))", re.IGNORECASE)
 
 
 def detect(place: Place) -> list[Path]:
-    """The shards, by name; compressed ones where there are no others, to be told of. No folder of images has any."""
+    """Return the shards, by name; compressed ones only if there are no others, to report them.
+
+    None in a folder of images.
+    """
     if place.file:
         named = [place.file] if _SHARD.fullmatch(place.file.name) else []
     else:
@@ -48,7 +51,10 @@ def detect(place: Place) -> list[Path]:
 
 
 def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
-    """The images in the order of the shards; an id is the sample's key, after its shard's name where it repeats."""
+    """Yield the images in the order of the shards.
+
+    An id is the sample's key, prefixed by its shard's name if repeated.
+    """
     taken = set()
     for path in track(shards, len(shards), "shards"):
         source = place.name(path)
@@ -66,7 +72,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
 
 
 def pictures(path: Path) -> Iterator[Member | Problem]:
-    """The images in one shard, in its order, without their captions."""
+    """Yield the images in one shard, in its order, without their captions."""
     samples, problems = _contents(path)
     yield from (problem for problem in problems if problem.kind not in ("malformed caption", "missing image"))
     yield from (member for member, _ in samples)
@@ -78,7 +84,7 @@ def _numbered(path: Path) -> bool:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """ "dir/a.seg.png" -> ("dir/a", "seg.png"): the sample and what of it this is."""
+    """Split a name into the sample's key and the rest: "dir/a.seg.png" -> ("dir/a", "seg.png")."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return folder + slash + stem, ending.casefold()
@@ -88,13 +94,13 @@ Samples = list[tuple[Member, list[Any]]]
 
 
 def _contents(path: Path) -> tuple[Samples, list[Problem]]:
-    """Each image of a shard with its captions, and what is wrong with the rest; from the cache where it is there."""
+    """Return each image of a shard with its captions, and the problems of the rest; from the cache if possible."""
     status = path.stat()
     facts = repr((_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns))
     cached = (
         files.cache_folder() / "shards" / f"{hashlib.sha256(facts.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
     )
-    with suppress(OSError, ValueError, TypeError, KeyError):  # not there, or not what was written
+    with suppress(OSError, ValueError, TypeError, KeyError):  # missing, or not a valid cache file
         content = json.loads(cached.read_text(encoding="utf-8"))
         samples = [(Member(path, *where), captions) for *where, captions in content["samples"]]
         return samples, [Problem(*problem) for problem in content["problems"]]
@@ -103,7 +109,7 @@ def _contents(path: Path) -> tuple[Samples, list[Problem]]:
         "samples": [(member.name, member.offset, member.size, captions) for member, captions in samples],
         "problems": [(problem.kind, problem.where, problem.detail) for problem in problems],
     }
-    with suppress(CaptionkitError):  # a cache that cannot be written makes the next time no shorter, and is no failure
+    with suppress(CaptionkitError):  # an unwritable cache costs time, but is not an error
         files.write_text(cached, json.dumps(content))
     return samples, problems
 
@@ -124,7 +130,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
         key, ending = _key(member.name)
         picture = f".{ending}" in IMAGE_SUFFIXES
         if not picture and f".{ending}" not in SIDECARS:
-            continue  # of another use: classes, masks, sound
+            continue  # other data: classes, masks, sound
         sample = found.setdefault(key, _Sample())
         if ending in sample.captions or (picture and sample.picture):
             detail = f"a second .{ending} of its sample is left out" if not picture else "a second image of its sample"

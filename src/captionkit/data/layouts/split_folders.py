@@ -1,7 +1,7 @@
-"""One folder a split, each with captions.json and image/000000000042.jpg: data/{train,val,test}/captions.json.
+"""One folder per split, each with captions.json and image/000000000042.jpg: data/{train,val,test}/captions.json.
 
-captions.json is COCO captions JSON with or without its "images", a list of {"image_id", "caption"}, or
-{"42": ["a caption"]}.
+captions.json is COCO captions JSON with or without its "images", a list of {"image_id", "caption"}, or {"42": ["a
+caption"]}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOKS_FOR = "captions.json beside image/, in train/, val/, test/ (here or in dat
 
 
 def detect(place: Place) -> list[Path]:
-    """The captions.json of each split's folder, or the one beside image/ here."""
+    """Return the captions.json of each split's folder, or the one beside image/ here."""
     if place.file:
         files = place.files("captions.json")
     else:
@@ -30,7 +30,7 @@ def detect(place: Place) -> list[Path]:
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
-    """The images of each split, in the order in which captions.json first names them."""
+    """Yield the images of each split, in the order in which captions.json first names them."""
     for file in files:
         source, folder = place.name(file), file.parent / "image"
         split = split_of_folder(file.parent.name) or ""

@@ -1,7 +1,7 @@
-"""What an uncompressed tar archive holds, found by its headers alone; nothing is unpacked.
+"""The contents of an uncompressed tar archive, located from its headers only; nothing is unpacked.
 
-Each header is parsed by the standard library. The way from header to header is gone here: tarfile takes a damaged
-header for the end, and older Pythons follow a negative size backwards for ever.
+The standard library parses each header. Walking from header to header is done here: tarfile takes a damaged header for
+the end, and older Pythons follow a negative size backwards for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from captionkit.data.layouts.caption_set import Problem
 from captionkit.utils.files import Member
 
 _BLOCK = tarfile.BLOCKSIZE
-#: the largest header beside a member's own that is read: long names and pax records
+#: the largest extra header that is read: long names and pax records
 _MAX_EXTRA = 1 << 20
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 _PAX, _PAX_GLOBAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
@@ -24,7 +24,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 def walk(path: Path) -> Iterator[Member | Problem]:
-    """The plain files in the archive at `path`, in its order, and a Problem for all that is odd about it.
+    """Yield the regular files in the archive at `path`, in order, and a Problem for everything unusual.
 
     What follows damage cannot be found and is left out. The `where` of a Problem is a member's name, or the archive's.
     Raises OSError.
@@ -37,7 +37,7 @@ def walk(path: Path) -> Iterator[Member | Problem]:
 
 
 class _Damage(Exception):  # noqa: N818
-    """The archive cannot be followed any further."""
+    """The rest of the archive cannot be read."""
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[Member | Problem]:
@@ -74,7 +74,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[Member | Problem]:
 def _usable(
     path: Path, name: str, info: tarfile.TarInfo, given: dict[str, str], start: int, size: int
 ) -> Member | Problem | None:
-    """The member, or why it cannot be used; None for folders and for hidden files, which some systems add."""
+    """Return the member, or why it cannot be used; None for folders and for hidden files, which some systems add."""
     parts = name.replace("\\", "/").split("/")
     if info.isdir() or parts[-1].startswith("."):
         return None
@@ -103,7 +103,7 @@ def _text(name: bytes) -> str:
 
 
 def _records(content: bytes) -> dict[str, str]:
-    """Pax records, each "LENGTH KEY=VALUE\\n" whose length counts all of it."""
+    """Parse pax records, each "LENGTH KEY=VALUE\\n", where the length counts the whole record."""
     records = {}
     while content:
         length, space, _ = content[:20].partition(b" ")
