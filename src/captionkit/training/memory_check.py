@@ -1,4 +1,4 @@
-"""What training needs of memory, known before the first step."""
+"""Forecast of the memory that training needs, made before the first step."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from captionkit.training.engine.free_memory import free_memory
 from captionkit.training.objectives.losses import losses
 from captionkit.training.train_step import TrainStep
 
-#: share of the free memory that a suggestion fills; the rest is for what no tensor shows
+#: share of the free memory that a suggested setting may use; the rest is for allocations outside of tensors
 _FILLED = 0.9
-#: what torch's libraries take of a processor's memory for themselves while they learn, as measured
+#: bytes of CPU memory that torch's libraries allocate for themselves during training, as measured
 _LIBRARIES = 120_000_000
 
 
 class _Live(TorchDispatchMode):
-    """Notes, after each operation on tensors, how many bytes of those made inside are alive."""
+    """Records, after each tensor operation, how many bytes of the storages created inside the mode are alive."""
 
     def __init__(self, known: Iterator[Tensor]) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class _Live(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of memory alive after each operation of a pass over few images and over twice as many."""
+    """Bytes alive after each operation of a pass over a few images (`pictures`) and over twice as many."""
 
     pictures: int
     few: np.ndarray
     many: np.ndarray
 
     def of(self, pictures: int) -> int:
-        """The most bytes of a pass over `pictures`: each operation's grow evenly with them."""
+        """Return the peak bytes of a pass over `pictures`, extrapolated linearly for each operation."""
         if len(self.few) == len(self.many):
             grown = self.few + (self.many - self.few) * (pictures / self.pictures - 1)
             return int(grown.max())
@@ -74,10 +74,10 @@ class Need:
 
 
 class Forecast:
-    """What a run will need beyond what it holds already, by the number of images that go through the model at once.
+    """Memory that a run will need beyond what is already allocated, by the size of the micro-batch.
 
-    Some images without content, with captions as those of the plan's fullest batch, go forward and backward, and
-    evaluation's pass is made likewise. Weights, norm statistics and random numbers stay as they are.
+    Measured by a forward and backward pass, and an evaluation pass, over a few blank images with captions as long as
+    those of the largest batch. Weights, norm statistics and random generators are left unchanged.
     """
 
     def __init__(self, learner: TrainStep, val: CaptionDataset) -> None:
@@ -94,30 +94,30 @@ class Forecast:
         self.evaluation = self._need(few, val, longest, _look)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         moments = [parameter for parameter in trained if parameter not in learner.optimizer.state]
-        #: gradients beside what their optimizer makes of them in passing
+        #: gradients, plus temporary tensors of the optimizer of the same size
         self._updates = 2 * _bytes(trained)
         self._moments = 2 * _bytes(moments)
 
     def of(self, parts: int) -> int:
-        """Bytes, if a step is cut into that many parts."""
+        """Return the bytes needed if a step is split into `parts` micro-batches."""
         taught, evaluated = self._at_once(parts)
         passes = max(self.training.of(taught), self.evaluation.of(evaluated), self._updates)
         libraries = _LIBRARIES if self._on_processor else 0
         return self._moments + passes + self._pictures(taught) + libraries
 
     def fitting(self, room: int) -> tuple[int, int] | None:
-        """Parts of a step, and the images of one, with which all fits into `room` bytes; None if nothing does."""
+        """Return the number of micro-batches, and images in each, that fit into `room` bytes; None if nothing does."""
         for parts in range(1, self.batch + 1):
             if self.of(parts) <= room:
                 return parts, self._at_once(parts)[0]
         return None
 
     def _at_once(self, parts: int) -> tuple[int, int]:
-        """The most images that go through the model at once while it learns, and while it is evaluated."""
+        """Return the most images that go through the model at once in training, and in evaluation."""
         return -(-self.batch // (parts * self.processes)), -(-self.batch // parts)
 
     def _pictures(self, taught: int) -> int:
-        """Bytes of the images themselves: on a processor also of those prepared ahead, and being put together."""
+        """Return the bytes of the images themselves; on a CPU, also of those prepared ahead and being collated."""
         ahead = pictures_ahead(self.learner.recipe.run.workers, taught) + taught
         return (taught + (ahead if self._on_processor else 0)) * _blank(self.learner.teaching).nbytes
 
@@ -136,7 +136,7 @@ class Forecast:
 
 
 def check_memory(learner: TrainStep, val: CaptionDataset) -> None:
-    """Raises TrainingError where the run's largest batch needs more memory than its device has free."""
+    """Raise TrainingError if the run's largest batch needs more memory than its device has free."""
     room = free_memory(learner.accelerator.device)
     if room is None:
         return
@@ -163,7 +163,7 @@ def _said(size: int) -> str:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Leaves the model's gradients, statistics and mode, and the random numbers, as they were."""
+    """Restore the model's norm statistics and mode and the random generators after the block; clear gradients."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     mode = model.training
     with torch.random.fork_rng(devices=_gpus(model)):
@@ -182,20 +182,20 @@ def _gpus(model: nn.Module) -> list[torch.device]:
 
 
 def _teach(learner: TrainStep, batch: Batch) -> None:
-    """Forward and backward, as `TrainStep` does it."""
+    """Run a forward and backward pass as in `TrainStep`."""
     learner.model.train()
     with learner.accelerator.autocast():
         decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
     found = losses(decoded, batch.targets, learner.recipe.optimizer.label_smoothing)
     surrogate = 0 if found.reward is None else found.reward.surrogate + found.reward.entropy
     trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
-    # Not `backward`: processes that share gradients would take note of it.
+    # Not `backward`, which would trigger DDP's gradient synchronization.
     torch.autograd.grad(found.objective + found.coverage + surrogate, trained, allow_unused=True)
 
 
 @torch.no_grad()
 def _look(learner: TrainStep, batch: Batch) -> None:
-    """Evaluation's pass, as `validate` does it; the search after it takes no more than a training step."""
+    """Run the forward pass of `validate`; the beam search after it needs no more memory than a training step."""
     learner.model.eval()
     with learner.accelerator.autocast():
         decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
@@ -212,20 +212,23 @@ def _bytes(tensors: list[Tensor]) -> int:
 
 
 def _lengths(teaching: CaptionDataset, index: int) -> list[int]:
-    """Words to predict of the captions that are taught of an image, or of the longest where only some are."""
+    """Return the numbers of words to predict in an image's captions, longest first.
+
+    If training uses only some of the captions at a time, these are the longest ones.
+    """
     lengths = sorted((len(caption) - 1 for caption in teaching.tokens[index]), reverse=True)
     return lengths[: teaching.recipe.data.captions_per_image] if teaching.augment else lengths
 
 
 def _blank(teaching: CaptionDataset) -> np.ndarray:
-    """An image [3,H,W], or features [G,D], without content."""
+    """Return a blank image [3,H,W], or blank features [G,D]."""
     if teaching.features is not None:
         return np.zeros(teaching.features.shape[2:], np.float32)
     return np.zeros((3, teaching.preprocessing.height, teaching.preprocessing.width), np.float32)
 
 
 def _stand_in(teaching: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
-    """`count` images with captions as long, and as many an image, as those of the images at `indices`."""
+    """Return a batch of `count` blank images, with captions per image and caption lengths as at `indices`."""
     lengths = sorted((length for index in indices for length in _lengths(teaching, index)), reverse=True)
     wanted = max(1, round(len(lengths) * count / len(indices)))
     chosen = [lengths[place] for place in np.linspace(0, len(lengths) - 1, wanted).astype(int)]

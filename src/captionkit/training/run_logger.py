@@ -1,4 +1,4 @@
-"""What a run says of itself: lines and a bar for who watches, rows, curves and samples for who comes later."""
+"""Logging of a run: messages and a progress bar on the terminal; metrics, curves, samples and report in the folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from captionkit.utils import files
 from captionkit.utils.progress import say, track
 from captionkit.viz.page import Card
 
-#: what a line says of training, and the name in metrics.jsonl
+#: labels of training figures in the log line, and their names in metrics.jsonl
 _FIGURES = (("train", "loss"), ("reward", "reward"))
 
 
 class Report:
-    """Speaks for the main process of a run; the others are silent."""
+    """Logs a run from its main process; the other processes are silent."""
 
     def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, accelerator: Accelerator) -> None:
         self.folder, self.setup, self.recipe = folder, setup, recipe
@@ -41,23 +41,23 @@ class Report:
         self._cards: Sequence[Card] = ()
 
     def say(self, line: str) -> None:
-        """Print a line, if anybody is left to read it: a run outlives its terminal."""
+        """Print a line; errors are ignored, because a run may outlive its terminal."""
         if self.main:
             with suppress(OSError):
                 say(line)
 
     def bar(self, items: Iterable, total: int, what: str, done: int = 0) -> Generator:
-        """Pass `items` on behind a progress bar."""
+        """Yield from `items` with a progress bar."""
         return track(items, total, what, done=done, shown=self.main)
 
     def command(self, *, resume: bool = False) -> str:
-        """What to type for this run; every choice is spelt out, wherever it was made."""
+        """Return the command line that reproduces this run; every non-default field is given as a flag."""
         flags = ["--resume"] if resume else self.recipe.to_flags()
         data = [str(source.path) for source in self.setup.sources]
         return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
     def begin(self, plan: EpochSampler, progress: Progress, thawing: str, *, done: bool) -> None:
-        """Say what is about to be learnt, and from what, unless the run is `done` already."""
+        """Print a summary of data and model, and start the session unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
         for parameter in setup.model.parameters():
@@ -94,12 +94,12 @@ class Report:
         self._since = time.monotonic()
 
     def learnt(self, step: StepMetrics) -> None:
-        """Count a step towards the next row of training."""
+        """Add a step's metrics to the next training row."""
         self._learnt += step
 
     @contextmanager
     def sitting(self, progress: Progress) -> Iterator[None]:
-        """While the block runs, an end that is none of a run's own is noted, with a report of what there is."""
+        """If the block raises, record how the session ended and write a report of the results so far."""
         try:
             yield
         except BaseException as error:
@@ -111,17 +111,17 @@ class Report:
             raise
 
     def end(self, progress: Progress, why: str, broken: Iterable[str]) -> None:
-        """Note that the run is done, and why, and write its report."""
+        """Record that the run is done, and why, and write its report."""
         diary = self.diary
         if not diary.sittings or (not diary.works and diary.sittings[-1].done):
-            return  # of a run that is done already nothing changes
+            return  # the run was already done, so nothing has changed
         diary.save(progress, broken)
         diary.sittings[-1].end = end = f"{DONE}{why}"
         self._write(whole=True)
-        diary.end(end, progress)  # after it, so that a run that is killed before makes up for it when it is resumed
+        diary.end(end, progress)  # after the report, so that resuming a run killed before this writes the report
 
     def _write(self, *, whole: bool) -> None:
-        """Write report.html and report.md of what there is; a failure is a line, and no run is lost to it."""
+        """Write report.html and report.md of the results so far; a failure prints a line and does not end the run."""
         folder, diary = self.folder, self.diary
         material = RunData(
             folder.path,
@@ -143,14 +143,14 @@ class Report:
             self.say(f"report: {page}")
 
     def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
-        """Record what was learnt, and how fast, since the last such row, over all processes."""
+        """Record a training row: metrics and speed since the last such row, over all processes."""
         learnt = sum(gather_object([self._learnt]), StepMetrics())
         speed = learnt.words / (time.monotonic() - self._since)
         self.folder.record({"kind": "train", **where, **learnt.row(), **rates, "tokens_per_second": speed})
         self._learnt, self._since = StepMetrics(), time.monotonic()
 
     def evaluated(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
-        """Record the loss and the scores, and bring curves.png, samples.html and the watcher up to date."""
+        """Record an evaluation row; update curves.png, samples.html, captions.json, the session log and the report."""
         paused = time.monotonic()
         if better and self.main:
             examples = self.setup.val
@@ -177,7 +177,7 @@ class Report:
         )
 
     def _trained(self) -> str:
-        """The newest training figure: the loss, or the reward of self-critical training."""
+        """Return the latest training figure: the loss, or the reward in self-critical training."""
         rows = (row for row in reversed(self.folder.rows) if row["kind"] == "train")
         now = self._learnt.row() if self._learnt.words else next(rows, {})
         figure = next((f"{name} {now[key]:.3f}" for name, key in _FIGURES if key in now), "")

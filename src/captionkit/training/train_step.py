@@ -1,4 +1,4 @@
-"""One optimizer step, over parts and processes: cross-entropy or self-critical; and the weights' moving average."""
+"""One optimizer step over micro-batches and processes, by cross-entropy or self-critical training, and the EMA."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from captionkit.training.optim.optimizers import make_optimizer
 from captionkit.training.optim.schedule import set_rates
 from captionkit.training.step_metrics import StepMetrics
 
-#: so many images in a row that cannot be read are no accident
+#: training fails after this many unreadable images in a row
 _UNREADABLE = 256
-#: so many images are read again to tell an image that is gone from a disk that is
+#: number of recent images to read again, to tell a missing image from a missing disk
 _REREAD = 8
-#: share of hard attention's baseline that a step leaves: b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k, a)
+#: decay of the hard attention baseline: b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k, a)
 _BASELINE = 0.9
 
 
-#: gives an optimizer the learning rates of a step (from 0)
+#: sets the learning rates of an optimizer for a step (from 0)
 Schedule = Callable[[Optimizer, int], None]
 
 
 class TrainStep:
-    """A model with its optimizer and its average; `step` teaches one step.
+    """A model with its optimizer and EMA; `step` performs one training step.
 
-    A step draws its random numbers from its own seed, so that nothing need be remembered about them. `schedule` sets
-    the learning rates of a step in place of the recipe.
+    Every step seeds its own random numbers, so no generator state needs to be saved. `schedule`, if given, sets the
+    learning rates of a step instead of the recipe.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class TrainStep:
         critic: SelfCriticalLoss | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        """With a `critic` the model learns from what it says by itself."""
-        # Convolutions are up to twice as fast with channels last.
+        """Set up model, optimizer and EMA; with a `critic`, training is self-critical."""
+        # Convolutions are up to twice as fast in channels-last layout.
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
         self.critic = critic
@@ -74,24 +74,24 @@ class TrainStep:
         size = teaching.preprocessing.height, teaching.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
         self._feeding = Feeding(self.model, teaching, self._grid, accelerator)
-        #: of hard attention: what the step's sampled words earned, and how many there are
+        #: hard attention only: sum of log p(y | s, a) over the step's sampled words, and their number
         self._reward_sum = torch.zeros(2, device=accelerator.device)
         #: images that could not be read, with the reason
         self.broken: set[str] = set()
         self._unread = 0
-        #: the latest that could be read, and whether others since then could not
+        #: indices of the latest readable images, and whether unreadable ones still await a check that the disk is there
         self._read: deque[int] = deque(maxlen=_REREAD)
         self._doubt = False
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds besides the optimizer."""
+        """The modules stored in a checkpoint, besides the optimizer."""
         return {"model": self.model, "average": self.average}
 
     def step(self, number: int, batches: Iterator[Batch]) -> StepMetrics | None:
-        """Make step `number` (from 0); returns what this process learnt.
+        """Perform step `number` (from 0); return this process's metrics.
 
-        Returns None, having changed no weight, where the loss or its gradient is not finite in any process.
+        Returns None, without changing any weight, if the loss or the gradient is not finite in any process.
         """
         recipe, accelerator = self.recipe.optimizer, self.accelerator
         turns, pictures = self.plan.pictures_of(number)
@@ -113,7 +113,7 @@ class TrainStep:
             self._wrapped_optimizer.zero_grad(set_to_none=True)
             return learnt
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), recipe.clip)
-        if accelerator.scaler is None:  # which skips a step of gradients that are too large for 16 bits
+        if accelerator.scaler is None:  # the scaler itself skips steps whose gradients overflow fp16
             finite = finite and math.isfinite(norm)
         if self._sum(not finite):
             return None
@@ -124,7 +124,10 @@ class TrainStep:
         return learnt
 
     def _checked(self, batch: Batch) -> Batch:
-        """Note the unreadable. Raises TrainingError where nothing but unreadable images comes."""
+        """Record unreadable images and move the batch to the device.
+
+        Raises TrainingError if too many images in a row are unreadable.
+        """
         self.broken.update(batch.broken)
         self._read.extend(batch.indices[-_REREAD:])
         self._doubt |= bool(batch.broken)
@@ -137,14 +140,14 @@ class TrainStep:
 
     @property
     def blind(self) -> bool:
-        """Whether no image has been read yet, though some have been tried."""
+        """Whether no image could be read so far, although some were tried."""
         return self._doubt and not self._read
 
     def vanished(self, broken: Collection[str] = ()) -> str:
-        """Why images that were read before cannot be read any more; empty if one can, or if none failed.
+        """Return why images that were readable before no longer are; empty if one still is, or if none failed.
 
-        To be asked before anything is kept: a disk that went away spoils the steps after that, though each of them
-        looks like one that met a few damaged images. `broken` are failures seen elsewhere.
+        To be called before anything is saved: after a disk disappears, steps train on incomplete data, although each
+        looks as if it just met a few damaged images. `broken` are failures seen elsewhere.
         """
         if not (self._doubt or broken) or not self._read:
             return ""
@@ -157,7 +160,10 @@ class TrainStep:
         return reason
 
     def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, StepMetrics]:
-        """Add a part's gradient; processes share theirs after the last. Returns the objective and what was learnt."""
+        """Accumulate the gradient of a micro-batch; processes synchronize after the last one.
+
+        Returns the objective and the metrics.
+        """
         accelerator = self.accelerator
         empty = not batch.captions.sizes
         if empty and accelerator.num_processes == 1:
@@ -167,7 +173,7 @@ class TrainStep:
             taught = self._stand_in() if empty else batch
             teach = self._cross_entropy if self.critic is None or empty else self._self_critical
             objective, learnt = teach(taught, totals)
-            # Processes average their gradients, while the totals are already those of all processes.
+            # DDP averages gradients over processes, but `totals` already counts all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
         return (0.0, StepMetrics()) if empty else (objective.item(), learnt)
 
@@ -188,7 +194,7 @@ class TrainStep:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
-                if self.model.encoder.frozen and batch.features is None:  # it sees the images once, not twice
+                if self.model.encoder.frozen and batch.features is None:  # encode the images once, not twice
                     batch = batch._replace(images=None, features=self.model.features(batch.images))
                 memory = self.model.seen(batch.images, batch.features, self._grid)
                 said = self.critic.listen(self.model, memory, batch.turns, batch.indices)
@@ -198,7 +204,7 @@ class TrainStep:
         return objective / totals[1], learnt
 
     def _move_baseline(self) -> None:
-        """Move hard attention's baseline by what all processes earned in this step, so that it is the same in all."""
+        """Update hard attention's baseline from this step's reward over all processes, so that it is equal on all."""
         baseline = getattr(self.model.decoder, "baseline", None)
         if baseline is None:
             return
@@ -207,7 +213,7 @@ class TrainStep:
             baseline.lerp_(total / words, 1 - _BASELINE)
 
     def _stand_in(self) -> Batch:
-        """A blank image that counts for nothing: every process must take part in sharing gradients."""
+        """Return a batch of one blank image with zero weight, because every rank must take part in the all-reduce."""
         features, device = self.teaching.features, self.accelerator.device
         size = (self.teaching.preprocessing.height, self.teaching.preprocessing.width)
         one = torch.zeros(1, dtype=torch.long, device=device)
@@ -220,7 +226,7 @@ class TrainStep:
         )
 
     def _sum(self, value: float) -> float:
-        """Over all processes."""
+        """Sum `value` over all processes."""
         if self.accelerator.num_processes == 1:
             return value
         return self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device)).item()

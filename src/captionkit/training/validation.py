@@ -1,4 +1,4 @@
-"""Looking at a model in training: its loss in nats per word, its captions of the validation split, their scores."""
+"""Validation of a model in training: loss in nats per word, generated captions of the validation split, scores."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from captionkit.training.data.loader import whole
 from captionkit.training.objectives.losses import losses
 from captionkit.viz.page import Card, captions_page
 
-#: a word that people say at least so often, and end a caption with no more often than this share, does not end one
+#: a word that occurs at least so often in the references, and ends one in at most this share, never ends a caption
 _OFTEN, _ENDS = 20, 0.01
 
 
 class Validator:
-    """Scores captions of a split, by place in it, against what people wrote."""
+    """Scores captions against the references of a split, by index in the split."""
 
     def __init__(self, captions: CaptionSet) -> None:
         references = [example.captions for example in captions]
@@ -49,21 +49,21 @@ class Validator:
         self._frequencies = DocumentFrequencies.of(self._references)
         self._used = [{word for reference in some for word in reference} for some in self._references]
         self._inside = _never_last(written)
-        #: mean number of words of people's captions
+        #: mean number of words of the references
         self.words = sum(map(len, written)) / len(written)
 
     def used(self, place: int, word: str) -> bool:
-        """Whether people used `word` of the image at `place`."""
+        """Return whether `word` occurs in the references of the image at `place`."""
         tokens = self._tokenize([word])[0]
         return bool(tokens) and all(token in self._used[place] for token in tokens)
 
     def scores(self, said: Mapping[int, str]) -> dict[str, float]:
-        """CIDEr-D, BLEU-4, and signs of a model that goes astray, under the names of metrics.jsonl.
+        """Return CIDEr-D, BLEU-4 and indicators of degenerate captions, under the names of metrics.jsonl.
 
         cider_error: the standard error of CIDEr-D, which is a mean over images.
-        distinct: different captions, as a share. words: mean words of a caption. repeats: captions that say a pair of
-        words twice, as a share. breaks: those that end with a word that ends none of people's ("a dog in a"), or have
-        no word.
+        distinct: share of distinct captions. words: mean number of words. repeats: share of captions that contain a
+        bigram twice. breaks: share of captions that end with a word that practically never ends a reference ("a dog in
+        a"), or are empty.
         """
         places = sorted(said)
         candidates = self._tokenize(said[place] for place in places)
@@ -96,17 +96,17 @@ def _share(true: Iterable[bool]) -> float:
 
 @dataclass(frozen=True)
 class Validation:
-    """How a model does on the validation split."""
+    """Results of a model on the validation split."""
 
-    #: cross-entropy of the true next word in nats, mean over all words, the end included
+    #: cross-entropy of the reference words in nats, mean over all words including the end tokens
     loss: float
-    #: what `Validator.scores` says of the captions that the model makes by itself
+    #: `Validator.scores` of the generated captions
     scores: dict[str, float]
-    #: those captions, by place in the split
+    #: the generated captions, by index in the split
     said: dict[int, str]
-    #: from the probability of a word of theirs to how likely people used it too
+    #: maps the model's probability of a generated word to the probability that it occurs in the references
     calibration: Calibration
-    #: images that could not be read, and why
+    #: images that could not be read, with the reason
     broken: set[str]
 
 
@@ -114,14 +114,14 @@ class Validation:
 def validate(
     model: CaptioningModel, teaching: CaptionDataset, text: Text, judge: Validator, accelerator: Accelerator
 ) -> Validation:
-    """Loss by teacher forcing, and scores of generated captions, over all processes.
+    """Compute the teacher-forced loss and the scores of generated captions, over all processes.
 
     Raises TrainingError if no image can be read.
     """
     nats, words, broken, said, chances = 0.0, 0, set(), {}, []
     recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
     grid = model.encoder.grid(teaching.preprocessing.height, teaching.preprocessing.width)
-    size = -(-recipe.optimizer.batch_size // recipe.optimizer.accumulate)  # what fits in training fits here
+    size = -(-recipe.optimizer.batch_size // recipe.optimizer.accumulate)  # a size that fits in training fits here
     pin = accelerator.device.type == "cuda"
     for batch in whole(teaching, size, rank, processes, recipe.run.workers, pin=pin):
         broken.update(batch.broken)
@@ -148,14 +148,14 @@ def validate(
 
 
 def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[Hypothesis | None]:
-    """What the model says of images, `memory` [B,G,D], decoded as the kept model will be."""
+    """Generate captions of images, `memory` [B,G,D], with the decoding parameters of the saved model."""
     ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
     found = search(MemoryStepper(model), memory, DECODING, **ids)
     return [captions[0] if captions else None for captions in found]
 
 
 def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:
-    """Cards of validation images, by their place in the split, for samples.html."""
+    """Return the cards of validation images for samples.html; `said` has captions by index in the split."""
     cards = []
     for place, example in enumerate(pictures):
         try:
@@ -169,6 +169,6 @@ def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:
 
 
 def samples_page(cards: list[Card], step: int, validation: Validation) -> str:
-    """The page of samples.html."""
+    """Return the content of samples.html."""
     note = f"step {step}, CIDEr-D {validation.scores['cider']:.3f}, loss {validation.loss:.3f} nats per word"
     return captions_page("Validation samples", cards, note=note)

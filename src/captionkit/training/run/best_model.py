@@ -1,4 +1,4 @@
-"""The model folder that a run keeps, with its card and its graphs."""
+"""The model folder that a run saves, with model card and ONNX graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.serialization import architecture, weights
 from captionkit.training.config.decoding import DECODING
 
-#: validation images on which the graphs are compared with torch
+#: number of validation images on which the ONNX graphs are compared with torch
 _COMPARED = 8
 
 
@@ -37,7 +37,7 @@ def save_model(
     *,
     half: bool,
 ) -> ModelFolder:
-    """Write a trained model as a model folder; `facts` say how it was made, `half` stores its weights in 16 bits."""
+    """Write a trained model as a model folder; `facts` is its provenance, `half` stores the weights in 16 bits."""
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     versions |= {"captionkit": __version__, "python": platform.python_version()}
     provenance = {**facts, "versions": versions}
@@ -57,9 +57,9 @@ def save_model(
 
 
 def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
-    """Add the ONNX graphs to a kept model, comparing on some `pictures`; says what became of it.
+    """Add ONNX graphs to a saved model, compared with torch on some `pictures`; return a message about the result.
 
-    The trained model stays as it is whatever happens.
+    The trained model is left intact if the export fails.
     """
     by_hand = f"`captionkit export {path}` makes it run without torch"
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
@@ -73,13 +73,13 @@ def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
             if not photos:
                 raise ImageError(f"no image of {pictures.name}, split {pictures.split}, can be opened to compare on")
             export_model(path, pictures=photos, half=half)
-    except Exception as error:  # torch's exporter raises its own kinds, and a trained model must not be lost to any
+    except Exception as error:  # torch's exporter raises many types, and none may lose a trained model
         return f"not exported ({_reason(error)}); {by_hand}"
     return f"try it: captionkit caption PHOTO --model {path}"
 
 
 def _reason(error: BaseException) -> str:
-    """Why, in one line: what was raised, and what that came from, which torch's exporter leaves to the traceback."""
+    """Return one line with the error and its root cause, which torch's exporter shows only in the traceback."""
     first = error
     while first.__cause__ is not None:
         first = first.__cause__
@@ -101,7 +101,7 @@ def _decoding() -> str:
 
 
 def _card(model: CaptioningModel, facts: dict[str, Any]) -> str:
-    """A Hub model card: front matter, what it is, how it was made."""
+    """Return a Hub model card: front matter, description, and provenance."""
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     config, rows = model.config, "\n".join(f"| {name} | {value} |" for name, value in _made(facts))
     return f"""---
@@ -129,7 +129,7 @@ All of it is in `config.json` under `provenance`.
 
 
 def _made(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a card says of how a model was made, by training or by averaging."""
+    """Yield the rows of the card on how a model was made, by training or by averaging."""
     names = {"train": "training", "val": "validation"}
     pictures = (f"{number} {names[split]}" for split, number in facts["pictures"].items())
     yield "command", f"`{facts['command']}`"

@@ -1,6 +1,6 @@
-"""Checkpoints: all that a run needs to go on bit for bit, in one safetensors file written atomically.
+"""Checkpoints: everything needed to resume a run bit for bit, in one safetensors file written atomically.
 
-Random numbers need no storing: every step seeds its own (see `learner`).
+The state of random generators is not stored: every step seeds its own (see `train_step`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from captionkit.utils import files
 def save_checkpoint(
     path: Path, progress: Progress, fingerprint: str, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write a run's state. `fingerprint` names the recipe and the data it belongs to."""
+    """Write a run's state. `fingerprint` identifies the recipe and the data that it belongs to."""
     tensors = {
         f"{prefix}/{name}": tensor for prefix, model in models.items() for name, tensor in model.state_dict().items()
     }
@@ -33,15 +33,17 @@ def save_checkpoint(
 
 
 def _plain_copy(tensor: Tensor) -> Tensor:
-    # safetensors stores no two names of one memory (the average shares with the model what is not trained) and no
-    # channels-last layout.
+    # safetensors supports neither shared memory (the EMA shares frozen parameters with the model) nor channels-last.
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def load_checkpoint(
     path: Path, fingerprint: str, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Progress:
-    """Restore what `save_checkpoint` wrote. Raises TrainingError if it is damaged or of another recipe or dataset."""
+    """Load a checkpoint into `models` and `optimizer`; return its progress.
+
+    Raises TrainingError if it is damaged or belongs to another recipe or dataset.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -81,13 +83,16 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for index, parameter in _parameters(optimizer):
         if stored := _under(tensors, str(index)):
             optimizer.state[parameter] = {
-                name: value if name == "step" else _restored(value, parameter)  # step counts stay where they are read
+                name: value if name == "step" else _restored(value, parameter)  # step counts stay on the CPU
                 for name, value in stored.items()
             }
 
 
 def _restored(value: Tensor, parameter: Tensor) -> Tensor:
-    """A stored average, in the parameter's own memory layout, or one of other shape, such as Adafactor's factors."""
+    """Return a stored state tensor on the parameter's device, and in its memory layout if the shapes are equal.
+
+    Shapes may differ, as those of Adafactor's factored moments do.
+    """
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, the machine, and the commit where captionkit runs from its source."""
+"""Environment of a run: package versions, machine, and the git commit if captionkit runs from a checkout."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from captionkit import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "onnxruntime", "timm")
-_PATIENCE = 10  # seconds for git
+_PATIENCE = 10  # timeout of git, in seconds
 
 
 def versions() -> dict[str, str]:
-    """Versions of captionkit, Python and what decides the figures; a package that is not installed is left out."""
+    """Return versions of captionkit, Python and the packages that affect results; skip packages not installed."""
     found = {"captionkit": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The device, the processor and the operating system. No names of hosts or users: reports are shown around."""
+    """Describe device, processor and operating system; no host or user names, because reports are shared."""
     return {
         "device": str(device),
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
@@ -50,10 +50,10 @@ def _processor() -> str:
 
 
 def source_state() -> dict[str, Any]:
-    """The commit of captionkit's source, and whether files differ from it; empty where it is installed otherwise.
+    """Return the commit of captionkit's source and whether files differ from it; empty if it is not a checkout.
 
-    That the package's own file is under version control is what tells a checkout from a virtual environment that lies
-    inside some other repository.
+    To tell a checkout from a virtual environment inside some other repository, this checks that the package's own
+    `__init__.py` is under version control.
     """
     package = Path(__file__).resolve().parents[2]
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
@@ -63,7 +63,7 @@ def source_state() -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says; None where it is missing, slow, or says no."""
+    """Return the output of git; None if it is not installed, times out or fails."""
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, text=True, errors="replace")

@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The progress of a run, as stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """The state of a run besides weights and optimizer state."""
 
-    #: optimizer steps made
+    #: number of optimizer steps completed
     step: int = 0
-    #: of the best evaluation so far: the highest CIDEr-D, and of equal ones the lowest loss
+    #: scores and step of the best evaluation so far, by CIDEr-D and then loss (the reverse if run.keep is "loss")
     best_cider: float = float("-inf")
     best_loss: float = float("inf")
     best_step: int = 0
-    #: validation scores of the model that the run started from, if it was one
+    #: validation scores of the model that the run started from, or else of the first evaluation
     start: dict[str, float] = field(default_factory=dict)
-    #: why self-critical training was stopped, if it was
+    #: why self-critical training was stopped; empty if it was not
     detect_collapse: str = ""
-    #: evaluations since the best one
+    #: number of evaluations since the best one
     stale: int = 0
-    #: training seconds, over all sittings
+    #: training time in seconds, over all sessions
     seconds: float = 0.0
-    #: fp16's loss scale and the steps since it last grew
+    #: fp16 loss scale and the number of steps since it last grew
     loss_scale: float = 0.0
     loss_scale_steps: int = 0

@@ -31,14 +31,14 @@ RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
     "last.safetensors",
     "best",
 )
-#: the kept model's captions of the validation split, as COCO results; the report, without and with images
+#: the saved model's captions of the validation split, as COCO results; the report as Markdown and as HTML
 CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
-#: what a run writes, and so what a new one would write over
+#: files and folders that a run writes, and that a new run would therefore overwrite
 _OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SITTINGS, TENSORBOARD)
 
 
 class RunFolder:
-    """Where a run keeps what it makes. Reading is free; `open` makes it ready for writing, which one process does."""
+    """The folder of a run. Reading needs no preparation; `open` prepares it for writing, in one process only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class RunFolder:
         self._lock = FileLock(path / ".lock", blocking=False)
 
     def check_new(self) -> None:
-        """Raises TrainingError if the folder holds a run already, or what a run would write over."""
+        """Raise TrainingError if the folder already holds a run, or files that a run would overwrite."""
         if paths.exists(self.path / RECIPE, TrainingError):
             raise TrainingError(f"{self.path}: holds a run already; continue it with --resume or give another --output")
         for name in _OURS:
@@ -57,27 +57,28 @@ class RunFolder:
                 raise TrainingError(f"{self.path}: holds {name}, which a new run would replace; give another --output")
 
     def recipe(self) -> Recipe:
-        """The recipe of the run that is here. Raises TrainingError if there is none."""
+        """Load the recipe of the run in the folder. Raises TrainingError if there is none."""
         if not paths.exists(self.path / RECIPE, TrainingError):
             raise TrainingError(f"{self.path}: holds no run to resume ({RECIPE} not found); leave out --resume")
         return load_recipe(str(self.path / RECIPE))
 
     def open(self, recipe: Recipe, *, resume: bool) -> None:
-        """Take the folder for this process to write in, and mend what a killed one left half written.
+        """Lock the folder for writing by this process, and repair what a killed process left incomplete.
 
-        The lock belongs to a process and ends with it, however that ends. On a disk that knows no locks, filelock makes
-        do with the file, which other hosts see too and which must be removed by hand after a kill.
+        The lock is released when the process ends, however it ends. On file systems without locking, filelock falls
+        back to the existence of the lock file, which other hosts see too and which must be deleted by hand after a
+        kill.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             if not resume:
-                self.check_new()  # again, as another run may have begun and ended here since it was asked for
+                self.check_new()  # again: another run may have started and ended here since the first check
             if resume:
                 self._mend()
         except Timeout:
             raise TrainingError(f"{self.path}: another process is training here; wait for it, or stop it") from None
-        except NotImplementedError as error:  # of filelock before 3.21, on such a disk
+        except NotImplementedError as error:  # raised by filelock before 3.21 on such file systems
             raise TrainingError(f"{self.path}: cannot be locked ({error}); give an --output on another disk") from None
         except OSError as error:
             raise self._unwritable(error) from None
@@ -88,7 +89,7 @@ class RunFolder:
         self.writes = True
 
     def _mend(self) -> None:
-        """Remove what a kill left half written, and finish the model that it kept from its place."""
+        """Remove partial files of a killed process, and let `open_model` finish an interrupted replacement of best/."""
         for name in _OURS:
             for folder in (self.path, self.path / BEST):
                 for left in folder.glob(f".{name}.*.partial"):
@@ -97,7 +98,7 @@ class RunFolder:
             open_model(self.path / BEST)
 
     def track(self, recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
-        """Start the trackers; `known` are the ids that they gave the run before. Returns those of now."""
+        """Start the trackers; `known` are their ids of the run from earlier sessions. Returns the current ids."""
         values = {name: recipe.value(name) for name, _ in recipe_fields()}
         config = {
             name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()
@@ -105,13 +106,13 @@ class RunFolder:
         return self._trackers.start(config, known) if self.writes else {}
 
     def forget(self, *, new: bool) -> None:
-        """Leave no trace of a run that is `new` and cannot begin, so that another may take the folder."""
+        """Remove the files of a `new` run that cannot start, so that the folder can be used for another."""
         if self.writes and new:
             for name in (RECIPE, METRICS):
                 (self.path / name).unlink(missing_ok=True)
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after `step`, where the run is taken up again."""
+        """Drop metrics recorded after `step`, from which the run is resumed."""
         path = self.path / METRICS
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row and row["step"] <= step]
@@ -119,7 +120,7 @@ class RunFolder:
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def record(self, row: dict[str, Any]) -> None:
-        """Add a row to metrics.jsonl, and tell the trackers."""
+        """Append a row to metrics.jsonl and log it to the trackers."""
         self.rows.append(row)
         if not self.writes:
             return
@@ -132,26 +133,26 @@ class RunFolder:
             raise self._unwritable(error) from None
 
     def _hook(self, failure: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread dies of a full disk with a traceback; its writer raises the same again where we see it.
+        # On a full disk TensorBoard's thread prints a traceback; its writer raises the same error again in our thread.
         if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard")):
             self._usual_hook(failure)
 
     def draw(self) -> None:
-        """Bring curves.png up to date."""
+        """Update curves.png."""
         if self.writes:
             draw_curves(self.rows, self.path / CURVES)
 
     def flush(self) -> None:
-        """Bring the events to disk."""
+        """Flush TensorBoard's events to disk."""
         try:
             self._trackers.flush()
         except OSError as error:
             raise self._unwritable(error) from None
 
     def close(self) -> None:
-        """Let the trackers end and give the folder back.
+        """Finish the trackers and release the folder.
 
-        Each checkpoint has seen the events written; that they cannot be now is not worth a word.
+        Write errors are ignored here: events were flushed with each checkpoint.
         """
         try:
             with suppress(OSError):
@@ -171,5 +172,5 @@ def _parse(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except ValueError:
-        return None  # the last line of a killed run may be cut
+        return None  # the last line of a killed run may be incomplete
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row else None

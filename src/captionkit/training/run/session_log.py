@@ -1,4 +1,4 @@
-"""The diary of a run: what its main process keeps of the sitting that is going on (see `sittings`)."""
+"""The session log of a run: the main process's record of the current session (see `sessions`)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from captionkit.training.run.timer import Timer
 
 
 class SessionLog:
-    """Sittings of the run in the folder `path`, this one last if there is something left to do in it."""
+    """The sessions of the run in the folder `path`; the current one is last if there is something left to do."""
 
     def __init__(self, path: Path, setup: Setup) -> None:
         self.path, self.setup = path, setup
         self.clock = Timer()
         self.sittings: list[Session] = []
-        #: whether this sitting has something to do
+        #: whether the current session has something to do
         self.works = False
         self._broken: set[str] = set()
         self._started = now()
         self._steps_per_epoch = 1
 
     def open(self, *, steps_per_epoch: int) -> None:
-        """Read of the sittings before this one."""
+        """Read the earlier sessions."""
         self.sittings, self._steps_per_epoch = read_sessions(self.path), steps_per_epoch
 
     @property
     def known(self) -> dict[str, str]:
-        """The ids by which trackers know the run."""
+        """The trackers' ids of the run."""
         return {name: known for sitting in self.sittings for name, known in sitting.trackers.items()}
 
     def begin(self, command: str, progress: Progress, accelerator: Accelerator, trackers: dict[str, str]) -> None:
-        """Begin the page of this sitting. Raises CaptionkitError where the folder cannot be written."""
+        """Start the record of the current session. Raises CaptionkitError if the folder cannot be written."""
         sitting = Session(
             command,
             folder=str(Path.cwd()),
@@ -57,7 +57,7 @@ class SessionLog:
         self.save(progress)
 
     def save(self, progress: Progress, broken: Iterable[str] = ()) -> None:
-        """Keep how far this sitting is, where its time went, and which more images are `broken`."""
+        """Write the session's progress, where its time went, and unreadable images, to which `broken` is added."""
         if not self.works:
             return
         sitting = self.sittings[-1]
@@ -73,7 +73,7 @@ class SessionLog:
         write_sessions(self.path, self.sittings)
 
     def end(self, how: str, progress: Progress, broken: Iterable[str] = ()) -> None:
-        """Close the page; a disk that is full loses but this."""
+        """Write the end of the session; errors are ignored, so a full disk loses only this entry."""
         if self.sittings:
             self.sittings[-1].end = how
         with suppress(CaptionkitError):

@@ -1,7 +1,7 @@
-"""sittings.jsonl: what a run's folder knows of each sitting, from its start to its end, for those who come later.
+"""sittings.jsonl: a record of each session of a run. A session is one process's stretch of a run, start to end.
 
-A line each. The file is written anew, atomically, when a sitting begins, with every checkpoint and at its end, so that
-one that was killed has left when it was last alive and where its time had gone.
+The file has one line per session. It is rewritten atomically when a session starts, with every checkpoint and when it
+ends, so that a killed session still leaves when it was last alive and how its time was spent.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from captionkit.data.layouts import CaptionSet
 from captionkit.utils import files
 
 SITTINGS = "sittings.jsonl"
-#: how the end begins of a sitting after which nothing is left to do
+#: prefix of the `end` of a session that completed the run
 DONE = "done: "
-#: reasons that are kept of what was left out; beyond them, how many there are
+#: most reasons that are stored for skipped items; beyond that only their number is
 _KEPT = 200
 
 
 @dataclass
 class Session:
-    """One sitting. Times are UTC, in ISO 8601; a sitting that was killed has no `end`."""
+    """One session. Times are UTC, in ISO 8601; a killed session has no `end`."""
 
     command: str
-    #: the working folder, from which the paths of the command count
+    #: the working directory, to which paths in the command are relative
     folder: str = ""
     started: str = ""
     #: when it was last known to be alive
@@ -38,33 +38,33 @@ class Session:
     first_step: int = 0
     step: int = 0
     epoch: float = 0.0
-    #: seconds by what they were spent on; see `clock`
+    #: seconds by activity; see `Timer`
     seconds: dict[str, float] = field(default_factory=dict)
     processes: int = 1
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    #: commit, and whether files differ from it; empty where captionkit does not run from a checkout
+    #: commit, and whether files differ from it; empty if captionkit does not run from a checkout
     source: dict[str, Any] = field(default_factory=dict)
-    #: name, where its parts lie, and by split its name, images, captions and fingerprint
+    #: dataset name and locations, and per split its name, number of images and captions, and fingerprint
     data: dict[str, Any] = field(default_factory=dict)
-    #: what was left out and why: problems of the dataset, images that could not be read
+    #: what was skipped and why: problems of the dataset, images that could not be read
     left_out: dict[str, Any] = field(default_factory=dict)
-    #: the ids by which trackers know the run
+    #: the trackers' ids of the run
     trackers: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
-        """Whether nothing was left to do after it."""
+        """Whether the session completed the run."""
         return self.end.startswith(DONE)
 
 
 def now() -> str:
-    """The time, as a sitting keeps it."""
+    """Return the current time in the format of session records."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def facts_of(places: Sequence[Path], train: CaptionSet, val: CaptionSet) -> dict[str, Any]:
-    """What a sitting keeps of the data."""
+    """Return the facts about the data that a session records."""
     splits = {
         what: {
             "split": captions.split,
@@ -78,18 +78,18 @@ def facts_of(places: Sequence[Path], train: CaptionSet, val: CaptionSet) -> dict
 
 
 def shortened(reasons: Iterable[str]) -> dict[str, Any]:
-    """`reasons` as a sitting keeps them: how many there are, and the first of them."""
+    """Return `reasons` as a session records them: their number, and the first of them."""
     listed = sorted(reasons)
     return {"count": len(listed), "first": listed[:_KEPT]}
 
 
 def write_sessions(run: Path, sittings: Sequence[Session]) -> None:
-    """Write the file atomically. Raises CaptionkitError where it cannot be written."""
+    """Write the file atomically. Raises CaptionkitError if it cannot be written."""
     files.write_text(run / SITTINGS, "".join(json.dumps(asdict(sitting)) + "\n" for sitting in sittings))
 
 
 def read_sessions(run: Path) -> list[Session]:
-    """The sittings of a run; none where it was made before there was such a file. What is no sitting is passed over."""
+    """Read the sessions of a run; empty if the file does not exist (in older runs). Invalid lines are skipped."""
     try:
         lines = (run / SITTINGS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

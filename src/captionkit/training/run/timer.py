@@ -1,4 +1,4 @@
-"""Where the time of a sitting goes: each second counts for one thing."""
+"""Time of a session by activity; each second counts for exactly one activity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Timer:
-    """Seconds by what they were spent on, in the main process. What is done within something else counts for itself."""
+    """Seconds by activity in the main process. Nested activities are not counted for the outer one."""
 
     def __init__(self) -> None:
         self._seconds: Counter[str] = Counter()
@@ -20,13 +20,13 @@ class Timer:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds so far; "other" are those of nothing in particular."""
+        """Seconds so far by activity; "other" is time outside of any activity."""
         self._turn(self._now)
         return dict(self._seconds)
 
     @contextmanager
     def on(self, what: str) -> Iterator[None]:
-        """Count the time of the block for `what`."""
+        """Count the time of the block towards `what`."""
         outer = self._now
         self._turn(what)
         try:
@@ -35,7 +35,7 @@ class Timer:
             self._turn(outer)
 
     def waiting(self, items: Iterable[T], what: str) -> Generator[T, None, None]:
-        """Pass `items` on, counting the time in which they are waited for."""
+        """Yield from `items`, counting the time spent waiting for them towards `what`."""
         waited = iter(items)
         while True:
             with self.on(what):

@@ -1,7 +1,8 @@
-"""Experiment trackers, by Accelerate's classes: TensorBoard beside the run, and wandb, mlflow and others where wanted.
+"""Experiment trackers through Accelerate's classes: TensorBoard in the run folder, optionally wandb, mlflow and others.
 
-Each is driven by itself and not by `Accelerator.log` and `Accelerator.end_training`: there one that fails keeps the
-next from being told, and the end takes down the processes' group, which a later run of the same program needs.
+Each tracker is called directly instead of through `Accelerator.log` and `Accelerator.end_training`: with those, a
+failing tracker would prevent logging to the next, and ending would destroy the process group, which a later run in the
+same program needs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from captionkit.utils import paths
 from captionkit.utils.progress import say
 
 TENSORBOARD = "tensorboard"
-#: what the runs of all folders are gathered under, where a tracker has projects or experiments
+#: project or experiment name for trackers that group runs
 _PROJECT = "captionkit"
 
 
@@ -31,14 +32,16 @@ def check_trackers(names: Sequence[str]) -> None:
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise RecipeError(f"run.trackers: {name!r} is unknown; {hint}there are {', '.join(sorted(known))}")
-        # What a program has registered itself is not among Accelerate's packages.
+        # Trackers that a program has registered itself have no package that Accelerate checks for.
         if name not in here and LOGGER_TYPE_TO_CLASS[name].__module__ == GeneralTracker.__module__:
             raise RecipeError(f"run.trackers: {name} is not installed; `pip install {name}`, or leave it out")
 
 
 class Trackers:
-    """The trackers of one sitting. TensorBoard's events belong to the run, so a disk that is full raises OSError;
-    any other tracker that fails is named once and told no more, and the run goes on.
+    """The trackers of one session.
+
+    TensorBoard's events are part of the run folder, so a full disk raises OSError. Any other tracker that fails is
+    reported once and disabled for the rest of the session, and the run continues.
     """
 
     def __init__(self, names: Sequence[str], path: Path) -> None:
@@ -47,9 +50,9 @@ class Trackers:
         self._started: dict[str, Any] = {}
 
     def start(self, config: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
-        """Start all but TensorBoard, which waits for its first row, and tell them the `config`.
+        """Start all trackers with `config`, except TensorBoard, which is started with its first row.
 
-        `known` are the ids under which they knew the run in earlier sittings; returns those of this one.
+        `known` are their ids of the run from earlier sessions; returns the ids of this session.
         """
         ids = {}
         for name in [name for name in self._names if name != TENSORBOARD]:
@@ -62,10 +65,10 @@ class Trackers:
         return {name: known_as for name, known_as in ids.items() if known_as}
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell all of them the `values` of a step. Raises OSError where TensorBoard's events cannot be written."""
+        """Log the `values` of a step to all trackers. Raises OSError if TensorBoard's events cannot be written."""
         for name in list(self._names):
             if name == TENSORBOARD:
-                # Rows of a killed sitting that this one records again are purged, from its first row on.
+                # Purge rows of a killed session from this step on; they are recorded again.
                 tracker = self._started.get(name) or self._start(name, {"purge_step": step})
                 tracker.log(dict(values), step=step)
                 continue
@@ -75,12 +78,12 @@ class Trackers:
                 self._give_up(name, error)
 
     def flush(self) -> None:
-        """Bring TensorBoard's events to disk; raises OSError."""
+        """Flush TensorBoard's events to disk; raises OSError."""
         if TENSORBOARD in self._started:
             self._started[TENSORBOARD].tracker.flush()
 
     def finish(self) -> None:
-        """Tell all of them that the sitting is over; raises OSError as `record` does."""
+        """Finish all trackers at the end of the session; raises OSError as `record` does."""
         for name in [name for name in self._names if name != TENSORBOARD]:
             try:
                 self._started[name].finish()
@@ -95,7 +98,7 @@ class Trackers:
         if kind.requires_logging_directory:
             place.append(str(self.path))
         tracker = kind(*place, **options)
-        if hasattr(tracker, "start"):  # before Accelerate 1.8 making one started it
+        if hasattr(tracker, "start"):  # before Accelerate 1.8 the constructor started it
             tracker.start()
         self._started[name] = tracker
         return tracker
@@ -107,7 +110,7 @@ class Trackers:
 
 
 def _options(name: str, path: Path, known: str | None) -> dict[str, Any]:
-    """What makes a tracker call the run by its folder, and take it up again where it knows it."""
+    """Return options that name the run after its folder, and resume the tracker's run if its id is `known`."""
     called = paths.real(path).name
     if name == "wandb":
         return {"name": called, "dir": str(path), **({"id": known, "resume": "allow"} if known else {})}

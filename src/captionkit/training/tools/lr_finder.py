@@ -1,7 +1,7 @@
 """`captionkit find-lr`: the learning-rate range test (Smith, arXiv 1506.01186) with exponentially rising rates.
 
-A model learns for some hundred steps while the rate of its decoder rises from one that does nothing to one that breaks
-it; then again, from the same start, that of its encoder, where the recipe trains it.
+A model is trained for some hundred steps while the learning rate of its decoder rises from negligible to divergence.
+If the recipe trains the encoder, the test is repeated for the encoder's learning rate, from the same initial weights.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from captionkit.utils.outputs import check_file
 from captionkit.utils.progress import track
 from captionkit.viz.rates import draw_range_tests
 
-#: the rates of the first and the last step: from where no optimizer moves to where all diverge
+#: learning rates of the first and the last step: from where no optimizer makes progress to where all diverge
 LOWEST, HIGHEST = 1e-6, 10.0
-#: the test ends where the loss, smoothed, is so many times its lowest. fastai takes 4, which the cross-entropy of words
-#: seldom reaches: a model that says every word with the same probability has 1.5 to 3 times a trained one's.
+#: the test ends when the smoothed loss exceeds its minimum by this factor. fastai uses 4, which the cross-entropy of
+#: words rarely reaches: a uniform distribution over the words has 1.5 to 3 times the loss of a trained model.
 _DIVERGED = 1.5
-#: memory of the running mean that decides on divergence, and steps before which it decides nothing
+#: decay of the running mean that detects divergence, and number of initial steps in which it is ignored
 _MEMORY, _PATIENCE = 0.9, 20
-#: width, in decades of the rate, of the Gaussian average that suggestions are read from
+#: width, in decades of the learning rate, of the Gaussian smoothing that suggestions are read from
 _WIDTH = 0.12
-#: how far below the rate of the lowest loss, at which learning is about to break, one trains
+#: factor between the learning rate of the lowest loss, which is on the verge of divergence, and the suggested one
 _DECADE = 10
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test found for a part of the model, "decoder" or "encoder"."""
+    """Result of a range test of one part of the model, "decoder" or "encoder"."""
 
     part: str
-    #: of each step, the rate, and the loss of its words before it was made (nats per word); and this loss smoothed
+    #: per step: the learning rate, the loss before the update (nats per word), and the smoothed loss
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     smoothed: tuple[float, ...]
-    #: where the smoothed loss falls fastest, and where it is lowest
+    #: learning rates at which the smoothed loss falls fastest, and at which it is lowest
     steepest: float
     lowest: float
-    #: the peak rate to train with: a decade below the lowest loss
+    #: the suggested peak learning rate: a decade below that of the lowest loss
     suggested: float
-    #: whether the loss rose again, or was no longer finite, before the last step
+    #: whether the loss diverged, or was no longer finite, before the last step
     diverged: bool
 
     def __str__(self) -> str:
@@ -68,16 +68,17 @@ class RangeTest:
 
 
 def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple[list[RangeTest], Recipe]:
-    """Test the decoder's rate, and the encoder's if it is trained; write `output` (.png) and a .json beside it.
+    """Test the decoder's learning rate, and the encoder's if it is trained.
 
-    No run is begun: nothing else is written but features of a frozen encoder in the cache.
+    Writes a plot to `output` (.png) and the data to a .json beside it. No run folder is created; apart from these
+    files, only the feature cache of a frozen encoder is written.
 
     Returns:
-        The tests, and the recipe with the rates that they suggest.
+        The tests, and the recipe with the suggested learning rates.
 
     Raises:
-        CaptionkitError: a file is there already or has another ending.
-        TrainingError: the loss falls at no rate; and whatever `train` refuses.
+        CaptionkitError: a file exists already or has another extension.
+        TrainingError: the loss falls at no learning rate; or anything for which `train` raises it.
     """
     refuse_several("find-lr")
     recipe, points = with_precision(recipe), check_output(output, steps)
@@ -93,7 +94,10 @@ def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple
 
 
 def check_output(output: Path, steps: int) -> Path:
-    """The file beside `output` for its points. Refuses, before any work, what cannot be written, and too few steps."""
+    """Return the .json path beside `output`.
+
+    Raises CaptionkitError, before any work, if a file cannot be written or there are too few steps.
+    """
     if output.suffix.lower() != ".png":
         raise CaptionkitError(f"{output}: the plot is a PNG; end the name in .png")
     points = output.with_suffix(".json")
@@ -107,12 +111,16 @@ def check_output(output: Path, steps: int) -> Path:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The rate of a step (from 0): from LOWEST to HIGHEST, by the same factor each step."""
+    """Return the learning rate of a step (from 0), rising exponentially from LOWEST to HIGHEST."""
     return LOWEST * (HIGHEST / LOWEST) ** (step / (steps - 1))
 
 
 def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
-    """Raise the rate of `part` while the other's is the recipe's, or none for an encoder before its own test."""
+    """Run the range test of `part`.
+
+    The decoder is tested with the encoder's learning rate at 0, the encoder with the decoder's at the value in
+    `recipe`.
+    """
     setup = prepare(recipe, data)
     accelerator = make_accelerator(recipe.run.precision, setup.model)
     setup.model.to(accelerator.device)
@@ -123,7 +131,7 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
 
     def schedule(optimizer: Optimizer, step: int) -> None:
         for group in optimizer.param_groups:
-            if group["name"].startswith(part):  # layers of different rates keep their ratio
+            if group["name"].startswith(part):  # keeps the ratio between layers of different learning rates
                 group["lr"] = rate_at(step, steps) * group["peak"] / getattr(recipe.optimizer, f"lr_{part}")
             else:
                 group["lr"] = group["peak"] if part == "encoder" else 0.0
@@ -149,7 +157,7 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
 
 
 def has_diverged(losses: list[float]) -> bool:
-    """Whether the running mean of the losses, its start corrected for, is far above its lowest so far."""
+    """Return whether the bias-corrected running mean of the losses is far above its minimum so far."""
     mean, lowest = 0.0, math.inf
     for count, loss in enumerate(losses, 1):
         mean = _MEMORY * mean + (1 - _MEMORY) * loss
@@ -159,7 +167,7 @@ def has_diverged(losses: list[float]) -> bool:
 
 
 def read_off(part: str, tried: list[float], losses: list[float], *, diverged: bool) -> RangeTest:
-    """The suggestions of a test. Raises TrainingError where the loss falls at no rate."""
+    """Compute the suggestions of a test. Raises TrainingError if the loss falls at no learning rate."""
     smooth, lowest = np.empty(0), 0
     if len(tried) > _PATIENCE:
         logs = np.log10(tried)

@@ -1,10 +1,9 @@
-"""What `captionkit average` does: the mean of several models' weights, taken where it captions better than each.
+"""`captionkit average`: average the weights of several models ("model soups", Wortsman et al. 2022, arXiv 2203.05482).
 
-Models that began as one, and were then trained apart, lie in one valley of the loss, so that the mean of their weights
-is a model too, often a better one than any of them, and no larger or slower: "model soups" (Wortsman et al. 2022, arXiv
-2203.05482). The soup is greedy, as their recipe 1: from the best model on, each next best stays in the mean if the mean
-is better for it. On request it is of all of them, their uniform soup: where models are as good as one another, greed
-may stop at the first.
+Models fine-tuned separately from the same initial model lie in one basin of the loss, so the mean of their weights is a
+working model too, often better than each of them, and no larger or slower. By default the soup is greedy (recipe 1 of
+the paper): starting from the best model, each next best one is added if that improves the mean. Optionally all models
+are averaged (the uniform soup): if the models are about equally good, the greedy soup may stop at the first.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that was offered to the soup."""
+    """A model considered for the soup."""
 
     folder: ModelFolder
     weights: Weights
@@ -45,11 +44,11 @@ class Candidate:
 
     @property
     def cider(self) -> float:
-        """CIDEr-D of its own captions of the validation images."""
+        """CIDEr-D of its captions of the validation images."""
         return self.found.scores["cider"]
 
     def told(self) -> dict[str, Any]:
-        """What the soup's config says of it."""
+        """Return its entry in the soup's config."""
         made, path = self.folder.config.get("provenance", {}), self.folder.path
         name = path.parent.name if path.name == "best" else path.name
         digest = self.folder.config["files"][WEIGHTS]["sha256"]
@@ -59,12 +58,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Soup:
-    """The mean that was kept."""
+    """The averaged model that was saved."""
 
     folder: ModelFolder
     found: Validation
     ingredients: Sequence[Candidate]
-    #: what became of its ONNX graphs
+    #: message about the export of its ONNX graphs
     graphs: str
 
     def __str__(self) -> str:
@@ -81,11 +80,11 @@ class Soup:
 def average_models(
     data: Path, models: Sequence[str], output: Path, *, split: str = "val", half: bool = False, every: bool = False
 ) -> Soup:
-    """Average `models`, as far as that helps on `split` of the dataset at `data`, into a model folder at `output`.
+    """Average `models` greedily by CIDEr-D on `split` of the dataset at `data`; write a model folder to `output`.
 
-    They must have the same architecture, words and preprocessing. Raises CaptionkitError where they do not. With
-    `every` all are averaged, whether it helps or not. The mean is stored in 16 bits if it should be `half` or all that
-    is averaged are.
+    Raises CaptionkitError if the models differ in architecture, vocabulary or preprocessing. With `every`, all models
+    are averaged, whether that improves the score or not. The mean is stored in 16 bits if `half` is set or all `models`
+    are stored in 16 bits.
     """
     if len(models) < 2:
         raise CaptionkitError("one model has no mean; name two or more that were trained from one model")
@@ -110,7 +109,7 @@ def average_models(
 
 
 def mean_of(weights: Sequence[Weights]) -> Weights:
-    """The mean of each tensor; counters, which are whole numbers, are the first model's."""
+    """Return the mean of each tensor; integer tensors (counters) are taken from the first model."""
     return {
         name: torch.stack([one[name] for one in weights]).mean(0) if first.is_floating_point() else first
         for name, first in weights[0].items()
@@ -118,7 +117,7 @@ def mean_of(weights: Sequence[Weights]) -> Weights:
 
 
 class _Validator:
-    """Validation of weights that fit the model of a folder."""
+    """Validates different weights in the architecture of one model folder."""
 
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
         self.model, self.text, self.preprocessing = load_model(folder), folder.text, folder.preprocessing
@@ -133,12 +132,12 @@ class _Validator:
 
 
 def _uniform(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
-    """The ingredients, all of them taken, and what their mean came to."""
+    """Return the candidates, all marked as taken, and the validation of their mean."""
     return [replace(one, taken=True) for one in ranked], look(mean_of([one.weights for one in ranked]))
 
 
 def _greedy(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
-    """The ingredients, which come best first, with those taken marked, and what their mean came to."""
+    """Return the candidates, best first, with those in the greedy soup marked, and the validation of their mean."""
     taken, best = [ranked[0]], ranked[0].found
     for one in ranked[1:]:
         found = look(mean_of([*(other.weights for other in taken), one.weights]))
@@ -169,7 +168,7 @@ def _check_alike(folders: Sequence[ModelFolder]) -> None:
 
 
 def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
-    """An architecture without what only training uses."""
+    """Return the architecture without the fields that only affect training."""
     decoder = {name: value for name, value in architecture["decoder"].items() if name != "dropout"}
     return {**architecture, "decoder": decoder, "feature_dropout": None}
 

@@ -1,4 +1,4 @@
-"""What a sweep searches: fields of the recipe with choices or ranges, from a TOML file or by default."""
+"""Search space of a sweep: recipe fields with choices or ranges, from a TOML file or the default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captionkit.training.optim.optimizers import check_optimizer
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-#: fields whose trials could not be compared: they change what is measured, or how often
+#: fields that cannot be searched, because trials would not be comparable: they change what is measured, or how often
 _MEASURING = ("data.train_split", "data.val_split", "data.holdout", "data.val_pictures", "run.")
 _KEYS = {"low", "high", "log", "step"}
 NAME = "optimizer.name"
@@ -22,26 +22,26 @@ NAME = "optimizer.name"
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values."""
+    """A categorical dimension."""
 
     values: tuple[Any, ...]
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that the recipe must allow."""
+        """Return the values that the recipe must accept."""
         return self.values
 
     def suggest(self, trial: Trial, field: str, _: str) -> Any:
-        """A value for a trial."""
+        """Suggest a value for a trial."""
         return trial.suggest_categorical(field, self.values)
 
     def to_toml(self) -> Any:
-        """As it stands in a file."""
+        """Return the representation in a TOML file."""
         return list(self.values)
 
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from `low` to `high`, evenly or in their logarithm; whole ones if both are."""
+    """Numbers from `low` to `high`, uniform or log-uniform; integers if both bounds are."""
 
     low: float
     high: float
@@ -49,46 +49,46 @@ class Range:
     step: float | None = None
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that the recipe must allow."""
+        """Return the values that the recipe must accept."""
         return self.low, self.high
 
     def suggest(self, trial: Trial, field: str, _: str) -> Any:
-        """A value for a trial."""
+        """Suggest a value for a trial."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(field, self.low, self.high, log=self.log, step=int(self.step or 1))
         return _rounded(trial.suggest_float(field, self.low, self.high, log=self.log, step=self.step))
 
     def at(self, position: float) -> float:
-        """The number at a position from 0 to 1."""
+        """Return the number at a relative position from 0 to 1."""
         if self.log:
             return _rounded(self.low * (self.high / self.low) ** position)
         return _rounded(self.low + (self.high - self.low) * position)
 
     def to_toml(self) -> Any:
-        """As it stands in a file."""
+        """Return the representation in a TOML file."""
         more = {"log": True} if self.log else {}
         return {"low": self.low, "high": self.high, **more} | ({} if self.step is None else {"step": self.step})
 
 
 @dataclass(frozen=True)
 class ByOptimizer:
-    """A range for each optimizer.
+    """A separate range for each optimizer.
 
-    What is searched is the position in it, so that what is learnt of one optimizer helps with the others.
+    The sampler searches the relative position in the range, so that results carry over between optimizers.
     """
 
     ranges: Mapping[str, Range]
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that the recipe must allow."""
+        """Return the values that the recipe must accept."""
         return tuple(end for some in self.ranges.values() for end in some.ends())
 
     def suggest(self, trial: Trial, field: str, optimizer: str) -> Any:
-        """A value for a trial with `optimizer`."""
+        """Suggest a value for a trial with `optimizer`."""
         return self.ranges[optimizer].at(trial.suggest_float(field, 0, 1))
 
     def to_toml(self) -> Any:
-        """As it stands in a file."""
+        """Return the representation in a TOML file."""
         return {name: some.to_toml() for name, some in self.ranges.items()}
 
 
@@ -97,20 +97,20 @@ Space = dict[str, Dimension]
 
 
 def suggest(space: Space, trial: Trial, recipe: Recipe) -> dict[str, Any]:
-    """The values of a trial, by field; the optimizer first, on which others depend."""
+    """Suggest the values of a trial, by field; the optimizer first, because others depend on it."""
     optimizer = space[NAME].suggest(trial, NAME, "") if NAME in space else recipe.optimizer.name
     chosen = {NAME: optimizer} if NAME in space else {}
     return chosen | {name: some.suggest(trial, name, optimizer) for name, some in space.items() if name != NAME}
 
 
 def short_name(field: str) -> str:
-    """What a field is called where there is little room: "optimizer.lr_decoder" -> "lr_decoder"."""
+    """Return a short name of a field for display: "optimizer.lr_decoder" -> "lr_decoder"."""
     table, _, leaf = field.partition(".")
     return table if leaf == "name" else leaf
 
 
 def to_tables(space: Space) -> dict[str, dict[str, Any]]:
-    """What the file that `read_space` reads holds."""
+    """Return the space as nested tables in the format of `read_space`."""
     tables: dict[str, dict[str, Any]] = {}
     for name, some in space.items():
         table, _, leaf = name.partition(".")
@@ -119,7 +119,7 @@ def to_tables(space: Space) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(space: Space) -> str:
-    """The file that `read_space` reads."""
+    """Return the space as the text of a TOML file for `read_space`."""
     import tomli_w
 
     return tomli_w.dumps(to_tables(space))
@@ -127,10 +127,10 @@ def to_toml(space: Space) -> str:
 
 # --- the default ---
 
-#: by optimizer, where its decoder's peak rate and its weight decay are likely to lie. Lion moves each weight by its
-#: whole rate and wants a third to a tenth of AdamW's, with as much more decay (arXiv 2302.06675, section 5); SGD's
-#: steps are as small as the gradient; Adafactor's rate is relative to the weights. Adam and SGD add the decay to the
-#: gradient.
+#: likely ranges of the decoder's peak learning rate and of the weight decay, by optimizer. Lion moves each weight by
+#: the full learning rate and needs 3 to 10 times less than AdamW, with as much more weight decay (arXiv 2302.06675,
+#: section 5); SGD's updates are proportional to the gradient; Adafactor's learning rate is relative to the weights.
+#: Adam and SGD add the decay to the gradient.
 _RATES = {
     "adamw": Range(1e-4, 1e-2, log=True),
     "adam": Range(1e-4, 1e-2, log=True),
@@ -147,17 +147,19 @@ _DECAYS = {
     "lion": Range(1e-2, 3.0, log=True),
     "muon": Range(1e-3, 0.3, log=True),
 }
-#: the share of the decoder's rate at which a trained encoder's is searched
+#: ratio of the encoder's learning rate range to the decoder's
 _ENCODER = 0.05
 
 
 def default_space(recipe: Recipe, steps: int, given: Iterable[str]) -> Space:
-    """Optimizer, rates, weight decay, schedule, warm-up (up to a fifth of the `steps`) and dropout; not what is given.
+    """Return the default space, without the fields in `given`.
+
+    It has optimizer, learning rates, weight decay, schedule, warm-up (up to a fifth of the `steps`) and dropout.
 
     Args:
-        recipe: the fixed part.
-        steps: of a trial.
-        given: fields that were given as flags, and therefore are not searched.
+        recipe: values of the fields that are not searched.
+        steps: number of steps of a trial.
+        given: fields that were set by flags, and therefore are not searched.
     """
     given = set(given)
     names = [recipe.optimizer.name] if NAME in given else [name for name in _RATES if _there(name)]
@@ -187,18 +189,18 @@ def _there(name: str) -> bool:
 
 
 def read_space(path: Path, recipe: Recipe, given: Iterable[str]) -> Space:
-    """The space of a TOML file, which has the recipe's tables and fields, each with choices or a range.
+    """Read a space from a TOML file with the recipe's tables and fields, each with choices or a range.
 
-    A list holds choices; a table of low, high and perhaps log or step is a range; a table of such tables, by the name
-    of an optimizer, has a range for each.
+    A list holds choices; a table of low, high and optionally log or step is a range; a table of such tables, keyed by
+    optimizer name, has a range for each optimizer.
 
     Args:
         path: the file.
-        recipe: the fixed part.
-        given: fields that were given as flags, and therefore cannot be searched.
+        recipe: values of the fields that are not searched.
+        given: fields that were set by flags, and therefore cannot be searched.
 
     Raises:
-        RecipeError: what is wrong, in one line, with the file and the field.
+        RecipeError: one line that says what is wrong, with the file and the field.
     """
     space: Space = {}
     for table, fields in read_toml(path).items():
@@ -261,7 +263,7 @@ def _range(where: str, value: Any, kind: type) -> Range:
 
 
 def _check(path: Path, space: Space, recipe: Recipe) -> None:
-    """Each value that may come up must be one that the recipe takes, and each optimizer one that is here."""
+    """Raise RecipeError if the space contains a value that the recipe rejects, or an unavailable optimizer."""
     for name, some in space.items():
         for value in some.ends():
             change_recipe(recipe, {name: value}, str(path))

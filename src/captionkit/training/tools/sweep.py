@@ -1,4 +1,4 @@
-"""`captionkit sweep`: trials of a recipe with other values of some fields, each a run of its own."""
+"""`captionkit sweep`: hyperparameter search; each trial is a separate run with other values of some recipe fields."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from captionkit.utils import files, paths
 from captionkit.utils.outputs import check_file, is_journal
 from captionkit.utils.progress import say
 
-#: in a sweep's folder: what is searched, as a file for --space
+#: file in a sweep's folder with the search space, in the format of --space
 SPACE = "space.toml"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is searched, where, and for how long."""
+    """Definition of a sweep: data, folder, recipe, search space and limits."""
 
     data: Path
     folder: Path
     recipe: Recipe
     space: Space
-    #: to begin, over all sittings and processes
+    #: number of trials to start, over all sessions and processes
     trials: int
-    #: seconds since the epoch after which none is begun
+    #: Unix time after which no trial is started
     deadline: float
 
 
@@ -61,29 +61,29 @@ def sweep(
     minutes: float | None = None,
     workers: int = 1,
 ) -> None:
-    """Search for the values of a recipe's fields whose runs' captions of the validation images score best (CIDEr-D).
+    """Search for recipe values that maximize the CIDEr-D of generated captions of the validation images.
 
-    The same call goes on with the sweep that is in `folder`; several may work on it at once.
+    The same call resumes the sweep in `folder`; several processes may work on it concurrently.
 
     Args:
         data: the dataset.
         folder: for the trials' runs, the journal, report.html, report.md and best.toml.
-        recipe: the fixed part.
-        space: a file of what is searched (see `read_space`); None for the usual.
-        given: fields that were given as flags, and therefore are not searched.
-        trials: to begin in all; failed ones count.
-        minutes: after which none is begun.
-        workers: processes, of one thread each if there are several.
+        recipe: values of the fields that are not searched.
+        space: file with the search space (see `read_space`); None for the default.
+        given: fields that were set by flags, and therefore are not searched.
+        trials: total number of trials to start; failed ones count.
+        minutes: time after which no trial is started.
+        workers: number of processes; several use one thread each.
 
     Raises:
-        RecipeError, DatasetError, TrainingError: what is wrong with recipe, space, data or folder, in one line; or that
-            all trials failed.
+        RecipeError, DatasetError, TrainingError: one line that says what is wrong with recipe, space, data or folder;
+            or that no trial was completed.
     """
     refuse_several("sweep")
     if trials < 1 or workers < 1:
         raise TrainingError(f"--trials {trials} --workers {workers}: both are 1 or more")
     _check_folder(folder)
-    setup = prepare(recipe, data)  # so that what is wrong with them is known before the first trial
+    setup = prepare(recipe, data)  # raises before the first trial if recipe or data are invalid
     steps = EpochSampler(len(setup.train), recipe).steps
     chosen = default_space(recipe, steps, given) if space is None else read_space(space, recipe, given)
     del setup
@@ -91,7 +91,7 @@ def sweep(
     work = Sweep(data, folder, recipe, chosen, trials, deadline)
     study = _study(work)
     study.agree({"data": str(paths.real(data)), "recipe": recipe.to_dict(), "space": to_tables(chosen)})
-    if not (folder / SPACE).exists():  # what --space names may be that very file, in its writer's own words
+    if not (folder / SPACE).exists():  # --space may name this very file, so keep it
         files.write_text(folder / SPACE, to_toml(chosen))
     say(f"searching {', '.join(chosen)}; of each trial the curves are kept, and the model of the best only")
     try:
@@ -126,11 +126,14 @@ def _study(work: Sweep) -> Study:
 
 
 class _Ended(Exception):  # noqa: N818  (no error: the trial ends early)
-    """Raised at an evaluation by which a trial ends early."""
+    """Raised at an evaluation to prune the trial."""
 
 
 def _work(work: Sweep, tell: Callable[[str], object] = say) -> None:
-    """Make trials until there are enough; `tell` what became of each. Raises TrainingError where the disk is full."""
+    """Run trials until there are enough; `tell` prints the result of each.
+
+    Raises TrainingError if the folder cannot be written, for example because the disk is full.
+    """
     study = _study(work)
     try:
         _make_trials(work, study, tell)
@@ -159,13 +162,13 @@ def _alone() -> bool:
 
 
 def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str]:
-    """Make the run of a trial, or go on with it; its state, CIDEr-D and, if it failed, why."""
+    """Start or resume the run of a trial; return its state, its CIDEr-D and, if it failed, the reason."""
     started = time.monotonic()
 
     def watcher(row: Mapping[str, Any]) -> None:
         evaluation = math.ceil(row["epoch"] / work.recipe.run.eval_every - 1e-6)
         worse = trial.report(evaluation, row, (time.monotonic() - started) / 60)
-        if worse and row["epoch"] < recipe.optimizer.epochs:  # at its end it is complete all the same
+        if worse and row["epoch"] < recipe.optimizer.epochs:  # at the end of its run it counts as complete anyway
             raise _Ended
         if _alone():
             raise KeyboardInterrupt
@@ -179,10 +182,10 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
         found = train(work.data, trial.folder, None if begun else recipe, resume=begun, watcher=watcher, export=False)
     except _Ended:
         return TrialState.PRUNED, None, ""
-    except Exception as error:  # one choice of values that goes wrong must not end the search, whatever goes wrong
+    except Exception as error:  # no failure of a single trial may end the search
         reason = (str(error).strip().splitlines() or [""])[0]
         known = isinstance(error, CaptionkitError)
-        # What follows the cause is a way out of a single run, which speaks of files that are tidied away.
+        # After the cause comes a remedy for a single run, which refers to files that a sweep removes.
         return TrialState.FAIL, None, reason.partition(";")[0] if known else f"{type(error).__name__}: {reason}"
     return TrialState.COMPLETE, found.best_cider, ""
 
@@ -194,7 +197,7 @@ def _spelt(state: TrialState, cider: float | None, why: str) -> str:
 
 
 def _tidy(study: Study) -> str:
-    """Remove the checkpoints of ended trials and all models but the best; says what is kept."""
+    """Remove checkpoints of finished trials and all models but the best; return a message that says what is kept."""
     best = study.best()
     for trial in study.ended():
         folder = study.folder_of(trial.number)
@@ -207,7 +210,7 @@ def _tidy(study: Study) -> str:
 
 
 def _watch(work: Sweep, workers: int) -> None:
-    """Let processes of one thread each make the trials, and wait for them; an interrupt is passed on."""
+    """Run the trials in `workers` processes of one thread each and wait for them; interrupts are forwarded."""
     context = multiprocessing.get_context("spawn")
     logs = [work.folder / f"worker-{number}.log" for number in range(1, workers + 1)]
     crew: list[BaseProcess] = [context.Process(target=_serve, args=(work, log)) for log in logs]
@@ -245,7 +248,7 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
 
 
 def _serve(work: Sweep, log: Path) -> None:
-    """A worker process: away from the terminal, so that its interrupts come by the sweep alone."""
+    """Run a worker process, detached from the terminal, so that interrupts reach it only through the main process."""
     os.setsid()
     terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
     with log.open("a", encoding="utf-8") as file:

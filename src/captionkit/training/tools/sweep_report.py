@@ -1,4 +1,4 @@
-"""What a sweep tells of its trials: report.html, report.md, trials.png and best.toml, written anew after each."""
+"""Report of a sweep: report.html, report.md, trials.png and best.toml, rewritten after each trial."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from captionkit.viz.document_markdown import document_markdown
 from captionkit.viz.rates import draw_trials
 
 PAGE, TEXT, PICTURE, RECIPE = "report.html", "report.md", "trials.png", "best.toml"
-#: states as the report calls them, in its order
+#: names of trial states in the report, in display order
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "ended early",
@@ -32,7 +32,7 @@ _ALT = "CIDEr-D of each trial against the decoder's peak learning rate, by optim
 
 
 def write_report(study: Study, data: Path) -> None:
-    """Bring the report of a sweep up to date, and best.toml once a trial is complete."""
+    """Update the report of a sweep, and best.toml once a trial is complete."""
     trials, best, folder = _ranked(study), study.best(), study.folder
     sections: list[Section] = []
 
@@ -60,7 +60,7 @@ def write_report(study: Study, data: Path) -> None:
 
 
 def _ranked(study: Study) -> list[FrozenTrial]:
-    """The trials that were begun: complete ones, the best first; then those ended early, running and failed."""
+    """Return the trials that were started: complete ones, best first; then pruned, running and failed ones."""
     order = list(_STATES)
     begun = [trial for trial in study.trials(*order) if "fields" in trial.user_attrs]
     return sorted(begun, key=lambda trial: (order.index(trial.state), -_best(trial, "cider"), _best(trial, "val_loss")))

@@ -1,7 +1,7 @@
-"""The trials of a sweep, in a journal that several processes share and that outlives each of them.
+"""The trials of a sweep, in an Optuna journal file shared by several processes.
 
-Optuna keeps them as lines of JSON: nothing that is read here is pickled. Whoever works on a trial holds a lock that the
-system takes back when its holder dies, so that a trial that was left is known as such, and taken up.
+Optuna stores them as lines of JSON; nothing is unpickled. The process that works on a trial holds a file lock, which
+the operating system releases when the process dies, so that abandoned trials are recognized and resumed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from captionkit.training.config.recipe import Recipe
 from captionkit.training.tools.search_space import NAME, Choices, Space, suggest
 
 JOURNAL, TRIALS = "journal.jsonl", "trials"
-#: complete trials before their median ends another
+#: number of complete trials before the median pruner starts
 FIRST = 4
-#: trials that all fail before a sweep gives up, and processes that may die over a trial before it counts as failed
+#: number of trials, all failed, after which a sweep gives up; number of killed processes after which a trial fails
 _HOPELESS, _DEATHS = 3, 3
-#: complete trials before importance is told
+#: number of complete trials before importance is reported
 _ENOUGH = 8
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class _JournalLock:
-    """Optuna's own lock stays when its holder is killed, and is then waited for; this one goes with the process."""
+    """Journal lock that is released when its process is killed, unlike Optuna's own, which others would wait for."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(path)
@@ -52,7 +52,7 @@ class _JournalLock:
 
 
 class TrialInHand:
-    """A trial that this process works on. `fields` are what the sweep chose for it."""
+    """A trial that this process works on. `fields` are the values chosen for it."""
 
     def __init__(self, trial: Trial, folder: Path, lock: FileLock) -> None:
         self._trial, self.folder, self._lock = trial, folder, lock
@@ -65,7 +65,7 @@ class TrialInHand:
         self._trial.set_user_attr("deaths", self._trial.user_attrs.get("deaths", 0) + change)
 
     def report(self, evaluation: int, row: Mapping[str, Any], minutes: float) -> bool:
-        """Note an evaluation, by its number (from 1); whether the trial is to end there."""
+        """Record an evaluation, by its number (from 1); return whether to prune the trial."""
         best = self._trial.user_attrs.get("best")
         if best is None or row["best"]:
             best = {name: row[name] for name in ("cider", "val_loss", "step", "epoch")}
@@ -76,24 +76,24 @@ class TrialInHand:
         return self._trial.should_prune()
 
     def end(self, state: TrialState, cider: float | None = None, why: str = "") -> None:
-        """Say how it ended, and let go of it."""
+        """Record the final state of the trial and release its lock."""
         if why:
             self._trial.set_user_attr("why", why)
         self._trial.study.tell(self._trial, cider, state=state)
         self._lock.release()
 
     def leave(self) -> None:
-        """Let go of it unfinished, to be taken up later."""
+        """Release the unfinished trial, to be resumed later."""
         self._deaths(-1)
         self._lock.release()
 
 
 class Study:
-    """The trials of the sweep in a folder."""
+    """The trials of the sweep in `folder`."""
 
     def __init__(self, folder: Path, recipe: Recipe, space: Space) -> None:
         self.folder, self.recipe, self.space = folder, recipe, space
-        #: for whoever takes a trial, or writes what is told of all of them
+        #: held while taking a trial or writing the report
         self.lock = FileLock(folder / ".lock")
         (folder / ".locks").mkdir(parents=True, exist_ok=True)
         path = folder / JOURNAL
@@ -111,13 +111,13 @@ class Study:
                 self._study = make(study_name="sweep", storage=storage, pruner=MedianPruner(n_startup_trials=FIRST))
 
     def agree(self, definition: Mapping[str, Any]) -> None:
-        """Note what is searched, or raise TrainingError where the folder's sweep searches something else."""
+        """Store the definition of the sweep; raise TrainingError if the folder holds a sweep with another one."""
         with self.lock:
             stored = self._study.user_attrs.get("definition")
             if stored is None:
                 self._study.set_user_attr("definition", definition)
                 for name in self._optimizers():
-                    self._study.enqueue_trial({NAME: name})  # so that each is tried
+                    self._study.enqueue_trial({NAME: name})  # so that each optimizer is tried
                 return
         if difference := _difference(stored, json.loads(json.dumps(definition))):
             raise TrainingError(
@@ -129,7 +129,7 @@ class Study:
         return dimension.values if isinstance(dimension, Choices) else ()
 
     def take(self, most: int) -> TrialInHand | None:
-        """A trial to work on: one that was left, or else a new one; None if `most` have been begun.
+        """Return a trial to work on: an abandoned one, or else a new one; None if `most` have been started.
 
         Raises:
             TrainingError: all trials so far failed.
@@ -162,7 +162,7 @@ class Study:
         return TrialInHand(left, self.folder_of(trial.number), lock)
 
     def _begin(self, begun: int) -> TrialInHand:
-        # A sampler of its own for each trial, so that a sweep that was stopped goes on as if it had not been.
+        # A separately seeded sampler for each trial, so that a resumed sweep behaves like an uninterrupted one.
         digest = hashlib.sha256(repr((self.recipe.run.seed, begun)).encode()).digest()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -177,25 +177,28 @@ class Study:
         return FileLock(self.folder / ".locks" / f"{number:04d}")
 
     def folder_of(self, number: int) -> Path:
-        """The run of a trial."""
+        """Return the run folder of a trial."""
         return self.folder / TRIALS / f"{number:04d}"
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Its trials in some states, by number."""
+        """Return the trials in the given states, ordered by number."""
         return self._study.get_trials(deepcopy=False, states=states)
 
     def ended(self) -> list[FrozenTrial]:
-        """Its trials that are complete, were ended early, or failed."""
+        """Return the trials that are complete, pruned or failed."""
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
     def best(self) -> FrozenTrial | None:
-        """The complete trial of the highest CIDEr-D; of equal ones, that of the lowest loss."""
+        """Return the complete trial with the highest CIDEr-D; ties are broken by the lowest loss."""
         complete = self.trials(TrialState.COMPLETE)
         return max(complete, key=lambda trial: (trial.value, -trial.user_attrs["best"]["val_loss"]), default=None)
 
     def importance(self) -> dict[str, float]:
-        """Each field's share in what decided about CIDEr-D (PED-ANOVA, Watanabe et al., arXiv 2304.10255), largest
-        first; empty while too few trials are complete, or all are equal."""
+        """Return the importance of each field for CIDEr-D, largest first.
+
+        Computed by PED-ANOVA (Watanabe et al., arXiv 2304.10255). Empty while too few trials are complete, or if all
+        have the same score.
+        """
         complete = self.trials(TrialState.COMPLETE)
         if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
             return {}
@@ -205,7 +208,7 @@ class Study:
 
 
 def _mend(path: Path, lock: _JournalLock) -> None:
-    """Drop the line that a full disk cut; the next one would be written behind it, and spoil the journal."""
+    """Remove an incomplete last line, left by a full disk; appending to it would corrupt the journal."""
     lock.acquire()
     try:
         if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
@@ -216,7 +219,7 @@ def _mend(path: Path, lock: _JournalLock) -> None:
 
 
 def _difference(one: Any, other: Any, name: str = "") -> str:
-    """The first thing in which two nested tables differ, or nothing."""
+    """Describe the first difference between two nested tables; empty if they are equal."""
     if isinstance(one, dict) and isinstance(other, dict):
         found = (_difference(one.get(key), other.get(key), f"{name}.{key}") for key in sorted({*one, *other}))
         return next(filter(None, found), "")
