@@ -156,7 +156,7 @@ def _make_trials(work: Sweep, study: Study, tell: Callable[[str], object]) -> No
 
 
 def _alone() -> bool:
-    """Whether this is a worker whose sweep was killed."""
+    """Return whether this is a worker whose parent process was killed."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 
