@@ -1,1 +1,1 @@
-"""Export: a trained model becomes two ONNX graphs that caption without torch."""
+"""Export a trained model to two ONNX graphs that caption without torch, and quantize them to 8 bits."""

@@ -1,4 +1,4 @@
-"""`captionkit export`: add ONNX graphs to a model folder, once real images prove that they say what torch says."""
+"""`captionkit export`: add ONNX graphs to a model folder after checking on real images that they match torch."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
 
-#: largest difference of a log-probability or of an attention weight that counts as the same
+#: largest difference of a log-probability or an attention weight that counts as equal
 _TOLERANCE = 1e-3
-#: the same for graphs in 16 bits: norm layers are folded into weights, which are rounded anew
+#: the same for graphs in 16 bits: norm layers are folded into weights, which are then rounded again
 _HALF_TOLERANCE = 2e-2
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How the graphs compare with torch."""
+    """Comparison of the ONNX graphs with torch."""
 
     pictures: int
     same_captions: int
@@ -54,11 +54,11 @@ class Parity:
 def export_model(
     source: str | os.PathLike[str], *, pictures: Path | Sequence[Source] | None = None, half: bool = False
 ) -> Parity:
-    """Write encoder.onnx and decoder.onnx into a model folder; returns the comparison with torch.
+    """Write encoder.onnx and decoder.onnx into a model folder; return the comparison with torch.
 
-    `pictures` are real images to compare on, or a folder or dataset of some; without it, the sample photographs
-    (extra `demo`). `half` stores the graphs' weights in 16 bits; they must have come from such. Raises ModelError,
-    leaving the folder as it was, where the graphs differ from torch.
+    `pictures` are real images to compare on, or a folder or dataset of such images; by default, the sample photographs
+    (extra `demo`). `half` stores the graphs' weights in 16 bits; the model's own weights must be stored in 16 bits too.
+    Raises ModelError if the graphs differ from torch; the folder is then unchanged.
     """
     folder = open_model(source)
     check_place(folder.path)
@@ -98,7 +98,7 @@ def _compare(torch: Captioner, onnx: Captioner, pictures: Sequence[Source]) -> P
 
 
 def _timed(captioner: Captioner, pictures: Sequence[Source], ms: list[float]):
-    captioner.caption(pictures[0])  # the first call of a runtime pays for its preparations
+    captioner.caption(pictures[0])  # warm up: the first call of a runtime includes its initialization
     for picture in pictures:
         outcome = next(captioner.stream([picture]))
         if outcome.caption is None:

@@ -1,6 +1,6 @@
-"""The two graphs of a model folder, made with torch's exporter.
+"""Export the two ONNX graphs of a model folder with torch's exporter.
 
-encoder.onnx: images [B,3,H,W] -> all of the decoder's first state ("memory.*", "state.*").
+encoder.onnx: images [B,3,H,W] -> the decoder's initial state ("memory.*", "state.*").
 decoder.onnx: tokens, parents [B,K], top_k [1], the state -> log_probs, ids [B,K,T], attention [B,K,G], next "state.*".
 """
 
@@ -44,7 +44,7 @@ class _Step(nn.Module):
 
 
 def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
-    """The graph of `begin`, for any number of images of `height` x `width` pixels."""
+    """Export the graph of encoder and `begin`, for a dynamic batch of images of `height` x `width` pixels."""
     device = next(model.parameters()).device
     images = torch.zeros(2, 3, height, width, device=device)
     names = list(_state(model, images))
@@ -52,7 +52,7 @@ def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
 
 
 def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
-    """The graph of `step`, for any number of images and hypotheses; it ranks the `top_k` likeliest tokens itself."""
+    """Export the graph of `step`, for any number of images and hypotheses; it selects the `top_k` tokens itself."""
     device = next(model.parameters()).device
     state, growing = _example(model, torch.zeros(2, 3, height, width, device=device))
     tokens = torch.full((2, 5), 4, device=device)
@@ -79,9 +79,9 @@ def _state(model: CaptioningModel, images: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _example(model: CaptioningModel, images: Tensor) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """The state of three hypotheses after four words, and along which axes each "state.*" grows word by word.
+    """Return the state of three hypotheses after four words, and the axes along which each "state.*" grows per word.
 
-    Sizes that differ from one another and from 1, so that the exporter takes none for a constant.
+    All sizes differ from one another and from 1, so that the exporter does not specialize any of them to a constant.
     """
     state, sizes = _state(model, images), []
     tokens = torch.full((len(images), 3), 4, device=images.device)
@@ -103,7 +103,7 @@ def _export(
     quiet.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of its own internals
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
             program = torch.onnx.export(
                 module.eval(),
                 arguments,
@@ -119,16 +119,16 @@ def _export(
         quiet.setLevel(level)
     graph = onnx.load_from_string(buffer.getvalue())
     for node in graph.graph.node:
-        del node.metadata_props[:]  # the exporter's stack traces: larger than the graph, and full of local paths
+        del node.metadata_props[:]  # the exporter's stack traces: larger than the graph and full of local paths
         node.doc_string = ""
     del graph.graph.metadata_props[:]
     return graph
 
 
 def _rank(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put TopK behind `all_log_probs`, with the number as an input, so that only the likeliest tokens leave the graph.
+    """Append TopK to `all_log_probs`, with k as a graph input, so that only the likeliest tokens leave the graph.
 
-    The exporter would freeze the number; ONNX's TopK takes it as a tensor.
+    The exporter would make k a constant; ONNX's TopK accepts it as a tensor.
     """
     graph = model.graph
     graph.input.append(helper.make_tensor_value_info("top_k", TensorProto.INT64, [1]))

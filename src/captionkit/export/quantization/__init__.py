@@ -1,1 +1,1 @@
-"""Graphs in 8 bits: calibration, rounding, mixed precision, passes over the graph."""
+"""8-bit quantization of the ONNX graphs: calibration, rounding, mixed precision, graph passes."""

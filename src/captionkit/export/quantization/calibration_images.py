@@ -1,4 +1,4 @@
-"""The real images that an export is tried on."""
+"""Select the real images that exports are compared and calibrated on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _PICTURES = 32
 
 
 def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
-    """A few images of a folder or a dataset; the sample photographs (extra `demo`) where none is named."""
+    """Return up to 32 images of a folder or dataset; the sample photographs (extra `demo`) if `place` is None.
+
+    Raises DatasetError if there are no images.
+    """
     if place is None:
         from captionkit.viz.samples import sample_photos
 
@@ -29,6 +32,6 @@ def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
 
 
 def spread_pictures(examples: CaptionSet) -> Sequence[Source]:
-    """A few images from all over a split."""
+    """Return about 32 images, evenly spaced over a split."""
     step = max(1, len(examples) // _PICTURES)
     return [example.image for example in islice(examples, 0, step * _PICTURES, step)]

@@ -1,4 +1,4 @@
-"""A captioner before and after each step of quantising: its captions, its scores and its speed."""
+"""Evaluate a captioner before and after each quantization step: captions, scores and speed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIMED = 12
 
 
 class QuantizedEvaluator:
-    """Compares graphs with those that they were made of: on the captioned images `judged`, else on `pictures`."""
+    """Compares quantized graphs with their float originals, on the dataset split `judged` or else on `pictures`."""
 
     def __init__(
         self,
@@ -42,7 +42,10 @@ class QuantizedEvaluator:
             self.described += f" of {judged.name}, split {judged.split}"
 
     def __call__(self, quantised: Mapping[str, bytes]) -> list[Step]:
-        """float32, then the encoder in 8 bits, then the decoder too."""
+        """Evaluate float32, then the encoder in 8 bits, then encoder and decoder in 8 bits.
+
+        Raises CaptionkitError if no image of the split could be captioned.
+        """
         stages = {
             "float32": self.graphs,
             "encoder in 8 bits": {**self.graphs, ENCODER: quantised[ENCODER]},
@@ -67,7 +70,7 @@ class QuantizedEvaluator:
         return self._said[key]
 
     def _score(self, captions: list[str | None], all_said: list[list[str | None]]) -> Scores | None:
-        """The scores on the images that every captioner could caption."""
+        """Return the scores on the images that every captioner could caption; None without a split to evaluate on."""
         if self.judged is None:
             return None
         both = [place for place, texts in enumerate(zip(*all_said, strict=True)) if None not in texts]
@@ -80,12 +83,12 @@ class QuantizedEvaluator:
         return evaluate(said, pictures, ["cider"], resamples=_RESAMPLES)
 
     def _speeds(self, captioners: Sequence[Captioner]) -> list[tuple[float, float]]:
-        """Milliseconds to encode and to decode an image, the captioners taking turns, for each the median."""
+        """Return each captioner's median milliseconds to encode and to decode an image, measured in alternation."""
         found: list[list[tuple[float, float]]] = [[] for _ in captioners]
         for number, picture in enumerate([self.timed[0], *self.timed]):
             for captioner, times in zip(captioners, found, strict=True):
                 outcome = next(captioner.stream([picture]))
-                if number and outcome.caption:  # the first call of a runtime pays for its preparations
+                if number and outcome.caption:  # skip the first call, which includes the runtime's initialization
                     times.append((outcome.ms["encode"], outcome.ms["decode"]))
         return [tuple(np.median(times, axis=0).tolist()) if times else (0.0, 0.0) for times in found]
 

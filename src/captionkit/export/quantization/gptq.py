@@ -1,7 +1,7 @@
-"""Rounding weights so that one weight's error makes up for another's.
+"""Round weights with GPTQ, so that rounding errors compensate for each other.
 
-What matters is not how far each weight is off but how far the outputs are. Inputs go together: after a weight has been
-rounded, those that are still to be rounded can take back most of what its error does to the outputs on real inputs
+The goal is a small error of the outputs, not of each weight. Inputs are correlated, so after one weight has been
+rounded, the weights not rounded yet can be adjusted to cancel most of its effect on the outputs for calibration inputs
 (Frantar et al. 2022, GPTQ, arXiv 2210.17323, sections 3.2 and 3.3).
 """
 
@@ -10,22 +10,22 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-#: inputs of one output, above which a unit's weights are better rounded each to the nearest: how so many go together
-#: would take gigabytes for a large encoder
+#: units with more inputs per output are rounded to nearest instead: their second-moment matrices would take gigabytes
+#: for a large encoder
 LARGEST = 2048
-#: share of their mean that is added to the variances of inputs, of which only some have been seen
+#: damping added to the diagonal of the second-moment matrix, as a share of its mean, as it is estimated from a sample
 _DAMPING = 0.1
-#: places of an image that the inputs of a convolution are taken from
+#: positions sampled from each calibration input of a convolution
 _PLACES = 128
 
 
 def inputs_of(node: onnx.NodeProto, weight: np.ndarray) -> int:
-    """How many inputs each output of a convolution or matrix product sums."""
+    """Return the number of inputs that each output of a convolution or matrix product sums."""
     return weight[0].size if node.op_type == "Conv" else len(weight)
 
 
 class Inputs:
-    """How the inputs of a convolution, or of a product with a matrix of weights, go together."""
+    """Accumulates means and second moments of the inputs of a convolution or a product with a weight matrix."""
 
     def __init__(self, node: onnx.NodeProto, weight: np.ndarray) -> None:
         attributes = {attribute.name: attribute for attribute in node.attribute}
@@ -39,17 +39,17 @@ class Inputs:
         self._sums, self._products = np.zeros((self._groups, size)), np.zeros((self._groups, size, size))
 
     def add(self, value: np.ndarray) -> None:
-        """What goes in for an image: [B,C,H,W] of a convolution, [...,K] of a matrix product."""
+        """Add a calibration input: [B,C,H,W] for a convolution, [...,K] for a matrix product."""
         rows = self._patches(value) if self._convolves else value.reshape(1, -1, value.shape[-1])  # [g,N,K]
         self._count += rows.shape[1]
         self._sums += rows.sum(1)  # [g,N,K] -> [g,K]
         self._products += rows.transpose(0, 2, 1) @ rows  # [g,K,N] x [g,N,K] -> [g,K,K]
 
     def round(self, scales: np.ndarray, limit: int) -> np.ndarray:
-        """The weights in whole multiples, up to `limit`, of the outputs' `scales` [O]: int8, of the weights' shape."""
+        """Round the weights to multiples, up to `limit`, of the output channels' `scales` [O]: int8, in their shape."""
         if self._convolves:
             rows = self._weight.reshape(self._groups, -1, self._sums.shape[1])  # [O,C/g,h,w] -> [g,O/g,K]
-            # Its bias takes what rounding does to the mean; what differs from that is left.
+            # The bias corrects the effect of rounding on the mean, so only the covariance matters here.
             mean = self._sums / self._count
             together = self._products / self._count - mean[:, :, None] * mean[:, None, :]
             return compensated(rows, scales.reshape(*rows.shape[:2], 1), limit, together).reshape(self._weight.shape)
@@ -57,7 +57,7 @@ class Inputs:
         return compensated(rows, scales.reshape(1, -1, 1), limit, self._products / self._count)[0].T
 
     def _patches(self, value: np.ndarray) -> np.ndarray:
-        """What the kernel covers at some places, [g,N,C/g*h*w]."""
+        """Return the input patches under the kernel at random positions, [g,N,C/g*h*w]."""
         top, left, bottom, right = self._pads
         padded = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
         spans = [(size - 1) * step + 1 for size, step in zip(self._weight.shape[2:], self._dilations, strict=True)]
@@ -70,15 +70,16 @@ class Inputs:
 
 
 def compensated(weights: np.ndarray, scales: np.ndarray, limit: int, together: np.ndarray) -> np.ndarray:
-    """`weights` [g,O,K] in whole multiples, up to `limit`, of `scales` [g,O,1], for inputs whose mean products are
-    `together` [g,K,K].
+    """Round `weights` [g,O,K] to multiples, up to `limit`, of `scales` [g,O,1], with error compensation.
+
+    `together` [g,K,K] is the second-moment or covariance matrix of the inputs.
     """
     variances = np.einsum("gkk->gk", together)
-    # What varies most comes first, while many others can still make up for it.
+    # Inputs with the highest variance come first, while many other weights can still compensate.
     order = np.argsort(-variances.mean(0), kind="stable")
     damping = np.maximum(_DAMPING * variances.mean(1), np.finfo(np.float32).tiny)  # [g]
     damped = together[:, order][:, :, order] + damping[:, None, None] * np.eye(len(order))
-    # Row k tells how the inputs from k on go together, given those before, whose weights have been rounded already.
+    # Row k relates input k to the later ones, given the earlier inputs, whose weights have been rounded already.
     upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)  # [g,K,K]
     left, found = weights[:, :, order].astype(np.float64), np.empty(weights.shape, np.int8)
     for k, place in enumerate(order):

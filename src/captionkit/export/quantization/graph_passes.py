@@ -1,4 +1,4 @@
-"""A decoder's graph that says the same in fewer operators, and reads fewer weights for a word."""
+"""Graph passes that keep a decoder's outputs but use fewer operators and read fewer weights per word."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 from onnxscript.optimizer import remove_unused_nodes
 
-#: values of a table that may be added to a graph
+#: largest number of elements of a table that may be added to a graph
 _LARGEST = 8_000_000
 _ROWS = "parent_rows"
 
 
 def quicken(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, a plain graph, with parents picked in one operator and words' products looked up."""
+    """Optimize `model`, a plain graph, in place: one operator selects parents, and tables replace word projections."""
     graph = model.graph
     _pick_parents(graph)
     _look_up_words(graph)
@@ -33,9 +33,9 @@ def _users(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
 
 
 def _pick_parents(graph: onnx.GraphProto) -> None:
-    """Let GatherND take each hypothesis' state from its parent's.
+    """Select each hypothesis' parent state with one GatherND.
 
-    The exporter numbers all hypotheses of all images, in a dozen operators that a step waits for.
+    The exported graph computes flat indices of all hypotheses of all images, in a dozen operators per step.
     """
     users, found = _users(graph), False
     for state in (value.name for value in graph.input if value.name.startswith("state.")):
@@ -51,7 +51,7 @@ def _pick_parents(graph: onnx.GraphProto) -> None:
 
 
 def _chain(users: dict[str, list[NodeProto]], first: NodeProto, *kinds: str) -> list[NodeProto] | None:
-    """The nodes of these kinds that follow one another behind `first`, if nothing else uses what they make."""
+    """Return `first` and the nodes of these kinds that follow it in sequence; None if an output has other users."""
     chain = [first]
     for kind in kinds:
         name = chain[-1].output[0]
@@ -63,7 +63,7 @@ def _chain(users: dict[str, list[NodeProto]], first: NodeProto, *kinds: str) -> 
 
 
 def _look_up_words(graph: onnx.GraphProto) -> None:
-    """Let a table of each word's product, and its bias, stand for the product of a word's embedding with weights."""
+    """Replace products of word embeddings with weights by a lookup in a precomputed table, bias included."""
     users = _users(graph)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for gather in [node for node in graph.node if node.op_type == "Gather" and node.input[0] in stored]:

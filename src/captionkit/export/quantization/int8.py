@@ -1,4 +1,4 @@
-"""`captionkit export --int8`: a model folder whose graphs compute in 8 bits, and what that costs."""
+"""`captionkit export --int8`: write a model folder with 8-bit graphs, and measure the loss in quality."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.utils import paths
 from captionkit.utils.progress import track
 
-#: nats per word that a graph may lose, and what is tried where captions then score too much worse; the first only where
-#: they are scored
+#: largest KL divergence of a graph in nats per word, from loose to strict: a stricter one is tried if CIDEr-D falls by
+#: too much; the first is used only if captions are scored
 _DRIFTS = (0.004, 0.0015, 0.0005)
 
 
@@ -46,12 +46,12 @@ def export_int8(
     max_loss: float = 0.01,
     keep_weights: bool = False,
 ) -> Int8Report:
-    """Write the model into the folder `output` with graphs in 8 bits, and with `keep_weights` what to train on as well.
+    """Write the model with 8-bit graphs into the folder `output`; `keep_weights` keeps the float weights for training.
 
-    `pictures`, a folder or dataset of some, calibrate; without it the training split of `data`, or the sample
-    photographs (extra `demo`). Convolutions and matrix products that cost most for the time they save stay in 32 bits,
-    until what is left costs little. With `data`, `limit` images of its `split` (0: all) are captioned before
-    and after: raises ModelError and writes nothing where CIDEr-D falls by more than the share `max_loss`.
+    Calibration uses `pictures` (images, or a folder or dataset of images), else the training split of `data`, else the
+    sample photographs (extra `demo`). Convolutions and matrix products with the highest loss per work saved stay in 32
+    bits, until the remaining loss is small. With `data`, `limit` images of its `split` (0: all) are captioned before
+    and after. Raises ModelError, and writes nothing, if CIDEr-D falls by more than the share `max_loss`.
     """
     folder = open_model(source)
     _check(folder, output, [path for path in (data, pictures) if isinstance(path, Path)], limit, max_loss)
@@ -69,7 +69,7 @@ def export_int8(
     for drift in _DRIFTS if judged is not None else _DRIFTS[1:]:
         said = [part.choose(drift) for part in parts]
         chosen, again = {part.name: part.content for part in said}, chosen
-        if chosen == again:  # as much as may be is spared already
+        if chosen == again:  # the limit of float units is reached already
             break
         steps = judge(chosen)
         report = Int8Report(f"{len(images)} images of {where}", tuple(said), tuple(steps), judge.described)
@@ -90,7 +90,10 @@ def _check(folder: ModelFolder, output: Path, inputs: Sequence[Path], limit: int
 
 
 def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
-    """The folder's graphs in 32 bits, or, where it has none, those of its weights."""
+    """Return the folder's float graphs, or export them from its weights if it has none.
+
+    Raises ModelError for an int8 folder without weights.
+    """
     if folder.runnable and "int8" not in folder.config:
         return {name: folder.read(name) for name in (ENCODER, DECODER)}
     if "int8" in folder.config and WEIGHTS not in folder.config["files"]:

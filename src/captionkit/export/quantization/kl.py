@@ -1,4 +1,4 @@
-"""How far quantised graphs drift from the float ones: in nats per word, along the float model's own captions."""
+"""Measure the KL divergence of quantized from float graphs, in nats per word, along the float model's captions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.inference.search import State, Stepper
 from captionkit.inference.search.stepper import WHOLE
 
-_LONGEST = 12  # words that are compared
-_TOGETHER = 8  # images that are encoded together
+_LONGEST = 12  # maximum number of words compared per caption
+_TOGETHER = 8  # batch size of the encoder
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A model's greedy captions of images, and all that it expected on the way.
+    """A model's greedy captions of images, with the log-probabilities of every step.
 
-    tokens [B,L] are fed, from the begin token on; live [B,L] is false behind a caption's end; log_probs [B,L,V].
+    tokens [B,L] are the inputs, from the begin token on; live [B,L] is false after a caption's end; log_probs [B,L,V].
     """
 
     images: np.ndarray
@@ -31,13 +31,13 @@ class Trace:
     log_probs: np.ndarray
 
     def first(self, many: int) -> Trace:
-        """That of the first images alone."""
+        """Return the trace of the first `many` images only."""
         state = {name: value[:many] for name, value in self.state.items()}
         return Trace(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
 
 
 def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
-    """Caption `images` [B,3,H,W] greedily."""
+    """Caption `images` [B,3,H,W] greedily and return the trace."""
     begun = state = encode(stepper, images)
     token = np.full((len(images), 1), text.bos_id, np.int64)
     live = np.ones(len(images), bool)
@@ -53,13 +53,13 @@ def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
 
 
 def encode(stepper: Stepper, images: np.ndarray) -> State:
-    """The state of images, a few of which go through the encoder together."""
+    """Return the initial state of `images`, encoded in small batches."""
     parts = [stepper.begin(images[start : start + _TOGETHER]) for start in range(0, len(images), _TOGETHER)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def feeds(walked: Trace, stepper: OnnxStepper) -> Iterator[State]:
-    """What the decoder's graph is given at each step of the way."""
+    """Yield the inputs of the decoder graph at each step of the trace."""
     state = walked.state
     for place in range(walked.tokens.shape[1]):
         token = walked.tokens[:, place : place + 1]  # [B,L] -> [B,1]
@@ -68,10 +68,10 @@ def feeds(walked: Trace, stepper: OnnxStepper) -> Iterator[State]:
 
 
 def nats_per_word(walked: Trace, state: State, stepper: Stepper) -> float:
-    """How much a word surprises the quantised model more than the float one, where both go the latter's way.
+    """Return the mean KL divergence, in nats per word, of the quantized model's predictions from the float model's.
 
-    That is the mean over words of the Kullback-Leibler divergence of the two models' expectations. `state` is what the
-    one encoder made of the images, and `stepper` decodes it.
+    Both are fed the float model's captions in `walked`. `state` is the initial state of the images from the encoder
+    under test, and `stepper` decodes it.
     """
     total = 0.0
     for place in range(walked.tokens.shape[1]):
@@ -82,7 +82,7 @@ def nats_per_word(walked: Trace, state: State, stepper: Stepper) -> float:
 
 
 def feature_error(walked: Trace, state: State) -> float:
-    """The largest relative error, root mean square, of what the decoder is given of the images."""
+    """Return the largest relative RMS error of any tensor of the initial state."""
     return max(
         float(np.sqrt(((state[name] - wanted) ** 2).mean() / max(wanted.var(), 1e-12)))
         for name, wanted in walked.state.items()
@@ -91,7 +91,7 @@ def feature_error(walked: Trace, state: State) -> float:
 
 
 def _step(stepper: Stepper, token: np.ndarray, state: State) -> tuple[np.ndarray, Any]:
-    """One word further, with one hypothesis an image: log-probabilities [B,V] in the vocabulary's order."""
+    """Decode one word with one hypothesis per image -> log-probabilities [B,V] in vocabulary order, and the state."""
     log_probs, ids, _, state = stepper.step(token, np.zeros_like(token), state, WHOLE)
     ordered = np.empty_like(log_probs[:, 0])
     np.put_along_axis(ordered, ids[:, 0], log_probs[:, 0], 1)

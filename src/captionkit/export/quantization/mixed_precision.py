@@ -1,4 +1,4 @@
-"""What of a graph has to stay in 32 bits, so that little is lost of what it says."""
+"""Mixed precision: choose the units of a graph that stay in 32 bits to limit the quantization loss."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.onnx_runtime import IMAGES, OnnxStepper
 from captionkit.utils.progress import track
 
-#: images on which each unit is tried by itself
+#: number of images on which each unit is quantized alone to measure its sensitivity
 _RANKING = 8
-#: share of a graph's work that may stay in 32 bits
+#: largest share of a graph's work that may stay in 32 bits
 _MOST = 0.5
 
 
 class Sparing(ABC):
-    """Quantises one of a folder's two graphs, units spared in the order of what each costs for the work it saves."""
+    """Quantizes one of a folder's two graphs, keeping the units with the highest loss per work saved in 32 bits."""
 
     name: str
 
@@ -36,9 +36,9 @@ class Sparing(ABC):
         self.tried: dict[int, Part] = {}
 
     def choose(self, drift: float) -> Part:
-        """The graph with the fewest units spared that loses at most `drift` nats per word, or the nearest to it.
+        """Return the graph with the fewest float units that loses at most `drift` nats per word, or the closest to it.
 
-        Costs add up, so that halving the range finds how many.
+        Losses add up, so the loss falls with the number of float units and a binary search finds that number.
         """
         if self._spare(0).nats <= drift:
             return self._spare(0)
@@ -62,7 +62,7 @@ class Sparing(ABC):
 
     @cached_property
     def _order(self) -> list[str]:
-        """The units, first those that cost most for the work they save."""
+        """The units, in descending order of loss per work saved."""
         few, costs = self.walked.first(_RANKING), {}
         for unit in track(self.units, len(self.units), f"trying {self.name}"):
             others: Collection[str] = [other for other in self.units if other != unit]
@@ -74,20 +74,20 @@ class Sparing(ABC):
 
     @cached_property
     def calibrated(self) -> Calibrated:
-        """What the images told of the graph."""
+        """The calibration of the graph on the images."""
         return calibrate(self.graph, self.feeds())
 
     @abstractmethod
     def feeds(self) -> Iterable[Feed]:
-        """What the graph is given on the images."""
+        """Return the graph's inputs for the calibration images."""
 
     @abstractmethod
     def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
-        """Nats per word that a quantised graph loses, and its error in what the decoder is given."""
+        """Return the loss of a quantized graph in nats per word, and the relative error of the decoder's input."""
 
 
 class EncoderSparing(Sparing):
-    """The encoder's convolutions and matrix products."""
+    """Mixed precision for the encoder's convolutions and matrix products."""
 
     name = ENCODER
 
@@ -100,7 +100,7 @@ class EncoderSparing(Sparing):
 
 
 class DecoderSparing(Sparing):
-    """The decoder's matrix products."""
+    """Mixed precision for the decoder's matrix products."""
 
     name = DECODER
 

@@ -1,11 +1,10 @@
-"""From a float graph to one that computes in 8 bits, with onnxruntime's quantiser.
+"""Static 8-bit quantization of a float graph with onnxruntime's quantizer.
 
-It is quantised statically: the ranges of what convolutions take and give, and of what matrix products with weights
-take, are found on calibration images, without the most extreme values where clipping these loses less than it gains
-for all others. As they are fixed beforehand, an image has the same caption whatever others it is captioned with.
-Weights have a scale for each output channel and 7 of the 8 bits: on processors without VNNI instructions two products
-of an activation and a weight are summed in 16 bits, which 8 would overflow. captionkit.export.quantization.gptq rounds
-them.
+The ranges of the inputs and outputs of convolutions, and of the inputs of matrix products with weights, are found on
+calibration images; extreme values are clipped if that lowers the squared error overall. Since ranges are fixed, a
+caption does not depend on the other images in the batch. Weights have one scale per output channel and use 7 of the 8
+bits: on CPUs without VNNI instructions two products of an activation and a weight are summed in 16 bits, which 8-bit
+weights would overflow. captionkit.export.quantization.gptq rounds them.
 """
 
 from __future__ import annotations
@@ -28,34 +27,34 @@ from captionkit.inference.onnx_runtime import open_session
 
 _STATIC = ["Conv", "MatMul", "Relu", "Clip", "Add"]
 Feed = Mapping[str, np.ndarray]
-#: values of a tensor and an image that its range is found from, and shares of the whole range that are tried
+#: number of values sampled per tensor and image to find its range, and the shares of the full range that are tried
 _SAMPLES, _SHARES = 4096, np.linspace(0.2, 1, 33)
 _LEVELS = 255
-#: the largest weight in 7 bits
+#: the largest weight magnitude in 7 bits
 _REACH = 64
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration images told of a graph."""
+    """The result of calibrating a graph."""
 
-    #: ranges of the tensors that are quantised
+    #: ranges of the quantized tensors
     ranges: TensorsData
-    #: by its name in the quantised graph, each weight as it is rounded for 8-bit arithmetic
+    #: by name in the quantized graph, the weights rounded for 8-bit arithmetic
     rounded: dict[str, np.ndarray]
-    #: by convolution, what rounding its weights for 8-bit arithmetic takes from the mean of each output channel [O]
+    #: by convolution, the decrease of each output channel's mean [O] from rounding its weights for 8-bit arithmetic
     shifts: dict[str, np.ndarray]
     #: the same for the finer rounding of weights that are only stored in 8 bits
     stored_shifts: dict[str, np.ndarray]
 
 
 def units_of(graph: onnx.ModelProto) -> list[str]:
-    """The names of the nodes that can be quantised: convolutions and matrix products with large enough weights."""
+    """Return the names of the nodes that can be quantized: convolutions and matrix products with large weights."""
     return list(work_of(graph))
 
 
 def work_of(graph: onnx.ModelProto) -> dict[str, int]:
-    """How many products each of these nodes sums for an image; of a matrix product, for one row of its input."""
+    """Return the multiply-adds of each node that can be quantized: per image, or per input row of a matrix product."""
     shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.graph.value_info}
     cells = {name: max(shape[2].dim_value * shape[3].dim_value, 1) for name, shape in shapes.items() if len(shape) == 4}
     weights = {node.name: (_weight(graph, node), node) for node in graph.graph.node}
@@ -75,7 +74,7 @@ def _weight(graph: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray | None:
 
 
 def calibrate(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> Calibrated:
-    """See what goes through a plain graph when it is run on `feeds`, each of them its inputs by name."""
+    """Calibrate a plain graph by running it on `feeds`, each of which maps input names to values."""
     ranges, means, inputs = _seen(graph, feeds)
     made = _static(graph, ranges, units_of(graph))
     rounded = _rounded(graph, made, inputs)
@@ -87,9 +86,7 @@ def calibrate(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> Calibrated:
 def _seen(
     graph: onnx.ModelProto, feeds: Iterable[Feed]
 ) -> tuple[TensorsData, dict[str, np.ndarray], dict[str, Inputs]]:
-    """The range to quantise each tensor in, the mean [C] of each channel of the convolutions' inputs, and by unit how
-    its inputs go together.
-    """
+    """Run the graph on `feeds`; return tensor ranges, channel means [C] of convolution inputs and input statistics."""
     watched, units = _copy(graph), units_of(graph)
     nodes = [
         node
@@ -127,7 +124,7 @@ def _seen(
 
 
 def _rounded(graph: onnx.ModelProto, made: onnx.ModelProto, inputs: Mapping[str, Inputs]) -> dict[str, np.ndarray]:
-    """The units' weights in the scales that they have in the quantised graph `made`, by their names there."""
+    """Return the units' weights rounded to the scales of the quantized graph `made`, by their names in it."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     weights = {node.name: node.input[1] for node in graph.graph.node if node.name in inputs}
     return {
@@ -142,7 +139,7 @@ def _replace(graph: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _range(values: np.ndarray) -> TensorData:
-    """The range, 0 within it, in which 8 bits tell `values` with the least squared error; others are clipped."""
+    """Return the range, including 0, that quantizes `values` to 8 bits with the least squared error, with clipping."""
     low, high = min(values.min(), 0), max(values.max(), 0)
     errors = []
     for share in _SHARES:
@@ -154,7 +151,7 @@ def _range(values: np.ndarray) -> TensorData:
 
 
 def _weights_of(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The weights that are left once they have been rounded, of those that have been."""
+    """Return the dequantized values of the rounded convolution weights, by the name of the float weight."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     found = {}
     for name, values in stored.items():
@@ -168,9 +165,10 @@ def _weights_of(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
 def _shifts(
     graph: onnx.ModelProto, rounded: dict[str, np.ndarray], means: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Per convolution, the rounding error of its weights times the mean of its inputs (Nagel et al. 2019, 1906.04721).
+    """Return per convolution the rounding error of its weights times the mean of its inputs.
 
-    At the borders the mean is that of the whole image too.
+    This is the bias correction of Nagel et al. 2019 (arXiv 1906.04721). The mean is that of the whole image, at the
+    borders too.
     """
     shifts = {}
     for node in graph.graph.node:
@@ -186,9 +184,9 @@ def _shifts(
 def quantised(
     graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated, preprocessing: Preprocessing
 ) -> bytes:
-    """A plain graph in 8 bits, as it was `calibrated`, but for the units `spared`; in its most compact storage.
+    """Quantize a plain graph to 8 bits as `calibrated`, except the units `spared`; return it in compact storage.
 
-    Images that have gone through `preprocessing` may be taken as bytes instead: `take_bytes` says when.
+    If possible, the graph takes bytes instead of images normalised by `preprocessing`: see `take_bytes`.
     """
     made = _copy(graph)
     kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
@@ -200,14 +198,14 @@ def quantised(
 
 
 def _correct(graph: onnx.ModelProto, shifts: dict[str, np.ndarray]) -> None:
-    """Give back to the biases what rounding takes from the means."""
+    """Add the shifts of the means caused by rounding to the biases, in place."""
     places = {tensor.name: place for place, tensor in enumerate(graph.graph.initializer)}
     for node in graph.graph.node:
         shift = shifts.get(node.name)
         if shift is None:
             continue
         bias = 0.0 if len(node.input) < 3 else numpy_helper.to_array(graph.graph.initializer[places[node.input[2]]])
-        name = f"{node.name}.bias"  # a bias of its own, lest another node have it too
+        name = f"{node.name}.bias"  # a new tensor, since other nodes may share the old bias
         graph.graph.initializer.append(numpy_helper.from_array((bias + shift).astype(np.float32), name))
         del node.input[2:]
         node.input.append(name)
@@ -236,7 +234,7 @@ def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str])
 
 
 def _without_zeros(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Leave out zero points of weights and biases, all of which are zero, as is a zero point that is not given."""
+    """Remove the zero points of weights and biases: they are all zero, which is the default."""
     zeros = {tensor.name for tensor in graph.graph.initializer if not numpy_helper.to_array(tensor).any()}
     stored = {tensor.name for tensor in graph.graph.initializer}
     for node in graph.graph.node:
@@ -256,9 +254,9 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _following(graph: onnx.ModelProto, units: Collection[str]) -> Iterator[str]:
-    """What is taken in 8 bits along with convolutions: the activation behind one, and sums of what is in 8 bits.
+    """Yield the nodes to quantize along with convolutions: their activations, and sums of two quantized tensors.
 
-    The activation becomes a part of the convolution, whose range is then that behind it alone.
+    The activation is fused into the convolution, for which only the range after the activation then matters.
     """
     made = {output: node for node in graph.graph.node for output in node.output}
     inside = set(units)

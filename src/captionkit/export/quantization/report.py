@@ -1,4 +1,4 @@
-"""What `captionkit export --int8` tells: what is in 8 bits, and what each step cost."""
+"""The report of `captionkit export --int8`: what is quantized, and what each step costs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ _HEADING = "\n## In 8 bits\n"
 
 
 def card_with(card: bytes, report: Int8Report) -> bytes:
-    """A model's card with this report at its end."""
+    """Return a model card with this report appended, replacing an earlier one."""
     said = f"{_HEADING}\nThe graphs here were made by `captionkit export --int8`:\n\n```\n{report}\n```\n"
     return card_without(card) + said.encode()
 
 
 def card_without(card: bytes) -> bytes:
-    """A model's card without such a report."""
+    """Return a model card without such a report."""
     return card.partition(_HEADING.encode())[0]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two graphs in 8 bits.
+    """One of the two quantized graphs.
 
-    units: its convolutions and matrix products; spared: those that stayed in 32 bits. nats: what a word of the float
-    model's own captions loses; feature_error: relative, root mean square, of what the decoder is given.
+    units: the number of its convolutions and matrix products; spared: those that stay in 32 bits. nats: the KL
+    divergence from the float model per word of its captions; feature_error: the relative RMS error of the decoder's
+    input.
     """
 
     name: str
@@ -44,11 +45,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """The captioner after a step: how it scores, against float32, and how fast it is.
+    """The captioner's scores relative to float32, its size and its speed after one quantization step.
 
-    cider, loss, low and high (the 95 % interval of the loss, paired bootstrap; shares of float32's score) are None
-    where nothing was scored; same is the share of captions that are float32's. Milliseconds an image are medians of
-    images one at a time, float32 measured in turn with them.
+    cider, loss, low and high are None if nothing was scored; loss, low and high are shares of float32's score, with low
+    and high its 95 % interval from a paired bootstrap. same is the share of captions equal to float32's. Milliseconds
+    per image are medians over images captioned one at a time, measured in alternation with float32.
     """
 
     name: str
@@ -77,7 +78,7 @@ _HEAD = ("", "CIDEr-D", "loss (95 % interval)", "same captions", "MB", "encode m
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What was calibrated on what, the two graphs, and the steps from float32 to both in 8 bits."""
+    """The calibration and evaluation images, the two graphs, and the steps from float32 to both graphs in 8 bits."""
 
     calibration: str
     parts: tuple[Part, ...]
@@ -86,11 +87,11 @@ class Int8Report:
 
     @property
     def loss(self) -> float:
-        """The share of CIDEr-D that is lost in the end; 0 where nothing was scored."""
+        """The share of CIDEr-D lost after the last step; 0 if nothing was scored."""
         return self.steps[-1].loss or 0.0
 
     def to_dict(self) -> dict[str, object]:
-        """What the folder's config keeps."""
+        """Return the report as stored in the folder's config."""
         parts = {
             part.name: {"units": part.units, "spared": list(part.spared), "nats_per_word": part.nats}
             for part in self.parts

@@ -1,7 +1,7 @@
-"""An encoder's graph that takes an image as it comes from the file: bytes, channels last.
+"""Make an encoder graph take decoded images directly: uint8, channels last.
 
-What normalises an image is then a part of the first convolution, which on a processor has nothing to convert and reads
-four bytes a pixel quicker than three.
+Normalisation is folded into the first convolution, so that no conversion to float is needed. Four channels are used
+because CPUs read four bytes per pixel faster than three.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class _Entry(NamedTuple):
 
 
 def take_bytes(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
-    """Let "pixels" uint8 [B,height,width,4] (red, green, blue and any) stand for "images" float [B,3,height,width].
+    """Replace the input "images" float [B,3,height,width] by "pixels" uint8 [B,height,width,4] (RGB and any fourth).
 
-    As it was where that cannot be: where images do not enter by an 8-bit convolution, or where the channels have
-    different means or deviations, for which one scale does not do.
+    The graph is returned unchanged if that is not possible: if images do not enter through an 8-bit convolution, or if
+    channels have different means or standard deviations, for which one scale is not enough.
     """
     entry = _entry(model.graph)
     if entry is None or len(set(preprocessing.mean)) > 1 or len(set(preprocessing.std)) > 1:
@@ -60,13 +60,13 @@ def _entry(graph: onnx.GraphProto) -> _Entry | None:
 
 
 def _widen(graph: onnx.GraphProto, entry: _Entry, preprocessing: Preprocessing) -> None:
-    """Put the transposed bytes, as 8-bit numbers of another scale, in the place of the quantised images."""
+    """Replace the quantized images by the transposed bytes, as 8-bit values with a different scale."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     values = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     weight, weight_scale = (values[name] for name in entry.weight.input[:2])  # [O,3,h,w], [O]
     bias = values[entry.bias.input[0]] * values[entry.bias.input[1]]  # [O]
     scale, zero = np.float32(1 / (255 * preprocessing.std[0])), np.uint8(preprocessing.mean_bytes[0])
-    # A byte less the zero point, which is whole, is off by this much; all weights of an output see it.
+    # The zero point is an integer, so that inputs are off by a constant, which all weights of an output multiply.
     off = scale * (zero - 255 * preprocessing.mean[0]) * weight.astype(np.int64).sum((1, 2, 3)) * weight_scale  # [O]
     bias_scale = (scale * weight_scale).astype(np.float32)
     wide = np.pad(weight, ((0, 0), (0, 1), (0, 0), (0, 0)))  # [O,3,h,w] -> [O,4,h,w]

@@ -1,4 +1,4 @@
-"""How a graph's weights lie in its file: as plain constants, in 16 bits, or tables of words in 8."""
+"""Storage of a graph's weights in its file: as plain constants, in 16 bits or in 8 bits."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-#: initializers below this many elements stay as they are
+#: initializers with fewer elements than this are not compressed
 SMALL = 1024
-#: float weights from this many elements on are stored in 8 bits, if all is to be compact
+#: float weights with at least this many elements are stored in 8 bits by `store_bytes`
 _BYTES_FROM = 16384
 _INT8 = 127
 
 
 def plain_graph(content: bytes) -> onnx.ModelProto:
-    """The graph with all that is constant computed: weights in 32 bits, batch norm folded into the convolutions.
+    """Load a graph with constants folded: weights in 32 bits, batch norm folded into the convolutions.
 
-    Every node has a name, and every tensor whose shape can be inferred has one.
+    Every node gets a name, and every tensor whose shape can be inferred gets that shape.
     """
     options = ort.SessionOptions()
-    # The basic optimisations leave ONNX's own operators; the others would leave those of one kind of processor.
+    # The basic optimizations keep standard ONNX operators; higher levels insert operators specific to one CPU type.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
     with TemporaryDirectory() as scratch:
@@ -41,7 +41,7 @@ def plain_graph(content: bytes) -> onnx.ModelProto:
 
 
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store large weights in 16 bits; the graph casts them back when it is loaded, and computes in 32."""
+    """Store large weights in 16 bits; the graph casts them back when it is loaded, and computes in 32 bits."""
     graph = model.graph
     for index, tensor in enumerate(graph.initializer):
         if tensor.data_type != TensorProto.FLOAT:
@@ -57,9 +57,9 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store the larger weights of float convolutions and matrix products in 8 bits, as `store_half` does in 16.
+    """Store large weights of float convolutions and matrix products in 8 bits, with one scale per output channel.
 
-    There is a scale for each output channel. The graph multiplies them when it is loaded, and computes in 32 bits.
+    As with `store_half`, the graph dequantizes them when it is loaded, and computes in 32 bits.
     """
     graph = model.graph
     places = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
@@ -80,13 +80,13 @@ def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounded(values: np.ndarray, axes: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """`values` in 8 bits, and the scales, one for all values along `axes`, that give them back."""
+    """Return `values` rounded to 8 bits, and the scales to dequantize them, shared along `axes`."""
     scales = np.maximum(np.abs(values).max(axes, keepdims=True) / _INT8, np.finfo(np.float32).tiny)
     return np.rint(values / scales).astype(np.int8), scales.astype(np.float32)
 
 
 def store_tables(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store tables that rows are gathered from, as word embeddings are, in 8 bits with a scale for each column."""
+    """Store tables that rows are gathered from, such as word embeddings, in 8 bits with one scale per column."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     for node in [node for node in graph.node if node.op_type == "Gather" and node.input[0] in tensors]:
@@ -103,10 +103,10 @@ def store_tables(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _store_table(graph: onnx.GraphProto, node: onnx.NodeProto, table: np.ndarray) -> None:
-    """Gather 8-bit rows, and multiply them with the scales, in the place of `node`."""
+    """Replace `node` by a Gather of 8-bit rows and a multiplication with the scales."""
     rounded, scales = _rounded(table, 0)  # [V,E], [1,E]
     name, found = node.input[0], node.output[0]
-    if all(tensor.name != f"{name}.int8" for tensor in graph.initializer):  # else it is another node's table too
+    if all(tensor.name != f"{name}.int8" for tensor in graph.initializer):  # otherwise another node shares the table
         stored = {f"{name}.int8": rounded, f"{name}.scales": scales[0]}
         graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in stored.items())
     scaled = helper.make_node(
