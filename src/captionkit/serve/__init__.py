@@ -1,1 +1,1 @@
-"""The REST service: captions over HTTP, with requests that come at the same time captioned together."""
+"""The REST service: captions over HTTP, with concurrent requests batched through the model."""

@@ -29,7 +29,7 @@ from captionkit.serve.ui.front import mount_front
 
 
 def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
-    """The application that serves a captioner; `app.state.service` is what captions for it."""
+    """Create the application that serves `captioner`; `app.state.service` is its Service."""
     service = Service(captioner, settings)
 
     @asynccontextmanager
@@ -51,19 +51,19 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
     app.add_middleware(Methods, routes=routes)
     app.add_middleware(Guard, settings=settings, meters=service.meters)
     app.add_middleware(Addresses, prefix=settings.root_path, routes=routes)
-    if settings.cors:  # around the guard, because a browser asks whether it may ask without the token
+    if settings.cors:  # outside the guard, because browsers send preflight requests without the token
         methods = ["GET", "POST"]
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=methods, allow_headers=["*"])
     _add_errors(app)
     for router in routers:
         app.include_router(router)
-    # The web page comes after every other route, so that it may take GET / and all that is left below it.
+    # The web page is mounted last, so that it takes GET / and all remaining paths below it.
     mount_front(app, service)
     return app
 
 
 def _add_errors(app: FastAPI) -> None:
-    """One form for all errors, whoever raises them."""
+    """Register exception handlers that give all errors the same JSON form."""
 
     @app.exception_handler(CaptionkitError)
     async def refused(request: Request, error: CaptionkitError) -> Response:

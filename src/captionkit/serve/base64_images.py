@@ -1,4 +1,4 @@
-"""From the text that stands for an image to its bytes: the one place where the service decodes base64."""
+"""Decode images from data: URLs and base64; the only place in the service that does so."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from captionkit.serve.errors import RefusalError
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
 _BLANKS = b" \t\r\n\v\f"
-#: base64url's two letters in standard base64
+#: maps base64url's two special characters to standard base64
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-#: letters that are unquoted at a time: of the pieces between them a text of nothing but escapes would make millions
+#: number of characters unquoted at a time: unquote splits at each escape, so one call could make millions of pieces
 _UNQUOTED_AT_ONCE = 2**13
 
 
 def scheme_of(text: str) -> str:
-    """The scheme of the URL that a text is, in small letters, or nothing."""
+    """Return the lower-case URL scheme of a text, or "" if it has none."""
     found = _SCHEME.match(text[:64])
     return found[1].lower() if found else ""
 
 
 def decode(text: str, most: int) -> bytes:
-    """The bytes that a text stands for: a data: URL, or base64 by itself.
+    """Decode a data: URL or plain base64 to bytes.
 
-    Base64 may be standard or url-safe, with padding or without, in one line or many, and percent-encoded. Raises
-    RefusalError, 413 where the bytes would be more than `most` and 422 where the text is neither.
+    Base64 may be standard or URL-safe, padded or not, on one line or several, and percent-encoded. Raises RefusalError:
+    413 if the result would exceed `most` bytes, 422 if the text is neither.
     """
     try:
         given = text.encode("ascii").strip(_BLANKS)
@@ -66,7 +66,7 @@ def _check_size(size: int, most: int) -> None:
 
 
 def _unquoted(given: bytes) -> bytes:
-    """Percent-encoding undone, a part at a time, none of which ends within an escape."""
+    """Undo percent-encoding in chunks that do not split an escape."""
     found, start = bytearray(), 0
     while start < len(given):
         end = start + _UNQUOTED_AT_ONCE

@@ -1,4 +1,4 @@
-"""Requests that wait for the model together go through it together."""
+"""Dynamic batching: requests that wait for the model at the same time are processed together."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class _Waiting(Generic[Key, Item, Result]):
 
 
 class Batching(Generic[Key, Item, Result]):
-    """One worker thread, and the items that wait for it; all else happens in the event loop's thread.
+    """A queue of items for one worker thread; everything else runs in the event loop's thread.
 
-    An item that finds the worker idle is taken at once. While it works, items gather, and the next batch is the oldest
-    of them with all others of its key, as many as `limit` allows for that key. One whose caller has gone is left out.
+    If the worker is idle, an item is processed at once. While it is busy, items queue up. The next batch is the oldest
+    item and all others with the same key, up to `limit` of that key. Items whose caller was cancelled are dropped.
     """
 
     def __init__(self, work: Callable[[Key, Sequence[Item]], Sequence[Result]], limit: Callable[[Key], int]) -> None:
@@ -34,14 +34,14 @@ class Batching(Generic[Key, Item, Result]):
         self._arrived = asyncio.Event()
 
     async def submit(self, key: Key, item: Item) -> Result:
-        """What `work` makes of the item, or the exception that it raises for the batch."""
+        """Queue an item and return the result of `work` for it, or raise the exception that `work` raised."""
         waiting: _Waiting[Key, Item, Result] = _Waiting(key, item)
         self._waiting.append(waiting)
         self._arrived.set()
         return await waiting.future
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Process batches until cancelled."""
         with ThreadPoolExecutor(1, thread_name_prefix="captionkit-model") as thread:
             while True:
                 await self._arrived.wait()
@@ -55,7 +55,7 @@ class Batching(Generic[Key, Item, Result]):
         batch: list[_Waiting[Key, Item, Result]] = []
         others: deque[_Waiting[Key, Item, Result]] = deque()
         for waiting in self._waiting:
-            if waiting.future.done():  # its caller no longer waits
+            if waiting.future.done():  # its caller was cancelled
                 continue
             if not batch or (waiting.key == batch[0].key and len(batch) < self._limit(waiting.key)):
                 batch.append(waiting)

@@ -1,4 +1,4 @@
-"""What the service answers where it gives no captions."""
+"""Errors of the service and their HTTP responses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captionkit.errors import CaptionkitError, ImageTooLargeError
 
 
 class RefusalError(CaptionkitError):
-    """A request that is not served, for a reason that its client can mend. `status` is HTTP's."""
+    """A request that is rejected for a reason that the client can fix. `status` is the HTTP status."""
 
     def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
@@ -21,20 +21,20 @@ class RefusalError(CaptionkitError):
 
 
 class BusyError(RefusalError):
-    """More images wait than may."""
+    """The queue of images is full (429, with Retry-After)."""
 
     def __init__(self, reason: str, seconds: int) -> None:
         super().__init__(429, f"{reason}; try again in {seconds} s", {"Retry-After": str(seconds)})
 
 
 class LateError(RefusalError):
-    """There was no caption in time."""
+    """Captioning timed out (504)."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(504, f"no caption within {seconds:g} s; try again later, or ask for less")
 
 
-#: what the `type` of an error is, by status; those of OpenAI's API where it has one
+#: the `type` of an error by status, as in OpenAI's API where it defines one
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -52,7 +52,7 @@ TYPES = {
 
 
 class Reply(JSONResponse):
-    """JSON in UTF-8; half a surrogate pair, which has no UTF-8, is escaped."""
+    """JSON response in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -60,30 +60,30 @@ class Reply(JSONResponse):
 
 
 def error_reply(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """The one form of all errors: a reason in one line."""
+    """Return the JSON response of an error, with the reason in one line."""
     reason = " ".join(reason.split())
     error = {"message": reason, "type": TYPES.get(status, "invalid_request_error"), "status": status}
     return Reply({"error": error}, status, headers=dict(headers) if headers else None)
 
 
 def status_of(error: CaptionkitError) -> int:
-    """The HTTP status that tells of an error."""
+    """Return the HTTP status for an error."""
     if isinstance(error, RefusalError):
         return error.status
     return 413 if isinstance(error, ImageTooLargeError) else 422
 
 
 def reply_to(error: CaptionkitError) -> Reply:
-    """The reply that tells of an error."""
+    """Return the response for an error."""
     return error_reply(status_of(error), named(error), getattr(error, "headers", None))
 
 
 def raise_if_all(found: Sequence[object]) -> None:
-    """Raise the first of the errors where nothing else was found."""
+    """Raise the first error if all outcomes are errors."""
     if all(isinstance(outcome, CaptionkitError) for outcome in found):
         raise found[0]  # type: ignore[misc]
 
 
 def named(error: CaptionkitError, name: str = "") -> str:
-    """An error's message under the `name` by which the client knows the image, or none."""
+    """Return an error's message prefixed with `name`, the client's name of the image, if there is one."""
     return re.sub(r"^bytes: ", f"{name}: " if name else "", str(error))

@@ -1,4 +1,4 @@
-"""The service's log on standard error: a line for a person, or JSON for a machine."""
+"""The service's log on standard error, as text or as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG = logging.getLogger("captionkit.serve")
 
 
 def log_request(said: Mapping[str, Any]) -> None:
-    """A line for a request, of which `said` has the client, method, path, status, ms and what else is known."""
+    """Log a request; `said` holds its client, method, path, status and ms, and captions or error if known."""
     LOG.info(_sentence(said), extra={"said": said})
 
 
@@ -47,7 +47,7 @@ class _Json(logging.Formatter):
 
 
 def start_log(kind: str) -> None:
-    """Send what this service and its server say to standard error, as "text" or "json"."""
+    """Send the logs of the service and of uvicorn to standard error, as "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if kind == "json" else _Text())
     for name, level in (("captionkit.serve", logging.INFO), ("uvicorn", logging.WARNING)):
@@ -57,7 +57,7 @@ def start_log(kind: str) -> None:
 
 
 def tell(request: Request, found: Sequence[Outcome | CaptionkitError]) -> None:
-    """Let the log's line of a request show its captions, or why an image has none."""
+    """Add the captions, or the errors of images without one, to the log entry of a request."""
     request.state.said["captions"] = [
         str(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption) for outcome in found
     ]

@@ -1,4 +1,4 @@
-"""What the service measures of itself, for Prometheus."""
+"""The service's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Meters:
-    """Counters of one service, in a registry of their own. `inside` tells how many images wait or are at work."""
+    """Metrics of one service, in their own registry. `inside` returns the number of images queued or in progress."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -35,12 +35,12 @@ class Meters:
         self._batches = Histogram("batch_pictures", "images that went together", buckets=_SIZES, **told)
         Gauge("queue_pictures", "images that wait or are at work", **told).set_function(inside)
         Gauge("build", "what runs", ["version"], **told).labels(__version__).set(1)
-        #: what the model takes for an image of a batch, lately
+        #: moving average of the model's seconds per image
         self.seconds_a_picture = 0.1
 
     @contextmanager
     def batch(self, pictures: int) -> Iterator[None]:
-        """Around a batch's way through the model."""
+        """Time a batch of `pictures` images in the model."""
         self._batches.observe(pictures)
         start = time.perf_counter()
         yield
@@ -48,11 +48,11 @@ class Meters:
         self.seconds_a_picture += (latest - self.seconds_a_picture) / 4
 
     def captioned(self, outcome: Outcome) -> None:
-        """Count an image that has its captions."""
+        """Count an image that was captioned."""
         self.pictures.labels("captioned").inc()
         for stage, milliseconds in outcome.ms.items():
             self._stages.labels(stage).observe(milliseconds / 1000)
 
     def exposition(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,7 +1,7 @@
-"""What stands before every endpoint: the token, the bounds of a request's body, the log, and clients that go away.
+"""Middleware in front of all endpoints: authentication, body limits, request log and client disconnects.
 
-A request's body is read whole, within its bounds of bytes and time, before any endpoint runs. So a slow or broken
-upload costs its own connection and nothing else.
+A request's body is read completely, within its limits of bytes and time, before any endpoint runs. A slow or broken
+upload therefore occupies only its own connection.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-#: paths that need no token: they tell nothing but whether the service is there
+#: paths that need no token: they reveal only whether the service is running
 OPEN_PATHS = ("/healthz", "/readyz")
-#: bodies that are held at a time, in bytes, as a multiple of the largest
+#: limit of the bytes of all bodies in memory, as a multiple of the largest body
 _BODIES = 16
-#: what a log shows as the status of a request whose client went away
+#: the status logged for a request whose client disconnected
 _GONE = 499
 
 
 class _GoneError(Exception):
-    """The client has gone; there is nobody to answer."""
+    """The client has disconnected; there is nobody to answer."""
 
 
 class Guard:
-    """An ASGI application around another one."""
+    """ASGI middleware that checks the token and the body of each request, and logs it."""
 
     def __init__(self, app: App, settings: Settings, meters: Meters) -> None:
         self._app, self._settings, self._meters = app, settings, meters
         self._held = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one connection, request or lifespan, as ASGI has it."""
+        """Handle one ASGI connection."""
         if scope["type"] == "http":
             await _Exchange(scope, send).serve(self._serve, receive, self._meters)
         elif scope["type"] == "lifespan" or self._trusted(Headers(scope=scope)):
@@ -59,7 +59,7 @@ class Guard:
         headers = Headers(scope=exchange.scope)
 
         def hold(size: int) -> None:
-            """Count bytes that this request holds until it ends."""
+            """Count bytes that this request keeps in memory until it ends. Raises BusyError over the limit."""
             if self._held + size > _BODIES * self._settings.max_bytes:
                 raise BusyError("too many uploads at a time", 1)
             self._held += size
@@ -76,7 +76,7 @@ class Guard:
             self._held -= exchange.held
 
     def _trusted(self, headers: Headers) -> bool:
-        """Whether the request has the token, as a bearer token or, from a browser, as the password of any user."""
+        """Return whether the request has the token, as a bearer token or as the password of any user (browsers)."""
         if not self._settings.token:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -90,7 +90,7 @@ class Guard:
         return hmac.compare_digest(given.strip().encode(), self._settings.token.encode())
 
     async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes:
-        """The whole body."""
+        """Read the whole body. Raises RefusalError: 408, 413 or 415."""
         most = self._settings.max_bytes
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > most:
@@ -118,7 +118,7 @@ class Guard:
 
 
 class _Exchange:
-    """A request and its reply, and what the log says of them."""
+    """A request, its response and its log entry."""
 
     def __init__(self, scope: Message, send: Send) -> None:
         self.scope, self._send = scope, send
@@ -168,7 +168,7 @@ class _Exchange:
 
 
 async def _until_gone(app: App, exchange: _Exchange, body: bytes, receive: Receive) -> None:
-    """Let the application answer, and stop it where its client goes away before it begins to."""
+    """Run the application, and cancel it if the client disconnects before the response has started."""
     gone, given = asyncio.Event(), False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""The options of a request: the fields of Decoding, whose help and bounds they take, and what to tell of captions."""
+"""The options of a request: the fields of Decoding, with their help and bounds, and what to return with captions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from captionkit.serve.service import CEILINGS
 
 _PHRASES, _LETTERS = 100, 200
 _SEEDS = 2**63
-#: what pydantic puts into the place of an error for each form that a value may have
+#: parts of pydantic's error locations that name a type or union branch instead of a field
 _FORM = re.compile(r"[A-Z]|(constrained-)?str$|list\[")
 
 
 def _split(value: Any) -> Any:
-    """Phrases from a list or a text with commas, as a query or a form has them."""
+    """Return the phrases of a list or of comma-separated text, as in a query or a form."""
     parts = value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(part, str) for part in parts):
         return value
@@ -57,7 +57,10 @@ def _fields() -> dict[str, Any]:
 
 
 class _AsClientsWrite(BaseModel):
-    """Takes null and a seed of -1 for what is left out, a top_k of -1 for all words, any whole number for a seed."""
+    """Accepts values as other clients write them.
+
+    null and a seed of -1 mean the default, a top_k of -1 means all words, and any integer is accepted as a seed.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -74,7 +77,7 @@ class _AsClientsWrite(BaseModel):
         return known
 
 
-#: left out, a field is the model's own
+#: fields that are omitted default to the model's own decoding
 Options: Any = create_model(
     "Options",
     __base__=_AsClientsWrite,
@@ -89,20 +92,20 @@ Options: Any = create_model(
 
 
 class Wanted(NamedTuple):
-    """What a request's options ask for: fields of Decoding, whether maps, and the least confidence, if any."""
+    """Parsed options of a request: fields of Decoding, whether to return maps, and the minimum confidence, if any."""
 
     decoding: dict[str, Any]
     maps: bool
     min_confidence: float | None
 
     def over(self, other: Wanted) -> Wanted:
-        """Both together; what this one gives goes before what the `other` gives."""
+        """Merge with `other`; values given here take precedence."""
         least = other.min_confidence if self.min_confidence is None else self.min_confidence
         return Wanted({**other.decoding, **self.decoding}, self.maps or other.maps, least)
 
 
 def read_options(given: dict[str, Any]) -> Wanted:
-    """What these options ask for. RefusalError, 422, for what does not fit."""
+    """Parse and validate options. Raises RefusalError (422) for invalid ones."""
     try:
         return split_options(Options.model_validate(given))
     except ValidationError as error:
@@ -110,7 +113,7 @@ def read_options(given: dict[str, Any]) -> Wanted:
 
 
 def split_options(options: BaseModel) -> Wanted:
-    """What these options ask for."""
+    """Split validated options into fields of Decoding, maps and minimum confidence."""
     given = options.model_dump(exclude_unset=True)
     maps, least = given.pop("attention", False), given.pop("min_confidence", None)
     return Wanted(given, maps, least)
@@ -119,10 +122,10 @@ def split_options(options: BaseModel) -> Wanted:
 def decoding_fields(
     given: dict[str, Any], usual: Decoding, *, captions: int | None = None, words: int | None = None
 ) -> dict[str, Any]:
-    """The fields of Decoding for clients of other conventions, who ask for so many `captions` of at most so many
-    `words`, send what is for samples along with a search, and expect samples without a seed to differ.
+    """Return the fields of Decoding for clients of other APIs.
 
-    RefusalError, 422, for what does not fit.
+    Such clients ask for a number of `captions` of at most `words` words, send sampling options along with beam search,
+    and expect samples without a seed to differ. Raises RefusalError (422) for invalid options.
     """
     chosen = read_options(given).decoding
     temperature = chosen.get("temperature", usual.temperature)
@@ -141,7 +144,7 @@ def decoding_fields(
 
 
 def reason_of(errors: Any) -> str:
-    """The first of pydantic's errors, in one line; of those about the forms that a value may have, the most precise."""
+    """Format pydantic's errors in one line: the first of the most deeply nested ones, and how many more there are."""
     first = max(errors, key=lambda error: len(error["loc"]))
     parts = [str(part) for part in first["loc"] if part not in ("query", "body")]
     place = ".".join(part for part in parts if not _FORM.match(part)) or "the request"

@@ -1,4 +1,4 @@
-"""From a request's body to the bytes of images and the options that came with them."""
+"""Parse a request's body into the bytes of images and the options sent with them."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from captionkit.serve.options import SEVERAL
 from captionkit.serve.settings import Settings
 from captionkit.serve.url_fetch import fetch
 
-#: images of one request
+#: maximum number of images per request
 MOST_PICTURES = 32
 _FIELDS = 64
-#: content types that say nothing of what the body is
+#: content types that do not identify the content
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream")
-#: how an object of JSON begins, after a byte-order mark perhaps; a brace alone may begin anything
+#: the start of a JSON object, with an optional byte-order mark; a brace alone could start anything
 _OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
-#: names under which JSON and forms have images
+#: field names of images in JSON and forms
 _NAMES = ("images", "image", "inputs")
 
 
 @dataclass
 class Intake:
-    """What came with a request: images as (name, bytes of a file, or why there are none), and options as written."""
+    """The content of a request: images as (name, file bytes or the error), and options as sent."""
 
     pictures: list[tuple[str, bytes | RefusalError]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
 
 def _content_type(request: Request) -> str:
-    """The request's media type, without parameters."""
+    """Return the request's media type, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -48,10 +48,10 @@ def _is_json(kind: str) -> bool:
 
 
 async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
-    """Images from a form with files, from JSON, or the one that is the body. RefusalError for all else.
+    """Read images from a form with files, from JSON, or from a body that is an image. Raises RefusalError otherwise.
 
-    Where the content type says nothing, or is one of `others`, of which that is true as well, the body itself tells
-    JSON from an image.
+    If the content type does not identify the content, or is one of `others`, the start of the body decides between JSON
+    and an image.
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
@@ -68,7 +68,7 @@ async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
 
 
 async def take_json(request: Request) -> dict[str, Any]:
-    """The JSON object that is the body. RefusalError, 415, where it comes as something else."""
+    """Parse the body as a JSON object. Raises RefusalError (415) for other content types."""
     kind = _content_type(request)
     if not (_is_json(kind) or kind in _UNSAID):
         raise RefusalError(415, f"a conversation does not come as {kind!r}; send application/json")
@@ -82,7 +82,7 @@ async def _begins_an_object(request: Request) -> bool:
 async def _object(request: Request) -> dict[str, Any]:
     body = await request.body()
     try:
-        # not strictly: what `base64` prints in lines is often put between quotes as it is
+        # not strict: the multi-line output of `base64` is often put between quotes unchanged
         found = await asyncio.to_thread(json.loads, body, strict=False)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -107,7 +107,7 @@ async def _from_form(request: Request, settings: Settings) -> Intake:
             for name, value in form.multi_items():
                 if isinstance(value, str):
                     texts.setdefault(name, []).append(value)
-                elif value.filename or value.size:  # else nothing was chosen in a browser's form
+                elif value.filename or value.size:  # otherwise no file was chosen in a browser's form
                     files.append((value.filename or name, await value.read()))
     except HTTPException as error:
         raise RefusalError(400, f"the form cannot be read ({error.detail})") from None
@@ -123,7 +123,7 @@ async def _from_form(request: Request, settings: Settings) -> Intake:
 
 
 async def _from_texts(given: dict[str, Any], request: Request, settings: Settings) -> Intake:
-    """Images that have a name of an image, as a text or a list of texts, and the rest, which is options."""
+    """Read the images from the one image field, a text or a list of texts; all other fields are options."""
     names = [name for name in _NAMES if given.get(name) is not None]
     if len(names) != 1:
         said = " or ".join(names) + ", not both" if names else "images, an image in base64 or a list of several"
@@ -139,10 +139,10 @@ async def _from_texts(given: dict[str, Any], request: Request, settings: Setting
 async def pictures_in(
     texts: Sequence[tuple[str, Any]], request: Request, settings: Settings
 ) -> list[tuple[str, bytes | RefusalError]]:
-    """The images that named texts stand for: base64, a data: URL, or the URL of an image where these are allowed.
+    """Decode named texts to images: base64, a data: URL, or the URL of an image if URLs are allowed.
 
-    One that stands for none has its RefusalError, which names it. RefusalError for too many texts, and BusyError where
-    the service holds too much already.
+    A text that cannot be decoded is returned as a RefusalError with its name. Raises RefusalError for too many texts,
+    and BusyError if the service holds too many bytes already.
     """
     if len(texts) > MOST_PICTURES:
         raise RefusalError(413, f"{len(texts)} images are more than the {MOST_PICTURES} of a request")

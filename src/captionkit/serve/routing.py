@@ -1,4 +1,4 @@
-"""Where a request leads: below a proxy's prefix, with slashes too many, and by which methods."""
+"""Routing of requests: a proxy's path prefix, redundant slashes, and allowed methods."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ _READING = ("GET", "HEAD")
 
 
 def path_of(scope: MutableMapping[str, Any]) -> str:
-    """The path of a request within the service, once `Addresses` has placed it."""
+    """Return the path of a request within the service, after `Addresses` has set its root path."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 class Routes:
-    """The service's own routes. What is mounted, such as the web page, has routes and methods of its own."""
+    """The service's own routes, without those of mounted applications such as the web page."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._routes = [route for route in routes if isinstance(route, Route)]
 
     def methods(self, path: str) -> list[str]:
-        """The methods that a path is asked with; none where no route leads there."""
+        """Return the methods allowed for a path; an empty list if no route matches."""
         found = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
         if not found:
             return []
         if path == "/":
-            found.add("GET")  # the page, whichever it is
+            found.add("GET")  # the web page or its plain replacement
         return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
 
     def tidied(self, path: str) -> str:
-        """The path without slashes that are too many, where that is one of these routes; else as it is."""
+        """Return the path without redundant slashes if that matches a route, else unchanged."""
         tidy = "/" + "/".join(filter(None, path.split("/")))
         return tidy if not self.methods(path) and self.methods(tidy) else path
 
 
 class Addresses:
-    """Around everything that looks at paths: it places each request below its prefix, whether a proxy cut that or not.
+    """Outermost middleware: sets path and root path of each request, whether or not the proxy strips its prefix.
 
-    The prefix is the setting's, or else what the proxy says in X-Forwarded-Prefix. Whoever sends that is told links
-    that begin with it, and nothing else comes of it.
+    The prefix is the setting's, or else the proxy's X-Forwarded-Prefix. A client that forges this header only changes
+    the links in its own response.
     """
 
     def __init__(self, app: ASGIApp, prefix: str, routes: Routes) -> None:
         self._app, self._prefix, self._routes = app, prefix, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, request or lifespan, as ASGI has it."""
+        """Handle one ASGI connection."""
         if scope["type"] in ("http", "websocket"):
             scope = {**scope, **self._placed(scope)}
         await self._app(scope, receive, send)
@@ -62,17 +62,17 @@ class Addresses:
     def _placed(self, scope: Scope) -> dict[str, str]:
         root, path = scope.get("root_path", ""), scope["path"]
         prefix = self._prefix or _forwarded(Headers(scope=scope))
-        if prefix and not _below(root, prefix):  # else the server has placed it already
+        if prefix and not _below(root, prefix):  # otherwise the server has set it already
             path = path if _below(path, prefix) else prefix + path
             root = prefix + root
         within = path.removeprefix(root)
         if not within and scope.get("method") not in _READING:
-            within = "/"  # a reader is sent there instead, as the page's links begin with it
+            within = "/"  # GET and HEAD are redirected there instead, since the page's links are relative to it
         return {"root_path": root, "path": root + self._routes.tidied(within) if within else root}
 
 
 def _forwarded(headers: Headers) -> str:
-    """The prefix that a proxy names, if that is one."""
+    """Return the prefix in X-Forwarded-Prefix if it is valid, else ""."""
     said = headers.get("x-forwarded-prefix", "").rstrip("/")
     return said if is_prefix(said) else ""
 
@@ -82,13 +82,13 @@ def _below(path: str, prefix: str) -> bool:
 
 
 class Methods:
-    """Around the application: HEAD wherever GET is answered, OPTIONS, and what is allowed where a method is not."""
+    """Middleware that answers HEAD wherever GET is allowed, OPTIONS, and 405 with the allowed methods."""
 
     def __init__(self, app: ASGIApp, routes: Routes) -> None:
         self._app, self._routes = app, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, request or lifespan, as ASGI has it."""
+        """Handle one ASGI connection."""
         reply = self._reply(scope) if scope["type"] == "http" else None
         if reply is not None:
             await reply(scope, receive, send)
@@ -97,12 +97,12 @@ class Methods:
             try:
                 await self._app(inner, receive, _head_of(send))
             finally:
-                scope.update(inner, method="HEAD")  # which has the route, for the meters
+                scope.update(inner, method="HEAD")  # the inner scope holds the route, which metrics need
         else:
             await self._app(scope, receive, send)
 
     def _reply(self, scope: Scope) -> Response | None:
-        """The reply to what no endpoint need see."""
+        """Return the response to a request that needs no endpoint, else None."""
         method, path, root = scope["method"], path_of(scope), scope.get("root_path", "")
         if not path:
             query = scope.get("query_string", b"").decode("latin-1")
@@ -117,7 +117,7 @@ class Methods:
 
 
 def _head_of(send: Send) -> Send:
-    """Sends the head of a reply and its end, so that a stream without end has one here."""
+    """Wrap `send` to send only the head of a response and its end, so that an endless stream ends too."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

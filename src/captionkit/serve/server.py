@@ -1,4 +1,4 @@
-"""What `captionkit serve` does."""
+"""The implementation of `captionkit serve`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from captionkit.utils.progress import say
 
 TOKEN = "CAPTIONKIT_TOKEN"
 _CONNECTIONS = 2048
-#: seconds that a connection stays open without a request. Clients let go of theirs after five, often; a server that did
-#: so too would close some just as a request comes.
+#: keep-alive timeout in seconds. Clients often close idle connections after five; a server with the same timeout would
+#: close some just as a request arrives.
 _IDLE = 15
 
 
 def serve(model: str | None, settings: Settings) -> None:
-    """Serve a model until the process is asked to end; what is under way is then finished first."""
+    """Serve a model until the process is told to stop; requests in progress are then finished first."""
     if not settings.token and os.environ.get(TOKEN):
         settings = replace(settings, token=os.environ[TOKEN])
     captioner = load(model, threads=settings.threads or None)
@@ -38,14 +38,14 @@ def serve(model: str | None, settings: Settings) -> None:
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
     )
     listening = listen(settings)
-    start_log(settings.log_format)  # when nothing can fail any more: a log outlives the failure of a call in a program
+    start_log(settings.log_format)  # last, when nothing can fail any more: logging handlers would outlive a failed call
     _say_where(listening, settings)
     with listening:
         uvicorn.Server(config).run([listening])
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A socket that listens, so that a port that is taken is known at once."""
+    """Return a listening socket, so that a port in use is reported at once. Raises CaptionkitError."""
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=1024)
@@ -54,8 +54,8 @@ def listen(settings: Settings) -> socket.socket:
         raise CaptionkitError(
             f"{settings.host}:{settings.port}: cannot listen there ({reason}); name another --host or --port"
         ) from None
-    # Its connections inherit this. asyncio leaves it off on sockets it has not made, and each reply on a connection
-    # that was used before would wait 40 ms for the client to acknowledge the reply's head.
+    # Connections inherit this option. asyncio does not set it on sockets that it has not created, and without it each
+    # response on a reused connection would wait 40 ms for the client to acknowledge the response head.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 

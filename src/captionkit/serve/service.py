@@ -1,4 +1,4 @@
-"""Captions for everything that asks while the service runs: the endpoints and the page share one queue."""
+"""The captioning service: one queue shared by the endpoints and the web page."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from captionkit.serve.errors import BusyError, LateError
 from captionkit.serve.metrics import Meters
 from captionkit.serve.settings import Settings
 
-#: the largest values of a request's decoding: the model is everybody's, so nobody gets it for minutes
+#: the largest values of a request's decoding options, so that one request cannot occupy the model for minutes
 CEILINGS = {"beam": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
-#: hypotheses of an image, where forced words multiply its beam, and of all images that go through the model together
+#: maximum number of hypotheses per image (forced words multiply the beam), and per batch
 _OF_A_PICTURE, _OF_A_BATCH = 100, 320
 _OPENERS = 2
 
@@ -29,7 +29,7 @@ _OPENERS = 2
 class Service:
     """Captions images for many callers at once.
 
-    `caption` may be awaited from any task of the event loop in which `running` was entered.
+    `caption` can be awaited from any task of the event loop in which `running` was entered.
     """
 
     def __init__(self, captioner: Captioner, settings: Settings) -> None:
@@ -41,7 +41,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The time in which captions are made."""
+        """Run the worker inside the context; captions can be requested only there."""
         with ThreadPoolExecutor(_OPENERS, thread_name_prefix="captionkit-open") as self._openers:
             worker = asyncio.create_task(self._batching.run())
             try:
@@ -53,11 +53,11 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether an image would be taken now."""
+        """Whether the queue has room for another image."""
         return self._inside < self.settings.max_queue
 
     def decoding(self, **options: Any) -> Decoding:
-        """The model's own decoding with some fields changed. CaptionkitError where they do not fit."""
+        """Return the model's default decoding with `options` changed. Raises CaptionkitError for invalid options."""
         decoding = replace(self.captioner.decoding, **options)
         for name, most in CEILINGS.items():
             if getattr(decoding, name) > most:
@@ -72,10 +72,10 @@ class Service:
         return decoding
 
     async def caption(self, picture: bytes, decoding: Decoding | None = None) -> Outcome:
-        """Caption one image, the bytes of its file.
+        """Caption one image, given as the bytes of its file.
 
-        Raises BusyError (429) where too many wait, LateError (504) where it takes too long, and for an image that has
-        no caption ImageTooLargeError (413) or ImageError (422).
+        Raises BusyError (429) if the queue is full, LateError (504) after the timeout, and ImageTooLargeError (413) or
+        ImageError (422) if the image cannot be captioned.
         """
         found = (await self.caption_all([picture], decoding))[0]
         if isinstance(found, CaptionkitError):
@@ -85,11 +85,10 @@ class Service:
     async def caption_all(
         self, pictures: Sequence[bytes | CaptionkitError], decoding: Decoding | None = None
     ) -> list[Outcome | CaptionkitError]:
-        """Caption images, in order: an outcome with a caption for each, or the error that says why not.
+        """Caption images; return for each, in order, an outcome with captions or an error.
 
-        An error among the images, which says why there are no bytes, stays in its place.
-
-        Raises BusyError and LateError for all of them together.
+        An error among `pictures`, for an image that could not be read, is returned in its place. Raises BusyError and
+        LateError for the request as a whole.
         """
         with self._admitted(len(pictures)):
             chosen = decoding or self.captioner.decoding
@@ -99,7 +98,7 @@ class Service:
             finally:
                 for task in work:
                     task.cancel()
-            failures = [task.exception() for task in done]  # all are asked, or asyncio tells of them itself
+            failures = [task.exception() for task in done]  # of all tasks, or asyncio logs the unretrieved ones
             if late:
                 self.meters.pictures.labels("late").inc(len(late))
                 raise LateError(self.settings.timeout)
@@ -122,7 +121,7 @@ class Service:
             self._inside -= pictures
 
     def _seconds_to_wait(self) -> int:
-        """How long the model needs for what is waiting now."""
+        """Estimate the time that the model needs for the current queue, from 1 to 60 seconds."""
         return min(60, max(1, math.ceil(self._inside * self.meters.seconds_a_picture)))
 
     async def _caption(self, picture: bytes | CaptionkitError, decoding: Decoding) -> Outcome | CaptionkitError:
@@ -143,7 +142,7 @@ class Service:
 
     def _open(self, picture: bytes) -> Opened:
         opened = self.captioner.open(picture, max_pixels=self.settings.max_pixels)
-        return replace(opened, source=b"")  # the file is not kept while its pixels wait
+        return replace(opened, source=b"")  # drop the file's bytes while its pixels are queued
 
     def _describe(self, decoding: Decoding, opened: Sequence[Opened]) -> list[Outcome]:
         with self.meters.batch(len(opened)):
@@ -154,6 +153,6 @@ class Service:
 
 
 def _hypotheses(decoding: Decoding) -> int:
-    """Hypotheses of one image, by the number of words where a token is one."""
+    """Return the number of hypotheses per image, assuming that each forced word is one token."""
     forced = sum(len(phrase.split()) for phrase in decoding.words)
     return decoding.num_captions if decoding.temperature else decoding.beam * (1 + forced)

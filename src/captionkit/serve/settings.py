@@ -1,4 +1,4 @@
-"""The settings of the service; the command line has a flag for each."""
+"""The settings of the service; each is a flag on the command line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from captionkit.errors import CaptionkitError
 
 LOG_FORMATS = ("text", "json")
-#: what links and pages may hold without a thought of escaping
+#: path prefixes that links and pages can contain without escaping
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 
 def is_prefix(path: str) -> bool:
-    """Whether a text is a path below which a proxy may put the service, such as /captions."""
+    """Return whether a text is a valid path prefix for the service behind a proxy, such as /captions."""
     return len(path) <= 256 and _PREFIX.fullmatch(path) is not None
 
 
@@ -24,7 +24,7 @@ def _setting(default: Any, help: str, low: float | None = None, high: float | No
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the service listens, whom it serves and what it takes. A bad value raises CaptionkitError."""
+    """Address, access control and limits of the service. Raises CaptionkitError for an invalid value."""
 
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0: every one of this machine")
     port: int = _setting(1234, "port to listen on; 0: any that is free", 0, 65535)

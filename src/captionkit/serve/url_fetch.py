@@ -1,8 +1,9 @@
-"""Images by URL, from public addresses alone.
+"""Fetch images by URL, from public addresses only.
 
-The address that is checked is the one that is connected to: the check is made where the connection is, for the first
-URL and for every redirect. So neither a name that resolves to an address inside nor one that changes between the check
-and the connection leads inside. Proxies of the environment are not used, because they would resolve names themselves.
+The address is checked at connection time, for the first URL and for every redirect, so the checked address is the one
+connected to. Neither a name that resolves to an internal address nor one whose address changes between check and
+connection (DNS rebinding) reaches the internal network. Proxies from the environment are not used, because they would
+resolve names themselves.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _FAILURES = (
     ValueError,
 )
 _AT_A_TIME = asyncio.Semaphore(8)
-#: IPv6 addresses that hold an IPv4 address in their last 32 bits, to which a translator takes them
+#: NAT64 prefix: IPv6 addresses that translate to the IPv4 address in their last 32 bits
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is of the Internet at large: not private, loopback, link-local, multicast or reserved."""
+    """Return whether an address is public: not private, loopback, link-local, multicast or reserved."""
     found: Any = ipaddress.ip_address(address.partition("%")[0])
     if found.version == 6:
         inner = found.ipv4_mapped or found.sixtofour
@@ -73,9 +74,9 @@ class _PublicBackend(httpcore2.AsyncNetworkBackend):
 
 
 async def fetch(url: str, *, most: int, seconds: float, hold: Callable[[int], None]) -> bytes:
-    """The content of a URL, at most `most` bytes, of which `hold` is told as they come.
+    """Fetch the content of a URL, at most `most` bytes; `hold` is called with the size of each chunk received.
 
-    RefusalError where it cannot be had or must not be.
+    Raises RefusalError if the URL cannot be fetched or is not allowed.
     """
     try:
         return await asyncio.wait_for(_follow(url, most, hold), min(_SECONDS, seconds))

@@ -1,1 +1,1 @@
-"""The endpoints and the schemas of what they take and give."""
+"""The endpoints and the schemas of their requests and responses."""

@@ -1,4 +1,4 @@
-"""POST /v1/captions: captions with all that is known of them."""
+"""POST /v1/captions: captions with confidences, words and attention maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captionkit.serve.service import Service
 
 
 def captions(service: Service) -> APIRouter:
-    """The endpoint, for a service."""
+    """Return the router of the endpoint for `service`."""
     router = APIRouter(tags=["captions"])
 
     @router.post(
@@ -27,8 +27,9 @@ def captions(service: Service) -> APIRouter:
         responses={200: CAPTIONS, **failures()},
     )
     async def create_captions(request: Request, options: Annotated[Options, Query()]) -> Response:
-        """The images come as files of a form, as the body itself, or in base64 in JSON. Options may stand in the
-        query, in the form or in the JSON. Of several images, one that has no caption has an `error` instead.
+        """Send images as files in a form, as the request body, or as base64 in JSON. Options may be given in the query,
+        the form or the JSON. In a request with several images, an image that cannot be captioned has an `error`
+        instead of captions.
         """
         intake = await take_in(request, service.settings)
         wanted = read_options(intake.options).over(split_options(options))

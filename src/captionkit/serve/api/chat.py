@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions and GET /v1/models: captions for clients that speak OpenAI's API."""
+"""POST /v1/chat/completions and GET /v1/models: captions for clients of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from captionkit.serve.service import Service
 
 
 def chat(service: Service) -> APIRouter:
-    """The endpoints, for a service."""
+    """Return the router of the endpoints for `service`."""
     router = APIRouter(tags=["OpenAI"])
     model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "captionkit"}
 
@@ -45,8 +45,8 @@ def chat(service: Service) -> APIRouter:
         responses={200: COMPLETION, **failures()},
     )
     async def create_chat_completion(request: Request) -> Response:
-        """The images of the last message that has any are described, each in a line. What is said beside them is
-        passed over; where there are none, the answer says what the model does.
+        """Caption the images of the last message that contains any, one line per image. Text in messages is ignored. If
+        there are no images, the answer explains what the model does.
         """
         asked = read_conversation(await take_json(request))
         answers = await _answers(asked, request, service)
@@ -60,24 +60,24 @@ def chat(service: Service) -> APIRouter:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One choice: a line for each image."""
+    """One choice of the completion, with one line per image."""
 
     text: str
     tokens: int
     finish: str
 
     def stopped(self, stops: Sequence[str]) -> _Answer:
-        """The answer up to the first of the texts at which it was to stop."""
+        """Return the answer truncated at the first occurrence of any stop sequence."""
         found = [place for stop in stops if (place := self.text.find(stop)) >= 0]
         return _Answer(self.text[: min(found)], self.tokens, "stop") if found else self
 
     def pieces(self) -> Iterator[str]:
-        """The text word by word."""
+        """Return the text word by word, for streaming."""
         return iter(re.findall(r"\s*\S+|\s+", self.text))
 
 
 async def _answers(asked: ChatRequest, request: Request, service: Service) -> list[_Answer]:
-    """The choices. Of several images, one that has no caption has the reason in its line."""
+    """Return the choices. Among several images, one without a caption has the error message as its line."""
     decoding = asked.decoding(service)
     texts = asked.pictures()
     if not texts:
@@ -105,7 +105,7 @@ def _described(names: Sequence[str], found: Sequence[Outcome | CaptionkitError],
 
 
 def _introduction(model: str, most: int | None) -> _Answer:
-    """What is said where there is nothing to describe: clients try a service out with a few words."""
+    """Return the answer to a request without images: clients often probe a service with a short text."""
     words = (
         f"This is {model}, an image captioner of captionkit: it describes images and does nothing else, "
         "so send it one, in a part of type image_url."
@@ -115,7 +115,7 @@ def _introduction(model: str, most: int | None) -> _Answer:
 
 
 class _Completion:
-    """OpenAI's object, whole or in events."""
+    """OpenAI's completion object, as a whole or as a stream of events."""
 
     def __init__(self, model: str, answers: list[_Answer]) -> None:
         self._answers = answers
@@ -136,9 +136,9 @@ class _Completion:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage}
 
     def events(self, usage: bool) -> Iterator[str]:
-        """Server-sent events; the words come one after another, though the search found them together.
+        """Yield server-sent events, one per word, although the search has already found the whole caption.
 
-        With `usage` the last of them tells it, and the others have a field for it that is empty, as OpenAI's do.
+        With `usage` the last chunk holds the token counts, and `usage` is null in the others, as in OpenAI's API.
         """
         empty: dict[str, Any] = {"usage": None} if usage else {}
         for index, answer in enumerate(self._answers):

@@ -1,4 +1,4 @@
-"""What is asked by OpenAI's API: the images of a conversation, how to describe them, and how to answer."""
+"""Requests of OpenAI's chat API: the images of a conversation, decoding options and the form of the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from captionkit.serve.errors import RefusalError
 from captionkit.serve.options import Options, decoding_fields, reason_of
 from captionkit.serve.service import CEILINGS, Service
 
-#: what asks for an answer of a form that no caption has, by field: which values ask for nothing
+#: fields that ask for output that captions do not provide, with the values that are accepted as having no effect
 _BEYOND: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
@@ -34,14 +34,14 @@ class ImageUrl(BaseModel):
 
 
 class Part(BaseModel):
-    """A part of a message. Texts are passed over: a captioner describes, whatever it is told."""
+    """A part of a message. Text is ignored, since the model takes no prompt."""
 
     type: str = "image_url"
     text: str | None = None
     image_url: ImageUrl | str | None = None
 
     def image(self) -> str | None:
-        """What stands for the image, where the part is one."""
+        """Return the image's URL if the part is an image, else None. Raises RefusalError (422) if it is missing."""
         if self.type not in ("image_url", "input_image"):
             return None
         found = self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url
@@ -51,26 +51,26 @@ class Part(BaseModel):
 
 
 class Message(BaseModel):
-    """A message. The images of the last one that has any are described."""
+    """A message. The images of the last message that contains any are captioned."""
 
     role: str
     content: str | list[Part] | None = None
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the caption."""
+    """What a stream contains besides the caption."""
 
     include_usage: bool | None = None
 
 
 class ResponseFormat(BaseModel):
-    """The form of the answer, which is text."""
+    """The format of the answer; only text is supported."""
 
     type: str
 
 
 def _without_limit(most: Any) -> Any:
-    return None if str(most) == "-1" else most  # as llama.cpp and its relatives have it
+    return None if str(most) == "-1" else most  # llama.cpp and similar servers use -1 for no limit
 
 
 _Most = Annotated[int, Field(ge=1)] | None
@@ -78,9 +78,9 @@ _Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ChatRequest(BaseModel):
-    """What is taken of OpenAI's request. Options of /v1/captions may stand beside it.
+    """The supported fields of OpenAI's request. Options of /v1/captions are accepted as well.
 
-    What asks for a form that captions have not is refused; the rest is passed over.
+    Fields that ask for output that captions do not provide are rejected; all others are ignored.
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -98,7 +98,7 @@ class ChatRequest(BaseModel):
     response_format: ResponseFormat | None = Field(None, description="text; no other is to be had")
 
     def pictures(self) -> list[tuple[str, str]]:
-        """The images to describe: where each stands, and the text that stands for it. None where there are none."""
+        """Return (position, URL) of each image to caption; an empty list if there are none."""
         for place, message in reversed(list(enumerate(self.messages))):
             parts = message.content if isinstance(message.content, list) else []
             images = [(f"messages[{place}].content[{n}]", part.image()) for n, part in enumerate(parts)]
@@ -109,28 +109,28 @@ class ChatRequest(BaseModel):
 
     @property
     def most_words(self) -> int | None:
-        """The most words of a caption."""
+        """The maximum number of words of a caption."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def stops(self) -> list[str]:
-        """The texts before which the answer ends."""
+        """The stop sequences, before which the answer ends."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def tells_usage(self) -> bool:
-        """Whether a stream ends with the number of tokens."""
+        """Whether a stream ends with the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def decoding(self, service: Service) -> Decoding:
-        """The options by OpenAI's names and by captionkit's, as they fit together."""
+        """Return the decoding options, merged from OpenAI's and captionkit's names."""
         known = set(Options.model_fields) - {"attention", "min_confidence"}
         given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
         usual = service.captioner.decoding
         return service.decoding(**decoding_fields(given, usual, captions=self.n, words=self.most_words))
 
     def check(self) -> None:
-        """RefusalError, 400, for what a client counts on and captions cannot be."""
+        """Raise RefusalError (400) for fields that ask for output that captions do not provide."""
         if self.response_format and self.response_format.type != "text":
             asked = self.response_format.type
             raise RefusalError(
@@ -145,7 +145,7 @@ class ChatRequest(BaseModel):
 
 
 def read_conversation(body: dict[str, Any]) -> ChatRequest:
-    """The request that is a JSON object. RefusalError where it is none, or asks for what is not to be had."""
+    """Parse a JSON object as a request. Raises RefusalError if it is invalid or asks for unsupported output."""
     try:
         asked = ChatRequest.model_validate(body)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Endpoints for those who keep the service running."""
+"""Endpoints for operators of the service: health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from captionkit.serve.service import Service
 
 
 def upkeep(service: Service) -> APIRouter:
-    """Health, readiness and metrics."""
+    """Return the router of the health, readiness and metrics endpoints."""
     router = APIRouter(tags=["upkeep"])
 
     @router.get("/healthz", summary="Whether the service runs")

@@ -1,4 +1,4 @@
-"""POST /: the image-to-text task as Hugging Face's clients speak it."""
+"""POST /: the image-to-text task of Hugging Face's inference API."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from captionkit.serve.options import decoding_fields, reason_of
 from captionkit.serve.request_parsing import take_in
 from captionkit.serve.service import CEILINGS, Service
 
-_CURLS_OWN = "application/x-www-form-urlencoded"  # what `curl --data` says, as Hugging Face's examples let it
-#: what transformers calls options of captionkit's
+_CURLS_OWN = "application/x-www-form-urlencoded"  # sent by `curl --data`, as in Hugging Face's examples
+#: names in transformers -> names of captionkit's options
 _NAMES = {
     "num_beams": "beam",
     "num_beam_groups": "groups",
@@ -29,7 +29,7 @@ _NAMES = {
 
 
 class Parameters(BaseModel):
-    """What is taken of Hugging Face's parameters. Options of /v1/captions may stand beside them."""
+    """The supported parameters of Hugging Face's API. Options of /v1/captions are accepted as well."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -40,7 +40,7 @@ class Parameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _flat(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Without the objects in which Hugging Face's API and its pipelines keep what goes to the model."""
+        """Flatten the objects in which Hugging Face's API and pipelines nest generation parameters."""
         flat: dict[str, Any] = {}
         for name, value in given.items():
             inner = name in ("generation_parameters", "generate_kwargs")
@@ -50,7 +50,7 @@ class Parameters(BaseModel):
         return flat
 
     def decoding(self, service: Service) -> Decoding:
-        """The options by Hugging Face's names and by captionkit's, as they fit together."""
+        """Return the decoding options, merged from Hugging Face's and captionkit's names."""
         given = {_NAMES.get(name, name): value for name, value in (self.model_extra or {}).items()}
         if self.do_sample is not None:
             given["temperature"] = (given.get("temperature") or 1.0) if self.do_sample else 0.0
@@ -60,7 +60,7 @@ class Parameters(BaseModel):
 
 
 def huggingface(service: Service) -> APIRouter:
-    """The endpoint, for a service."""
+    """Return the router of the endpoint for `service`."""
     router = APIRouter(tags=["captions"])
 
     @router.post(
@@ -70,9 +70,9 @@ def huggingface(service: Service) -> APIRouter:
         responses={200: GENERATED, **failures()},
     )
     async def image_to_text(request: Request) -> Response:
-        """The body is an image, or JSON with `inputs`, an image in base64, and `parameters`.
-        `InferenceClient(model=URL).image_to_text(photo)` of huggingface_hub asks so. For a list of images there is a
-        list of lists, where one that has no caption has an `error`.
+        """Send an image as the body, or JSON with `inputs`, an image in base64, and `parameters`, as
+        `InferenceClient(model=URL).image_to_text(photo)` of huggingface_hub does. A list of images returns a list of
+        lists, in which an image that cannot be captioned has an `error`.
         """
         intake = await take_in(request, service.settings, _CURLS_OWN)
         decoding = _read(intake.options).decoding(service)
@@ -86,7 +86,7 @@ def huggingface(service: Service) -> APIRouter:
 
 
 def _read(options: dict[str, Any]) -> Parameters:
-    """The parameters, in their object or beside the image; what is said of Hugging Face's own machines is nothing."""
+    """Parse the parameters, in `parameters` or next to the image; ignore `options` for Hugging Face's servers."""
     beside = {name: value for name, value in options.items() if name not in ("parameters", "options")}
     parameters = options.get("parameters") or {}
     if not isinstance(parameters, dict):

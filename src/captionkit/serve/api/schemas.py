@@ -1,4 +1,4 @@
-"""What OpenAPI says of requests and replies that are read and written by hand."""
+"""OpenAPI schemas of the requests and responses that are parsed and built by hand."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ MODELS = {
 
 
 def failures() -> dict[int | str, dict[str, Any]]:
-    """The replies that are no captions."""
+    """Return the schemas of the error responses, by status."""
     told = _object(["message", "type", "status"], message=_TEXT, type=_TEXT, status={"type": "integer"})
     return {
         status: {"description": text, "content": _json(_object(["error"], error=told))}
@@ -91,7 +91,7 @@ def failures() -> dict[int | str, dict[str, Any]]:
 
 
 def captions_body() -> dict[str, Any]:
-    """A request whose body is an image, a form with files and options, or JSON with images and options."""
+    """Return the schema of a body that is an image, a form with files and options, or JSON with images and options."""
     options = Options.model_json_schema()["properties"]
     pictures = {"minItems": 1, "maxItems": MOST_PICTURES}
     form = _object(["images"], images=_list(_FILE, **pictures), **options)
@@ -100,7 +100,7 @@ def captions_body() -> dict[str, Any]:
 
 
 def inputs_body(parameters: type[BaseModel]) -> dict[str, Any]:
-    """A request whose body is an image, or JSON as Hugging Face has it."""
+    """Return the schema of a body that is an image or JSON in Hugging Face's format."""
     options = Options.model_json_schema()["properties"]
     del options["attention"], options["min_confidence"]
     inner = _object([], **parameters.model_json_schema()["properties"], **options)
@@ -112,13 +112,13 @@ def _picture_body(others: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """A request whose body is JSON of a model's fields."""
+    """Return the schema of a JSON body with the fields of a pydantic model."""
     schema = model.model_json_schema()
     return {"required": True, "content": _json(_inlined(schema, schema.pop("$defs", {})))}
 
 
 def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
-    """A schema with its parts in the places that refer to them."""
+    """Return a schema with its references replaced by the definitions in `parts`."""
     if isinstance(schema, list):
         return [_inlined(entry, parts) for entry in schema]
     if not isinstance(schema, dict):

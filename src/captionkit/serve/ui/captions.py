@@ -1,4 +1,4 @@
-"""The page's requests: photos that gradio has stored become captions, through the queue that all requests share."""
+"""The page's requests: caption photos that gradio has stored, through the same queue as all other requests."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from captionkit.serve.service import Service
 from captionkit.serve.ui.cards import error_card, nameless, photo_card
 from captionkit.viz.page import PHOTO_SIDE, escaped
 
-#: photos of one go
+#: maximum number of photos per request
 MOST_PHOTOS = 32
-#: photos that are captioned before the page shows them
+#: number of photos captioned between updates of the page
 _SHOWN_AT_ONCE = 4
 
-#: photos by name and path
+#: (name, path) of photos
 Given = Sequence[tuple[str, str]]
 
 
 async def captioned(
     service: Service, given: Given, options: dict[str, Any], min_confidence: float | None
 ) -> AsyncIterator[tuple[str, list[str]]]:
-    """What to say, as HTML, and the cards so far, again and again until every photo has its card.
+    """Yield the status line, as HTML, and the cards so far, until every photo has its card.
 
-    Of captions of less than `min_confidence` they say "not sure".
+    Captions with a confidence below `min_confidence` are marked "not sure".
     """
     if not given:
         yield "Choose a photo first.", []
@@ -44,7 +44,7 @@ async def captioned(
         part = taken[start : start + _SHOWN_AT_ONCE]
         try:
             pictures, outcomes = await _outcomes(service, part, service.decoding(**options), min_confidence)
-        except CaptionkitError as error:  # what is wrong is wrong for all of them: too many wait, or it took too long
+        except CaptionkitError as error:  # applies to all of them, such as a full queue or a timeout
             yield f"{_photos(len(taken) - start)} not captioned: {escaped(str(error))}", cards
             return
         for (name, _), picture, outcome in zip(part, pictures, outcomes, strict=True):
@@ -58,9 +58,9 @@ async def captioned(
 async def records_of(
     service: Service, given: Given, options: dict[str, Any], *, maps: bool, min_confidence: float | None = None
 ) -> list[dict[str, Any]]:
-    """The machine-readable record of each photo. Raises CaptionkitError for settings that do not fit together.
+    """Return the machine-readable record of each photo. Raises CaptionkitError for invalid settings.
 
-    A photo is called by its "name" here: gradio's client takes whatever has a "path" for a file and fetches it.
+    The key is "name" here instead of "path", because gradio's client treats anything with a "path" as a file to fetch.
     """
     if len(given) > MOST_PHOTOS:
         raise CaptionkitError(f"{len(given)} photos are more than the {MOST_PHOTOS} of one go; send fewer")
@@ -79,7 +79,7 @@ async def records_of(
 async def _outcomes(
     service: Service, given: Given, decoding: Decoding, min_confidence: float | None
 ) -> tuple[list[bytes], list[Outcome | CaptionkitError]]:
-    """The bytes of the photos and what became of each; every one is logged."""
+    """Return the photos' bytes and their outcomes; every outcome is logged."""
     pictures = await asyncio.to_thread(_read, [path for _, path in given])
     found = await service.caption_all(pictures, decoding)
     for (name, _), outcome in zip(given, found, strict=True):
@@ -106,7 +106,7 @@ def _line(outcome: Outcome | CaptionkitError) -> str:
 
 
 def _summary(found: Sequence[Outcome | CaptionkitError], left: int) -> str:
-    """How it went; a screen reader also hears the caption where there is but one."""
+    """Return the final status line, as HTML; for a single photo it includes the caption for screen readers."""
     good = sum(isinstance(outcome, Outcome) for outcome in found)
     lines = [f"{'' if good == len(found) else f'{good} of '}{_photos(len(found))} captioned"]
     if left:

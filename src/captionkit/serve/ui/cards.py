@@ -1,4 +1,4 @@
-"""A captioned photo on the web page, as HTML: the photo, its captions, and for each word where the model looked."""
+"""The HTML card of a captioned photo: the photo, its captions, and the attention map of each word."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from captionkit.inference.captioner import Caption, Outcome, Word
 from captionkit.viz.overlay import Box, relative, veil
 from captionkit.viz.page import NOT_SURE, PHOTO_SIDE, escaped, image_html
 
-#: attention is called spread where no cell has this many times its even share
+#: attention counts as spread out if no cell has at least this many times the mean
 SPREAD = 2.0
 HINT = "Point at a word or tap it, or move to it with Tab and the arrow keys, to see where the model looked."
 
 
 def photo_card(name: str, photo: Image.Image, outcome: Outcome, preprocessing: Preprocessing, number: int) -> str:
-    """The card of a photo that was captioned; `number` tells it from the others of the page."""
+    """Return the card of a captioned photo; `number` makes its element ids unique on the page."""
     best = outcome.captions[0]
     others = "".join(f"<li>{_caption(caption)}</li>" for caption in outcome.captions[1:])
     data = _data(outcome.to_dict(name, maps=True))
@@ -44,7 +44,7 @@ def photo_card(name: str, photo: Image.Image, outcome: Outcome, preprocessing: P
 
 
 def error_card(name: str, error: CaptionkitError) -> str:
-    """The card of a photo that could not be captioned: one line that says why."""
+    """Return the card of a photo that could not be captioned, with the reason in one line."""
     line = f"{name}: {nameless(error)}"
     return (
         f'<article class="ck-card ck-error" data-record="{_data({"path": name, "error": line})}">'
@@ -53,12 +53,12 @@ def error_card(name: str, error: CaptionkitError) -> str:
 
 
 def nameless(error: CaptionkitError) -> str:
-    """An error without the name that it has for a photo which came as bytes: the page knows a better one."""
+    """Return an error's message without the name "bytes" of images given as bytes; the page has the file's name."""
     return str(error).removeprefix("bytes:").strip()
 
 
 def _data(record: dict[str, Any]) -> str:
-    """The machine-readable line of a photo, as an attribute holds it: the download button gathers them."""
+    """Return a photo's record as JSON escaped for an attribute; the download button collects these."""
     return escaped(json.dumps(record, ensure_ascii=False))
 
 
@@ -75,7 +75,7 @@ def _caption(caption: Caption, *, first: bool = False) -> str:
 
 
 def _word(word: Word, *, reached: bool) -> str:
-    """A word to point at; the arrow keys go from word to word, so that only the first is a stop of the tab key."""
+    """Return the button of a word; arrow keys move between words, so only the first is a tab stop."""
     sure = min(max(word.confidence, 0.0), 1.0)
     looked = f"{word.text}: {sure:.0%} sure, looked {looked_at(word.attention)}"
     return (
@@ -86,9 +86,9 @@ def _word(word: Word, *, reached: bool) -> str:
 
 
 def looked_at(attention: np.ndarray) -> str:
-    """A map [rows, columns] in words: "at the upper left", or "all over the photo" where it is spread.
+    """Describe an attention map [rows, columns] in words, such as "at the top left", or "all over the photo".
 
-    The place is the centre of what the cells have above their even share, which soft attention gives to all of them.
+    The position is the centre of mass of the attention above the mean, since soft attention gives some to all cells.
     """
     cells = relative(attention)
     excess = np.clip(cells - cells.mean(), 0, None)
@@ -104,7 +104,7 @@ def looked_at(attention: np.ndarray) -> str:
 
 
 def _third(shares: np.ndarray) -> int:
-    """In which third of its axis the centre of mass of `shares` lies: 0, 1 or 2."""
+    """Return the third of its axis in which the centre of mass of `shares` lies: 0, 1 or 2."""
     centre = float(shares @ (np.arange(len(shares)) + 0.5)) / len(shares)
     return min(int(centre * 3), 2)
 
@@ -116,7 +116,7 @@ def _inlined(attention: np.ndarray) -> str:
 
 
 def _placed(region: Box, size: tuple[int, int]) -> str:
-    """Where the part that the model saw lies on the photo, as shares of it in CSS."""
+    """Return the position on the photo of the region that the model saw, in CSS percentages."""
     left, top, right, bottom = region
     width, height = size
     shares = {"left": left / width, "top": top / height}
@@ -125,7 +125,7 @@ def _placed(region: Box, size: tuple[int, int]) -> str:
 
 
 def results(cards: Sequence[str]) -> str:
-    """All cards below their heading and the button that downloads what they say; more cards only add to its end."""
+    """Return all cards below a heading and the download button; further cards are only appended at the end."""
     if not cards:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""What gradio would allow and the service does not: files of the server, other origins, errors of another form."""
+"""Restrict gradio to the service's rules: no access to server files, CORS as configured, uniform errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from captionkit.serve.errors import error_reply
 
 
 def guard_files(blocks: gr.Blocks) -> None:
-    """Take no file of a client's naming but those that were uploaded.
+    """Accept no file paths from clients except those of uploaded files.
 
-    Gradio asks where a file lies only of blocks that were launched, which mounted ones never are; unasked, it would
-    copy any file of the server, or any URL, to where the page then reads it.
+    Gradio checks file paths only for launched blocks, and mounted blocks never are. Without the check it would copy any
+    file of the server, or any URL, to a place from which the page can read it.
     """
     blocks.has_launched = True
 
@@ -33,10 +33,10 @@ def guard_files(blocks: gr.Blocks) -> None:
 
 
 def conform(app: FastAPI) -> None:
-    """Make gradio's part of the application keep what the rest promises: what other origins may do, and its errors."""
+    """Make gradio's mounted application follow the service's CORS settings and error format."""
     mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, FastAPI))
     mounted = cast(FastAPI, mount.app)
-    # Gradio lets the pages of every origin in; here `--cors` alone says which, and it stands around all.
+    # Gradio allows all origins; here only `--cors` decides, in middleware around the whole application.
     mounted.user_middleware = [one for one in mounted.user_middleware if one.cls is not CustomCORSMiddleware]
 
     async def refused(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What stands at `/`: the web page, or a plain one where gradio is not installed."""
+"""The page at `/`: the web page, or a plain one if gradio is not installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from captionkit.utils.progress import say
 
 
 def mount_front(app: FastAPI, service: Service) -> None:
-    """Mount the page after every other route."""
+    """Mount the page; call it after all other routes have been added."""
     try:
         from captionkit.serve.ui.page import mount_page
     except ModuleNotFoundError as missing:

@@ -1,4 +1,4 @@
-"""GET /: a plain page that says where things are. A richer page may be mounted in its place."""
+"""GET /: a plain page with links to the endpoints, used if the web page is not installed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ p.textContent=p.textContent.replaceAll("$$HERE/",location.href.replace(/[?#].*/,
 
 
 def mount_home(app: FastAPI, service: Service) -> None:
-    """Put the page at GET /."""
+    """Add the plain page at GET /."""
     page = _PAGE.substitute(model=html.escape(service.model), version=__version__)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)

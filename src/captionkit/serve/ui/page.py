@@ -1,4 +1,4 @@
-"""The web page: photos in, captions out, and for each word where the model looked. It fetches nothing from the net."""
+"""The web page: upload photos, get captions and the attention map of each word. It loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-# Before gradio is imported: it would report that it was.
+# Set before gradio is imported, since it reports its import.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
@@ -27,17 +27,17 @@ from captionkit.viz.page import escaped
 
 STATIC = Path(__file__).parent / "static"
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
-#: each example photo, and what is on it
+#: the example photos, with a description of each
 _EXAMPLES = {"camera": "a man behind a camera", "astronaut": "an astronaut and a flag", "cat": "a cat's face"}
-#: seconds between looks for old uploads, and the age at which they are deleted
+#: seconds between checks for old uploads, and the age at which they are deleted
 _KEPT = 600, 3600
-#: what is said of the work is read out as it changes
+#: makes screen readers announce changes of the status line
 _LIVE = "element.setAttribute('role', 'status')"
 _SEARCH, _SAMPLE = "The most likely captions", "Captions drawn at random"
 
 
 def mount_page(app: FastAPI, service: Service) -> None:
-    """Put the page at `/`, below every route that `app` has already."""
+    """Mount the page at `/`, after all routes that `app` already has."""
     gr.mount_gradio_app(
         app,
         build_page(service),
@@ -56,7 +56,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
 
 
 def _theme() -> gr.themes.Base:
-    """Fonts of the machine, and texts and sliders with the contrast of page.css."""
+    """Return the theme: system fonts, and text and slider colours with the contrast of page.css."""
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     soft, soft_dark, accent, accent_dark = "#57606a", "#a6afb9", "#0b6e67", "#5cc8be"
     return theme.set(
@@ -74,7 +74,7 @@ def _theme() -> gr.themes.Base:
 
 
 def build_page(service: Service) -> gr.Blocks:
-    """The page as gradio's blocks; its endpoint for clients is `/caption`."""
+    """Build the page as gradio blocks; its API endpoint is `/caption`."""
     usual = service.captioner.decoding
     with gr.Blocks(title="captionkit", analytics_enabled=False, delete_cache=_KEPT) as blocks:
         gr.HTML(_header(service), elem_id="ck-header", apply_default_css=False)
@@ -109,20 +109,21 @@ def build_page(service: Service) -> gr.Blocks:
 
 
 def _photos() -> gr.HTML:
-    """Where photos are dropped, pasted, chosen or taken; its value is their files."""
+    """Return the component for dropping, pasting, choosing or taking photos; its value is their files."""
     photos = gr.HTML(
         html_template=_static("photos.html").replace("EXAMPLES", _examples()),
         js_on_load=_static("photos.js").replace("MOST_PHOTOS", str(MOST_PHOTOS)),
         apply_default_css=False,
     )
-    # A subclass would say so more clearly, but gradio writes a stub beside the module of every subclass.
+    # A subclass would be clearer, but gradio writes a stub file next to the module of every subclass.
     photos.data_model = ListFiles
     return photos
 
 
 def _settings(usual: Decoding, sure_from: float | None) -> tuple[list[gr.components.Component], gr.Button]:
-    """The least confidence, the controls of decoding in the order in which `_decoding` takes them, and the button that
-    applies them.
+    """Return the controls and the button that applies them.
+
+    The controls are the minimum confidence, then those of decoding in the order of `_decoding`'s parameters.
     """
     with gr.Accordion("How captions are made", open=False):
         number = gr.Slider(1, 5, 3, step=1, label="Captions of each photo")
@@ -158,7 +159,7 @@ def _decoding(number: int, way: str, beam: int, temperature: float, top_p: float
 
 
 def _endpoint(service: Service) -> None:
-    """`/caption` for gradio_client: photos and settings in, a record of each photo out."""
+    """Add the API endpoint `/caption` for gradio_client: photos and settings in, one record per photo out."""
     files = gr.File(file_count="multiple", visible=False, label="photos")
     number = gr.Number(1, precision=0, visible=False, label="num_captions")
     beam = gr.Number(service.captioner.decoding.beam, precision=0, visible=False, label="beam")
@@ -204,7 +205,7 @@ def _header(service: Service) -> str:
 
 
 def _model_card(service: Service) -> None:
-    """What the model's makers say of it, without the card's table for machines."""
+    """Show the model card without its YAML front matter."""
     path = service.captioner.folder.path / CARD
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "This model has no card."
     with gr.Accordion("Model card", open=False, elem_id="ck-model-card"):
@@ -212,7 +213,7 @@ def _model_card(service: Service) -> None:
 
 
 def _examples() -> str:
-    """The example photos as buttons; the page uploads the one that is chosen like any other photo."""
+    """Return the example photos as buttons; a chosen one is uploaded like any other photo."""
     return "".join(
         f'<li><button type="button" class="ck-example" data-name="{stem}.jpg" aria-label="Caption {what}">'
         f'<img alt="" src="data:image/jpeg;base64,{_encoded(EXAMPLES / f"{stem}.jpg")}"></button></li>'
