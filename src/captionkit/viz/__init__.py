@@ -1,4 +1,4 @@
-"""Images of what a model does: where it looked, pages of captioned photos, the curves of a run."""
+"""Visualizations: attention maps, pages of captioned photos, training curves."""
 
 from __future__ import annotations
 

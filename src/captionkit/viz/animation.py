@@ -1,4 +1,4 @@
-"""Attention as an animated GIF: the caption is written word by word while the light moves over the photo."""
+"""Attention as an animated GIF: the caption appears word by word, with the attended region of the photo lit."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from captionkit.viz.lettering import INK, broken, font_for, line_height
 from captionkit.viz.overlay import Box, Words, overlays
 
 SIDE = 320
-NARROWEST = 240  # so that a tall photo leaves room for words
+NARROWEST = 240  # minimum width, so that a tall photo leaves room for words
 FONT_SIZE = 18
 MARGIN = 8
-PAD = 3  # around the current word
+PAD = 3  # padding around the current word
 FRAME_MS = 600
 LAST_MS = 2400
-MARKED = (26, 95, 180)  # behind the current word, which is white
-#: from many colours to few, until a frame takes no more than FRAME_BYTES
+MARKED = (26, 95, 180)  # background of the current word, which is white
+#: palette sizes, tried in order until a frame takes at most FRAME_BYTES on average
 COLOURS = (256, 128, 64, 32)
 FRAME_BYTES = 90_000
 
 
 def attention_gif(photo: Image.Image, words: Words, region: Box, *, side: int = SIDE) -> bytes:
-    """An animated GIF that loops: a frame of 0.6 seconds a word, lit where the model looked; the last is held.
+    """Return a looping GIF with one frame of 0.6 seconds per word, lit by its attention; the last is shown longer.
 
-    Beneath the photo stands the caption so far, the current word marked. All frames share one palette, with fewer
-    colours where the photo would make the file large: ten words at 320 pixels stay below 1 MB.
+    The caption so far is below the photo, with the current word highlighted. All frames share one palette, with fewer
+    colours if the file would be large: ten words at 320 pixels stay below 1 MB.
 
     Args:
-        photo, words, region: as for `attention_figure`. Without words, the photo alone in a GIF that stands still.
+        photo, words, region: as for `attention_figure`. Without words, the result is a still GIF of the photo.
         side: pixels of the photo's longer side.
+
+    Raises:
+        ValueError: `side` is less than 1.
     """
     if side < 1:
         raise ValueError(f"side = {side}: use a whole number from 1")
@@ -60,7 +63,7 @@ def attention_gif(photo: Image.Image, words: Words, region: Box, *, side: int = 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A word's place in the caption; a word wider than a line is several."""
+    """The position of a word in the caption; a word wider than a line is split into several pieces."""
 
     text: str
     word: int
@@ -70,7 +73,7 @@ class _Piece:
 
 
 def _placed(labels: list[str], font: ImageFont.FreeTypeFont, width: float) -> list[_Piece]:
-    """Words in lines of at most `width`, from the left, so that none moves as the caption grows."""
+    """Lay out words in left-aligned lines of at most `width`, so that no word moves as the caption grows."""
     placed: list[_Piece] = []
     space = font.getlength(" ") + PAD
     line, x = 0, 0.0
@@ -101,7 +104,7 @@ def _frame(
 
 
 def _encoded(frames: list[Image.Image], colours: int) -> bytes:
-    """The frames in one palette of median cut, made of all of them."""
+    """Encode the frames as a GIF with one median-cut palette computed from all of them."""
     pixels = np.concatenate([np.asarray(frame) for frame in frames])
     palette = Image.fromarray(pixels).quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames)

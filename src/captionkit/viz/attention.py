@@ -1,4 +1,4 @@
-"""Where the model looked for each word, drawn as in the figures of Show, Attend and Tell (arXiv 1502.03044)."""
+"""Attention maps per word, drawn as in the figures of Show, Attend and Tell (arXiv 1502.03044)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ TITLE_SIZE = 24
 
 
 def attention_figure(photo: Image.Image, words: Words, region: Box, *, title: str = "") -> Image.Image:
-    """One image: the photo, then per word the photo darkened except where the model looked, the word beneath.
+    """Return a figure of the photo, then per word the photo darkened except where the model attended, labelled.
 
     Args:
-        photo: the image, as `captionkit.data.images.open_image` returns it.
+        photo: the image, as returned by `captionkit.data.images.open_image`.
         words: each word with its attention, [gh, gw], row 0 at the top. Each map is scaled by its own maximum, so
-            attention that is spread evenly leaves the whole photo bright.
-        region: (left, top, right, bottom) of the photo, in pixels, that the grid covers, as `Preprocessing.region`
-            gives it; it may lie inside the photo or reach beyond it. What lies outside it, the model did not see.
-        title: a line above, broken where it is too long.
+            uniform attention leaves the whole photo bright.
+        region: (left, top, right, bottom) of the photo, in pixels, that the grid covers, as returned by
+            `Preprocessing.region`; it may lie inside the photo or extend beyond it. The model did not see anything
+            outside it.
+        title: the heading, wrapped if it is too long.
     """
     title = unicodedata.normalize("NFC", title)
     labels = ["", *(unicodedata.normalize("NFC", word) for word, _ in words)]
@@ -58,13 +59,13 @@ def attention_figure(photo: Image.Image, words: Words, region: Box, *, title: st
 
 
 def _panel_size(width: int, height: int) -> tuple[int, int]:
-    """Panels of equal area whatever the photo's shape, no side being longer than LONGEST_SIDE."""
+    """Return the size of a panel: equal area for all aspect ratios, and no side longer than LONGEST_SIDE."""
     scale = min(math.sqrt(PANEL_AREA / (width * height)), LONGEST_SIDE / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _columns(count: int, width: int, height: int) -> int:
-    """How many panels to put side by side for a figure of about FIGURE_ASPECT, its last row as full as may be."""
+    """Return the number of columns for an aspect ratio near FIGURE_ASPECT, with the last row as full as possible."""
     rows = min(
         range(1, count + 1),
         key=lambda rows: abs(math.log(math.ceil(count / rows) * width / (rows * height) / FIGURE_ASPECT)),

@@ -1,4 +1,4 @@
-"""The curves of a training run, drawn from its metrics.jsonl rows."""
+"""Plot the curves of a training run from the rows of its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captionkit.viz.panels import column, panels_of, rows_of, smooth
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: what stands for the colour of text until the drawing is SVG, where it becomes that of the page
+#: placeholder for the text colour, replaced by the page's colour in SVG output
 _INK = "#010203"
 _INKS = """<style>
 :root { color: #1f2328; }
@@ -26,12 +26,12 @@ text { font-family: system-ui, sans-serif !important; }
 
 
 def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str]) -> None:
-    """Write a PNG of a run's losses, scores and learning rates, and of what else it recorded, atomically.
+    """Write a PNG of a run's losses, scores and learning rates, and of the other metrics recorded, atomically.
 
     Args:
         metrics: rows of kind "train" (step, epoch, loss in nats per word, lr_decoder, lr_encoder; reward, words and
             distinct of sampled captions) and "eval" (step, val_loss in nats per word, cider, words, distinct, best).
-            Where a resumed run logged a step twice, the later row counts. What is not finite leaves a gap.
+            If a resumed run logged a step twice, the later row is used. Values that are not finite leave a gap.
         out: the file to write.
 
     Raises:
@@ -49,9 +49,9 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], out: str | os.PathLike[str
 
 
 def curve_drawings(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bytes]]:
-    """What `draw_curves` draws, a panel at a time and where there is something in it: title, what it shows, SVG.
+    """Return the non-empty panels of `draw_curves` as (title, description in words, SVG).
 
-    The drawings take the colour of text from the reader's light or dark scheme. `metrics` as for `draw_curves`.
+    Text in the drawings follows the reader's light or dark colour scheme. `metrics` as for `draw_curves`.
     """
     train, evaluations = rows_of(metrics, "train"), rows_of(metrics, "eval")
     drawings = []
@@ -66,10 +66,10 @@ def curve_drawings(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str,
 
 
 def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | os.PathLike[str]) -> None:
-    """Write a PNG of several runs against epochs, atomically: training loss, validation loss and CIDEr-D.
+    """Write a PNG that compares runs by epoch, atomically: training loss, validation loss and CIDEr-D.
 
     Args:
-        runs: name -> rows, as for `draw_curves`.
+        runs: run name -> rows, as for `draw_curves`.
         out: the file to write.
 
     Raises:
@@ -92,7 +92,7 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], out: str | o
 
 
 def new_figure(height: float, width: float = 9.0) -> Figure:
-    """An empty figure of `width` by `height` inches. Raises CaptionkitError where matplotlib is not installed."""
+    """Return an empty figure of `width` by `height` inches. Raises CaptionkitError if matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -112,7 +112,7 @@ def _finish(figure: Figure) -> None:
 
 
 def write_figure(figure: Figure, out: str | os.PathLike[str]) -> None:
-    """Write a figure as a PNG, atomically, in the look that all curves share. Raises CaptionkitError."""
+    """Write a figure as a PNG, atomically, in the common style. Raises CaptionkitError if it cannot be written."""
     _finish(figure)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": MARK})
@@ -120,7 +120,7 @@ def write_figure(figure: Figure, out: str | os.PathLike[str]) -> None:
 
 
 def figure_svg(figure: Figure) -> bytes:
-    """A figure with text as text, on no ground, and without a date, so that the same rows make the same bytes."""
+    """Return a figure as SVG with real text and a transparent background, without a date so that it is reproducible."""
     import matplotlib
 
     _finish(figure)

@@ -1,4 +1,4 @@
-"""A report as blocks in sections, from which `document_html` and `document_markdown` write a page and a text."""
+"""The structure of a report: sections of blocks, rendered by `document_html` and `document_markdown`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Row:
-    """One thing in a table: its name, its values, and in half a sentence what it is."""
+    """A table row: its name, its values, and a short explanation."""
 
     name: str
     values: Sequence[str]
@@ -20,20 +20,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under `columns`, the first of which names the things. In Markdown a table with `across` lies on its side:
-    one line for the whole, to stand among those of other runs.
+    """Rows under `columns`, of which the first holds the row names.
+
+    In Markdown a table with `across` is transposed to a single line, to be combined with those of other runs.
     """
 
     columns: Sequence[str]
     rows: Sequence[Row]
     across: bool = False
-    #: what Markdown's column of meanings is called
+    #: heading of the column of explanations in Markdown
     explained: str = "what it is"
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; a `warning` is marked as one."""
+    """A paragraph, highlighted if it is a `warning`."""
 
     text: str
     warning: bool = False
@@ -41,28 +42,28 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Listing:
-    """Things one below the other."""
+    """A bulleted list."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Code:
-    """A command or a file, as it is typed."""
+    """A code block: a command or the content of a file."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Shares of a whole: name, share from 0 to 1, the value in words, and what it is."""
+    """Shares of a whole: name, share from 0 to 1, the value as text, and a short explanation."""
 
     rows: Sequence[tuple[str, float, str, str]]
 
 
 @dataclass(frozen=True)
 class Drawings:
-    """SVG drawings with what they show, as a heading and in words; Markdown links to the file `instead`."""
+    """SVG drawings as (title, description in words, SVG); Markdown links to the file `instead`."""
 
     drawings: Sequence[tuple[str, str, bytes]]
     instead: str
@@ -76,17 +77,17 @@ class Shown:
     photo: Image.Image | None = None
     caption: str = ""
     references: Sequence[str] = ()
-    #: its score in words, empty if unknown
+    #: its score as text, empty if unknown
     score: str = ""
-    #: why there is no image
+    #: the reason if there is no image
     error: str = ""
-    #: the image once more for each word, where there is such a strip
+    #: the attention strip, with the image repeated for each word, if there is one
     strip: Image.Image | None = None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Captioned images under a heading, which may be empty."""
+    """Captioned images under an optional heading."""
 
     heading: str
     pictures: Sequence[Shown]
@@ -94,7 +95,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are there for who asks for them."""
+    """Blocks that are collapsed until the reader opens them."""
 
     summary: str
     blocks: Sequence[Block]
@@ -113,7 +114,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report. `figures` stand at the top of the page in large type: name, value, and what it is."""
+    """A report. `figures` are shown in large type at the top of the page: name, value and a short explanation."""
 
     title: str
     lead: str

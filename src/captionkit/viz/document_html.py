@@ -1,4 +1,4 @@
-"""A document as a web page in a single file: nothing is fetched, no script runs, and it prints."""
+"""Render a document as a self-contained web page: no external resources, no scripts, printable."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from captionkit.viz.document import (
 )
 from captionkit.viz.page import THEME, escaped, image_html, page_html
 
-#: pixels of the longer side; with sixteen images or so a page stays below a few megabytes
+#: pixels of the longer side; a page with about sixteen images stays within a few megabytes
 _PHOTO_SIDE = 480
 _STRIP_SIDE = 1200
 
 
 def document_html(document: Document) -> str:
-    """The page. All text is escaped."""
+    """Return the page as HTML. All text is escaped."""
     figures = "".join(
         f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}<small>{escaped(meaning)}</small></dd></div>"
         for name, value, meaning in document.figures
@@ -74,7 +74,7 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    """A table with a header to each row and column; what a thing is stands below its name, so that it never is wide."""
+    """Render a table with row and column headers; explanations are put below row names to keep the table narrow."""
     top = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
     rows = []
     for row in table.rows:

@@ -1,4 +1,4 @@
-"""A document as Markdown, fit to be pasted into a README or a model card."""
+"""Render a document as Markdown that can be pasted into a README or a model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 
 
 def document_markdown(document: Document) -> str:
-    """The document's text, tables and links; images are left to the page."""
+    """Return the document's text, tables and links as Markdown; images are only in the HTML page."""
     parts = [f"# {_text(document.title)}", _text(document.lead)]
     for section in document.sections:
         parts += [f"## {_text(section.heading)}", *map(_block, section.blocks)]
@@ -71,10 +71,10 @@ def _fenced(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """One line that shows as it is, whatever it holds."""
+    """Escape text to a single line that Markdown renders literally."""
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(_known(text).split()), quote=False))
 
 
 def _known(text: str) -> str:
-    """Without the lone surrogates that stand for undecodable bytes in a file name."""
+    """Replace lone surrogates, which stand for undecodable bytes in a file name."""
     return text.encode("utf-8", "replace").decode("utf-8")

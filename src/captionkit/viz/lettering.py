@@ -1,4 +1,4 @@
-"""Words in images: a font that has them, lines that fit."""
+"""Text in images: font selection and line wrapping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import ImageDraw, ImageFont
 INK = (32, 33, 36)
 _SIZE = 20
 
-# Tried in this order for text that Pillow's own font, which is ASCII only, has no glyphs for: Linux, macOS, Windows.
+# Tried in this order for text that Pillow's built-in font, which is ASCII only, cannot render: Linux, macOS, Windows.
 SYSTEM_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -28,7 +28,7 @@ SYSTEM_FONTS = (
 
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first font that can write all of `text`, or the one that lacks the least of it, at `size` pixels."""
+    """Return the first font that has all glyphs of `text`, or the one that lacks the fewest, at `size` pixels."""
     characters = sorted({character for character in text if character.isprintable() and not character.isspace()})
     best = cast(ImageFont.FreeTypeFont, ImageFont.load_default(_SIZE))
     fewest = _missing(best, characters)
@@ -43,7 +43,7 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def system_font(name: str) -> ImageFont.FreeTypeFont | None:
-    """A font of the system, None where it is not installed."""
+    """Return a system font, or None if it is not installed."""
     try:
         return ImageFont.truetype(name, _SIZE)
     except OSError:
@@ -51,18 +51,18 @@ def system_font(name: str) -> ImageFont.FreeTypeFont | None:
 
 
 def line_height(font: ImageFont.FreeTypeFont) -> int:
-    """Pixels from one line to the next."""
+    """Return the line height in pixels."""
     return sum(font.getmetrics())
 
 
 def write(draw: ImageDraw.ImageDraw, lines: Sequence[str], font: ImageFont.FreeTypeFont, x: float, y: float) -> None:
-    """Lines below one another, centred on `x`."""
+    """Draw lines below one another, centred on `x`."""
     for number, line in enumerate(lines):
         draw.text((x, y + number * line_height(font)), line, INK, font, anchor="ma")
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Lines no wider than `width`; a word that is wider by itself is broken."""
+    """Wrap text to lines of at most `width`; a word wider than that is split."""
     lines, line = [], ""
     for word in text.split():
         if font.getlength(f"{line} {word}".strip()) <= width:
@@ -75,7 +75,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 def broken(word: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """A word in pieces no wider than `width`, each of at least one character."""
+    """Split a word into pieces of at most `width`, each of at least one character."""
     pieces = []
     while font.getlength(word) > width and len(word) > 1:
         fitting = itertools.takewhile(lambda end: font.getlength(word[:end]) <= width, range(1, len(word)))  # noqa: B023
@@ -86,7 +86,7 @@ def broken(word: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 def _missing(font: ImageFont.FreeTypeFont, characters: Iterable[str]) -> int:
-    """How many of the characters come out as the box that stands for no glyph."""
+    """Return how many of the characters are rendered as the missing-glyph box."""
     box = _drawn(font, "\U0010ffff")  # a code point that Unicode never assigns
     return sum(_drawn(font, character) == box for character in characters)
 

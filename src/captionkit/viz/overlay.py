@@ -1,4 +1,4 @@
-"""The photo lit by attention: bright where the model looked, dark elsewhere, as in arXiv 1502.03044."""
+"""Attention overlays: the photo bright where the model attended and dark elsewhere, as in arXiv 1502.03044."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-UNATTENDED = 0.22  # brightness left where the model did not look: enough to see what was there
-GLOW = 0.12  # towards white where it looked most, so that it shows on a dark photo too
+UNATTENDED = 0.22  # brightness where the model did not attend: enough to recognize the content
+GLOW = 0.12  # blend towards white where it attended most, so that it is visible on dark photos too
 VEIL_SCALE = 4
 
 #: left, top, right, bottom, in pixels
@@ -20,10 +20,10 @@ Words = Sequence[tuple[str, np.ndarray]]
 def overlays(
     photo: Image.Image, grids: Iterable[np.ndarray], region: Box, size: tuple[int, int]
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """The photo at `size` (width, height), and the same once for each grid, lit by it.
+    """Return the photo resized to `size` (width, height), and a copy lit by each grid.
 
-    `region` is the part of the photo, in its pixels, that the grids cover; it may reach beyond the photo.
-    Raises ValueError for a grid that is not [rows, columns], and for an empty region.
+    `region` is the part of the photo, in its pixels, that the grids cover; it may extend beyond the photo. Raises
+    ValueError for a grid that is not [rows, columns], and for an empty region.
     """
     plain = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     across, down = plain.width / photo.width, plain.height / photo.height
@@ -33,10 +33,10 @@ def overlays(
 
 
 def veil(grid: np.ndarray) -> Image.Image:
-    """What, stretched over the part of a photo that `grid` covers, lights it as `overlays` does: grey and alpha ("LA").
+    """Return a grey and alpha ("LA") image that, stretched over the region of `grid`, lights it as `overlays` does.
 
-    It has VEIL_SCALE pixels to a cell, so that a page can hold one for each word; the browser smooths the rest.
-    Raises ValueError for a grid that is not [rows, columns].
+    It has VEIL_SCALE pixels per cell, small enough for a page to embed one per word; the browser interpolates. Raises
+    ValueError for a grid that is not [rows, columns].
     """
     cells = relative(grid)
     size = cells.shape[1] * VEIL_SCALE, cells.shape[0] * VEIL_SCALE
@@ -49,9 +49,9 @@ def veil(grid: np.ndarray) -> Image.Image:
 
 
 def relative(grid: np.ndarray) -> np.ndarray:
-    """A map on the scale of its own maximum, float32 [rows, columns] of 0 to 1; what is not a number counts as 0.
+    """Scale a map by its own maximum to float32 [rows, columns] in 0 to 1; NaN counts as 0.
 
-    Raises ValueError where it is not [rows, columns].
+    Raises ValueError if it is not [rows, columns].
     """
     cells = np.nan_to_num(np.asarray(grid, dtype=np.float32))
     if cells.ndim != 2 or cells.size == 0:
@@ -60,9 +60,9 @@ def relative(grid: np.ndarray) -> np.ndarray:
 
 
 def _spotlight(panel: Image.Image, cells: np.ndarray, region: Box) -> Image.Image:
-    """The panel lit by cells of 0 to 1 that cover `region`, in the panel's pixels.
+    """Return the panel lit by cells in 0 to 1 that cover `region`, in the panel's pixels.
 
-    Their maximum is that of the whole grid: what is brightest in view is dim where the model looked at the padding.
+    Cells are scaled by the maximum of the whole grid, so if the model attended most to padding, the photo stays dim.
     """
     left, top, right, bottom = region
     columns, x = _visible(left, right, panel.width, cells.shape[1])
@@ -79,7 +79,7 @@ def _spotlight(panel: Image.Image, cells: np.ndarray, region: Box) -> Image.Imag
 
 
 def _visible(start: float, stop: float, size: int, cells: int) -> tuple[range, tuple[float, float]]:
-    """Along one axis: the panel's pixels inside the region, and the stretch of the grid, in cells, that they show."""
+    """Return, for one axis, the panel's pixels inside the region, and the range of the grid, in cells, they show."""
     if not stop > start:
         raise ValueError(f"the region that the attention covers is empty ({start:g} to {stop:g})")
     pixels = range(max(0, round(start)), min(size, round(stop)))

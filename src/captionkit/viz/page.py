@@ -1,4 +1,4 @@
-"""A web page of captioned photos in a single file: images embedded, nothing fetched, no script."""
+"""A self-contained web page of captioned photos: embedded images, no external resources, no scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from captionkit.utils.files import MARK, write_text
 
-#: said of a caption that is as likely false as not, in the place of a percentage
+#: shown instead of a percentage for captions of low confidence
 NOT_SURE = "not sure"
 PHOTO_SIDE = 800
 FIGURE_SIDE = 2000
@@ -24,16 +24,16 @@ class Card:
     """One photo of a page.
 
     Attributes:
-        photo: what to show; None where the image could not be opened.
+        photo: the image to show; None if it could not be opened.
         caption: the caption.
-        confidence: of the caption, 0 to 1; None if unknown.
-        unsure: whether that is too little, so that the page says "not sure" instead of how confident the model is.
+        confidence: confidence of the caption, 0 to 1; None if unknown.
+        unsure: whether the confidence is too low, so that the page shows "not sure" instead of a percentage.
         alternatives: further captions, best first.
-        references: captions that people wrote.
-        attention: what `attention_figure` drew.
-        scores: figures of the caption by name, in the order in which they are shown.
-        label: what the photo is called, such as its file name.
-        error: why there is no caption; makes this an error card.
+        references: reference captions written by people.
+        attention: the figure returned by `attention_figure`.
+        scores: scores of the caption by name, in display order.
+        label: name of the photo, such as its file name.
+        error: the reason if there is no caption; makes this an error card.
     """
 
     photo: Image.Image | None = None
@@ -49,7 +49,7 @@ class Card:
 
 
 def captions_page(title: str, cards: Sequence[Card], *, note: str = "") -> str:
-    """The page as HTML. All text is escaped; `note` stands below the title."""
+    """Return the page as HTML. All text is escaped; `note` is shown below the title."""
     return sectioned_page(title, [("", cards)], note=note)
 
 
@@ -60,7 +60,7 @@ def sectioned_page(
     note: str = "",
     figures: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A page of several groups of cards, each under its heading; `figures` are names and values, shown at the top."""
+    """Return a page of groups of cards under headings; `figures` are (name, value) pairs shown at the top."""
     cards = [card for _, some in sections for card in some]
     failed = sum(bool(card.error) for card in cards)
     count = f"{len(cards)} photo{'' if len(cards) == 1 else 's'}"
@@ -80,7 +80,7 @@ def sectioned_page(
 
 
 def page_html(title: str, style: str, body: Sequence[str]) -> str:
-    """A page that fetches nothing and runs no script; the lines of its `body` are HTML already."""
+    """Return a page without external resources and scripts; the lines of `body` must already be HTML."""
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -103,7 +103,7 @@ def page_html(title: str, style: str, body: Sequence[str]) -> str:
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:
-    """Write a page atomically. Raises CaptionkitError where it cannot be written."""
+    """Write a page atomically. Raises CaptionkitError if it cannot be written."""
     write_text(path, page)
 
 
@@ -136,7 +136,7 @@ def _card(card: Card) -> str:
         parts.append(f'<p class="label" dir="auto">{escaped(card.label)}</p>')
     parts.append("</div>")
     if card.attention:
-        # Wider than a phone, so it scrolls by itself; the tab stop lets a keyboard scroll it too.
+        # Wider than a phone's screen, so it scrolls on its own; the tab stop makes it scrollable by keyboard.
         parts.append('<div class="attention" tabindex="0" role="group" aria-label="Where the model looked">')
         parts.append(image_html(card.attention, "For each word, the photo lit where the model looked", FIGURE_SIDE))
         parts.append("</div>")
@@ -158,7 +158,7 @@ def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
 
 
 def image_html(picture: Image.Image, alt: str, longest: int) -> str:
-    """An image inside the page, its longer side at most `longest` pixels."""
+    """Return an <img> element with an embedded JPEG, its longer side at most `longest` pixels."""
     small = picture.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
@@ -169,7 +169,7 @@ def image_html(picture: Image.Image, alt: str, longest: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escaped, and without the lone surrogates that stand for undecodable bytes in a file name."""
+    """Escape text for HTML, and replace lone surrogates, which stand for undecodable bytes in a file name."""
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
 
 

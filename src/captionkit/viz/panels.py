@@ -1,4 +1,4 @@
-"""The panels of a run's curves: each draws what it is about, if its rows tell of it, and says it in words."""
+"""The panels of a run's curves: each draws its metrics, if they were recorded, and describes them in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TRAIN, VALIDATION, ENCODER, SCORE = "#4c78a8", "#e45756", "#54a24b", "#b279a2"
 _TRAIN_LINE, _EVAL_LINE = TRAIN, "#f58518"
-#: rows beyond which the faint line of single rows is a bitmap inside an SVG drawing
+#: number of rows above which the faint unsmoothed line is rasterized in SVG output
 _MANY = 2000
 
 Rows = list[Mapping[str, Any]]
@@ -21,22 +21,22 @@ Rows = list[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: its title, how high it is among others, and what draws it; `usual` ones are always there."""
+    """One pair of axes: its title, relative height and draw function; `usual` panels are always included."""
 
     title: str
     height: int
     draw: Callable[[Axes, Rows, Rows], None]
-    #: (kind of row, column) of which one at least must be recorded
+    #: (kind of row, column), of which at least one must be recorded
     columns: Sequence[tuple[str, str]]
     usual: bool = False
 
     def recorded(self, train: Rows, evaluations: Rows) -> bool:
-        """Whether there is anything to draw."""
+        """Return whether there is anything to draw."""
         rows = {"train": train, "eval": evaluations}
         return any(np.isfinite(column(rows[kind], key)).any() for kind, key in self.columns)
 
     def in_words(self, train: Rows, evaluations: Rows) -> str:
-        """What the drawing shows, for who cannot see it: where each line begins and ends."""
+        """Return a text alternative of the drawing: the first and last value of each line."""
         rows = {"train": train, "eval": evaluations}
         said = []
         for kind, key in self.columns:
@@ -50,7 +50,7 @@ class Panel:
 
 
 def draw_losses(axes: Axes, train: Rows, evaluations: Rows) -> None:
-    """Loss of training, smoothed over its single rows, and of validation."""
+    """Draw the training loss, raw and smoothed, and the validation loss."""
     axes.set_ylabel("loss, nats per word")
     if train:
         losses = column(train, "loss")
@@ -62,7 +62,7 @@ def draw_losses(axes: Axes, train: Rows, evaluations: Rows) -> None:
 
 
 def draw_scores(axes: Axes, _: Rows, evaluations: Rows) -> None:
-    """CIDEr-D of generated captions."""
+    """Draw the CIDEr-D of generated captions."""
     axes.set_ylabel("CIDEr-D")
     if np.isfinite(column(evaluations, "cider")).any():  # runs of version 0.1.0 have none
         line(axes, evaluations, column(evaluations, "cider"), color=SCORE, marker=".", label="validation, generated")
@@ -70,22 +70,22 @@ def draw_scores(axes: Axes, _: Rows, evaluations: Rows) -> None:
 
 
 def draw_rates(axes: Axes, train: Rows, _: Rows) -> None:
-    """Learning rates of decoder and encoder."""
+    """Draw the learning rates of decoder and encoder."""
     axes.set_ylabel("learning rate")
     peaks = []
     for key, name, colour in (("lr_decoder", "decoder", TRAIN), ("lr_encoder", "encoder", ENCODER)):
         rates = column(train, key)
         peak = np.nanmax(rates, initial=0)
-        if peak > 0:  # a frozen encoder's is zero throughout
+        if peak > 0:  # the rate of a frozen encoder is zero throughout
             line(axes, train, rates, color=colour, label=name)
             peaks.append(peak)
     if peaks:
         axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(bottom=min(peaks) / 100)  # a cosine ends at zero, which would stretch the axis without end
+        axes.set_ylim(bottom=min(peaks) / 100)  # a cosine schedule ends at zero, which would stretch the log axis
 
 
 def _both(key: str, label: str, *, share: bool = False) -> Callable[[Axes, Rows, Rows], None]:
-    """A panel of the column `key`, which sampled captions of training and generated ones of validation may have."""
+    """Return a draw function for column `key` of sampled training captions and generated validation captions."""
 
     def draw(axes: Axes, train: Rows, evaluations: Rows) -> None:
         axes.set_ylabel(label)
@@ -102,7 +102,7 @@ def _both(key: str, label: str, *, share: bool = False) -> Callable[[Axes, Rows,
     return draw
 
 
-#: in the order in which they stand one below the other
+#: all panels, from top to bottom
 PANELS = (
     Panel("Loss", 3, draw_losses, (("train", "loss"), ("eval", "val_loss")), usual=True),
     Panel("CIDEr-D of the validation captions", 2, draw_scores, (("eval", "cider"),), usual=True),
@@ -121,7 +121,7 @@ PANELS = (
 
 
 def panels_of(train: Rows, evaluations: Rows) -> list[Panel]:
-    """The usual panels, and the others where the run has recorded something for them."""
+    """Return the usual panels, and those others for which the run has recorded something."""
     return [panel for panel in PANELS if panel.usual or panel.recorded(train, evaluations)]
 
 
@@ -134,24 +134,24 @@ def _mark_best(axes: Axes, evaluations: Rows, key: str, colour: str) -> None:
 
 
 def line(axes: Axes, rows: Rows, values: np.ndarray, **style: Any) -> None:
-    """`values` against the rows' steps; a single value, of which a line shows nothing, as a dot."""
+    """Plot `values` against the rows' steps; a single value is drawn as a dot, since a line would not be visible."""
     axes.plot(column(rows, "step"), values, **{"marker": "." if len(rows) == 1 else "", **style})
 
 
 def rows_of(metrics: Sequence[Mapping[str, Any]], kind: str) -> Rows:
-    """The rows of a kind by their steps; of a step that was recorded twice, the later row."""
+    """Return the rows of a kind sorted by step; for a step recorded twice, the later row."""
     latest = {row["step"]: row for row in metrics if row["kind"] == kind}
     return [latest[step] for step in sorted(latest)]
 
 
 def column(rows: Rows, key: str) -> np.ndarray:
-    """One value a row; NaN where it is absent, null (as JSON writes NaN) or infinite."""
+    """Return one value per row; NaN where it is absent, null (as JSON writes NaN) or infinite."""
     values = np.array([row.get(key) for row in rows], dtype=float)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Gaussian average, centred so that it does not lag behind a falling loss, that leaves gaps as they are."""
+    """Smooth with a Gaussian, centred so that it does not lag behind a falling loss; gaps are preserved."""
     sigma = len(values) / 100
     reach = int(3 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)

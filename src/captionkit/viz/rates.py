@@ -1,4 +1,4 @@
-"""Images of learning rates: a range test's curves, and what the trials of a sweep reached with which rate."""
+"""Plots of learning rates: the curves of a range test, and the scores of a sweep's trials by learning rate."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def draw_range_tests(tests: Sequence[Mapping[str, Any]], out: str | os.PathLike[
 def draw_trials(
     trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float], out: str | os.PathLike[str]
 ) -> bytes:
-    """Write a PNG of a sweep's trials, atomically: CIDEr-D against the decoder's rate, and what decided about it.
+    """Write a PNG of a sweep's trials, atomically: CIDEr-D against the decoder's rate, and hyperparameter importance.
 
-    Returns the same as an SVG that follows a page's colours.
+    Return the same figure as an SVG that follows a page's colours.
 
     Args:
         trials: each with optimizer (its name), lr_decoder, cider (of its best evaluation; None without one) and pruned.
-        importance: field -> share of what decided, largest first; without any, the panel is left out.
+        importance: field -> importance (PED-ANOVA) as a share, largest first; if empty, the panel is omitted.
         out: the file to write.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Photos for who has none at hand: those that come inside the scikit-image package, so nothing is downloaded."""
+"""Sample photos from the scikit-image package, so that nothing has to be downloaded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from captionkit.errors import CaptionkitError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of the images in scikit-image's wheels (0.24 to 0.26), the everyday photos; all are in the public domain or CC0.
+# The everyday photos among the images in scikit-image's wheels (0.24 to 0.26); all are in the public domain or CC0.
 FILES = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
 
 def sample_photos() -> list[tuple[str, Image.Image]]:
-    """(file name, RGB photo) of each sample. Raises CaptionkitError where scikit-image is not installed."""
+    """Return (file name, RGB photo) of each sample. Raises CaptionkitError if scikit-image is not installed."""
     from captionkit.data.images import open_image
 
-    # Found without importing skimage, whose own loader would download what it misses.
+    # Located without importing skimage, whose own loader would download missing files.
     package = importlib.util.find_spec("skimage")
     folders = [Path(place) / "data" for place in (package and package.submodule_search_locations) or ()]
     paths = [folder / name for name in FILES for folder in folders if (folder / name).is_file()]

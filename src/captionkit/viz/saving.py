@@ -1,4 +1,4 @@
-"""Attention as a file: a figure, an animation or arrays, by the file's name; and as plain values for JSON."""
+"""Save attention as a figure, an animation or arrays, depending on the file name, or convert it for JSON."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from captionkit.viz.animation import attention_gif
 from captionkit.viz.attention import attention_figure
 from captionkit.viz.overlay import Box, Words
 
-#: what a file's name may end in
+#: supported file name suffixes
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".npz")
 
 
 def save_attention(
     path: str | os.PathLike[str], photo: Image.Image, words: Words, region: Box, *, caption: str = ""
 ) -> None:
-    """Write where the model looked, atomically: a figure, a GIF or the arrays, as the end of the file's name says.
+    """Write the attention maps, atomically, as a figure, a GIF or arrays, depending on the file's suffix.
 
     A `.npz` holds words [L] and caption (text), attention float32 [L, rows, columns], region float64 [4] (left, top,
     right, bottom, in pixels of the photo) and photo int64 [2] (its width and height); it loads without pickle.
 
     Args:
         photo, words, region: as for `attention_figure`.
-        caption: the sentence, above the figure and in the arrays.
+        caption: the caption, shown above the figure and stored in the arrays.
 
     Raises:
-        CaptionkitError: the name ends in something else, or the file cannot be written.
+        CaptionkitError: the suffix is not supported, or the file cannot be written.
     """
     suffix = check_name(path)
     if suffix == ".gif":
@@ -44,7 +44,7 @@ def save_attention(
 
 
 def check_name(path: str | os.PathLike[str]) -> str:
-    """The suffix of a file that `save_attention` would write. Raises CaptionkitError for another, before any work."""
+    """Return the suffix of a file name for `save_attention`. Raises CaptionkitError if it is not supported."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise CaptionkitError(f"{path}: attention is written as {', '.join(SUFFIXES)}; end the name in one of them")
@@ -52,7 +52,7 @@ def check_name(path: str | os.PathLike[str]) -> str:
 
 
 def attention_lists(grid: np.ndarray) -> list[list[float]]:
-    """A map as JSON holds it: rows of values, rounded to four decimals; what is not a number is 0."""
+    """Convert a map to lists for JSON: rows of values, rounded to four decimals, with NaN as 0."""
     return [[round(float(value), 4) for value in row] for row in np.nan_to_num(grid)]
 
 

@@ -1,4 +1,4 @@
-"""Attention in a row of thumbnails, for pages and reports."""
+"""Attention as a strip of thumbnails, for pages and reports."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ WIDTH = 1000
 HEIGHT = 96
 FONT_SIZE = 14
 GAP = 6
-WIDEST = 3.0  # of a thumbnail, in heights; a wider panorama is drawn lower
+WIDEST = 3.0  # largest aspect ratio of a thumbnail; for a wider photo the height is reduced
 
 
 def attention_strip(
     photo: Image.Image, words: Words, region: Box, *, width: int = WIDTH, height: int = HEIGHT
 ) -> Image.Image:
-    """A row of thumbnails, one a word, the word beneath; in several rows where `width` is too narrow for one.
+    """Return a row of thumbnails, one per word with the word below; wrapped to several rows if `width` is too small.
 
     Args:
-        photo, words, region: as for `attention_figure`. Without words, the photo alone.
-        width: pixels that the strip is at most wide; a narrower caption makes a narrower strip.
-        height: pixels of a thumbnail.
+        photo, words, region: as for `attention_figure`. Without words, only the photo is shown.
+        width: maximum width of the strip in pixels; short captions make a narrower strip.
+        height: height of a thumbnail in pixels.
+
+    Raises:
+        ValueError: `width` or `height` is less than 1.
     """
     if height < 1 or width < 1:
         raise ValueError(f"width = {width}, height = {height}: use whole numbers from 1")
@@ -52,7 +55,7 @@ def attention_strip(
 
 
 class _Cell:
-    """A thumbnail with its word, as wide as the wider of the two, which is at most `width`."""
+    """A thumbnail with its word below, as wide as the wider of the two; the word is split at `width`."""
 
     def __init__(self, panel: Image.Image, label: str, font: ImageFont.FreeTypeFont, width: int) -> None:
         self.panel = panel
@@ -66,6 +69,6 @@ def _breadth(row: list[_Cell]) -> int:
 
 
 def _thumbnail(across: int, down: int, width: int, height: int) -> tuple[int, int]:
-    """Size of the thumbnails of a photo of `across` x `down` pixels."""
+    """Return the thumbnail size for a photo of `across` x `down` pixels."""
     scale = min(height / down, min(width, WIDEST * height) / across)
     return max(1, round(across * scale)), max(1, round(down * scale))

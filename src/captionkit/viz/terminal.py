@@ -1,4 +1,4 @@
-"""Attention in a terminal: each word's map in block characters, the word beneath."""
+"""Attention in a terminal: each word's map in block characters, with the word below."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from captionkit.viz.overlay import Words, relative
 
 SHADES = " ░▒▓█"
 GAP = "  "
-NARROW = 10  # columns of a grid up to which a cell is two characters wide where there is no colour
-#: the colours from not looked at to looked at most, between which others are mixed
+NARROW = 10  # without colour, cells of grids with up to this many columns are two characters wide
+#: colours from least to most attention, interpolated linearly
 SCALE = ((0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
 
 
 def attention_text(words: Words, *, width: int | None = None, colour: bool | None = None) -> str:
-    """Where the model looked for each word, as lines of text; the maps stand side by side and wrap.
+    """Return the attention map of each word as lines of text; maps are placed side by side and wrap.
 
-    With colour, a character is two cells, one above the other, from black over red to yellow. Without, it is a shade:
-    two characters a cell for a grid of up to ten columns, one for two cells above one another for a finer one. Each
-    map is scaled by its own maximum, so attention that is spread evenly is bright or solid throughout.
+    With colour, a character shows two cells, one above the other, from black over red to yellow. Without, cells are
+    shades: two characters per cell for grids of up to ten columns, and one character per two cells (one above the
+    other) for finer grids. Each map is scaled by its own maximum, so uniform attention is bright or solid throughout.
 
     Args:
         words: each word with its attention, [rows, columns], row 0 at the top.
-        width: columns of the terminal; None asks it.
-        colour: whether to use 24-bit colour; None does if standard output is a terminal that says it can.
+        width: columns of the terminal; None uses the terminal's width.
+        colour: whether to use 24-bit colour; None uses it if standard output is a terminal that supports it.
+
+    Raises:
+        ValueError: `width` is less than 2.
     """
     width = shutil.get_terminal_size().columns if width is None else width
     if width < 2:
@@ -48,9 +51,9 @@ def attention_text(words: Words, *, width: int | None = None, colour: bool | Non
 
 
 def has_true_colour(stream: TextIO | None = None) -> bool:
-    """Whether `stream` (by default standard output) is a terminal with 24-bit colour, as its environment says.
+    """Return whether `stream` (by default standard output) is a terminal with 24-bit colour.
 
-    NO_COLOR (https://no-color.org) forbids it.
+    This is read from the environment; NO_COLOR (https://no-color.org) disables colour.
     """
     terminal = (sys.stdout if stream is None else stream).isatty()
     able = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit") or "WT_SESSION" in os.environ
@@ -67,7 +70,7 @@ class _Block:
         self.width = max(self.across, *map(_columns_of, label or [""]))
 
     def line(self, number: int, above: int) -> str:
-        """Line `number` of the block, `width` columns; the word starts at line `above`."""
+        """Return line `number` of the block, padded to its width; the word starts at line `above`."""
         picture, label = self.parts
         if number < above:
             text, columns = (picture[number], self.across) if number < len(picture) else ("", 0)
@@ -90,7 +93,7 @@ def _rows(blocks: list[_Block], width: int) -> Iterator[list[_Block]]:
 
 
 def _fitted(cells: np.ndarray, width: int) -> np.ndarray:
-    """The grid, averaged to fewer cells where it has more columns than the terminal."""
+    """Return the grid, averaged to fewer cells if it has more columns than the terminal."""
     rows, columns = cells.shape
     if columns <= width:
         return cells
@@ -99,7 +102,7 @@ def _fitted(cells: np.ndarray, width: int) -> np.ndarray:
 
 
 def _coloured(cells: np.ndarray, _: int) -> tuple[int, list[str]]:
-    """The map in half-blocks [rows / 2, columns]: its columns, and its lines with their escape sequences."""
+    """Draw the map in half blocks [rows / 2, columns]; return its width, and its lines with escape sequences."""
     places = np.linspace(0, 1, len(SCALE))
     mixed = np.stack([np.interp(cells, places, channel) for channel in np.transpose(SCALE)], -1)  # [R,C] -> [R,C,3]
     rgb = mixed.round().astype(int).tolist()
@@ -111,12 +114,12 @@ def _coloured(cells: np.ndarray, _: int) -> tuple[int, list[str]]:
 
 
 def _sgr(ground: int, colour: list[int] | None) -> str:
-    """The escape sequence for a foreground (38) or background (48); None is the terminal's own."""
+    """Return the escape sequence for a foreground (38) or background (48) colour; None is the terminal's default."""
     return f"\x1b[{ground + 1}m" if colour is None else f"\x1b[{ground};2;{';'.join(map(str, colour))}m"
 
 
 def _shaded(cells: np.ndarray, width: int) -> tuple[int, list[str]]:
-    """The map in shades: its columns, and its lines."""
+    """Draw the map in shades; return its width in characters, and its lines."""
     across = 2 if 2 * cells.shape[1] <= min(2 * NARROW, width) else 1
     if across == 1:  # a character is about twice as high as wide
         odd = np.vstack([cells, cells[-1:]]) if len(cells) % 2 else cells
@@ -126,12 +129,12 @@ def _shaded(cells: np.ndarray, width: int) -> tuple[int, list[str]]:
 
 
 def _printable(word: str) -> str:
-    """The word without what would command the terminal."""
+    """Return the word with control characters, which the terminal would interpret, replaced."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in word)
 
 
 def _columns_of(text: str) -> int:
-    """Columns that a terminal gives the text: two to wide characters (Unicode's annex 11), none to combining ones."""
+    """Return the terminal width of a text: two columns for wide characters (UAX #11), none for combining ones."""
     return sum(_columns_of_character(character) for character in text)
 
 
@@ -142,7 +145,7 @@ def _columns_of_character(character: str) -> int:
 
 
 def _broken(word: str, width: int) -> list[str]:
-    """The word in pieces of at most `width` columns."""
+    """Split the word into pieces of at most `width` columns."""
     pieces, used = [""] if word else [], 0
     for character in word:
         columns = _columns_of_character(character)
