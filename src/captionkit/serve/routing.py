@@ -44,7 +44,7 @@ class Routes:
 
 
 class Addresses:
-    """Outermost middleware: sets path and root path of each request, whether or not the proxy strips its prefix.
+    """Middleware around all that reads paths: sets path and root path, whether or not the proxy strips its prefix.
 
     The prefix is the setting's, or else the proxy's X-Forwarded-Prefix. A client that forges this header only changes
     the links in its own response.

@@ -32,6 +32,6 @@ def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
 
 
 def spread_pictures(examples: CaptionSet) -> Sequence[Source]:
-    """Return about 32 images, evenly spaced over a split."""
+    """Return up to 32 images, evenly spaced over a split."""
     step = max(1, len(examples) // _PICTURES)
     return [example.image for example in islice(examples, 0, step * _PICTURES, step)]
