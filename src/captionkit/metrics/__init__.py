@@ -1,4 +1,4 @@
-"""Caption metrics without Java: equal to coco-caption's, computed on whole corpora at once.
+"""Caption metrics without Java, equal to coco-caption's and vectorised over whole corpora.
 
     scores = captionkit.evaluate({"42": "a dog runs"}, {"42": ["A dog is running.", "The dog runs on grass."]})
     print(scores)                 # a table with confidence intervals

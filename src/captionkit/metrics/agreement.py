@@ -1,13 +1,13 @@
-"""Whether a caption is right, as far as references can tell: how much of what people agree on it says.
+"""Correctness of a caption as far as references can tell: how much of what the references agree on it contains.
 
-People who describe an image disagree in most words, and agree in what it shows. Each word is weighed by the square of
-the share of references that use it, times how rare it is (the inverse document frequency of CIDEr): the thing itself
-weighs most, "a" and "on" next to nothing. People are called by many names, a man a person, a skier, a guy; these count
-as one word, with the weight of those that were used.
+People who describe an image differ in most words, and agree on what it shows. Each word is weighted by the square of
+the share of references that use it, times its rarity (the inverse document frequency of CIDEr): the main object weighs
+most, "a" and "on" almost nothing. Words for people (a man is a person, a skier, a guy) count as one word, with the mean
+rarity of those that the references use.
 
-A strict reader graded 96 captions of everyday photos, seeing no references: true or right in the main thing, or false.
-The agreement ranked the former above the latter with an area under the curve of 0.92 (CIDEr-D 0.78, METEOR 0.76), and
-a caption with at least `RIGHT_FROM` was graded so nine times out of ten.
+A strict reader graded 96 captions of everyday photos, without seeing references: true or right in the main thing, or
+false. The agreement ranked the former above the latter with an area under the ROC curve of 0.92 (CIDEr-D 0.78, METEOR
+0.76), and nine in ten captions with at least `RIGHT_FROM` were graded as right.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 
-#: the agreement from which a caption counts as right in the main thing
+#: the agreement from which the main statement of a caption counts as right
 RIGHT_FROM = 0.2
 
 _PERSON = "person"
@@ -33,7 +33,7 @@ _PEOPLE = frozenset((
 
 
 class People:
-    """What people wrote of images, by their place."""
+    """The references of images, by the images' index."""
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         """`references` are the captions of each image, at least one."""
@@ -44,12 +44,12 @@ class People:
         self._images_with = Counter(word for used in self._used for word in used)
 
     def used(self, place: int, word: str) -> bool:
-        """Whether people used `word` of the image at `place`."""
+        """Return whether the references of the image at index `place` use `word`."""
         tokens = self._tokenize([word])[0]
         return bool(tokens) and all(token in self._used[place] for token in tokens)
 
     def agreement(self, said: Sequence[str]) -> NDArray[np.float64]:
-        """How much of what people agree on the captions [N] of all images say, 0 to 1."""
+        """Return the agreement, 0 to 1, of the captions [N] of all images with their references."""
         candidates = self._tokenize(said)
         return np.array([self._of_one(place, words) for place, words in enumerate(candidates)])
 

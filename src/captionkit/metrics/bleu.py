@@ -1,8 +1,8 @@
 """BLEU-1 to BLEU-4 (Papineni et al. 2002), as coco-caption computes it.
 
-Clipped n-gram precision over the corpus, geometric mean over n, brevity penalty against the reference that is closest
-in length (the shorter of two that are equally close). coco-caption's two tiny constants keep a precision of zero from
-being exactly zero, and are kept here, so that scores of single sentences agree as well.
+Clipped n-gram precision over the corpus, geometric mean over n, brevity penalty against the reference closest in length
+(the shorter of two equally close ones). coco-caption adds two tiny constants so that a precision of zero is not exactly
+zero; they are kept here, so that scores of single sentences agree as well.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Bleu(CollectedWords):
     names: tuple[str, ...] = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))
 
     def compute(self) -> Result:
-        """Scores of all images so far."""
+        """Return the scores of all images so far."""
         statistics = _statistics(self.candidates, self.references)
         return Result(self.names, _bleu(statistics), statistics, _bleu)
 
 
 def _statistics(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:
-    """[N,10]: matches for n = 1 to 4, n-grams for n = 1 to 4, length, closest reference length."""
+    """Return [N,10]: matches for n = 1 to 4, n-grams for n = 1 to 4, length, closest reference length."""
     images = len(candidates)
     flat = [reference for some in references for reference in some]
     image_index = np.repeat(np.arange(images), [len(some) for some in references])  # [R], of each reference
     sentences = number([*candidates, *flat], {})
     owners = np.concatenate([np.arange(images), image_index])[sentences.owners]  # [P], the image of each token
-    said = np.repeat(np.arange(len(sentences.lengths)) < images, sentences.lengths)  # [P], whether of a candidate
+    said = np.repeat(np.arange(len(sentences.lengths)) < images, sentences.lengths)  # [P], whether it is a candidate's
     matches = [
         _matches(
             count(owners[starts[said[starts]]], grams[said[starts]]),
@@ -52,7 +52,7 @@ def _statistics(candidates: Sequence[Tokens], references: Sequence[Sequence[Toke
 
 
 def _matches(said: Counts, written: Counts, image_index: Ints, images: int) -> Ints:
-    """Clipped matches of each image [N]: an n-gram counts as often as the reference that has it most often does."""
+    """Return the clipped matches of each image [N]: an n-gram counts at most as often as in any one reference."""
     size = max(said.size, written.size)
     keys = image_index[written.owners] * size + written.grams
     order = np.argsort(keys, kind="stable")
@@ -64,14 +64,14 @@ def _matches(said: Counts, written: Counts, image_index: Ints, images: int) -> I
 
 
 def _closest(lengths: Ints, reference_lengths: Ints, image_index: Ints) -> Ints:
-    """The length of each image's closest reference [N]."""
+    """Return the length of each image's closest reference [N]."""
     order = np.lexsort((reference_lengths, np.abs(reference_lengths - lengths[image_index]), image_index))
     first = np.unique(image_index[order], return_index=True)[1]
     return reference_lengths[order][first]
 
 
 def _bleu(sums: Floats) -> Floats:
-    """Sums of `_statistics` [...,10] -> BLEU [...,4]."""
+    """Compute BLEU [...,4] from sums of `_statistics` [...,10]."""
     matches, guesses = sums[..., :LONGEST], sums[..., LONGEST : 2 * LONGEST]
     precisions = np.cumprod((matches + _TINY) / (guesses + _SMALL), axis=-1)
     means = precisions ** (1 / np.arange(1, LONGEST + 1))

@@ -1,4 +1,4 @@
-"""How sure a corpus score is, and whether two systems differ: by resampling the images.
+"""Confidence intervals of corpus scores, and significance of the difference of two systems, by resampling the images.
 
 A corpus score is a function of sums over images (`Result`), so R resamples are one product [R,N] x [N,S].
 """
@@ -11,13 +11,13 @@ import numpy as np
 
 from captionkit.metrics.core import Floats, Result
 
-#: resamples drawn at a time, so that memory stays bounded: 64 x N floats
+#: resamples drawn at a time, to bound the memory: 64 x N floats
 _CHUNK = 64
-_EDGES = (2.5, 97.5)  # percentiles between which 95 % lie
+_EDGES = (2.5, 97.5)  # percentiles of the 95 % interval
 
 
 def bootstrap(results: list[Result], *, resamples: int, seed: int) -> list[Floats]:
-    """95 % percentile intervals [2,M] of each result's corpus scores (Efron 1979), all from the same resamples."""
+    """Return 95 % percentile intervals [2,M] of each result's corpus scores (Efron 1979), from shared resamples."""
     samples: list[list[Floats]] = [[] for _ in results]
     images = len(results[0].statistics) if results else 0
     for counts in _resampled(images, resamples, seed):
@@ -27,10 +27,11 @@ def bootstrap(results: list[Result], *, resamples: int, seed: int) -> list[Float
 
 
 def paired(one: Result, other: Result, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """95 % interval [2,M] of the difference `one` - `other` on the same images, and p-values [M].
+    """Return the 95 % interval [2,M] of the difference `one` - `other` on the same images, and p-values [M].
 
-    The interval is a paired bootstrap's (Koehn 2004); the p-value that of approximate randomisation, which exchanges
-    the two systems' captions image by image (Riezler and Maxwell 2005): how often chance makes as large a difference.
+    The interval is that of a paired bootstrap (Koehn 2004). The p-value comes from approximate randomisation, which
+    swaps the two systems' captions image by image (Riezler and Maxwell 2005): how often chance gives as large a
+    difference.
     """
     differences = [
         one.corpus(counts @ one.statistics) - other.corpus(counts @ other.statistics)
@@ -43,13 +44,13 @@ def paired(one: Result, other: Result, *, resamples: int, seed: int) -> tuple[Fl
     as_large = np.zeros(len(seen))
     for swaps in _swapped(len(change), resamples, seed):
         sums = one.statistics.sum(0) + swaps @ change  # [C,N] x [N,S] -> [C,S]
-        # Rounding must not make an equal difference a smaller one.
+        # Rounding must not make an equal difference smaller.
         as_large += (np.abs(one.corpus(sums) - other.corpus(both - sums)) >= seen - 1e-12).sum(0)
     return interval, (as_large + 1) / (resamples + 1)
 
 
 def _resampled(images: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each image is drawn in each resample, [C,N] at a time."""
+    """Yield how often each image is drawn in each resample, [C,N] at a time."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, _CHUNK):
         many = min(_CHUNK, resamples - start)
@@ -58,7 +59,7 @@ def _resampled(images: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 
 def _swapped(images: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Which images' captions are exchanged, [C,N] at a time."""
+    """Yield which images' captions are swapped, [C,N] at a time."""
     generator = np.random.default_rng((seed, 1))
     for start in range(0, resamples, _CHUNK):
         yield generator.integers(2, size=(min(_CHUNK, resamples - start), images)).astype(np.float64)

@@ -1,16 +1,15 @@
-"""CHAIR (Rohrbach et al. 2018, arXiv 1809.02156): how often captions name objects that are not there.
+"""CHAIR (Rohrbach et al. 2018, arXiv 1809.02156): how often captions mention objects that are not in the image.
 
-Objects are COCO's 80 kinds of things, found in captions by a table of words (coco_objects.py), the longest phrase
-first: "hot dog" is no dog. With the mentions of objects in the candidates, and those of them whose thing no reference
-of the image has (the invented ones),
+Objects are the 80 COCO categories, found in captions by a table of words (coco_objects.py), the longest phrase first:
+"hot dog" is not a dog. A mention in a candidate is hallucinated if no reference of the image has its object:
 
-    CHAIRi = invented mentions / mentions
-    CHAIRs = candidates with an invented mention / candidates
+    CHAIRi = hallucinated mentions / mentions
+    CHAIRs = candidates with a hallucinated mention / candidates
 
-The authors' program counts mentions likewise: a thing that is named twice counts twice. It also takes COCO's instance
-annotations for true; here the references alone are witnesses, so that an object which is there, but which no reference
-tells of, counts as invented. Where a word is ambiguous, it is read in favour of the candidate: candidates are searched
-for words that surely name a thing, references for all that may stand for it (skiing, for skis).
+The authors' program counts mentions in the same way: an object named twice counts twice. It also uses COCO's instance
+annotations as ground truth; here only the references are used, so an object that is there, but that no reference
+mentions, counts as hallucinated. Ambiguous words are read in favour of the candidate: candidates are searched for words
+that definitely name an object, references for all words that may imply it (skiing, for skis).
 """
 
 from __future__ import annotations
@@ -25,36 +24,36 @@ from captionkit.metrics import coco_objects
 from captionkit.metrics.core import Collected, Floats, Result, Tokens
 from captionkit.metrics.ptb import tokenize
 
-#: COCO's 80 kinds of things, by its own names
+#: the 80 COCO categories
 OBJECTS = tuple(coco_objects.NAMED)
 
 _PERSON = "person"
 _ANIMALS = frozenset(("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"))
-# English words that captions in no other language have often; and, beside an English word for a thing, these too.
+# English words that are rare in captions of other languages; and articles, which count beside an English object word.
 _ENGLISH = {"the", "with", "and", "of", "on", "are", "from"}
 _ARTICLES = {"a", "an", "two", "three", "some"}
-_SHORTEST_GERUND = 6  # letters: "riding", and not German "Ring"
+_SHORTEST_GERUND = 6  # letters: "riding", but not German "Ring"
 _SHARE = 0.3
 
 
 class Mention(NamedTuple):
-    """Words of a caption, and the things one of which they mean; the first of them is the usual one."""
+    """Words of a caption, and the objects they may mean; the first is the usual one."""
 
     words: str
     things: tuple[str, ...]
 
 
 class Chair(Collected):
-    """CHAIRi and CHAIRs of tokenised English captions; less is better. Tokens must be text, or it is a ValueError.
+    """CHAIRi and CHAIRs of tokenised English captions; less is better. Tokens must be text, else ValueError.
 
-    The per-image scores are the share of a candidate's mentions that are invented, 0 where it has none, and whether
-    there is any; `remarks` of the result lists the invented things.
+    The per-image scores are the share of a candidate's mentions that are hallucinated, 0 if it has none, and whether
+    there is any; the result's `remarks` list the hallucinated objects.
     """
 
     names: tuple[str, ...] = ("CHAIRi", "CHAIRs")
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """As `Collected.update`, for tokens that are text."""
+        """Add a batch as `Collected.update` does; tokens must be text."""
         for caption in (*candidates, *(reference for some in references for reference in some)):
             if len(caption) and not isinstance(caption[0], str):
                 raise ValueError(f"{caption[0]!r} is no word; objects are found in words, not in token ids")
@@ -62,10 +61,10 @@ class Chair(Collected):
 
     @staticmethod
     def unfit(references: Sequence[Sequence[Tokens]]) -> str:
-        """Why references cannot be scored against: they are not English. Nothing where they can.
+        """Return why the references cannot be used, namely if they are not English; "" if they can.
 
-        English are references of which a good part has one of the commonest English words, a verb in -ing, or an
-        article beside a thing that it names; a few things are called alike in many languages.
+        References are English if a good part of them has one of the most frequent English words, a verb in -ing, or an
+        article beside a word for an object; a few objects have the same name in many languages.
         """
         captions = [_words(caption) for some in references for caption in some]
         if sum(map(_looks_english, captions)) >= _SHARE * len(captions):
@@ -73,8 +72,8 @@ class Chair(Collected):
         return "CHAIR is left out: its table of words is English, and the references are not"
 
     def compute(self) -> Result:
-        """Scores of all images so far."""
-        counts = np.zeros((len(self.candidates), 2))  # [N,2]: mentions, and those of them that are invented
+        """Return the scores of all images so far."""
+        counts = np.zeros((len(self.candidates), 2))  # [N,2]: mentions, hallucinated mentions
         lists = []
         for row, (said, written) in enumerate(zip(self.candidates, self.references, strict=True)):
             mentions = mentions_in(said)
@@ -89,21 +88,21 @@ class Chair(Collected):
 
 
 def objects_named(caption: str) -> set[str]:
-    """The things of COCO's 80 kinds that an English caption names, by COCO's names: {"dog", "frisbee"}.
+    """Return the COCO categories that an English caption names: {"dog", "frisbee"}.
 
-    Of a word that means one of several things ("bike"), the usual one.
+    A word that may mean one of several objects ("bike") counts as the usual one.
     """
     return {mention.things[0] for mention in mentions_in(tokenize(caption))}
 
 
 def objects_invented(caption: str, references: Iterable[str]) -> list[str]:
-    """The things that a caption names and that none of the image's references has, in the caption's order."""
+    """Return the objects that a caption names and none of the image's references has, in the caption's order."""
     invented = _invented(mentions_in(tokenize(caption)), [tokenize(reference) for reference in references])
     return list(dict.fromkeys(mention.things[0] for mention in invented))
 
 
 def mentions_in(tokens: Tokens) -> list[Mention]:
-    """The mentions of things in a candidate, in its order."""
+    """Return the mentions of objects in a candidate, in its order."""
     found = _found(_words(tokens), _table().named, article=True)
     if any(_ANIMALS & set(mention.things) for mention in found):
         found = [mention for mention in found if mention.words not in _table().or_animal]
@@ -111,7 +110,7 @@ def mentions_in(tokens: Tokens) -> list[Mention]:
 
 
 def plural(phrase: str) -> str:
-    """The regular plural of a phrase's last word."""
+    """Return the regular plural of a phrase's last word."""
     if phrase.endswith(("s", "x", "z", "ch", "sh")):
         return phrase + "es"
     if phrase.endswith("y") and phrase[-2:-1] not in tuple("aeiou"):
@@ -126,7 +125,7 @@ def _looks_english(words: Sequence[str]) -> bool:
 
 
 class Phrases(NamedTuple):
-    """Phrases, as words -> the things one of which they mean; and the most words of a phrase by its first word."""
+    """Phrases, as words -> the objects they may mean; and the longest phrase length by first word."""
 
     things: Mapping[tuple[str, ...], tuple[str, ...]]
     longest: Mapping[str, int]
@@ -140,7 +139,7 @@ class Phrases(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """The phrases of candidates and of references, those that depend on whether an animal is named, and `_noun`'s."""
+    """The phrases for candidates and for references, those that depend on whether an animal is named, and `_noun`'s."""
 
     named: Phrases
     possible: Phrases
@@ -173,7 +172,7 @@ def _table() -> _Table:
 
 
 def _phrases(listed: str) -> list[tuple[str, ...]]:
-    """Each phrase of a list, and its plural."""
+    """Return each phrase of a list, and its plural."""
     singular = [" ".join(phrase.split()) for phrase in listed.split(",")]
     return [tuple(phrase.split()) for one in singular if one for phrase in (one, plural(one))]
 
@@ -183,7 +182,10 @@ def _words(tokens: Iterable[str]) -> list[str]:
 
 
 def _found(words: Sequence[str], table: Phrases, *, article: bool) -> list[Mention]:
-    """The phrases of a table in a caption, from the left, the longest at each place; `article`: see `_noun`."""
+    """Find the phrases of a table in a caption, from the left, longest first at each position.
+
+    `article`: see `_noun`.
+    """
     found, place = [], 0
     while place < len(words):
         longest = min(table.longest.get(words[place], 0), len(words) - place)
@@ -196,7 +198,10 @@ def _found(words: Sequence[str], table: Phrases, *, article: bool) -> list[Menti
 
 
 def _noun(words: Sequence[str], place: int, article: bool) -> tuple[str, ...]:
-    """The thing that a word means in "an orange" and not in "an orange cat"; with `article`, only after one."""
+    """Return the object that a word means in "an orange" but not in "an orange cat".
+
+    With `article`, only after an article.
+    """
     thing = coco_objects.AFTER_ARTICLE.get(words[place])
     if thing is None or (article and not (place and words[place - 1] in _table().articles)):
         return ()
@@ -225,6 +230,6 @@ def _invented(mentions: Sequence[Mention], references: Iterable[Tokens]) -> list
 
 
 def _rates(sums: Floats) -> Floats:
-    """[...,4] -> [...,2]: CHAIRi and CHAIRs from mentions, invented ones, candidates with one, candidates."""
+    """Compute CHAIRi, CHAIRs: [...,4] -> [...,2], from mentions, hallucinated ones, candidates with one, candidates."""
     mentions, invented, flagged, candidates = np.moveaxis(sums, -1, 0)
     return np.stack([invented / np.maximum(mentions, 1), flagged / np.maximum(candidates, 1)], axis=-1)

@@ -1,8 +1,8 @@
 """CIDEr and CIDEr-D (Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726).
 
 What coco-caption prints as "CIDEr" is CIDEr-D: with clipped counts and a Gaussian penalty on the difference in length,
-so that a caption gains nothing by repeating words. It is called by its name here. Both weigh n-grams by tf-idf, compare
-by cosine for n = 1 to 4, and average over n and references, times ten. Papers print 100 times the number here.
+so that repeating words gains nothing. Here it is called CIDEr-D. Both weight n-grams by tf-idf, compare by cosine
+similarity for n = 1 to 4, and average over n and references, times ten. Papers report 100 times the number here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _SIGMA = 6.0
 
 
 class Cider(CollectedWords):
-    """Plain CIDEr of tokenised captions (equations 1 to 3), times ten as in the authors' own code.
+    """Plain CIDEr of tokenised captions (equations 1 to 3), times ten as in the authors' code.
 
-    `frequencies` come from the references that are scored, unless those of another corpus are given.
+    `frequencies` are computed from the scored references unless those of another corpus are given.
     """
 
     names: tuple[str, ...] = ("CIDEr",)
@@ -30,7 +30,7 @@ class Cider(CollectedWords):
         self.frequencies = frequencies
 
     def compute(self) -> Result:
-        """Scores of all images so far."""
+        """Return the scores of all images so far."""
         images = len(self.candidates)
         flat = [reference for some in self.references for reference in some]
         image_index = np.repeat(np.arange(images), [len(some) for some in self.references])  # [R], of each reference
@@ -49,7 +49,7 @@ class Cider(CollectedWords):
         return mean_result(self.names, (10 * summed / np.maximum(written, 1)).reshape(-1, 1))
 
     def _likeness(self, counts: Counts, weights: Floats, image_index: Ints, images: int) -> Floats:
-        """Cosines [R] of each reference's tf-idf vector and that of its image's candidate; `weights` [E]."""
+        """Return the cosine [R] of each reference's tf-idf vector and its image's candidate's; `weights` [E]."""
         norms = np.sqrt(np.bincount(counts.owners, weights**2, minlength=images + len(image_index)))
         said = int(np.searchsorted(counts.owners, images))  # the candidates' entries come first
         reference = counts.owners[said:] - images
@@ -63,13 +63,16 @@ class Cider(CollectedWords):
 
 
 class CiderD(Cider):
-    """CIDEr-D of tokenised captions (equation 4 on): what captioning papers and coco-caption call CIDEr."""
+    """CIDEr-D of tokenised captions (equation 4 onwards): what captioning papers and coco-caption call CIDEr."""
 
     names: tuple[str, ...] = ("CIDEr-D",)
     _clipped = True
 
 
 def _penalty(lengths: Ints, image_index: Ints, images: int) -> Floats:
-    """exp(-difference^2 / (2 sigma^2)) [R]; coco-caption counts bigrams, so no word and one word are equally long."""
+    """Return exp(-difference^2 / (2 sigma^2)) [R].
+
+    Coco-caption counts bigrams, so zero words and one word are equally long.
+    """
     bigrams = np.maximum(lengths - 1, 0)
     return np.exp(-((bigrams[:images][image_index] - bigrams[images:]) ** 2) / (2 * _SIGMA**2))

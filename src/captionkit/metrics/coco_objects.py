@@ -1,17 +1,17 @@
-"""Which words name COCO's 80 kinds of things, in English captions; `captionkit.metrics.chair` reads the table.
+"""Words for the 80 COCO categories in English captions; the table used by `captionkit.metrics.chair`.
 
-The kinds and what belongs to them are those of COCO's instance annotations (Lin et al. 2014, arXiv 1405.0312): a stool
-is a chair there, a monitor a tv, a burger a sandwich. That words are mapped to them by lists of synonyms, two words
-before one, is the way of Rohrbach et al. 2018 (arXiv 1809.02156); the lists here were made for captionkit, from
-captions of COCO and Flickr8k and by reading what they got wrong.
+Categories and their members are those of COCO's instance annotations (Lin et al. 2014, arXiv 1405.0312): a stool is a
+chair, a monitor a tv, a burger a sandwich. Mapping words to them by lists of synonyms, two words before one, follows
+Rohrbach et al. 2018 (arXiv 1809.02156); the lists here were made for captionkit, from captions of COCO and Flickr8k and
+by reading the errors.
 
-A phrase is singular or as it stands; its plural follows by rule (`plural` in chair.py) where it is regular. Hyphens
-are spaces ("hot-dog").
+A phrase is singular, or in its fixed form; regular plurals follow by rule (`plural` in chair.py). Hyphens are spaces
+("hot-dog").
 """
 
 from __future__ import annotations
 
-#: A phrase on its left names the thing: in candidates and in references.
+#: Object -> phrases that name it, in candidates and in references.
 NAMED = {
     "person": """
         person, people, man, men, woman, women, boy, girl, child, children, kid, guy, lady, gentleman, male, female,
@@ -184,7 +184,7 @@ NAMED = {
     "toothbrush": "toothbrush, tooth brush, electric toothbrush",
 }
 
-#: A phrase that means one of several things: invented only where none of them is there; called by the first.
+#: Phrases that may mean several objects: hallucinated only if none of them is there; reported as the first.
 EITHER = {
     "bicycle, motorcycle": "bike",
     "car, truck": "suv, jeep, pickup",
@@ -196,7 +196,7 @@ EITHER = {
     "oven, toaster": "toaster oven",
 }
 
-#: References alone: what a phrase may stand for, or cannot be there without. It never counts as an invention.
+#: References only: phrases that may mean the object, or imply it. Never counted as a hallucination.
 POSSIBLE = {
     "person": """
         hand, arm, finger, foot, feet, leg, lap, he, she, him, her, his, hers, himself, herself, who, everyone,
@@ -324,7 +324,7 @@ POSSIBLE = {
         """,
 }
 
-#: A phrase that names none of the things, however its words may look.
+#: Phrases that name no object, although their words may look like it.
 NOTHING = """
     dog house, doghouse, dog food, dog bowl, dog bed, dog park, dog tag, dog collar, dog leash, dog toy, prairie dog,
     dog treat, dog crate, dog kennel, cat food, cat bed, cat tree, cat tower, cat toy, cat litter, hello kitty, kitty
@@ -388,20 +388,20 @@ NOTHING = """
     market, farmer 's market, farmers ' market
     """
 
-#: These name a person, unless the caption names an animal, whose young or parent may be meant.
+#: Phrases that name a person, unless the caption names an animal, whose young or parent may be meant.
 OR_ANIMAL = """
     baby, mother, father, mom, mommy, mum, dad, daddy, parent, adult, infant, male, female, youth, youngster, friend,
     sister, brother, son, daughter, husband, wife
     """
 
-#: Of POSSIBLE, these stand for a person, unless the reference names an animal.
+#: Phrases of POSSIBLE that mean a person, unless the reference names an animal.
 OF_ANIMALS = """
     he, she, him, her, his, hers, himself, herself, leg, foot, feet, family, couple, group, team, crew, who, adult,
     arm
     """
 
-#: These are things after an article or the like, at the end of a phrase: not "an orange cat", "a baseball player" or
-#: "playing football".
+#: Words that name an object after an article or similar, at the end of a noun phrase: not "an orange cat", "a baseball
+#: player" or "playing football".
 AFTER_ARTICLE = {
     "orange": "orange",
     "baseball": "sports ball",
@@ -409,7 +409,7 @@ AFTER_ARTICLE = {
     "basketball": "sports ball",
 }
 ARTICLES = "a an the one two three his her its their this that some another"
-#: What follows the end of such a phrase, if no colour comes next ("an orange and white cat").
+#: Words that may follow the end of such a phrase, unless a colour comes next ("an orange and white cat").
 ENDS = """
     and or in on at with to of as by while during from into near through off over under beside above below across around
     between behind before after toward towards for that is are has was flying sitting lying laying next

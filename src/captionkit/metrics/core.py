@@ -1,6 +1,6 @@
-"""What every caption metric is: captions in, batch by batch; scores of each image and of the corpus out.
+"""The metric interface: captions in, batch by batch; per-image and corpus scores out.
 
-Sizes: N images, M numbers that a metric gives (BLEU gives four), S statistics that it adds up over images.
+Sizes: N images, M scores of a metric (BLEU has four), S statistics that are summed over images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Tokens = Sequence[str]
 class Result:
     """Scores of N images, in the order of the updates, and how the corpus score follows from them.
 
-    names: what the M numbers are called, as in scores.json.
+    names: names of the M scores, as in scores.json.
     per_image: [N,M].
-    statistics: [N,S]; what must be added up over images to score a corpus of them.
-    corpus: sums [...,S] -> scores [...,M]. That the corpus score is a function of sums alone is what makes
-        resampling (confidence intervals, paired comparison) one matrix product.
-    less_is_better: of rates of what is wrong.
-    remarks: what there is to say of each image besides numbers: N texts, by what they are called.
+    statistics: [N,S], the statistics to sum over the images of a corpus.
+    corpus: sums [...,S] -> scores [...,M]. Since the corpus score is a function of sums only, resampling (confidence
+        intervals, paired comparison) is one matrix product.
+    less_is_better: true for error rates.
+    remarks: per-image text: N texts by name.
     """
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def values(self) -> dict[str, float]:
-        """The corpus scores by name."""
+        """Return the corpus scores by name."""
         return dict(zip(self.names, map(float, self.corpus(self.statistics.sum(0))), strict=True))
 
 
@@ -49,30 +49,30 @@ class Metric(Protocol):
     names: tuple[str, ...]
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Take a batch: one candidate an image, and the references of each."""
+        """Add a batch: one candidate per image, and the references of each."""
 
     def compute(self) -> Result:
         """Score all images so far. The metric may be updated further."""
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Drop all images."""
 
 
 class Collected:
-    """Keeps what `update` is given until `compute` looks at all of it."""
+    """Collects the batches of `update` for `compute`."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Drop all images."""
         self.candidates: list[Tokens] = []
         self.references: list[Sequence[Tokens]] = []
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Take a batch: one candidate an image, and the references of each, of which there must be one.
+        """Add a batch: one candidate per image, and its references, at least one.
 
-        ValueError for anything but sequences of tokens, or where the two do not fit.
+        Raises ValueError for anything but sequences of tokens, or if the numbers of images differ.
         """
         said, written = checked_batch(candidates, references)
         self.candidates.extend(said)
@@ -80,20 +80,21 @@ class Collected:
 
 
 class CollectedWords(Collected):
-    """Collects what n-grams are counted of.
+    """Collects captions for counting n-grams.
 
-    A few PTB tokens hold a no-break space ("1\u00a01/2"). There coco-caption splits for n-grams, and not for ROUGE-L.
+    A few PTB tokens contain a no-break space ("1\u00a01/2"). coco-caption splits these for n-grams, but not for
+    ROUGE-L.
     """
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """As `Collected.update`; tokens of text are split at white space, token ids are left alone."""
+        """Add a batch as `Collected.update` does, splitting text tokens at white space; token ids are unchanged."""
         said, written = checked_batch(candidates, references)
         self.candidates.extend(map(words_of, said))
         self.references.extend([words_of(reference) for reference in some] for some in written)
 
 
 def checked_batch(candidates: Iterable[Tokens], references: Iterable[Iterable[Tokens]]) -> tuple[list, list]:
-    """A copy of a batch, as lists of tokens. ValueError where it is none; see `Collected.update`."""
+    """Return a copy of a batch as lists of tokens. Raises ValueError if it is invalid; see `Collected.update`."""
     said, written = [tokens_of(c) for c in candidates], [[tokens_of(r) for r in some] for some in references]
     if len(said) != len(written):
         raise ValueError(f"{len(said)} candidates, but references of {len(written)} images")
@@ -103,12 +104,15 @@ def checked_batch(candidates: Iterable[Tokens], references: Iterable[Iterable[To
 
 
 def words_of(tokens: Sequence[Any]) -> Sequence[Any]:
-    """Tokens of text split at the white space in them; token ids as they are."""
+    """Split text tokens at white space inside them; return token ids unchanged."""
     return " ".join(tokens).split() if tokens and isinstance(tokens[0], str) else tokens
 
 
 def tokens_of(caption: object) -> list[Any]:
-    """A copy of a caption's tokens; arrays and tensors become plain numbers, which are equal where their values are."""
+    """Return a copy of a caption's tokens.
+
+    Arrays and tensors become plain numbers, so that equal values compare equal.
+    """
     if isinstance(caption, (str, bytes)):
         raise ValueError(f"{caption!r} is text; metrics take tokens, as captionkit.metrics.tokenize makes them")
     values: Any = caption
@@ -117,7 +121,7 @@ def tokens_of(caption: object) -> list[Any]:
 
 
 def mean_result(names: tuple[str, ...], per_image: Floats) -> Result:
-    """The result of a metric whose corpus scores are the means of its image scores [N,M]."""
+    """Return the result of a metric whose corpus scores are the means of its image scores [N,M]."""
     counted = np.concatenate([per_image, np.ones((len(per_image), 1))], axis=1)  # [N,M] -> [N,M+1]
     return Result(names, per_image, counted, _mean)
 

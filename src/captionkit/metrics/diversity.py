@@ -1,4 +1,4 @@
-"""How varied captions are: the signs of a captioner that has collapsed to a few safe sentences."""
+"""Diversity of captions: detects a captioner that has collapsed to a few safe sentences."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from itertools import pairwise
 
 from captionkit.metrics.core import Tokens
 
-#: a caption that more than this share of the images have, and at least this many, is a sign of collapse
+#: one caption for more than this share of the images, and at least this many, indicates collapse
 _SHARE, _IMAGES = 0.05, 3
 
 
 @dataclass(frozen=True)
 class Variety:
-    """What `Diversity` answers. Shares are of the images, unless said otherwise.
+    """The result of `Diversity`. Shares are of the images unless stated otherwise.
 
     distinct: different captions / captions.
-    distinct_1, distinct_2: different words / words, different pairs / pairs of words (Li et al. 2016).
-    vocabulary: different words. words, shortest, longest: mean, least and most words of a caption.
-    commonest: the caption given to most images, and `commonest_share` of them.
-    novel: captions that no training image has; None where the training captions are not known.
+    distinct_1, distinct_2: different words / words, different bigrams / bigrams (Li et al. 2016).
+    vocabulary: different words. words, shortest, longest: mean, minimum and maximum number of words of a caption.
+    commonest: the most frequent caption, its `commonest_images` and their `commonest_share`.
+    novel: captions not in the training set; None if the training captions are not known.
     """
 
     distinct: float
@@ -37,7 +37,7 @@ class Variety:
     novel: float | None
 
     def to_dict(self) -> dict[str, float | str]:
-        """What scores.json says of it."""
+        """Return the entries of scores.json."""
         values: dict[str, float | str] = {
             "distinct": self.distinct,
             "distinct-1": self.distinct_1,
@@ -53,7 +53,7 @@ class Variety:
 
     @property
     def warning(self) -> str:
-        """What to say where one caption is given to many images; else nothing."""
+        """Return a warning if one caption is given to many images; else ""."""
         if self.commonest_share <= _SHARE or self.commonest_images < _IMAGES or not self.commonest:
             return ""
         return (
@@ -63,18 +63,18 @@ class Variety:
 
 
 class Diversity:
-    """Variety of tokenised captions; `training` captions, tokenised, tell which are new."""
+    """Diversity of tokenised captions; tokenised `training` captions are needed for `novel`."""
 
     def __init__(self, training: Collection[Tokens] | None = None) -> None:
         self._seen = None if training is None else {tuple(caption) for caption in training}
         self._captions: list[tuple[str, ...]] = []
 
     def update(self, candidates: Sequence[Tokens], references: object = None) -> None:
-        """Take a batch of candidates; references do not matter."""
+        """Add a batch of candidates; references are ignored."""
         self._captions.extend(map(tuple, candidates))
 
     def compute(self) -> Variety:
-        """The variety of all captions so far."""
+        """Return the diversity of all captions so far."""
         captions, counts = self._captions, Counter(self._captions)
         words = Counter(word for caption in captions for word in caption)
         pairs = Counter(pair for caption in captions for pair in pairwise(caption))

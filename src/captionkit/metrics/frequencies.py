@@ -1,7 +1,7 @@
-"""In how many images' references an n-gram occurs: what CIDEr weighs n-grams by.
+"""Document frequencies of n-grams, the number of images whose references contain each: CIDEr's idf weights.
 
-Tokens may be words or token ids. Counted once, the frequencies of a training corpus serve any number of candidates: the
-reward of self-critical training, or scores that do not depend on which images are scored together.
+Tokens may be words or token ids. Counted once, the frequencies of a training corpus serve any number of candidates: for
+the reward of self-critical training, or for scores independent of which images are scored together.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from captionkit.metrics.core import Floats, tokens_of, words_of
 from captionkit.metrics.ngrams import LONGEST, Ints, Sentences, find, number, positions
 from captionkit.utils import files, paths
 
-#: more than any corpus of captions needs: COCO's training references take 30 MB
+#: far above any caption corpus: COCO's training references take 30 MB
 _MAX_BYTES = 1 << 30
 
 
 class DocumentFrequencies:
-    """The frequencies of all n-grams, n = 1 to 4, in a corpus of references.
+    """The document frequencies of all n-grams, n = 1 to 4, in a corpus of references.
 
-    images: how many images the corpus has.
+    images: number of images in the corpus.
     vocabulary: its tokens, numbered from 0; V of them.
     keys: for each n, the n-grams in rising order: the rank of its first n-1 tokens among the (n-1)-grams, times V, plus
-        the number of its last token. counts: how many images have each of them.
+        the number of its last token. counts: the number of images with each of them.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DocumentFrequencies:
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Sequence[Hashable]]]) -> DocumentFrequencies:
-        """Count the tokenised references of each image. ValueError for text where tokens are wanted."""
+        """Count the tokenised references of each image. Raises ValueError if given text instead of tokens."""
         vocabulary: dict[Hashable, int] = {}
         sentences = number([words_of(tokens_of(reference)) for some in references for reference in some], vocabulary)
         images = np.repeat(np.arange(len(references)), [len(some) for some in references])[sentences.owners]  # [P]
@@ -57,9 +57,9 @@ class DocumentFrequencies:
         return cls(len(references), vocabulary, keys, counts)
 
     def inverse(self, sentences: Sentences) -> Iterator[Floats]:
-        """For n = 1 to 4: ln(images / frequency) of each n-gram of `sentences`, in the order of `ngrams`.
+        """Yield, for n = 1 to 4, ln(images / frequency) of each n-gram of `sentences`, in the order of `ngrams`.
 
-        `sentences` are numbered by a vocabulary that starts with this one; an n-gram unknown here counts as seen once.
+        `sentences` are numbered by a vocabulary that extends this one; an n-gram unknown here counts as seen once.
         """
         known = np.zeros(len(sentences.tokens), np.int64)  # ranks, or -1
         inside = sentences.tokens < len(self.vocabulary)
@@ -73,7 +73,7 @@ class DocumentFrequencies:
             yield np.log(max(self.images, 1)) - np.log(frequency)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a .npz file, atomically. CaptionkitError where it cannot be written."""
+        """Write a .npz file atomically. Raises CaptionkitError if it cannot be written."""
         arrays = {f"keys{n}": keys for n, keys in enumerate(self.keys, 1)}
         arrays |= {f"counts{n}": counts for n, counts in enumerate(self.counts, 1)}
         listed = [token.item() if isinstance(token, np.generic) else token for token in self.vocabulary]
@@ -87,10 +87,10 @@ class DocumentFrequencies:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DocumentFrequencies:
-        """Read what `save` wrote. CaptionkitError where it is something else."""
+        """Read what `save` wrote. Raises CaptionkitError if it is something else."""
         paths.check_file(path)
         try:
-            with zipfile.ZipFile(path) as archive:  # the sizes are known before anything is unpacked
+            with zipfile.ZipFile(path) as archive:  # check the sizes before unpacking
                 if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
                     raise ValueError(f"more than {_MAX_BYTES >> 20} MB unpacked")
             with np.load(path, allow_pickle=False) as stored:
@@ -116,7 +116,7 @@ class DocumentFrequencies:
 
 
 def _check(images: int, tokens: object, keys: Sequence[Ints], counts: Sequence[Ints]) -> None:
-    """ValueError where these are not what `save` writes."""
+    """Raise ValueError if these are not what `save` writes."""
     if images < 0 or not isinstance(tokens, list) or not all(isinstance(token, (str, int)) for token in tokens):
         raise ValueError("its images or its vocabulary are damaged")
     for some, many in zip(keys, counts, strict=True):

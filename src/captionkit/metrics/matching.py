@@ -1,4 +1,4 @@
-"""Which candidate belongs to which references: by image id, or else by what file names tell of it."""
+"""Matching candidates with references: by image id, or else by file name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from captionkit.data.layouts.captions import is_missing
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.reading import CandidateSet, Id, ImageReferences, ReferenceSet
 
-_NAMED = 5  # so many images are named in a message
+_NAMED = 5  # images listed in a message
 
 
 def _tail(path: object) -> object:
-    """The folder and the name that a path ends in; None, which matches nothing, where it has no folder."""
+    """Return the last folder and the name of a path; None, which matches nothing, if it has no folder."""
     parts = str(path).replace("\\", "/").split("/")
     return "/".join(parts[-2:]) if len(parts) > 1 else None
 
@@ -24,7 +24,7 @@ def _stem(name: object) -> str:
     return str(id_of_file(str(name))).casefold()
 
 
-# From the strictest on: what must be equal, of a candidate's id and of an image with references; and how to say it.
+# Strictest first: keys of a candidate's id and of an image with references that must be equal, and the note for it.
 _RULES: tuple[tuple[Callable[[Id], object], Callable[[ImageReferences], object], str], ...] = (
     (lambda known: (type(known), known), lambda image: (type(image.id), image.id), ""),
     (str, lambda image: str(image.id), "image ids are text on one side and numbers on the other; matched as text"),
@@ -45,7 +45,7 @@ _RULES: tuple[tuple[Callable[[Id], object], Callable[[ImageReferences], object],
 
 @dataclass(frozen=True)
 class Pairs:
-    """Candidates with their references, in the order of the references; what has no counterpart; what to know of it."""
+    """Candidates with their references, in the references' order; images without a counterpart; and notes."""
 
     ids: list[Id]
     candidates: list[str]
@@ -56,7 +56,7 @@ class Pairs:
 
 
 def pair(said: CandidateSet, wrote: ReferenceSet, split: str | None = None) -> Pairs:
-    """Match candidates with references. CaptionkitError where none match."""
+    """Match candidates with references. Raises CaptionkitError if none match."""
     images, note = _of_split(wrote, split), ""
     said, disagreements = _by_the_right_column(said, images, wrote.origin)
     found, how = _matched(said, images)
@@ -85,7 +85,7 @@ def pair(said: CandidateSet, wrote: ReferenceSet, split: str | None = None) -> P
 
 
 def named(ids: Sequence[Id]) -> str:
-    """The first few ids, for a message."""
+    """Return the first few ids, for a message."""
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return ", ".join(map(str, ids[:_NAMED])) + more
 
@@ -105,9 +105,9 @@ def _of_split(wrote: ReferenceSet, split: str | None) -> list[ImageReferences]:
 def _by_the_right_column(
     said: CandidateSet, images: Sequence[ImageReferences], references: str
 ) -> tuple[CandidateSet, list[str]]:
-    """The candidates by the column whose ids agree with the references, and what other columns say against it.
+    """Return the candidates by the column whose ids match the references, and notes on columns that contradict it.
 
-    It is the likeliest column that matches half of what the best does: numbers of rows meet image ids by chance.
+    The likeliest column with at least half the matches of the best is used: row numbers match image ids by chance.
     """
     readings = [said, *said.others]
     matches = [_matched(reading, images)[0] for reading in readings]
@@ -128,9 +128,9 @@ def _by_the_right_column(
 
 
 def _matched(said: CandidateSet, images: Sequence[ImageReferences]) -> tuple[dict[int, Id], str]:
-    """Place in `images` -> the candidate's id, by the strictest rule that matches half of what the best rule does.
+    """Return index in `images` -> candidate id, by the strictest rule with at least half the matches of the best rule.
 
-    A looser rule that matches a few more would give captions to their neighbours; ids that meet by chance are few.
+    A looser rule with a few more matches would mix up neighbouring images; ids that match by chance are few.
     """
     tried: list[tuple[dict[int, Id], str]] = []
     for key_of, key_of_image, how in _RULES:
@@ -143,7 +143,7 @@ def _matched(said: CandidateSet, images: Sequence[ImageReferences]) -> tuple[dic
 
 
 def _once(pairs: Iterable[tuple[object, object]]) -> dict:
-    """Keys to values, without the keys that stand for several: which of them is meant, nobody can tell."""
+    """Return keys to values without the keys that occur more than once, which are ambiguous."""
     made: dict[object, object] = {}
     twice = set()
     for key, value in pairs:

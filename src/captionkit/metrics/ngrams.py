@@ -1,6 +1,6 @@
-"""Counting n-grams of many sentences at once, in numpy.
+"""Vectorised n-gram counting over many sentences, in numpy.
 
-Sizes: S sentences, P tokens of all of them, E (sentence, n-gram) pairs.
+Sizes: S sentences, P tokens in all of them, E (sentence, n-gram) pairs.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-#: the longest n-gram that BLEU and CIDEr look at
+#: the longest n-gram of BLEU and CIDEr
 LONGEST = 4
 
 
 class Sentences(NamedTuple):
-    """Sentences end to end as numbers, equal numbers for equal tokens."""
+    """Concatenated sentences as integers, equal for equal tokens."""
 
     tokens: Ints  # [P]
     lengths: Ints  # [S]
 
     @property
     def owners(self) -> Ints:
-        """The sentence of each token, [P]."""
+        """Return the sentence index of each token, [P]."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
 
 class Counts(NamedTuple):
-    """How often each sentence has each of its n-grams; in the order of sentences, then n-grams."""
+    """Counts of each sentence's n-grams, sorted by sentence, then n-gram."""
 
     owners: Ints  # [E], the sentence
     grams: Ints  # [E]
@@ -40,7 +40,7 @@ class Counts(NamedTuple):
 
 
 def number(sentences: Sequence[Sequence[Hashable]], vocabulary: dict[Hashable, int]) -> Sentences:
-    """Sentences as numbers; `vocabulary` grows by the tokens that it lacks."""
+    """Convert sentences to integers; `vocabulary` is extended by unknown tokens."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     flat = chain.from_iterable(sentences)
     tokens = (vocabulary.setdefault(token, len(vocabulary)) for token in flat)
@@ -48,7 +48,7 @@ def number(sentences: Sequence[Sequence[Hashable]], vocabulary: dict[Hashable, i
 
 
 def positions(sentences: Sentences) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
-    """For n = 1 to 4: where n-grams start, [P'], and which of the (n-1)-grams begin one."""
+    """Yield, for n = 1 to 4, where n-grams start, [P'], and which of the (n-1)-grams start one."""
     owners = sentences.owners
     starts = np.arange(len(owners))
     yield starts, np.ones(len(owners), bool)
@@ -60,9 +60,9 @@ def positions(sentences: Sentences) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
 
 
 def ngrams(sentences: Sentences) -> Iterator[tuple[Ints, Ints]]:
-    """For n = 1 to 4: where n-grams start, [P'], and their numbers, [P'], equal for equal n-grams of that n.
+    """Yield, for n = 1 to 4, where n-grams start, [P'], and their numbers, [P'], equal for equal n-grams of that n.
 
-    An n-gram's number is that of the pair (its first n-1 tokens, its last token), so no n is too long for 64 bits.
+    An n-gram's number is that of the pair (its first n-1 tokens, its last token), so it fits 64 bits for any n.
     """
     size = sentences.tokens.max(initial=0) + 1
     grams = np.zeros(len(sentences.tokens), np.int64)
@@ -73,14 +73,14 @@ def ngrams(sentences: Sentences) -> Iterator[tuple[Ints, Ints]]:
 
 
 def count(owners: Ints, grams: Ints) -> Counts:
-    """Count the `grams` [P] of each of the `owners` [P] of them."""
+    """Count the n-grams `grams` [P] of each of their `owners` [P]."""
     size = int(grams.max(initial=-1)) + 1
     keys, counts = np.unique(owners * max(size, 1) + grams, return_counts=True)  # [P] -> [E]
     return Counts(*np.divmod(keys, max(size, 1)), counts, size)
 
 
 def find(keys: Ints, sorted_keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Where each of `keys` stands in `sorted_keys`, and whether it is there (elsewhere the place means nothing)."""
+    """Return the index of each of `keys` in `sorted_keys`, and whether it is there (else the index means nothing)."""
     if not len(sorted_keys):
         return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     places = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)

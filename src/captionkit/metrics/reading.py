@@ -1,4 +1,4 @@
-"""Candidates and references from whatever holds them: dictionaries, lists, caption sets, files."""
+"""Reading candidates and references from dictionaries, lists, caption sets and files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from captionkit.utils import paths
 Id = int | str
 
 _SHAPE = '{id: caption} or [{"image_id", "caption"}, ...]'
-# What can tell the image of a candidate, the most telling first: a number can meet another image's by chance, and an
-# "id" can be that of the row.
+# Columns that may identify a candidate's image, the most reliable first: a number can equal another image's by chance,
+# and an "id" can be the row's.
 _ID_COLUMNS = (*IMAGE_COLUMNS, "image_id", "id")
 
 
 class ImageReferences(NamedTuple):
-    """What people wrote of an image. `name` is its file's, or its id where no file is named."""
+    """The references of an image. `name` is its file's name, or its id if no file is named."""
 
     id: Id
     name: str
@@ -47,10 +47,10 @@ class ImageReferences(NamedTuple):
 
 @dataclass
 class CandidateSet:
-    """Candidates by image id, and what they are called in messages.
+    """Candidates by image id, and their name in messages.
 
-    column: what the ids were read from, where more than one column could be ids; `others` are read from these.
-    fault: why nothing can be scored by these ids, where that is so.
+    column: the column of the ids, if more than one column could be ids; `others` are the readings by the other columns.
+    fault: why these ids cannot be used for scoring, if so.
     """
 
     captions: dict[Id, str]
@@ -62,7 +62,7 @@ class CandidateSet:
 
 @dataclass
 class ReferenceSet:
-    """References, what they are called in messages, and what of them could not be used."""
+    """References, their name in messages, and the problems found while reading them."""
 
     images: list[ImageReferences]
     origin: str = "references"
@@ -74,9 +74,9 @@ References = Mapping[Id, Sequence[str]] | CaptionSet | Dataset | ReferenceSet | 
 
 
 def read_candidates(source: Candidates) -> CandidateSet:
-    """One caption an image, from {id: caption}, COCO results, or a .json, .jsonl, .csv or .tsv file of them.
+    """Read one caption per image from {id: caption}, COCO results, or a .json, .jsonl, .csv or .tsv file of them.
 
-    Raises CaptionkitError where ids are missing or stand twice.
+    Raises CaptionkitError if ids are missing or repeated.
     """
     if isinstance(source, CandidateSet):
         return source
@@ -88,9 +88,9 @@ def read_candidates(source: Candidates) -> CandidateSet:
 
 
 def read_references(source: References) -> ReferenceSet:
-    """The captions of each image, from {id: captions}, a caption set or dataset, or the file or folder of one.
+    """Read the captions of each image from {id: captions}, a caption set or dataset, or its file or folder.
 
-    The images need not be there. Raises CaptionkitError.
+    The images need not exist. Raises CaptionkitError.
     """
     if isinstance(source, ReferenceSet):
         return source
@@ -128,7 +128,7 @@ def _several(captions: object, known: Id) -> tuple[str, ...]:
 
 
 def _one(caption: object, known: object, origin: str) -> str:
-    """The one text of a candidate: itself, or in a list of one or an object, as pycocoevalcap takes them."""
+    """Return the single text of a candidate: itself, or the one in a list or object, as pycocoevalcap accepts."""
     given = list(caption) if isinstance(caption, (list, tuple)) else [caption]
     try:
         texts = [text for one in given for text in texts_of(one)]
@@ -141,7 +141,7 @@ def _one(caption: object, known: object, origin: str) -> str:
 
 
 class _Row(NamedTuple):
-    """One candidate: what may be its image's id, by column, and where it stands."""
+    """One candidate: the possible ids of its image, by column, and its location."""
 
     ids: dict[str, Id]
     caption: str
@@ -149,7 +149,7 @@ class _Row(NamedTuple):
 
 
 def _said(rows: Sequence[_Row], origin: str) -> CandidateSet:
-    """The candidates by each column that can be ids, the likeliest first."""
+    """Return the candidates by each possible id column, the likeliest first."""
     there = {column for row in rows for column in row.ids}
     readings = [_by(column, rows, origin) for column in _ID_COLUMNS if column in there]
     if not readings:
@@ -171,14 +171,14 @@ def _by(column: str, rows: Sequence[_Row], origin: str) -> CandidateSet:
         first = seen.setdefault(str(known), row)
         if first is row:
             said.captions[known] = row.caption
-        elif first.caption != row.caption:  # what is said twice alike is no matter
+        elif first.caption != row.caption:  # an exact duplicate is harmless
             twice = f"{origin}: image {known!r} has two captions ({first.where} and {row.where}); keep one"
             said.fault = said.fault or twice
     return said
 
 
 def _results(rows: object, origin: str, where: str = "entry {}") -> Iterator[_Row]:
-    """Each entry of COCO results, or of a list like it."""
+    """Yield each entry of COCO results, or of a similar list."""
     if not isinstance(rows, Sequence) or isinstance(rows, (str, bytes)):
         raise CaptionkitError(f"{origin}: not captions by image; give {_SHAPE}")
     for place, row in enumerate(rows):
@@ -193,7 +193,7 @@ def _results(rows: object, origin: str, where: str = "entry {}") -> Iterator[_Ro
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    """Each caption in a file."""
+    """Yield each caption in a file."""
     readers = {".json": _json, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
     if paths.is_folder(path, DatasetError):
         raise DatasetError(f"{path}: is a folder; name the results file in it, such as {path / 'results.json'}")
@@ -224,19 +224,22 @@ def _json(path: Path) -> Iterator[_Row]:
 
 
 def _wrapped(content: dict[str, Any]) -> list[Any] | None:
-    """The results in an object around them, {"results": [{"image_id", "caption"}]}: its only list of entries with ids.
+    """Return the results in an object, {"results": [{"image_id", "caption"}]}: its only list of entries with ids.
 
-    Captions by image, {"1": [{"caption": ...}]}, are no such list.
+    Captions by image, {"1": [{"caption": ...}]}, are not such a list.
     """
     lists = [value for value in content.values() if isinstance(value, list) and value and _are_results(value)]
     if len(lists) != 1:
         return None
     ids = [str(entry.get("image_id")) for entry in lists[0] if isinstance(entry, dict)]
-    return None if "annotations" in content and len(set(ids)) < len(ids) else lists[0]  # several an image: references
+    return None if "annotations" in content and len(set(ids)) < len(ids) else lists[0]  # several per image: references
 
 
 def _are_results(entries: list[Any]) -> bool:
-    """Whether entries name their images. The one caption of an image may have an id of its own, several are none."""
+    """Return whether entries name their images.
+
+    A single caption of an image may have its own "id"; several are not results.
+    """
     first = entries[0]
     if not isinstance(first, dict):
         return False
@@ -246,14 +249,14 @@ def _are_results(entries: list[Any]) -> bool:
 
 def _object(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     made = dict(pairs)
-    if len(made) < len(pairs):  # which json.loads would pass over in silence
+    if len(made) < len(pairs):  # json.loads would silently ignore it
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise CaptionkitError(f"{path}: {twice!r} stands twice in one object; keep one")
     return made
 
 
 def _json_lines(path: Path) -> Iterator[_Row]:
-    """COCO results one a line, or what `captionkit caption --json` prints; images that failed are passed over."""
+    """Read COCO results, one per line, or the output of `captionkit caption --json`; failed images are skipped."""
     for number, row in read_json_lines(path):
         where = f"line {number}"
         if not (isinstance(row, dict) and isinstance(row.get("path"), str) and {"captions", "error"} & set(row)):
@@ -267,7 +270,10 @@ def _json_lines(path: Path) -> Iterator[_Row]:
 
 
 def _table(path: Path) -> Iterator[_Row]:
-    """A table with a header; of several ranked captions of an image (`captionkit caption --output`), the first."""
+    """Read a table with a header.
+
+    Of several ranked captions of an image (`captionkit caption --output`), use the first.
+    """
     text = without_hint(read_text(path))
     columns, delimiter = _columns(first_line(text), path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -289,7 +295,7 @@ def _table(path: Path) -> Iterator[_Row]:
 
 
 def _columns(header: str, path: Path) -> tuple[list[str], str]:
-    """The columns, that of captions called "caption" and each name but once, and the delimiter that shows both."""
+    """Return the columns and the separator: the caption column is called "caption", repeated names get a number."""
     for delimiter in ",\t;|":
         names = column_names(header, delimiter)
         caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
@@ -300,7 +306,7 @@ def _columns(header: str, path: Path) -> tuple[list[str], str]:
 
 
 def _fitted(cells: list[str], columns: list[str], delimiter: str, where: str) -> list[str]:
-    """A row as wide as the header: what a caption in the last column has too much are its own commas."""
+    """Return a row as wide as the header; extra fields after a caption in the last column are its unquoted commas."""
     width = len(columns)
     if len(cells) > width and columns[-1] == "caption":
         cells = [*cells[: width - 1], delimiter.join(cells[width - 1 :])]
@@ -310,9 +316,9 @@ def _fitted(cells: list[str], columns: list[str], delimiter: str, where: str) ->
 
 
 def _check_references(path: Path) -> None:
-    """Results in the place of references are worth a sentence of their own.
+    """Raise CaptionkitError, with a specific message, if results are given in place of references.
 
-    They are a list of one caption an image, and no image files; several of an image are references.
+    Results are a list with one caption per image and no image files; several captions per image are references.
     """
     if path.suffix.lower() != ".json" or not paths.is_file(path) or not peek(path)[0].lstrip().startswith("["):
         return
@@ -324,5 +330,5 @@ def _check_references(path: Path) -> None:
 
 
 def _plain(known: Any) -> Any:
-    """An id out of numpy or pandas as a plain number, and a whole one where it is whole."""
+    """Convert a numpy or pandas id to a plain value, and an integral float to an integer."""
     return whole(known.item() if hasattr(known, "item") else known)

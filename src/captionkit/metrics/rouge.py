@@ -1,6 +1,6 @@
 """ROUGE-L (Lin 2004) as coco-caption computes it: F-measure, beta 1.2, of the longest common subsequence.
 
-Precision and recall are the best over the references, each for itself, and the corpus score is the images' mean.
+Precision and recall are maxima over the references, taken independently; the corpus score is the images' mean.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class RougeL(Collected):
     names: tuple[str, ...] = ("ROUGE-L",)
 
     def compute(self) -> Result:
-        """Scores of all images so far."""
+        """Return the scores of all images so far."""
         scores = [_rouge(said, written) for said, written in zip(self.candidates, self.references, strict=True)]
         return mean_result(self.names, np.array(scores, np.float64).reshape(-1, 1))
 
 
 def _rouge(candidate: Tokens, references: Sequence[Tokens]) -> float:
-    # To coco-caption a sentence without a token has one, the empty one, which another such sentence shares.
+    # In coco-caption an empty sentence has one empty token, which it shares with other empty sentences.
     candidate, references = candidate or ("",), [reference or ("",) for reference in references]
     bits: dict[Hashable, int] = {}
     for place, token in enumerate(candidate):
@@ -43,9 +43,9 @@ def _rouge(candidate: Tokens, references: Sequence[Tokens]) -> float:
 
 
 def _common(bits: dict[Hashable, int], length: int, tokens: Tokens) -> int:
-    """Length of the longest common subsequence of `tokens` and the sentence whose tokens stand where `bits` says.
+    """Return the length of the longest common subsequence of `tokens` and the sentence with token positions `bits`.
 
-    A row of the usual table as one integer, a zero bit where the row rises: Hyyrö 2004, "Bit-parallel LCS-length
+    A row of the usual table is one integer, with a zero bit where the row rises: Hyyrö 2004, "Bit-parallel LCS-length
     computation revisited".
     """
     ones = row = (1 << length) - 1

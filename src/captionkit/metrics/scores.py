@@ -1,4 +1,4 @@
-"""What scoring answers: corpus scores with intervals, scores of each image, and how two systems compare."""
+"""Scoring results: corpus scores with intervals, per-image scores, and the comparison of two systems."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LESS = "   less is better"
 class Scores(Mapping[str, float]):
     """Corpus scores by name ("BLEU-4", "CIDEr-D", ...), on pycocoevalcap's scale: `scores["CIDEr-D"]`.
 
-    ids, candidates, references: what was scored, in one order; `per_image` is in that order too.
-    intervals: by name, the ends of the 95 % bootstrap interval of the corpus score; empty if there were no resamples.
-    variety: how varied the captions are; None if that was not asked for.
-    notes: what to know of the figures, a sentence each: overlap, empty captions, collapse, metrics that are missing.
-    facts: how the figures were made: tokenizer, resamples, seed.
+    ids, candidates, references: what was scored, in the order of `per_image`.
+    intervals: by name, the ends of the corpus score's 95 % bootstrap interval; empty without resamples.
+    variety: diversity of the captions; None if not requested.
+    notes: remarks on the scores, a sentence each: overlap, empty captions, collapse, missing metrics.
+    facts: how the scores were computed: tokenizer, resamples, seed.
     """
 
     ids: list[Id]
@@ -44,17 +44,17 @@ class Scores(Mapping[str, float]):
 
     @cached_property
     def values_by_name(self) -> dict[str, float]:
-        """The corpus scores."""
+        """Return the corpus scores."""
         return {name: value for result in self.results for name, value in result.values.items()}
 
     @property
     def per_image(self) -> dict[str, Floats]:
-        """Scores of each image, [N] by name."""
+        """Return the per-image scores, [N] by name."""
         return {name: result.per_image[:, m] for result in self.results for m, name in enumerate(result.names)}
 
     @cached_property
     def less_is_better(self) -> frozenset[str]:
-        """The names of the rates of what is wrong."""
+        """Return the names of the error rates."""
         return frozenset(name for result in self.results if result.less_is_better for name in result.names)
 
     def __getitem__(self, name: str) -> float:
@@ -67,7 +67,7 @@ class Scores(Mapping[str, float]):
         return len(self.values_by_name)
 
     def to_dict(self) -> dict[str, Any]:
-        """What scores.json holds."""
+        """Return the content of scores.json."""
         return {
             "images": len(self.ids),
             **self.values_by_name,
@@ -81,7 +81,7 @@ class Scores(Mapping[str, float]):
         }
 
     def to_csv(self) -> str:
-        """A row for each image: its id, candidate and scores, and what its metrics say of it in words."""
+        """Return a CSV with a row per image: its id, candidate, scores and remarks."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         columns = self.per_image
@@ -93,10 +93,10 @@ class Scores(Mapping[str, float]):
         return buffer.getvalue()
 
     def compare(self, other: Scores) -> Comparison:
-        """The difference to `other`, which was scored on the same images.
+        """Return the difference to `other`, scored on the same images.
 
-        CaptionkitError where it was not: CIDEr's document frequencies, at least, would differ. Score both on the images
-        that both have.
+        Raises CaptionkitError if the images differ, since at least CIDEr's document frequencies would differ. Score
+        both on their common images.
         """
         if self.ids != other.ids:
             raise CaptionkitError("scored on different images, so not to be compared; score both on the same ones")
@@ -132,7 +132,7 @@ class Scores(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two systems on the same images: `one` - `other`, its 95 % interval, and how likely by chance."""
+    """One metric of two systems on the same images: `one` - `other`, its 95 % interval, and its p-value."""
 
     name: str
     one: float
@@ -144,7 +144,7 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """`one` - `other`."""
+        """Return `one` - `other`."""
         return self.one - self.other
 
 
@@ -156,7 +156,7 @@ class Comparison:
     differences: list[Difference]
 
     def to_dict(self) -> dict[str, Any]:
-        """What the machine-readable output says."""
+        """Return the comparison for the machine-readable output."""
         return {
             "images": self.images,
             **{

@@ -1,4 +1,4 @@
-"""`captionkit.evaluate`: candidates and references in, scores out."""
+"""`captionkit.evaluate`: score candidates against references."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _MAKERS: dict[str, Callable[[DocumentFrequencies | None], Metric]] = {
 }
 _DIVERSITY = "diversity"
 _MOST_RESAMPLES = 100_000
-#: what there is by name
+#: all metrics by name
 METRICS = (*_MAKERS, _DIVERSITY)
-#: what is computed unless told otherwise, or where _ALL_USUAL is named
+#: the default metrics, which _ALL_USUAL also stands for
 USUAL = ("bleu", "meteor", "rouge", "cider", _DIVERSITY)
 _ALL_USUAL = "usual"
 
@@ -54,23 +54,23 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:
-    """Score one caption an image against what people wrote of it.
+    """Score one caption per image against its references.
 
     Args:
         candidates: {id: caption}, COCO results, or a .json, .jsonl or .csv file of them.
-        references: {id: captions}, a CaptionSet, a dataset, or the path of one; images need not be there.
+        references: {id: captions}, a CaptionSet, a dataset, or its path; the images need not exist.
         metrics: names ("bleu", "meteor", "rouge", "cider", "cider-plain", "spice", "chair", "diversity") or metric
-            objects, such as `captionkit.ClipScore(model)`, which forget what they held before. By default, and in the
-            place of "usual", bleu, meteor, rouge, cider (that is CIDEr-D) and diversity, and a note instead of meteor
-            where its data is not installed.
-        split: of the references; by default the one that all candidates are of, else all.
-        tokenizer: "ptb" (coco-caption's) or "words" (any language); by default what suits the references.
-        frequencies: CIDEr's, if not those of the references.
-        training: captions that a model learnt from, to tell how many candidates are new.
-        images: images by image id, for metrics that look at them.
-        resamples: of the images, for confidence intervals; 0 makes none. seed: their random numbers.
+            objects, such as `captionkit.ClipScore(model)`, which are reset first. The default, also selected by
+            "usual", is bleu, meteor, rouge, cider (CIDEr-D) and diversity; without METEOR's data, a note replaces
+            meteor.
+        split: the references' split; by default the one that contains all candidates, else all.
+        tokenizer: "ptb" (coco-caption's) or "words" (any language); by default chosen from the references.
+        frequencies: CIDEr's document frequencies, if not those of the references.
+        training: captions that the model was trained on, to count how many candidates are new.
+        images: images by image id, for metrics that need them.
+        resamples: number of bootstrap resamples of the images, for confidence intervals; 0 for none. seed: their seed.
 
-    Raises CaptionkitError: one line that says what does not fit.
+    Raises CaptionkitError: one line saying what is invalid.
     """
     wanted, notes = check_metrics(metrics)
     check_numbers(resamples, seed)
@@ -116,7 +116,10 @@ def evaluate(
 
 
 def make_metrics(wanted: Sequence[str | Metric], frequencies: DocumentFrequencies | None = None) -> list[Metric]:
-    """The metrics themselves, without "diversity", which is none. CaptionkitError where one lacks what it needs."""
+    """Create the metrics, without "diversity", which is not a Metric.
+
+    Raises CaptionkitError if one lacks what it needs.
+    """
     chosen = [_MAKERS[name](frequencies) if isinstance(name, str) else name for name in wanted if name != _DIVERSITY]
     names = [name for metric in chosen for name in metric.names]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -126,14 +129,17 @@ def make_metrics(wanted: Sequence[str | Metric], frequencies: DocumentFrequencie
 
 
 def check_numbers(resamples: int, seed: int) -> None:
-    """CaptionkitError where these are out of bounds."""
+    """Raise CaptionkitError if these are out of range."""
     for name, value, most in (("resamples", resamples, _MOST_RESAMPLES), ("seed", seed, 2**63)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
             raise CaptionkitError(f"{name} is {value!r}; use a whole number from 0 to {most:,}")
 
 
 def check_metrics(metrics: Sequence[str | Metric] | None) -> tuple[list[str | Metric], list[str]]:
-    """What `evaluate` takes these for, and what to say of a metric left out. CaptionkitError for a wrong name."""
+    """Return the metrics that `evaluate` will use, and notes on those left out.
+
+    Raises CaptionkitError for a wrong name.
+    """
     if isinstance(metrics, str):
         raise CaptionkitError(f"metrics is the text {metrics!r}; give a list of names")
     if metrics is None:
@@ -169,14 +175,14 @@ def _tokens(pairs: Pairs, split_up: Any) -> tuple[list[list[str]], list[list[lis
 
 
 def _fitting(chosen: Sequence[Metric], written: Sequence[Sequence[Tokens]]) -> tuple[list[Metric], list[str]]:
-    """The metrics that can score against these references, and why others cannot."""
+    """Return the metrics that can be used with these references, and why others cannot."""
     reasons = [metric.unfit(written) if isinstance(metric, Chair) else "" for metric in chosen]
     fitting = [metric for metric, reason in zip(chosen, reasons, strict=True) if not reason]
     return fitting, [reason for reason in reasons if reason]
 
 
 def _doubts(pairs: Pairs, said: list[list[str]], variety: Variety | None) -> list[str]:
-    """What may be wrong with the captions."""
+    """Return notes on possible problems with the captions."""
     silent = [known for known, tokens in zip(pairs.ids, said, strict=True) if not tokens]
     notes = [f"{len(silent):,} captions have no word and score nothing: {named(silent)}"] if silent else []
     return [*notes, variety.warning] if variety and variety.warning else notes

@@ -1,8 +1,8 @@
-"""SPICE (Anderson et al. 2016, arXiv 1607.08822): how many objects, attributes and relations captions share.
+"""SPICE (Anderson et al. 2016, arXiv 1607.08822): overlap of captions in objects, attributes and relations.
 
-It rests on Stanford's parser, so the authors' program is run, in Java, from where pycocoevalcap keeps it. Each image is
-scored by the F-score over the tuples of its scene graphs, and the corpus by their mean. The program gives 0, and not
-NaN, to a candidate or references in which it finds no tuples.
+It depends on Stanford's parser, so the authors' Java program is run from pycocoevalcap. An image's score is the F-score
+over the tuples of its scene graphs, the corpus score their mean. The program gives 0, not NaN, for a candidate or
+references without any tuples.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from captionkit.metrics.core import Collected, Result, mean_result
 _JAR = "spice-1.0.jar"
 _MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _FETCH = "python -m pycocoevalcap.spice.get_stanford_models"
-# The classes are compiled for Java 8. The program writes its scores through the JavaScript engine that Java 15 removed
-# (JEP 372), after hours of parsing: later versions are refused before.
+# The classes are compiled for Java 8. The program writes its scores through the JavaScript engine removed in Java 15
+# (JEP 372), after hours of parsing, so later versions are refused at the start.
 _OLDEST, _NEWEST = 8, 14
 _JAVA = "install Java 11 (`conda install openjdk=11`) and put it first on the PATH"
 _NOT_CAUSES = ("at ", "... ", "Error: Could not create the Java", "Error: A fatal exception has occurred")
 
 
 class Spice(Collected):
-    """SPICE by the authors' program. Raises CaptionkitError, here or in `compute`, where it cannot be run.
+    """SPICE by the authors' program. Raises CaptionkitError, here or in `compute`, if it cannot be run.
 
-    What it needs is looked for at once: pycocoevalcap, the Stanford models in it, and Java 8 to 14 on the PATH.
+    Its requirements are checked at once: pycocoevalcap, the Stanford models in it, and Java 8 to 14 on the PATH.
     """
 
     names: tuple[str, ...] = ("SPICE",)
@@ -47,7 +47,7 @@ class Spice(Collected):
         self._java = _find_java()
 
     def compute(self) -> Result:
-        """Score all images so far, which takes minutes and up to 8 GB of memory."""
+        """Score all images so far; takes minutes and up to 8 GB of memory."""
         pairs = zip(self.candidates, self.references, strict=True)
         items = [
             {"image_id": number, "test": " ".join(candidate), "refs": [" ".join(tokens) for tokens in references]}
@@ -58,10 +58,10 @@ class Spice(Collected):
 
 
 def run_spice(java: str, jar: Path, items: Sequence[dict[str, Any]]) -> list[float]:
-    """The F-score of each of `items`: {"image_id" (its place), "test", "refs"}. Raises CaptionkitError.
+    """Return the F-score of each of `items`: {"image_id" (its index), "test", "refs"}. Raises CaptionkitError.
 
-    The program's cache of parses is left out: it is a database that Java 16 and later, and arm64, cannot open, and
-    for which programs that run side by side wait.
+    The program's cache of parses is not used: it is a database that Java 16 and later, and arm64, cannot open, and that
+    concurrent processes wait for.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="captionkit-spice-") as folder:
@@ -98,7 +98,7 @@ def _find_jar() -> Path:
         raise CaptionkitError("SPICE: pycocoevalcap, which holds it, is not here; `pip install 'captionkit[meteor]'`")
     missing = [name for name in _MODELS if not (jar.parent / "lib" / name).is_file()]
     if missing:
-        # The command does nothing where the first file is, so an interrupted one has to be undone.
+        # The command does nothing if the first file exists, so an interrupted run must be undone first.
         undo = "" if _MODELS[0] in missing else f"delete {_MODELS[0]} there, then "
         raise CaptionkitError(f"SPICE: {jar.parent / 'lib'} has no {missing[0]}; {undo}fetch it with `{_FETCH}`")
     return jar
@@ -112,7 +112,7 @@ def _find_java() -> str:
         code, said = _call([java, "-version"])
     except OSError as error:
         raise CaptionkitError(f"SPICE: {java} cannot be run ({error.strerror}); {_JAVA}") from None
-    if code:  # macOS has a java that only says that there is none
+    if code:  # macOS has a stub java that only reports that Java is not installed
         raise CaptionkitError(f"SPICE: {java} does not work ({_cause(said)}); {_JAVA}")
     version = re.search(r'version "(?:1\.)?(\d+)', said)
     if version and not _OLDEST <= int(version[1]) <= _NEWEST:
@@ -121,13 +121,13 @@ def _find_java() -> str:
 
 
 def _call(command: list[str]) -> tuple[int, str]:
-    """The exit status of a program, and what it wrote on stderr."""
+    """Run a program and return its exit status and its stderr."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     return done.returncode, done.stderr
 
 
 def _cause(said: str) -> str:
-    """The last line of stderr that tells what went wrong, as those of a stack trace's frames do not."""
+    """Return the last line of stderr that explains the failure, skipping stack frames."""
     lines = [line.strip() for line in said.splitlines()]
     telling = [line for line in lines if line and not line.startswith(_NOT_CAUSES)]
     return telling[-1][:300] if telling else "it said nothing"

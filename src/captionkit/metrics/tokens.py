@@ -1,4 +1,4 @@
-"""Which tokens captions are compared by."""
+"""The tokenizers of the caption metrics."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from captionkit.data.tokenizer import has_cjk, split_words
 from captionkit.metrics import ptb
 
 PTB = "ptb"
-_LOOKED_AT = 1000  # captions that show the language
+_LOOKED_AT = 1000  # captions used to detect the language
 
-#: "ptb" is coco-caption's; "words" splits any language, Chinese and Japanese into characters (see data.tokenizer)
+#: "ptb" is coco-caption's; "words" splits any language, with Chinese and Japanese as characters (see data.tokenizer)
 TOKENIZERS: dict[str, Callable[[Iterable[str]], list[list[str]]]] = {PTB: ptb.tokenize_all, "words": split_words}
 
 
 def tokenizer_of(references: Iterable[Sequence[str]]) -> str:
-    """The tokenizer that suits the references: "ptb", unless most are Chinese or Japanese, which PTB leaves whole."""
+    """Return the tokenizer that suits the references: "ptb", unless most are in Chinese or Japanese.
+
+    PTB does not split these.
+    """
     seen = list(islice(chain.from_iterable(references), _LOOKED_AT))
     return "words" if sum(map(has_cjk, seen)) * 2 > len(seen) else PTB

@@ -64,10 +64,7 @@ class Place:
         return [(folder, _names_but_images(folder)) for folder in (self.root, *sorted(inner))]
 
     def split_folders(self, *inside: str) -> list[Path]:
-        """Return the folders called train, val, validation, test, ...
-
-        In the root and in its folders `inside`, by path.
-        """
+        """Return the split folders (train, val, validation, ...) in the root and in its folders `inside`, by path."""
         parents = [self.root, *(self.root / name for name in inside)]
         named = (f for parent in parents if parent.is_dir() for f in parent.iterdir() if split_of_folder(f.name))
         return sorted(folder for folder in named if folder.is_dir())

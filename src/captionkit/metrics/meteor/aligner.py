@@ -1,7 +1,7 @@
-"""METEOR 1.5's search for the best set of matches that do not overlap: left to right over the reference, with a beam.
+"""METEOR 1.5's search for the best set of non-overlapping matches: a beam search, left to right over the reference.
 
-Better is first the larger weight of matched words (of both sides, rounded down match by match), then fewer chunks, then
-less distance between the places of words that match, then what METEOR tried first.
+Criteria in order: larger weight of matched words (on both sides, rounded down per match), fewer chunks, smaller
+distance between the positions of matched words, then METEOR's own order of trial.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from captionkit.metrics.meteor.matches import EXACT, Match
 
 BEAM = 40
 
-# Cost of an alignment in one integer, the smaller the better: minus the weight, then chunks, then distance.
+# Cost of an alignment as one integer, lower is better: minus the weight, then chunks, then distance.
 _CHUNK = 1 << 32
 _WEIGHT = 1 << 48
 
-# A path is an alignment of the reference's words up to some place, a plain tuple as millions are made:
-#   cost: as above, of the chunks that are closed and the matches that are not sure
-#   used: the candidate's words that are taken, as bits; those of matches that are sure are not counted, nor asked for
+# A path is an alignment of the reference's words up to some position; a plain tuple, since millions are created:
+#   cost: as above, of closed chunks and of matches that are not forced
+#   used: the candidate's matched words, as bits; words of forced matches are neither set nor checked
 #   end: where the last match ends in the candidate; -1 after a gap
 #   busy: where the last match ends in the reference
 #   last: the last match, as (the path's `last` before it, place, match)
@@ -28,7 +28,7 @@ _COST = itemgetter(0)
 
 
 def align(matches: Sequence[Sequence[Match]]) -> tuple[list[tuple[int, Match]], int]:
-    """The best alignment, as (place in the reference, match) in the order of the reference, and its number of chunks.
+    """Return the best alignment, as (position in the reference, match) in reference order, and its number of chunks.
 
     matches: for each word of the reference, the matches that start there.
     """
@@ -54,7 +54,7 @@ def align(matches: Sequence[Sequence[Match]]) -> tuple[list[tuple[int, Match]], 
 
 
 def _sure(matches: Sequence[Sequence[Match]]) -> list[bool]:
-    """Where a reference word's only match overlaps no other on either side, so that it is taken without a search."""
+    """Return where a reference word's only match overlaps no other match on either side, so that it needs no search."""
     ours = ours_again = theirs = theirs_again = 0
     for place, here in enumerate(matches):
         for match in here:
@@ -72,14 +72,14 @@ def _sure(matches: Sequence[Sequence[Match]]) -> list[bool]:
 
 
 def _left_out(paths: list[_Path], place: int) -> list[_Path]:
-    """The paths with no match from this place on, which closes a chunk."""
+    """Return the paths without a match from this position on, which closes a chunk."""
     return [
         path if path[2] < 0 or place < path[3] else (path[0] + _CHUNK, path[1], -1, path[3], path[4]) for path in paths
     ]
 
 
 def _taken(paths: list[_Path], place: int, match: Match) -> list[_Path]:
-    """The paths with a match that is sure: all take it, so that its weight and distance decide nothing."""
+    """Return the paths with a forced match: all take it, so its weight and distance are irrelevant."""
     start, end, busy = match.start, match.start + match.length, place + match.reference_length
     return [
         (cost if last_end in (-1, start) else cost + _CHUNK, used, end, busy, (last, place, match))
@@ -88,7 +88,7 @@ def _taken(paths: list[_Path], place: int, match: Match) -> list[_Path]:
 
 
 def _tried(paths: list[_Path], place: int, matches: Sequence[Match]) -> list[_Path]:
-    """Each path with each match whose words are still free, then with none."""
+    """Extend each path by each match whose words are still free, and by none."""
     options = [(match, match.start, match.covered, _weight(match), abs(place - match.start)) for match in matches]
     longer: list[_Path] = []
     for path in paths:
@@ -108,14 +108,14 @@ def _tried(paths: list[_Path], place: int, matches: Sequence[Match]) -> list[_Pa
                         (last, place, match),
                     )
                 )
-                # METEOR adds a match's distance not to the path that takes it but to those that it tries later.
+                # METEOR adds a match's distance not to the path that takes it but to those tried after it.
                 cost += distance
         longer.append((cost if last_end < 0 else cost + _CHUNK, used, -1, busy, last))
     return longer
 
 
 def _weight(match: Match) -> int:
-    """The words that a match covers on both sides, by halves if it is not exact, in units of cost."""
+    """Return the number of words that a match covers on both sides, halved unless it is exact, in units of cost."""
     if match.module == EXACT:
         return 2 * _WEIGHT
     return (match.length // 2 + match.reference_length // 2) * _WEIGHT

@@ -1,4 +1,4 @@
-"""Where METEOR's own data comes from: an installed pycocoevalcap, which is located but never imported.
+"""METEOR's data files, from an installed pycocoevalcap, which is located but never imported.
 
 Synonyms (WordNet), function words and abbreviations are in meteor-1.5.jar, paraphrases in a file beside it.
 """
@@ -24,9 +24,9 @@ _MEMBERS = (
 
 @dataclass(frozen=True)
 class Tables:
-    """METEOR's small tables of English, as text.
+    """METEOR's small tables for English.
 
-    synsets: word -> numbers of the WordNet synsets it is in. bases: inflected word -> the words it may come from.
+    synsets: word -> numbers of its WordNet synsets. bases: inflected word -> its possible base forms.
     """
 
     function_words: frozenset[str]
@@ -36,7 +36,7 @@ class Tables:
 
 
 def data_folder() -> Path:
-    """The folder with meteor-1.5.jar and data/paraphrase-en.gz. Raises CaptionkitError where there is none."""
+    """Return the folder with meteor-1.5.jar and data/paraphrase-en.gz. Raises CaptionkitError if there is none."""
     reason = data_missing()
     if reason:
         raise CaptionkitError(reason)
@@ -44,7 +44,7 @@ def data_folder() -> Path:
 
 
 def data_missing() -> str:
-    """Why METEOR cannot be computed, in one sentence; nothing if it can."""
+    """Return why METEOR cannot be computed, in one sentence; "" if it can."""
     folders = _folders()
     if not folders:
         return f"METEOR needs the data files that pycocoevalcap brings, which is not installed; {_INSTALL}"
@@ -54,17 +54,17 @@ def data_missing() -> str:
 
 
 def jar_of(folder: Path) -> Path:
-    """The archive with the small tables."""
+    """Return the archive with the small tables."""
     return folder / "meteor-1.5.jar"
 
 
 def paraphrases_of(folder: Path) -> Path:
-    """The compressed table of paraphrases."""
+    """Return the compressed paraphrase table."""
     return folder / "data" / "paraphrase-en.gz"
 
 
 def damaged(path: Path, reason: object) -> CaptionkitError:
-    """The error for a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     return CaptionkitError(f"{path}: cannot be read ({reason}); {_INSTALL} --force-reinstall")
 
 

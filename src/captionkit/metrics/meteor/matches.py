@@ -1,4 +1,4 @@
-"""What of a candidate may match what of a reference: METEOR 1.5's matchers (Denkowski and Lavie 2014)."""
+"""Possible matches of a candidate with a reference: METEOR 1.5's matchers (Denkowski and Lavie 2014)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 
 
 class Match(NamedTuple):
-    """`length` words of the candidate from `start` on for `reference_length` words of the reference.
+    """`length` words of the candidate from `start`, matched with `reference_length` words of the reference.
 
-    Where those start in the reference is the place of the match in the list of all. Of `covered` see `make_match`.
+    The start in the reference is the match's index in the list of all matches. For `covered` see `make_match`.
     """
 
     module: int
@@ -26,15 +26,15 @@ class Match(NamedTuple):
 
 
 def make_match(module: int, start: int, length: int = 1, reference_length: int = 1) -> Match:
-    """A match with the words of the candidate that it covers, as bits."""
+    """Create a match, with the candidate words that it covers as bits."""
     return Match(module, start, length, reference_length, ((1 << length) - 1) << start)
 
 
 @dataclass(eq=False)
 class Sentence:
-    """A normalised caption: its words, its spelling for paraphrases, and the phrases that can be said otherwise.
+    """A normalised caption: its words, its encoding for paraphrase lookup, and its phrases that have paraphrases.
 
-    parts: all phrases of it. partners: what was found to match of the sentence, by a word of the other side.
+    parts: all its phrases. partners: cache of the matches found in this sentence, by word of the other side.
     """
 
     words: Sequence[Word]
@@ -51,15 +51,15 @@ class Sentence:
 
 
 def parts_of(spelt: str, longest: int) -> frozenset[str]:
-    """All phrases of up to `longest` words of a spelt sentence."""
+    """Return all phrases of up to `longest` words of an encoded sentence."""
     size = len(spelt)
     return frozenset([spelt[i:j] for i in range(size) for j in range(i + 1, min(i + longest, size) + 1)])
 
 
 def possible_matches(candidate: Sentence, reference: Sentence, paraphrases: Paraphrases) -> list[list[Match]]:
-    """For each word of the reference, the matches that start there, in METEOR's order, which decides between equals.
+    """Return, for each word of the reference, the matches that start there, in METEOR's order, which breaks ties.
 
-    Where both say the same, words only match exactly.
+    If both sentences are equal, words match exactly only.
     """
     if candidate.keys == reference.keys:
         return [[match for match in _partners(candidate, word) if match.module == EXACT] for word in reference.words]
@@ -70,7 +70,7 @@ def possible_matches(candidate: Sentence, reference: Sentence, paraphrases: Para
 
 
 def _partners(candidate: Sentence, word: Word) -> list[Match]:
-    """What of the candidate matches a word by itself: by its spelling, then its stem, then its synsets."""
+    """Return the candidate's matches of a single word: by spelling, then by stem, then by synsets."""
     found = candidate.partners.get(word)
     if found is None:
         exact, stems, synonyms = [], [], []
@@ -88,7 +88,7 @@ def _partners(candidate: Sentence, word: Word) -> list[Match]:
 
 
 def _by_paraphrase(candidate: Sentence, reference: Sentence, paraphrases: Paraphrases) -> list[tuple[int, Match]]:
-    """Matches and their places in the reference: first the reference's phrases said otherwise, then the candidate's."""
+    """Return paraphrase matches with their positions in the reference: first the reference's, then the candidate's."""
     matches = []
     for phrase in reference.phrases:
         if not phrase.others.isdisjoint(candidate.parts):

@@ -18,24 +18,24 @@ from captionkit.metrics.meteor.paraphrases import Paraphrases
 from captionkit.metrics.meteor.table import LONGEST, load_table
 from captionkit.metrics.meteor.words import Lexicon
 
-# The parameters of the ranking task, the default for English (Denkowski and Lavie 2014, table 3).
+# Parameters tuned for the ranking task, the default for English (Denkowski and Lavie 2014, table 3).
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
 
-# A row of statistics. For both sides, the candidate first: words, function words; then for each module the content
-# words matched and the function words matched; then chunks; then words matched.
+# A row of statistics. For both sides, candidate first: words, function words; then for each module, matched content
+# words and matched function words; then chunks; then matched words.
 _MODULES = 4
 _CHUNKS = _MODULES + 4 * len(_MODULE_WEIGHTS)
 _COUNTED = _CHUNKS + 3
 
-_AT_ONCE = 100  # images whose sentences are in memory together
+_AT_ONCE = 100  # images whose sentences are in memory at a time
 
 
 class Meteor:
     """METEOR of captions in Penn Treebank tokens.
 
-    The statistics are METEOR's own, 23 numbers an image: those of the reference that scores best. A candidate that
-    matches the whole of it in one piece counts no chunk. CaptionkitError where METEOR's data is not installed.
+    The statistics are METEOR's own, 23 numbers per image: those of the best-scoring reference. A candidate that matches
+    it completely in one chunk counts no chunk. Raises CaptionkitError if METEOR's data is not installed.
     """
 
     names: tuple[str, ...] = ("METEOR",)
@@ -49,17 +49,20 @@ class Meteor:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Drop all images."""
         self._statistics: list[list[int]] = []
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Take a batch: one candidate an image, and the references of each. ValueError as in `Collected.update`."""
+        """Add a batch: one candidate per image, and the references of each.
+
+        Raises ValueError as `Collected.update` does.
+        """
         images = list(map(_lines, *checked_batch(candidates, references)))
         for first in range(0, len(images), _AT_ONCE):
             self._take(images[first : first + _AT_ONCE])
 
     def compute(self) -> Result:
-        """Scores of all images so far."""
+        """Return the scores of all images so far."""
         statistics = np.array(self._statistics, np.float64).reshape(-1, _COUNTED)
         return Result(self.names, _scores(statistics), statistics, _scores)
 
@@ -85,14 +88,14 @@ class Meteor:
 
 
 def _lines(candidate: Tokens, references: Sequence[Tokens]) -> list[str]:
-    """The candidate and the references as METEOR reads them from the line that coco-caption writes."""
+    """Return the candidate and the references as METEOR parses them from the line that coco-caption writes."""
     said = " ".join(candidate).replace("|||", "").replace("  ", " ")
     parts = " ||| ".join([*map(" ".join, references), said]).split("|||")
     return [part.strip(CONTROLS) for part in (parts[-1], *parts[:-1])]
 
 
 def _count(candidate: Sentence, reference: Sentence, placed: Sequence[tuple[int, Match]], chunks: int) -> list[int]:
-    """A row of statistics."""
+    """Return a row of statistics."""
     row = [0] * _COUNTED
     row[:_MODULES] = (
         len(candidate.words),
@@ -116,7 +119,7 @@ def _count(candidate: Sentence, reference: Sentence, placed: Sequence[tuple[int,
 
 
 def _scores(sums: Floats) -> Floats:
-    """Sums [...,23] -> scores [...,1], equations 1 to 4 of the paper."""
+    """Compute scores [...,1] from sums [...,23], by equations 1 to 4 of the paper."""
     lengths, functions = sums[..., 0:2], sums[..., 2:4]  # [...,2], candidate and reference
     modules = sums[..., _MODULES:_CHUNKS].reshape(*sums.shape[:-1], len(_MODULE_WEIGHTS), 2, 2)
     weights = np.array(_MODULE_WEIGHTS)
@@ -133,7 +136,7 @@ def _scores(sums: Floats) -> Floats:
 
 
 def _score(row: Sequence[int]) -> float:
-    """`_scores` of one row, with METEOR's own order of sums, as it decides which reference is the best."""
+    """Compute `_scores` of one row in METEOR's own order of summation, which decides which reference is the best."""
     candidate, reference = (_share(row, side) for side in (0, 1))
     if not candidate or not reference:
         return 0.0
@@ -143,7 +146,7 @@ def _score(row: Sequence[int]) -> float:
 
 
 def _share(row: Sequence[int], side: int) -> float:
-    """Weighted share of a side's words that are matched: precision or recall."""
+    """Return the weighted share of a side's words that are matched: precision or recall."""
     function_words = row[2 + side]
     length = _DELTA * (row[side] - function_words) + (1 - _DELTA) * function_words
     matched = 0.0

@@ -1,7 +1,7 @@
-"""The tokenisation of METEOR 1.5's option -norm for English, punctuation kept (its class Normalizer).
+"""Tokenisation of METEOR 1.5's option -norm for English, with punctuation kept (its class Normalizer).
 
-The rules, in their order, are those of the METEOR 1.5 release. They change little in captions that are split into Penn
-Treebank tokens: words with hyphens come apart, and full stops leave their words but for known abbreviations.
+The rules and their order are those of the METEOR 1.5 release. They change little in captions that are already split
+into Penn Treebank tokens: hyphenated words are split, and full stops are separated except after known abbreviations.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _APOSTROPHES = (
 _HAS_LETTER = re.compile(f"[{_ALPHA}]").search
 _STARTS_LOWER = re.compile("[a-z]").match
 _STARTS_WITH_DIGIT = re.compile("[0-9]").match
-#: what Java's String.trim takes off both ends
+#: the characters that Java's String.trim strips
 CONTROLS = "".join(map(chr, range(0x21)))
-# Java's StringTokenizer splits at these and at no other space.
+# Java's StringTokenizer splits at these only.
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 _WIDE_SPACES = re.compile("[\u2000-\u200a\u202f\u205f\u3000\u00a0]")
 
 
 def normalize(line: str, prefixes: Mapping[str, bool]) -> list[str]:
-    """The words of a line, in lower case.
+    """Return the words of a line in lower case.
 
     prefixes: abbreviations that keep their full stop; those with the value True only before a number.
     """
@@ -64,7 +64,7 @@ def normalize(line: str, prefixes: Mapping[str, bool]) -> list[str]:
 
 
 def _protect_dots(line: str) -> str:
-    """Name dots that follow each other, so that they stay together: "..." -> "DOTDOTDOTMULTI"."""
+    """Encode consecutive dots so that they stay together: "..." -> "DOTDOTDOTMULTI"."""
     line = _DOTS.sub(r" DOTMULTI\1", line)
     while "DOTMULTI." in line:
         line = _LAST_DOT.sub(r"DOTDOTMULTI \1", line).replace("DOTMULTI.", "DOTDOTMULTI")
@@ -80,7 +80,7 @@ def _without_full_stops(words: list[str], prefixes: Mapping[str, bool]) -> list[
 
 
 def _ending(word: str, following: str, prefixes: Mapping[str, bool]) -> str:
-    """A word with its full stop taken off ("end ."), kept ("dr.") or, with others, deleted ("u.s." -> "us")."""
+    """Separate a word's full stop ("end ."), keep it ("dr.") or, among others, delete it ("u.s." -> "us")."""
     if len(word) < 2 or not word.endswith("."):
         return word
     stem = word[:-1]

@@ -1,4 +1,4 @@
-"""Which phrases of a sentence METEOR's table can say otherwise, and how."""
+"""Lookup of a sentence's phrases, and their paraphrases, in METEOR's table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from captionkit.metrics.meteor.table import LONGEST, SEPARATOR, UNKNOWN, Arrays, child_keys, vocabulary
 
-_MOST_ROWS = 100_000  # kept as sets of texts, about 100 MB
+_MOST_ROWS = 100_000  # cached as sets of texts, about 100 MB
 
 
 class Phrase(NamedTuple):
-    """A phrase of a sentence: where it starts, how many words it has, and what can be said instead."""
+    """A phrase of a sentence: its start, its number of words, and its paraphrases."""
 
     start: int
     length: int
@@ -23,7 +23,7 @@ class Phrase(NamedTuple):
 
 
 class Paraphrases:
-    """The table, with what of it was needed so far."""
+    """The table, with a cache of the rows used so far."""
 
     def __init__(self, table: Arrays) -> None:
         self._table = table
@@ -31,12 +31,12 @@ class Paraphrases:
         self._rows: dict[int, frozenset[str]] = {}
 
     def spell(self, words: Sequence[str]) -> str:
-        """The sentence with one character a word; the texts of `others` are parts of such sentences."""
+        """Encode the sentence with one character per word; `others` are substrings of such encodings."""
         find = self._characters.get
         return "".join([find(word, UNKNOWN) for word in words])
 
     def phrases(self, sentences: Sequence[str]) -> list[list[Phrase]]:
-        """Of each spelt sentence, its phrases that are in the table, by start and then length."""
+        """Return the phrases of each encoded sentence that are in the table, by start and then length."""
         starts, lengths, rows = self._find(SEPARATOR.join(sentences))
         bounds = np.cumsum([0] + [len(sentence) + 1 for sentence in sentences])
         first = np.searchsorted(starts, bounds).tolist()
@@ -49,7 +49,7 @@ class Paraphrases:
         ]
 
     def in_order(self, row: int) -> list[str]:
-        """What can be said instead of a row's phrase, in the order of METEOR's file, which decides between equals."""
+        """Return the paraphrases in a row, in the order of METEOR's file, which breaks ties."""
         starts = self._table["starts"]
         codes = self._table["others"][starts[row] : starts[row + 1] - 1]
         return codes.tobytes().decode("utf-16-le").split(SEPARATOR)
@@ -61,7 +61,7 @@ class Paraphrases:
         return others
 
     def _find(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Starts, lengths and rows of all phrases in `text`: one step down the trie for all places at a time."""
+        """Return starts, lengths and rows of all phrases in `text`: one trie step for all positions at a time."""
         codes = np.frombuffer(text.encode("utf-16-le"), np.uint16)
         places = np.arange(len(codes))
         nodes = np.zeros(len(codes), np.int64)
@@ -80,7 +80,7 @@ class Paraphrases:
 
 
 def _step(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The nodes of the wanted keys that there are, and which they are."""
+    """Return the nodes of the wanted keys that exist, and which keys these are."""
     if not len(keys):
         return np.zeros(0, np.int64), np.zeros(len(wanted), bool)
     nodes = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

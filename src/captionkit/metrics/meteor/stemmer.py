@@ -1,7 +1,6 @@
-"""The English Snowball stemmer (Porter 2) in the version that METEOR 1.5 carries, from before Snowball 3 changed it.
+"""The English Snowball stemmer (Porter 2), in the version of METEOR 1.5, before Snowball 3 changed it.
 
-Source: https://snowballstem.org/algorithms/english/stemmer.html, whose names of regions and steps
-these are.
+Source: https://snowballstem.org/algorithms/english/stemmer.html, whose names of regions and steps are used here.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ _FIND_1B = _longest(["eed", "eedly", "ed", "edly", "ing", "ingly"])
 
 
 def stem(word: str) -> str:
-    """The stem of a word in lower case."""
+    """Return the stem of a lower-case word."""
     if len(word) < 3:
         return word
     if word in _WHOLE_WORDS:
         return _WHOLE_WORDS[word]
     word = word.removeprefix("'")
     if "y" in word:
-        # A "y" that is a consonant becomes "Y" until the end.
+        # A consonant "y" is written as "Y" until the end.
         word = _Y_AFTER_VOWEL.sub(r"\1Y", "Y" + word[1:] if word.startswith("y") else word)
     r1, r2 = _regions(word)
     word = _step_1a(_FIND_0.sub("", word))
@@ -68,7 +67,7 @@ def stem(word: str) -> str:
 
 
 def _regions(word: str) -> tuple[int, int]:
-    """Where R1 and R2 start."""
+    """Return the start of R1 and R2."""
     beginning = _R1_OF_BEGINNING.match(word) or _REGION.match(word)
     if not beginning:
         return len(word), len(word)

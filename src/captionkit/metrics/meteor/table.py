@@ -1,8 +1,8 @@
-"""METEOR's table of paraphrases, made compact once and kept in the user's cache.
+"""METEOR's paraphrase table, converted once to a compact form and cached in the user's cache.
 
-The source holds 5.3 million records of three lines: a probability, which METEOR 1.5 does not use, a phrase, and another
-way to say it. Here every word is one UTF-16 code unit, so that a phrase is a short text: whether a sentence contains it
-is a search for a substring, and numpy can look for all phrases of many sentences at once.
+The source has 5.3 million records of three lines: a probability, which METEOR 1.5 does not use, a phrase, and a
+paraphrase. Here every word is one UTF-16 code unit and a phrase is a short string, so looking for a phrase in a
+sentence is a substring search, and numpy can look up all phrases of many sentences at once.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from captionkit.metrics.meteor.data import damaged
 from captionkit.utils.files import cache_folder, write_bytes
 
 Arrays = dict[str, Any]
-#: phrases have at most so many words
+#: the maximum number of words of a phrase
 LONGEST = 7
-#: between phrases, and between sentences
+#: separates phrases, and sentences
 SEPARATOR = "\0"
-#: a word that no phrase contains
+#: stands for a word in no phrase
 UNKNOWN = "\uffff"
 
 _NAMES = ("words", "others", "starts", *(f"{name}{k}" for k in range(1, LONGEST + 1) for name in ("keys", "rows")))
 _VERSION = 1
-_BLOCK = 1 << 16  # the words of a block should stay in the processor's cache
+_BLOCK = 1 << 16  # small enough that a block's words stay in the processor's cache
 _LAST_CODE = 0xD7FF  # above are surrogates
 
 
 def load_table(source: Path) -> Arrays:
-    """The table of `source`: from the cache, or built and put there. Raises CaptionkitError.
+    """Return the table of `source` from the cache, building and caching it first if needed. Raises CaptionkitError.
 
-    words: uint8, the vocabulary in UTF-8, a word a line; word i is the code i + 1.
-    others: uint16, codes of the other ways to say the phrases, row after row, each ended by a zero.
-    starts: int64[rows+1], where in `others` a row starts.
-    keys1..keys7: int64[nodes], sorted: the trie of phrases. The node of k words is the place of
-        (node of the first k-1 words) << 16 | code of the last; the node of no word is 0.
-    rows1..rows7: int32[nodes], the row of a node, or -1 where no phrase ends.
+    words: uint8, the vocabulary in UTF-8, one word per line; word i has the code i + 1.
+    others: uint16, codes of the paraphrases, row after row, each ended by a zero.
+    starts: int64[rows+1], start of each row in `others`.
+    keys1..keys7: int64[nodes], sorted: the trie of phrases. The node of k words is the index of
+        (node of the first k-1 words) << 16 | code of the last; the node of no words is 0.
+    rows1..rows7: int32[nodes], the row of a node, or -1 if no phrase ends there.
     """
     path = cache_folder() / "meteor" / f"{_fingerprint(source)}.npz"
-    # Whatever zipfile and numpy make of a damaged file, it is not used. Each array has its checksum.
+    # A damaged file is ignored, whatever zipfile and numpy raise. Each array has a checksum.
     with suppress(Exception), np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in _NAMES}
     table = build_table(source)
@@ -61,7 +61,7 @@ def load_table(source: Path) -> Arrays:
 
 
 def _fingerprint(source: Path) -> str:
-    """Of a gzip file: its name, and checksum and size of its content, which are its last eight bytes."""
+    """Return the cache key of a gzip file: its name and its last eight bytes, the content's checksum and size."""
     try:
         with source.open("rb") as file:
             file.seek(-8, io.SEEK_END)
@@ -72,7 +72,7 @@ def _fingerprint(source: Path) -> str:
 
 
 def build_table(source: Path) -> Arrays:
-    """Read the gzip file `source` in one pass, with a bounded part of it in memory. Raises CaptionkitError."""
+    """Build the table from the gzip file `source` in one pass, with bounded memory. Raises CaptionkitError."""
     codes = _Codes()
     phrases: list[bytes] = []
     others: list[NDArray[np.uint16]] = []
@@ -100,7 +100,7 @@ def build_table(source: Path) -> Arrays:
 
 
 def _records(source: Path) -> Iterator[list[bytes]]:
-    """The lines of the file, some whole records at a time."""
+    """Yield the lines of the file, in groups of whole records."""
     rest: list[bytes] = []
     unfinished = b""
     with gzip.open(source, "rb") as file:
@@ -117,7 +117,7 @@ def _records(source: Path) -> Iterator[list[bytes]]:
 
 
 class _Codes(dict[bytes, int]):
-    """Words to codes, given in the order of appearance, from 1 on."""
+    """Words to codes, numbered from 1 in order of appearance."""
 
     def __init__(self) -> None:
         super().__init__({SEPARATOR.encode(): 0})
@@ -129,17 +129,17 @@ class _Codes(dict[bytes, int]):
         return code
 
     def encode(self, phrases: list[bytes]) -> NDArray[np.uint16]:
-        """The codes of phrases, each ended by a zero."""
+        """Return the codes of phrases, each ended by a zero."""
         words = b" \0 ".join([*phrases, b""]).split()
         return np.fromiter(map(self.__getitem__, words), np.uint16, len(words))
 
     def words(self) -> list[bytes]:
-        """The words in the order of their codes, without the separator."""
+        """Return the words in the order of their codes, without the separator."""
         return list(self)[1:]
 
 
 def _trie(phrases: NDArray[np.uint16]) -> Arrays:
-    """The trie of phrases that are each ended by a zero; phrase i is the row i."""
+    """Build the trie of zero-terminated phrases; phrase i is row i."""
     ends = np.flatnonzero(phrases == 0)
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
     lengths = ends - starts
@@ -161,11 +161,11 @@ def _trie(phrases: NDArray[np.uint16]) -> Arrays:
 
 
 def child_keys(nodes: NDArray[np.int64], codes: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Keys of the nodes that follow `nodes` with the words `codes`."""
+    """Return the keys of the nodes reached from `nodes` by the words `codes`."""
     return nodes << 16 | codes
 
 
 def vocabulary(table: Mapping[str, Any]) -> dict[str, str]:
-    """Word -> the one character that stands for it."""
+    """Return word -> its character."""
     words = table["words"].tobytes().decode("utf-8").split("\n")
     return {word: chr(code) for code, word in enumerate(words, 1)}

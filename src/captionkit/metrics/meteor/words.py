@@ -1,4 +1,4 @@
-"""What METEOR 1.5 knows of a word: its stem, its WordNet synsets, and whether it is a function word."""
+"""METEOR 1.5's lexical lookup: a word's stem, its WordNet synsets, and whether it is a function word."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from captionkit.metrics.meteor.data import Tables
 from captionkit.metrics.meteor.stemmer import stem
 
-# WordNet's rules of detachment: an ending and what takes its place, nouns first, then verbs, then adjectives.
+# WordNet's rules of detachment: an ending and its replacement, for nouns, then verbs, then adjectives.
 _DETACHMENT = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
     ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
@@ -17,7 +17,7 @@ _DETACHMENT = (
 
 @dataclass(frozen=True, eq=False)
 class Word:
-    """A word. Words with the same key are the same to METEOR, and so are stems."""
+    """A word. METEOR treats words with the same key as equal, and likewise stems."""
 
     key: int
     stem_key: int
@@ -26,7 +26,7 @@ class Word:
 
 
 class Lexicon(dict[str, Word]):
-    """Spellings to words, each made when it is first asked for."""
+    """Spellings to words, each looked up on first use."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Lexicon(dict[str, Word]):
 
 
 def java_hash(text: str) -> int:
-    """Java's String.hashCode, by which METEOR compares words: "variants" and "gelato" are one word to it."""
+    """Return Java's String.hashCode, by which METEOR compares words: "variants" and "gelato" collide."""
     units = text.encode("utf-16-le", "surrogatepass")
     value = 0
     for low, high in zip(units[::2], units[1::2], strict=True):

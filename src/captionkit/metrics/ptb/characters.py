@@ -1,7 +1,7 @@
-"""What the tokenizer of CoreNLP 3.4.1 takes for a letter, a digit or a symbol, as ranges of UTF-16 code units.
+"""Letters, digits and symbols of CoreNLP 3.4.1's tokenizer, as ranges of UTF-16 code units.
 
-The letters and digits are those of Unicode 6.0, whatever Python's own version of it: what was added later is unknown to
-it, and so is everything beyond the Basic Multilingual Plane.
+Letters and digits are those of Unicode 6.0, regardless of Python's version: later additions are unknown characters, as
+is everything beyond the Basic Multilingual Plane.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MARKS = _ranges(
     a81-a83 abc-acf b82 bbe-bc2 bc6-bc8 bca-bcd c01-c03 c3e-c56 d3e-d44 d46-d48 e31-e3a e47-e4e eb1-ebc ec8-ecd
     """
 )
-#: what stands alone as a token: mathematical and other signs, and the full stops of other scripts
+#: characters that form a token alone: mathematical and other symbols, and the full stops of other scripts
 SYMBOLS = _ranges(
     """
     25-26 2b 5c 5e 7c 7e a1-ac ae-37e 387 589 5be-5c6 5f3-5f4 600-603 606-60c 614-61b 61e-61f 66a 66d-70d 7f6-7f8

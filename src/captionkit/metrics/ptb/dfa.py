@@ -1,9 +1,9 @@
-"""A scanner: splits a text by rules, by the longest match and, of equally long ones, by the rule that stands first.
+"""A scanner: splits a text by rules; the longest match wins and, among equally long ones, the first rule.
 
-(Python's `re` takes the first alternative that matches, however short.) The rules become one deterministic automaton,
-of which only the states that texts reach are built (Aho, Sethi and Ullman, *Compilers*, 1986, section 3.7). Scanning
-takes time linear in the text, as no dead end is walked twice (Reps, *"Maximal-munch" tokenization in linear time*,
-TOPLAS 20(2), 1998); what rules ask to follow their tokens must be short.
+(Python's `re` takes the first alternative that matches, however short.) The rules are compiled to one deterministic
+automaton, whose states are built only as texts reach them (Aho, Sethi and Ullman, *Compilers*, 1986, section 3.7).
+Scanning takes linear time, as no dead end is walked twice (Reps, *"Maximal-munch" tokenization in linear time*, TOPLAS
+20(2), 1998); the lookahead of rules must be short.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from captionkit.metrics.ptb.regex import Sequence as Parts
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _DEAD, _NO_RULE = 0, -1
-_PATIENCE = 64  # how far, in characters past the last match, before dead ends are worth remembering
+_PATIENCE = 64  # characters past the last match from which dead ends are recorded
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a token looks like, what must follow it (without being part of it), and how it is spelt ("": not at all)."""
+    """A token's pattern, its lookahead (not part of the token), and its spelling ("" drops it)."""
 
     pattern: str
     before: str = ""
@@ -35,12 +35,12 @@ class Rule:
 
 
 class Automaton:
-    """Patterns, each a tree or several in a row, as one deterministic automaton, built as far as texts need it."""
+    """Patterns, each one syntax tree or several in sequence, as one deterministic automaton, built lazily."""
 
     def __init__(self, patterns: Iterable[Sequence[Node]]) -> None:
         self._sets: dict[Ranges, int] = {}
-        self._moves: list[tuple[int, int] | None] = []  # Thompson's automaton: state -> (set of characters, state)
-        self._jumps: list[list[int]] = []  # and the states that it may be in without reading a character
+        self._moves: list[tuple[int, int] | None] = []  # Thompson NFA: state -> (set of characters, state)
+        self._jumps: list[list[int]] = []  # epsilon transitions
         self._accepts: dict[int, int] = {}
         start = self._new_state()
         for number, nodes in enumerate(patterns):
@@ -49,24 +49,24 @@ class Automaton:
                 end = self._add(node, end)
             self._accepts[end] = number
         self._bounds = [[bound for low, high in ranges for bound in (low, high + 1)] for ranges in self._sets]
-        self._memberships: list[int] = []  # class of characters -> the sets that they are in, as bits
+        self._memberships: list[int] = []  # character class -> the sets that contain it, as bits
         self._states: list[tuple[int, ...]] = []
         self._numbers: dict[tuple[int, ...], int] = {}
         self._reachable: _Memo[int, frozenset[int]] = _Memo(self._find_reachable)
         self._lock = Lock()
-        #: character -> class of characters that no rule tells apart
+        #: character -> class of characters that no rule distinguishes
         self.classes: _Memo[str, int] = _Memo(self._class_of)
-        #: state -> class -> state, as far as known
+        #: state -> class -> state, as far as built
         self.steps: list[dict[int, int]] = []
         #: state -> the first pattern that matches here, or _NO_RULE
         self.accepted: list[int] = []
-        #: state -> whether no further character can lead anywhere
+        #: state -> whether it has no transitions
         self.final: list[bool] = []
         self._number(())  # _DEAD
         self.start = self._number(self._closure([start]))
 
     def step(self, state: int, kind: int) -> int:
-        """Find what `steps` does not know yet."""
+        """Build a transition that `steps` does not have yet."""
         members = self._memberships[kind]
         moves = filter(None, map(self._moves.__getitem__, self._states[state]))
         reached = self._closure(target for number, target in moves if members >> number & 1)
@@ -75,7 +75,7 @@ class Automaton:
         return target
 
     def ends(self, text: str, start: int, stop: int) -> list[int]:
-        """The positions up to `stop` where a match from `start` can end, the first pattern's or any other's."""
+        """Return the positions up to `stop` where a match of any pattern from `start` can end."""
         state, ends = self.start, []
         for position in range(start, stop):
             state = self._next(state, text[position])
@@ -101,7 +101,7 @@ class Automaton:
         return branch
 
     def _add(self, node: Node, state: int) -> int:
-        """Match `node` from a state (that has no move yet) on; the state that it ends in."""
+        """Add the transitions for `node` from a state without a move yet; return the end state."""
         if isinstance(node, Characters):
             end = self._new_state()
             self._moves[state] = (self._sets.setdefault(node.ranges, len(self._sets)), end)
@@ -134,7 +134,7 @@ class Automaton:
         return end
 
     def _closure(self, states: Iterable[int]) -> tuple[int, ...]:
-        """All states that `states` may be at once, those that matter: with a move, or the end of a pattern."""
+        """Return the epsilon closure of `states`, reduced to states with a move or at the end of a pattern."""
         return tuple(sorted(frozenset().union(*map(self._reachable.__getitem__, states))))
 
     def _find_reachable(self, start: int) -> frozenset[int]:
@@ -166,7 +166,7 @@ class Automaton:
 
 
 class _Memo(dict[_Key, _Value]):
-    """Values found when first asked for."""
+    """Values computed on first use."""
 
     def __init__(self, find: Callable[[_Key], _Value]) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class _Memo(dict[_Key, _Value]):
 
 
 class Scanner:
-    """Rules at work; built when first used, which takes some hundredths of a second."""
+    """Scans text by rules; compiled on first use, which takes a few hundredths of a second."""
 
     def __init__(self, rules: Sequence[Rule], named: Mapping[str, str | Ranges]) -> None:
         self.rules = rules
@@ -191,10 +191,9 @@ class Scanner:
         return Automaton((parse(rule.pattern), parse(rule.before)) for rule in self.rules)
 
     def scan(self, text: str) -> Iterator[tuple[str, bool]]:
-        """The spellings of the tokens of `text`, and whether what comes after the text could have changed each.
+        """Yield the spelling of each token of `text`, and whether text after the end could have changed it.
 
-        Where a rule asks for what follows, its token is the longest that leaves that. Raises ValueError where no rule
-        matches.
+        A rule with lookahead gives the longest token that leaves room for it. Raises ValueError if no rule matches.
         """
         automaton, at = self._automaton, 0
         hopeless: set[tuple[int, int]] = set()
@@ -210,9 +209,9 @@ class Scanner:
 
     @staticmethod
     def _longest(automaton: Automaton, text: str, at: int, hopeless: set[tuple[int, int]]) -> tuple[int, int, bool]:
-        """The rule that matches most of the text from `at` on, where its match ends, whether more text could matter.
+        """Return the rule with the longest match from `at`, the end of its match, and whether more text could matter.
 
-        hopeless: positions and states from which no match follows; more are added.
+        hopeless: positions and states from which no match follows; updated.
         """
         steps, classes, accepted = automaton.steps, automaton.classes, automaton.accepted
         state, number, end = automaton.start, _NO_RULE, at
@@ -239,7 +238,7 @@ class Scanner:
         return number, end, is_open
 
     def _cut(self, number: int, text: str, at: int, end: int) -> int:
-        """Where the token of a match with what follows it ends."""
+        """Return where the token ends in a match that includes lookahead."""
         if number not in self._cuts:
             rule, parse = self.rules[number], self._parser.parse
             self._cuts[number] = Automaton([[parse(rule.pattern)]]), Automaton([[parse(rule.before)]])

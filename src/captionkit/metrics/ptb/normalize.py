@@ -1,6 +1,6 @@
-"""How a token is written: what the Penn Treebank has in place of the characters of the text.
+"""Spelling of tokens: the Penn Treebank's replacements for characters of the text.
 
-Each function takes the text of a token and gives its spelling; "" where there is no token.
+Each function maps the text of a token to its spelling; "" drops the token.
 """
 
 from __future__ import annotations
@@ -26,60 +26,60 @@ _QUOTES = str.maketrans(
 
 
 def nothing(_: str) -> str:
-    """Space, or an unknown character."""
+    """Drop white space or an unknown character."""
     return ""
 
 
 def instead(spelling: str) -> Callable[[str], str]:
-    """The same whatever the text."""
+    """Return a function that always gives `spelling`."""
     return lambda _: spelling
 
 
 def unhyphenated(text: str) -> str:
-    """Without soft hyphens; a dash where nothing else is left."""
+    """Remove soft hyphens; return a hyphen if nothing is left."""
     return text.replace("\u00ad", "") or "-"
 
 
 def joined(text: str) -> str:
-    """Spaces inside a token become no-break spaces."""
+    """Replace spaces inside a token by no-break spaces."""
     return text.replace(" ", "\u00a0")
 
 
 def ampersand(text: str) -> str:
-    """The entity, in any case, becomes the character."""
+    """Replace the entity, in any case, by the character."""
     return _AMPERSAND.sub("&", text)
 
 
 def quotes(text: str) -> str:
-    """Quotes and apostrophes in ASCII, double ones as two characters; entities in lower case only."""
+    """Convert quotes and apostrophes to ASCII, double ones to two characters; entities in lower case only."""
     return text.replace("&apos;", "'").replace("&quot;", '"').translate(_QUOTES)
 
 
 def dashes(text: str) -> str:
-    """Three or four hyphens are a dash."""
+    """Convert three or four hyphens to a dash."""
     return "--" if len(text) in (3, 4) else text
 
 
 def currency(text: str) -> str:
-    """The few signs that the Treebank knows."""
+    """Replace the few currency signs that the Treebank has."""
     return _CURRENCIES.get(text, text)
 
 
 def fraction(text: str) -> str:
-    """The few fractions that the original spells out."""
+    """Spell out the few fractions that the original does."""
     return _FRACTIONS.get(text, text)
 
 
 def bracket(text: str) -> str:
-    """A bracket's name."""
+    """Return a bracket's name."""
     return _BRACKETS[text]
 
 
 def face(text: str) -> str:
-    """Parentheses by name, even in an emoticon."""
+    """Replace parentheses by their names, even in an emoticon."""
     return text.translate(_PARENTHESES)
 
 
 def phone(text: str) -> str:
-    """A phone number: one token, parentheses by name."""
+    """Make a phone number one token, with parentheses by name."""
     return joined(face(text))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from captionkit.metrics.ptb.characters import Ranges
 
-_LAST = 0xFFFF  # the scanner works on UTF-16 code units, as its model does
+_LAST = 0xFFFF  # the scanner works on UTF-16 code units, as the original does
 _CHARACTER = r"\\u[0-9a-f]{4}|\\.|[^\\]"
 _LEXEME = re.compile(rf"\[(\^?)((?:{_CHARACTER})*?)\]|\{{(\w+)(?:,(\w+))?\}}|({_CHARACTER})", re.DOTALL)
 _MEMBER = re.compile(rf"({_CHARACTER})(?:-({_CHARACTER}))?", re.DOTALL)
@@ -23,14 +23,14 @@ _MORE_CASES = {"i": "\u0130\u0131", "k": "\u212a", "s": "\u017f"}  # their upper
 
 @dataclass(frozen=True)
 class Characters:
-    """One character out of the ranges."""
+    """One character from the ranges."""
 
     ranges: Ranges
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """The parts one after another."""
+    """The parts in sequence."""
 
     parts: tuple[Node, ...]
 
@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Repeat:
-    """The part, from `least` to `most` times; None is without end."""
+    """The part, repeated `least` to `most` times; None is unbounded."""
 
     part: Node
     least: int
@@ -55,14 +55,14 @@ Node = Characters | Sequence | Choice | Repeat
 
 
 class Parser:
-    """Recursive descent over a pattern; `named` holds the patterns and characters that `{name}` stands for."""
+    """Recursive-descent parser of patterns; `named` has the patterns and character ranges behind `{name}`."""
 
     def __init__(self, named: Mapping[str, str | Ranges]) -> None:
         self._named = named
         self._known: dict[str, Node] = {}
 
     def parse(self, pattern: str) -> Node:
-        """The tree of a pattern."""
+        """Return the syntax tree of a pattern."""
         if pattern not in self._known:
             lexemes = list(_LEXEME.finditer(pattern))[::-1]
             self._known[pattern] = self._choice(lexemes)
@@ -109,7 +109,7 @@ class Parser:
 
 
 def _counts(lexeme: re.Match[str]) -> tuple[int, int | None] | None:
-    """How often a suffix repeats what it follows; None where it is no such suffix."""
+    """Return the bounds of a repetition suffix; None if it is not one."""
     if lexeme[3] and lexeme[3].isdecimal():
         return int(lexeme[3]), int(lexeme[4] or lexeme[3])
     return {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(lexeme[0])

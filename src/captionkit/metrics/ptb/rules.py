@@ -1,13 +1,13 @@
-"""The rules of Penn Treebank tokenisation as CoreNLP 3.4.1 has them, in the notation of ptb_notation.py.
+"""The rules of Penn Treebank tokenisation of CoreNLP 3.4.1, in the notation of regex.py.
 
-The facts (what makes a word, which abbreviations there are, which rule goes before which) are those of the class
-PTBLexer in the jar of that release, with its options at their defaults: "cannot", "gonna" and "'tis" are split;
-quotes, dashes, ellipses, brackets, currencies and fractions are written in ASCII; British spellings stay; / and * are
-not escaped; unknown characters are dropped. The automaton of these rules was compared with the one in the jar, state
-by state: they take the same texts for the same kinds of tokens.
+The facts (what makes a word, which abbreviations there are, which rule precedes which) are those of the class PTBLexer
+in that release's jar, with its options at their defaults: "cannot", "gonna" and "'tis" are split; quotes, dashes,
+ellipses, brackets, currencies and fractions are written in ASCII; British spellings stay; / and * are not escaped;
+unknown characters are dropped. The automaton of these rules was compared with the one in the jar, state by state: they
+accept the same texts for the same kinds of tokens.
 
-Left out is what cannot be seen once punctuation is dropped: the original adds a period after "Inc." or "U.S." before a
-sentence, and tells opening from closing double quotes.
+Omitted is what is invisible once punctuation is dropped: the original adds a period after "Inc." or "U.S." before a
+sentence, and distinguishes opening from closing double quotes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from captionkit.metrics.ptb.normalize import (
 
 _MONTHS = "jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 _DAYS = "mon|tues?|wed|thu|thurs|fri"
-_STATES = (  # some only with a capital, as they are words too
+_STATES = (  # some only capitalised, since they are also words
     "ala|ariz|[A]z|[A]rk|calif|colo|conn|ct|dak|[D]el|fla|ga|[I]ll|ind|kans?|ky|[L]a|[M]ass|md|mich|minn|[M]iss|mo|mont|"
     "neb|nev|okla|[O]re|[P]a|penn|tenn|[T]ex|va|vt|[W]ash|wisc?|wyo"
 )
@@ -57,7 +57,7 @@ _APOSTROPHE_WORDS = (
     "[A-HJ-XZn]{accent}{letter}{letter}+|{letter}+[aeiouyAEIOUY]{accent}[aeiouA-Z]{letter}*|o{accent}o|"
     r"cont'd\.?|'twas|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l"
 )
-# Where a character closes brackets or quotes, or ends a sentence, it ends an address as well.
+# A character that closes brackets or quotes, or ends a sentence, also ends an address.
 _NO_ADDRESS = r""" \t\n\f\r"<>|"""
 _NO_END = rf"{_NO_ADDRESS}.!?(){{}},\-"
 
@@ -78,7 +78,7 @@ NAMED: dict[str, str | Ranges] = {
     "word": r"{wordpart}([.!?]{wordpart})*",
     "alnum": "({letter}|{digit})",
     "apostrophe": r"(['\u0092\u2019]|&apos;)",
-    "accent": r"({apostrophe}|[`\u0091\u2018\u201b])",  # what is taken for an apostrophe inside a word
+    "accent": r"({apostrophe}|[`\u0091\u2018\u201b])",  # accepted as an apostrophe inside a word
     "clitic": "{apostrophe}([msdMSD]|re|ve|ll)",
     "negation": "n{accent}t",
     "negated": r"[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*",
@@ -128,7 +128,7 @@ NAMED: dict[str, str | Ranges] = {
 #: in order of precedence among matches of the same length
 RULES = (
     Rule(r"c\+\+|[cCfF]#"),
-    # Words that are two
+    # Words that are split in two
     Rule("can", before="not"),
     Rule("'t", before="is|was"),
     Rule("gon|wan", before="na"),
@@ -150,7 +150,7 @@ RULES = (
     Rule("{host}({path})?"),
     Rule("{email}"),
     Rule("@[a-zA-Z_][a-zA-Z_0-9]*|#{wordletter}+"),
-    # Clitics that follow something else than a word
+    # Clitics that follow something other than a word
     Rule("{clitic}|{negation}", before="[^A-Za-z]", write=quotes),
     # Numbers
     Rule("{date}"),
@@ -199,7 +199,7 @@ RULES = (
     Rule("'", before=r"[A-Za-z][^ \t\n\r\u00a0]", write=quotes),
     Rule("{clitic}|{negation}|{quote}", write=quotes),
     Rule(r"<<|>>|\.|{symbol}"),
-    # What is no token
+    # Text that gives no token
     Rule(r"{space}+|{newline}|&nbsp;|[\u0000\u007f\u200b\u200e\u200f\ufeff]", write=nothing),
     Rule(".", write=nothing),
 )
