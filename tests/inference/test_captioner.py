@@ -243,3 +243,23 @@ def test_phrases_of_byte_level_tokens() -> None:
     assert [text.decode(phrase) for phrase in constraints.words] == ["dog", "zèbre"]
     assert [text.decode(phrase) for phrase in constraints.banned] == ["runs"]
     assert len(constraints.words[1]) > 4, "a word that was not learnt is spelled"
+
+
+def test_pretrained_models_are_loaded_saved_and_pushed(
+    model_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = Captioner.from_pretrained(model_folder)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "notes.txt").write_text("mine")
+    saved = captioner.save_pretrained(tmp_path / "copy")
+    again = Captioner.from_pretrained(saved)
+    assert again.caption(photos / "one.jpg").text == captioner.caption(photos / "one.jpg").text
+    assert (saved / "notes.txt").read_text() == "mine"
+    assert again.folder.config == captioner.folder.config
+    with pytest.raises(CaptionkitError):
+        captioner.save_pretrained(captioner.folder.path)
+    (saved / "config.json").write_text("mine too")
+    with pytest.raises(CaptionkitError):
+        captioner.save_pretrained(saved)
+    monkeypatch.setattr("captionkit.inference.captioner.push_model", lambda folder, repo: f"{folder.path} {repo}")
+    assert captioner.push_to_hub("me/mine") == f"{captioner.folder.path} me/mine"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from captionkit.data.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.inference.confidence import check_confidence, told
-from captionkit.inference.model_folder import ModelFolder
+from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
 from captionkit.inference.search import Constraints, Decoding, Hypothesis, State, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
 
@@ -148,6 +150,24 @@ class Captioner:
         self.text = folder.text
         self.preprocessing = folder.preprocessing
         self.decoding = folder.decoding
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Captioner:
+        """Load a model folder or a Hub id, or by default the bundled model; the same as `captionkit.load`."""
+        from captionkit.inference.load import load
+
+        return load(source, threads=threads)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Copy the checked model folder to `path` and return it.
+
+        Raises CaptionkitError where something else than a model that captionkit wrote would be replaced.
+        """
+        return copy_model(self.folder, path).path
+
+    def push_to_hub(self, repo: str) -> str:
+        """Upload the checked model folder to the Hugging Face Hub as `repo` ("owner/name"); returns its address."""
+        return push_model(self.folder, repo)
 
     @property
     def sure_from(self) -> float | None:

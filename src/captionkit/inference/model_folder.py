@@ -373,6 +373,17 @@ def update_model(
     return write_model(to or folder.path, merged, {**kept, **contents})
 
 
+def copy_model(folder: ModelFolder, path: str | os.PathLike[str]) -> ModelFolder:
+    """Copy a model folder, every file of it checked, to `path`; files there that are no part of a model stay.
+
+    Raises CaptionkitError where something else than a model that captionkit wrote would be replaced.
+    """
+    place = Path(path)
+    check_place(place, inputs=[folder.path])
+    config = {name: value for name, value in folder.config.items() if name not in ("format", "files")}
+    return write_model(place, config, {name: folder.read(name) for name in folder.config["files"]})
+
+
 def push_model(folder: ModelFolder, repo: str) -> str:
     """Upload a checked model folder to the Hugging Face Hub; returns its address."""
     from huggingface_hub import HfApi

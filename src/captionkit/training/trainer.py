@@ -224,7 +224,7 @@ class _Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
 
     def _finished(self) -> bool:
-        return bool(self.progress.detect_collapse) or 0 < self.recipe.run.patience <= self.progress.stale
+        return bool(self.progress.harm) or 0 < self.recipe.run.patience <= self.progress.stale
 
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
@@ -256,11 +256,11 @@ class _Trainer:
         cider = found.scores["cider"]
         progress.start = progress.start or found.scores
         if self.learner.critic is not None:
-            progress.detect_collapse = detect_collapse(progress.start, found.scores, self.judge.words)
+            progress.harm = detect_collapse(progress.start, found.scores, self.judge.words)
         now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
         if self.recipe.run.keep == "loss":
             now, before = now[::-1], before[::-1]
-        better = not progress.detect_collapse and now > before
+        better = not progress.harm and now > before
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
@@ -329,7 +329,7 @@ class _Trainer:
 
     def _end(self) -> Result:
         progress, best, say = self.progress, self.folder.path / BEST, self.report.say
-        why = progress.detect_collapse or ("no better for a while" if self._finished() else "all epochs done")
+        why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         say(f"{why}: best on validation at step {progress.best_step}, {scores}")
         left_out = sorted(set().union(*gather_object([self.learner.broken])))
@@ -344,9 +344,16 @@ class _Trainer:
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 
+#: recipe fields added since runs were first checkpointed: at their default, a run made before them is the same run
+_ADDED = (("encoder", "freeze_norms", False),)
+
+
 def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:
     """Hash everything that affects the weights, and nothing else; a checkpoint can only be resumed with the same."""
     values = asdict(recipe)
+    for section, name, usual in _ADDED:
+        if values[section][name] == usual:
+            del values[section][name]
     for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]
     sources = [source.train.fingerprint() for source in setup.sources]

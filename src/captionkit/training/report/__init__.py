@@ -15,7 +15,7 @@ from captionkit.viz.document import Block, Document, Paragraph, Section
 from captionkit.viz.document_html import document_html
 from captionkit.viz.document_markdown import document_markdown
 
-__all__ = ["Material", "write_captions", "write_report"]
+__all__ = ["RunData", "write_captions", "write_report"]
 
 #: sections in their order: heading, function, and whether they also appear in reports of unfinished runs
 _SECTIONS: tuple[tuple[str, Callable[[RunData], list[Block]], bool], ...] = (
