@@ -119,8 +119,8 @@ def calibrate_model(
 ) -> Fitted:
     """Fit confidence on `split` of all the datasets together, all images weighted equally.
 
-    `write` stores it in the model. `resamples` of the images give the intervals. Raises CaptionkitError, also if too
-    few captions are right or wrong for a fit, or if `write` would change the bundled model.
+    `write` stores the fit in the model folder. `resamples` of the images give the intervals. Raises CaptionkitError,
+    also if too few captions are right or wrong for a fit, or if `write` would change the bundled model.
     """
     captioner = load(model)
     if write:

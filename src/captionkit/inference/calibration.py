@@ -86,11 +86,10 @@ def fit(probabilities: Sequence[float], used: Sequence[bool]) -> Calibration:
 
 
 def logistic(features: Floats, targets: Floats, ridge: Floats, centre: Floats) -> Floats:
-    """Fit a logistic regression of `targets` [N], 0 to 1, on `features` [N,F] by Newton's method.
+    """Fit a logistic regression by Newton's method and return its weights [F].
 
-    Return its weights [F].
-
-    ridge: L2 penalty of each weight's distance from its `centre` [F], all above 0.
+    Targets [N] are from 0 to 1, features [N,F]. ridge: L2 penalty of each weight's distance from its `centre` [F], all
+    above 0.
     """
     weights = centre
     for _ in range(_STEPS):

@@ -70,9 +70,9 @@ class CiderD(Cider):
 
 
 def _penalty(lengths: Ints, image_index: Ints, images: int) -> Floats:
-    """Return exp(-difference^2 / (2 sigma^2)) [R].
+    """Return exp(-difference^2 / (2 sigma^2)) [R], with lengths counted in bigrams.
 
-    Coco-caption counts bigrams, so zero words and one word are equally long.
+    coco-caption counts bigrams, so zero words and one word are equally long.
     """
     bigrams = np.maximum(lengths - 1, 0)
     return np.exp(-((bigrams[:images][image_index] - bigrams[images:]) ** 2) / (2 * _SIGMA**2))

@@ -270,9 +270,9 @@ def _json_lines(path: Path) -> Iterator[_Row]:
 
 
 def _table(path: Path) -> Iterator[_Row]:
-    """Read a table with a header.
+    """Read a table with a header; of several ranked captions of an image, use the first.
 
-    Of several ranked captions of an image (`captionkit caption --output`), use the first.
+    `captionkit caption --output` writes such a table.
     """
     text = without_hint(read_text(path))
     columns, delimiter = _columns(first_line(text), path)
