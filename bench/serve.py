@@ -98,9 +98,9 @@ class Load:
         return Load(self.seconds + other.seconds, self.waits + other.waits, self.outcomes + other.outcomes)
 
 
-async def ask(url: str, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
+async def ask(url: str, images: Sequence[bytes], clients: int, seconds: float) -> Load:
     """Let clients ask for captions over and over; the requests that are under way at the end are waited for."""
-    load, waiting = Load(), cycle(pictures)
+    load, waiting = Load(), cycle(images)
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         start = time.perf_counter()
@@ -145,7 +145,7 @@ class Results:
         return median(ratios), min(ratios), max(ratios)
 
 
-def measure(options: argparse.Namespace, pictures: Sequence[bytes], logs: Path) -> Results:
+def measure(options: argparse.Namespace, images: Sequence[bytes], logs: Path) -> Results:
     """Start the services and let them take turns."""
     results = Results(options.clients)
     with ExitStack() as stack:
@@ -159,17 +159,17 @@ def measure(options: argparse.Namespace, pictures: Sequence[bytes], logs: Path) 
         together, apart = start("together", *room), start("apart", "--max-batch", 1, *room)
         cases = {TOGETHER: (together, options.clients), APART: (apart, options.clients), SINGLE: (together, 1)}
         for server in (together, apart):
-            asyncio.run(ask(server.url, pictures, options.clients, 1))
+            asyncio.run(ask(server.url, images, options.clients, 1))
         for round_ in range(options.rounds):
             for name, (server, clients) in cases.items():
-                load = asyncio.run(ask(server.url, pictures, clients, options.seconds))
+                load = asyncio.run(ask(server.url, images, clients, options.seconds))
                 results.loads[name].append(load)
                 say(f"round {round_ + 1}, {name}: {load.rate:.1f} captions/s, {dict(load.outcomes)}")
             results.megabytes.append(together.megabytes)
         small = start("small", "--max-queue", _QUEUE, "--timeout", 120)
-        results.overrun = asyncio.run(ask(small.url, pictures, options.clients, options.seconds))
+        results.overrun = asyncio.run(ask(small.url, images, options.clients, options.seconds))
         say(f"a queue of {_QUEUE}: {dict(results.overrun.outcomes)}")
-        results.after = asyncio.run(ask(small.url, pictures, 1, 2))
+        results.after = asyncio.run(ask(small.url, images, 1, 2))
     return results
 
 

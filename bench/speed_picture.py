@@ -23,8 +23,8 @@ def draw(results: Results, out: Path) -> None:
     """Write a PNG: the captioners, the stages of ours beside the machine's limit, and the cold start."""
     panels = [_captioners, _stages] + ([_cold] if results.rounds.get(COLD) else [])
     heights = [0.34 * (2 * len(results.own) + len(PEERS)) + 1, 0.34 * len(results.own) * len(BATCHES) + 1, 2.2]
-    picture = new_figure(sum(heights[: len(panels)]))
-    axes = picture.subplots(len(panels), height_ratios=heights[: len(panels)], squeeze=False)[:, 0]
+    image = new_figure(sum(heights[: len(panels)]))
+    axes = image.subplots(len(panels), height_ratios=heights[: len(panels)], squeeze=False)[:, 0]
     for panel, own in zip(panels, axes, strict=True):
         panel(own, results)
         own.invert_yaxis()
@@ -32,7 +32,7 @@ def draw(results: Results, out: Path) -> None:
         own.set_axisbelow(True)
         own.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()
-    picture.savefig(png, format="png")
+    image.savefig(png, format="png")
     write_bytes(out, png.getvalue())
 
 

@@ -79,8 +79,8 @@ def test_what_was_not_measured_is_left_out(lacking: list[str], tmp_path: Path) -
     told = report(results)
     assert all(f"{name} (not installed)" in told for name in lacking)
     draw(results, tmp_path / "speed.png")
-    with Image.open(tmp_path / "speed.png") as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / "speed.png") as image:
+        assert image.width > 1000
 
 
 def test_a_document_is_updated_in_its_place(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_the_command_measures_writes_and_updates(
     assert report(kept) == told
     assert len(kept.values("tiny", case(5, 32))) == 2
     assert kept.facts["tiny"][FORCED]["steps"] == 20
-    with Image.open(files["picture"]) as picture:
-        assert picture.format == "PNG"
+    with Image.open(files["picture"]) as image:
+        assert image.format == "PNG"
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ LAYERS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made_photos(tmp_path_factory.mktemp("made"), 8, (160, 120))
 
 
-def test_the_same_work_is_counted_on_onnx_runtime_and_on_torch(model_folder: Path, pictures: list[Path]) -> None:
-    onnx, torch = (kind(str(model_folder), pictures, threads=1) for kind in (Onnx, Torch))
+def test_the_same_work_is_counted_on_onnx_runtime_and_on_torch(model_folder: Path, images: list[Path]) -> None:
+    onnx, torch = (kind(str(model_folder), images, threads=1) for kind in (Onnx, Torch))
     for name in (case(1, 1), case(3, 8), FORCED):
         counted, told = onnx.prepare(name), torch.prepare(name)
         assert counted["words"] == told["words"] and counted["steps"] == told["steps"]
@@ -38,31 +38,31 @@ def test_the_same_work_is_counted_on_onnx_runtime_and_on_torch(model_folder: Pat
     assert counted["steps"] == STEPS
 
 
-def test_stages_add_up(model_folder: Path, pictures: list[Path]) -> None:
-    found = Onnx(str(model_folder), pictures, threads=1).run(case(3, 8))
+def test_stages_add_up(model_folder: Path, images: list[Path]) -> None:
+    found = Onnx(str(model_folder), images, threads=1).run(case(3, 8))
     assert sum(found[stage] for stage in STAGES) == pytest.approx(found["total"])
     assert all(value > 0 for value in found.values())
 
 
-def test_a_broken_photo_is_named(model_folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_a_broken_photo_is_named(model_folder: Path, images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(CaptionkitError, match=r"empty\.jpg"):
-        Onnx(str(model_folder), [*pictures[:3], tmp_path / "empty.jpg"], threads=1).run(case(3, 1))
+        Onnx(str(model_folder), [*images[:3], tmp_path / "empty.jpg"], threads=1).run(case(3, 1))
 
 
-def test_others_tell_as_many_tokens(pictures: list[Path]) -> None:
+def test_others_tell_as_many_tokens(images: list[Path]) -> None:
     encoder = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "grid": 2}
     vision = {**LAYERS, "image_size": 32, "patch_size": 16}
     made = {
-        "textbook": textbook(pictures, 1, 32, encoder, features=16, embedding=8, hidden=8, attention=4, vocabulary=50),
+        "textbook": textbook(images, 1, 32, encoder, features=16, embedding=8, hidden=8, attention=4, vocabulary=50),
         "vit-gpt2": vit_gpt2(
-            pictures,
+            images,
             1,
             vit=vision,
             gpt2={"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 1},
         ),
         "blip": blip(
-            pictures,
+            images,
             1,
             text={**LAYERS, "encoder_hidden_size": 16, "vocab_size": 50, "bos_token_id": 1, "sep_token_id": 2},
             vision=vision,
@@ -73,7 +73,7 @@ def test_others_tell_as_many_tokens(pictures: list[Path]) -> None:
             facts = peer.prepare(chosen)  # which counts the tokens
             assert facts["steps"] == STEPS and facts["parameters"] > 0
             assert peer.run(chosen)["total"] > 0
-    assert pixels(pictures[0], 32).shape == (1, 3, 32, 32)
+    assert pixels(images[0], 32).shape == (1, 3, 32, 32)
 
 
 def test_vit_gpt2_has_the_size_of_the_published_one() -> None:

@@ -244,8 +244,8 @@ def test_an_evaluation_counts_the_captions_that_name_the_class() -> None:
         "4": "a black-footed albatross .",
     }
     labels = {"1": "northern cardinal", "2": "northern cardinal", "3": "emu", "4": "black-footed albatross", "5": "emu"}
-    pictures = CaptionSet("birds", "val", tuple(Example(i, Path(i), (), label) for i, label in labels.items()))
-    assert evaluate._named(told, pictures) == ["captions that name the class of their image: 2 of 4 (50.0%)"]
+    images = CaptionSet("birds", "val", tuple(Example(i, Path(i), (), label) for i, label in labels.items()))
+    assert evaluate._named(told, images) == ["captions that name the class of their image: 2 of 4 (50.0%)"]
     assert evaluate._named({"1": "an emu"}, CaptionSet("birds", "val", (Example(1, Path("1"), ("an emu",)),))) == []
 
 

@@ -31,14 +31,14 @@ def run(*arguments: object) -> int:
 
 def test_a_trial_scores_what_captioning_says(real: Path) -> None:
     found = tune_model("bundled", real, beams=(1, 4), length_penalties=(0.0, 1.5), no_repeats=(0,))
-    pictures = open_dataset(real)["val"]
+    images = open_dataset(real)["val"]
     tried = [(t.decoding.beam, t.decoding.length_penalty, t.decoding.no_repeat) for t in found.trials]
     assert tried == [(1, 0.0, 0), (1, 1.5, 0), (4, 0.0, 0), (4, 1.5, 0)]
     model = captionkit.load()
     for trial in found.trials:
         chosen = {"beam": trial.decoding.beam, "length_penalty": trial.decoding.length_penalty, "no_repeat": 0}
-        said = {e.id: model.caption(e.image, **chosen).text for e in pictures}
-        scores = captionkit.evaluate(said, pictures, ["bleu", "rouge", "cider"], resamples=0)
+        said = {e.id: model.caption(e.image, **chosen).text for e in images}
+        scores = captionkit.evaluate(said, images, ["bleu", "rouge", "cider"], resamples=0)
         assert {name: scores[name] for name in tune_decoding.TOLD} == pytest.approx(trial.scores)
         assert trial.words == pytest.approx(sum(len(text.split()) for text in said.values()) / len(said))
     assert found.best.scores["CIDEr-D"] == max(trial.scores["CIDEr-D"] for trial in found.trials)
@@ -46,7 +46,7 @@ def test_a_trial_scores_what_captioning_says(real: Path) -> None:
 
 
 def test_of_equals_the_narrower_beam_is_chosen(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def equal(captioner, pictures, tried: list[Decoding]) -> list[Trial]:
+    def equal(captioner, images, tried: list[Decoding]) -> list[Trial]:
         return [Trial(decoding, dict.fromkeys(tune_decoding.TOLD, 0.5), 9.0) for decoding in tried]
 
     monkeypatch.setattr(tune_decoding, "_trials", equal)

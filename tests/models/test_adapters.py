@@ -250,11 +250,11 @@ def test_grid_is_that_of_the_output(name, grids, timm, torchvision):
 @pytest.mark.parametrize("name", ["timm:net", "timm:last", "timm:vit", "torchvision:net", "torchvision:vit"])
 def test_cells_are_in_row_major_order_and_none_is_a_prefix(name, timm, torchvision):
     encoder = load(name)
-    picture = torch.randn(1, 3, 80, 112) / 4
-    changed = picture.clone()
+    image = torch.randn(1, 3, 80, 112) / 4
+    changed = image.clone()
     changed[:, :, 48:56, 24:32] += 3
     with torch.inference_mode():
-        difference = (encoder(changed) - encoder(picture)).norm(dim=-1)[0]
+        difference = (encoder(changed) - encoder(image)).norm(dim=-1)[0]
     rows, columns = encoder.grid(80, 112)
     if "vit" in name:
         assert divmod(int(difference.argmax()), columns) == (6, 3)

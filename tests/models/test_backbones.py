@@ -174,14 +174,14 @@ def test_cells_are_in_row_major_order_and_none_is_a_prefix(family, folder):
     encoder, _ = load(folder(family))
     encoder.eval()
     torch.manual_seed(0)
-    picture = torch.randn(1, 3, 128, 256) / 4
+    image = torch.randn(1, 3, 128, 256) / 4
     rows, columns = encoder.grid(128, 256)
     high, wide = 128 // rows, 256 // columns
     for row, column in ((1, 1), (rows // 2, columns // 4), (rows - 2, columns - 2)):
-        changed = picture.clone()
+        changed = image.clone()
         changed[:, :, row * high : (row + 1) * high, column * wide : (column + 1) * wide] += 2
         with torch.inference_mode():
-            difference = (encoder(changed) - encoder(picture)).norm(dim=-1)[0]
+            difference = (encoder(changed) - encoder(image)).norm(dim=-1)[0]
         found = divmod(int(difference.argmax()), columns)
         blur = 1 if family in ("efficientnet", "regnet") else 0  # they see far: 4 x 8 cells are few for their kernels
         assert found == (pytest.approx(row, abs=blur), pytest.approx(column, abs=blur))

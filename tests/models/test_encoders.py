@@ -103,12 +103,12 @@ def test_grid_is_that_of_the_output(name, size):
 @every
 def test_cells_are_in_row_major_order(name):
     encoder = fresh(name).eval()
-    picture = torch.zeros(1, 3, 96, 160)
-    changed = picture.clone()
+    image = torch.zeros(1, 3, 96, 160)
+    changed = image.clone()
     # Padded at the right and bottom alone, cell i is centred on pixel 32 i + 31.
     changed[:, :, 63 - 8 : 63 + 8, 127 - 8 : 127 + 8] = 1
     with torch.inference_mode():
-        difference = (encoder(changed) - encoder(picture)).norm(dim=-1)[0]
+        difference = (encoder(changed) - encoder(image)).norm(dim=-1)[0]
     rows, columns = encoder.grid(96, 160)
     assert (rows, columns) == (3, 5)
     assert divmod(int(difference.argmax()), columns) == (1, 3)

@@ -133,9 +133,9 @@ def test_hovering_a_word_lights_the_photo_where_the_model_looked(wide: Any, mode
         button.hover()
         assert line.inner_text().startswith(f"{word.text}: {word.confidence:.0%} sure, looked ")
         shown = overlay.locator("img").get_attribute("src")
-        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))))
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))))
         rows, columns = word.attention.shape
-        light = 255 - picture[..., 1].reshape(rows, -1, columns, picture.shape[1] // columns).mean((1, 3)) / 1.0
+        light = 255 - image[..., 1].reshape(rows, -1, columns, image.shape[1] // columns).mean((1, 3)) / 1.0
         assert np.corrcoef(light.ravel(), word.attention.ravel())[0, 1] > 0.95
         seen.add(shown)
     assert len(seen) > 5

@@ -143,8 +143,8 @@ def test_openai_client(server: Server, photos: Path, photo: Path, model: caption
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="anything", max_retries=0)
     assert [entry.id for entry in client.models.list()] == ["flickr8k"]
 
-    def ask(*pictures: Path, **options: Any) -> Any:
-        parts = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in pictures]
+    def ask(*images: Path, **options: Any) -> Any:
+        parts = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
         content = [{"type": "text", "text": "What is in this image?"}, *parts]
         messages = [{"role": "system", "content": "You describe."}, {"role": "user", "content": content}]
         return client.chat.completions.create(model="flickr8k", messages=messages, **options)

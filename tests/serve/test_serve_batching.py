@@ -33,7 +33,7 @@ def gate() -> Gate:
 
 
 @pytest.fixture(scope="module")
-def pictures(photos: Path) -> list[bytes]:
+def images(photos: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(photos.iterdir())]
 
 
@@ -56,32 +56,32 @@ async def until(happened: Callable[[], Any]) -> None:
     raise AssertionError("it never happened")
 
 
-def test_what_waits_goes_together_by_its_options(gate: Gate, pictures: list[bytes]) -> None:
+def test_what_waits_goes_together_by_its_options(gate: Gate, images: list[bytes]) -> None:
     alone = {beam: replace(gate.captioner.decoding, beam=beam, max_length=30) for beam in (2, 3)}
 
     async def test(service: Service) -> None:
-        asked = [asyncio.ensure_future(service.caption(pictures[0], alone[3]))]
+        asked = [asyncio.ensure_future(service.caption(images[0], alone[3]))]
         await until(lambda: gate.batches)
-        asked += [asyncio.ensure_future(service.caption(pictures[n % 3], alone[2 + n % 2])) for n in range(11)]
+        asked += [asyncio.ensure_future(service.caption(images[n % 3], alone[2 + n % 2])) for n in range(11)]
         await until(lambda: len(service._batching._waiting) == 11)
         gate.open.set()
         outcomes = await asyncio.gather(*asked)
         assert gate.batches[0] == (1, 3)
         assert sorted(gate.batches[1:]) == [(1, 3), (2, 2), (4, 2), (4, 3)]
         expected = [(0, 3), *((n % 3, 2 + n % 2) for n in range(11))]
-        for (picture, beam), outcome in zip(expected, outcomes, strict=True):
-            said = gate.captioner.caption(pictures[picture], beam=beam, max_length=30)
+        for (image, beam), outcome in zip(expected, outcomes, strict=True):
+            said = gate.captioner.caption(images[image], beam=beam, max_length=30)
             assert outcome.caption and outcome.caption.text == said.text
 
     in_service(gate, test, max_batch=4)
 
 
-def test_dear_options_make_small_batches(gate: Gate, pictures: list[bytes]) -> None:
+def test_dear_options_make_small_batches(gate: Gate, images: list[bytes]) -> None:
     async def test(service: Service) -> None:
         dear = service.decoding(temperature=1.0, num_captions=50, max_length=2)
-        first = asyncio.ensure_future(service.caption(pictures[0]))
+        first = asyncio.ensure_future(service.caption(images[0]))
         await until(lambda: gate.batches)
-        rest = [asyncio.ensure_future(service.caption(pictures[0], dear)) for _ in range(8)]
+        rest = [asyncio.ensure_future(service.caption(images[0], dear)) for _ in range(8)]
         await until(lambda: len(service._batching._waiting) == 8)
         gate.open.set()
         await asyncio.gather(first, *rest)
@@ -90,46 +90,46 @@ def test_dear_options_make_small_batches(gate: Gate, pictures: list[bytes]) -> N
     in_service(gate, test)
 
 
-def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, pictures: list[bytes]) -> None:
+def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, images: list[bytes]) -> None:
     async def test(service: Service) -> None:
-        asked = [asyncio.ensure_future(service.caption(picture)) for picture in pictures]
+        asked = [asyncio.ensure_future(service.caption(image)) for image in images]
         await until(lambda: service._inside == 3)
         assert not service.ready
         with pytest.raises(BusyError, match=r"3 images wait already; try again in [0-9]+ s") as refused:
-            await service.caption(pictures[0])
+            await service.caption(images[0])
         assert int(refused.value.headers["Retry-After"]) >= 1
         with pytest.raises(CaptionkitError, match="4 images are more than the 3"):
-            await service.caption_all(pictures[:1] * 4)
+            await service.caption_all(images[:1] * 4)
         gate.open.set()
         assert all(outcome.caption for outcome in await asyncio.gather(*asked))
         assert service.ready
-        assert (await service.caption(pictures[0])).caption
+        assert (await service.caption(images[0])).caption
 
     in_service(gate, test, max_queue=3)
 
 
-def test_what_takes_too_long_is_told_and_makes_room(gate: Gate, pictures: list[bytes]) -> None:
+def test_what_takes_too_long_is_told_and_makes_room(gate: Gate, images: list[bytes]) -> None:
     async def test(service: Service) -> None:
-        first = asyncio.ensure_future(service.caption(pictures[0]))
+        first = asyncio.ensure_future(service.caption(images[0]))
         await until(lambda: gate.batches)  # the model is busy, so all others wait
-        for late in (service.caption_all(pictures), first):
+        for late in (service.caption_all(images), first):
             with pytest.raises(LateError, match=r"no caption within 2 s"):
                 await late
         assert service._inside == 0
         service.settings = Settings(timeout=120)
         gate.open.set()
-        assert (await service.caption(pictures[0])).caption
+        assert (await service.caption(images[0])).caption
         assert gate.batches == [(1, 3), (1, 3)], "those that were given up are not captioned"
 
     in_service(gate, test, timeout=2)
 
 
-def test_a_caller_that_goes_away_leaves_the_queue(gate: Gate, pictures: list[bytes]) -> None:
+def test_a_caller_that_goes_away_leaves_the_queue(gate: Gate, images: list[bytes]) -> None:
     async def test(service: Service) -> None:
-        first = asyncio.ensure_future(service.caption(pictures[0]))
+        first = asyncio.ensure_future(service.caption(images[0]))
         await until(lambda: gate.batches)
-        second = asyncio.ensure_future(service.caption(pictures[1]))
-        third = asyncio.ensure_future(service.caption(pictures[2]))
+        second = asyncio.ensure_future(service.caption(images[1]))
+        third = asyncio.ensure_future(service.caption(images[2]))
         await until(lambda: len(service._batching._waiting) == 2)
         second.cancel()
         gate.open.set()
@@ -140,17 +140,17 @@ def test_a_caller_that_goes_away_leaves_the_queue(gate: Gate, pictures: list[byt
     in_service(gate, test)
 
 
-def test_bad_pictures_and_good_ones(gate: Gate, pictures: list[bytes]) -> None:
+def test_bad_pictures_and_good_ones(gate: Gate, images: list[bytes]) -> None:
     gate.open.set()
 
     async def test(service: Service) -> None:
-        good, bad, other = await service.caption_all([pictures[0], b"no picture", pictures[1]])
+        good, bad, other = await service.caption_all([images[0], b"no picture", images[1]])
         assert isinstance(good, Outcome) and isinstance(other, Outcome)
         assert isinstance(bad, ImageError) and "not an image" in str(bad)
         with pytest.raises(ImageError, match="not an image"):
             await service.caption(b"no picture")
         with pytest.raises(ImageError, match="no caption of at most 1 words contains 'dog'"):
-            await service.caption(pictures[0], service.decoding(words=["dog"], prefix="a", max_length=1))
+            await service.caption(images[0], service.decoding(words=["dog"], prefix="a", max_length=1))
         assert service._inside == 0
 
     in_service(gate, test)
@@ -181,15 +181,15 @@ def test_a_model_that_fails_fails_its_batch_alone() -> None:
     asyncio.run(test())
 
 
-def test_statuses_of_a_service_that_is_full_late_or_broken(gate: Gate, pictures: list[bytes]) -> None:
+def test_statuses_of_a_service_that_is_full_late_or_broken(gate: Gate, images: list[bytes]) -> None:
     app = create_app(gate.captioner, Settings(max_queue=1, timeout=3))
     with TestClient(app, raise_server_exceptions=False) as client:
         replies: list[Any] = []
-        waiting = threading.Thread(target=lambda: replies.append(client.post("/", content=pictures[0])))
+        waiting = threading.Thread(target=lambda: replies.append(client.post("/", content=images[0])))
         waiting.start()
         while not gate.batches and not replies:
             time.sleep(0.01)
-        full = client.post("/", content=pictures[0])
+        full = client.post("/", content=images[0])
         assert full.status_code == 429 and int(full.headers["Retry-After"]) >= 1
         assert full.json()["error"]["type"] == "rate_limit_error"
         assert client.get("/readyz").status_code == 503
@@ -199,12 +199,12 @@ def test_statuses_of_a_service_that_is_full_late_or_broken(gate: Gate, pictures:
         app.state.service.settings = Settings(timeout=60)
         gate.open.set()
         assert client.get("/readyz").status_code == 200
-        assert client.post("/", content=pictures[0]).status_code == 200
+        assert client.post("/", content=images[0]).status_code == 200
 
         def broken(*_: Any) -> Any:
             raise RuntimeError("secret")
 
         gate.captioner.describe = broken  # type: ignore[method-assign]
-        reply = client.post("/", content=pictures[0])
+        reply = client.post("/", content=images[0])
         assert reply.status_code == 500 and "secret" not in reply.text
         assert reply.json()["error"]["type"] == "server_error"

@@ -396,9 +396,9 @@ def test_replies_are_utf8_whatever_is_in_them() -> None:
 
 
 def test_kinds_of_pictures(client: TestClient, photos: Path) -> None:
-    with Image.open(photos / "two.png") as picture:
+    with Image.open(photos / "two.png") as image:
         for kind in ("PNG", "WEBP", "GIF", "BMP", "TIFF"):
             buffer = io.BytesIO()
-            picture.save(buffer, kind)
+            image.save(buffer, kind)
             reply = client.post(CAPTIONS, content=buffer.getvalue(), headers={"Content-Type": f"image/{kind.lower()}"})
             assert reply.status_code == 200, kind

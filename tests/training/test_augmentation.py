@@ -239,7 +239,7 @@ def test_each_of_five_captions_is_taught_equally_often(tmp_path: Path) -> None:
     teaching = CaptionDataset(pictures, text, recipe_of(data__captions_per_image=1), SEEN, augment=True)
     for index in range(8):
         for start in (0, 5, 10):
-            taught = [teaching.lesson(turn, index).captions for turn in range(start, start + 5)]
+            taught = [teaching.plan_item(turn, index).captions for turn in range(start, start + 5)]
             assert sorted(len(caption) for (caption,) in taught) == [4, 5, 6, 7, 8]
-    orders = {tuple(len(teaching.lesson(turn, index).captions[0]) for turn in range(5)) for index in range(8)}
+    orders = {tuple(len(teaching.plan_item(turn, index).captions[0]) for turn in range(5)) for index in range(8)}
     assert len(orders) > 4  # images do not go through them in step

@@ -296,10 +296,10 @@ def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path:
     encoded = text.encode_batch(many)
     counts: Counter = Counter()
     for epoch in range(100):
-        chosen = teaching.lesson(epoch, 0).captions
+        chosen = teaching.plan_item(epoch, 0).captions
         assert len(chosen) == 5 == len({tuple(c) for c in chosen}) and all(c in encoded for c in chosen)
         assert teaching[epoch, 0].captions == chosen  # the image is missing, but its captions are still these
-        few = teaching.lesson(epoch, 1).captions
+        few = teaching.plan_item(epoch, 1).captions
         assert few == encoded[:2]
         assert teaching.totals([epoch] * 2, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
         counts.update(map(tuple, chosen))

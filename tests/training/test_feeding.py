@@ -119,8 +119,8 @@ def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: factory.Set
     def fed(keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]]:
         batch = feeding.fed(collate([teaching[key] for key in keys], features=True), 0.5)
         found: dict[tuple[int, int], list] = {}
-        for picture, row in zip(batch.captions.image_index.tolist(), rows(batch), strict=True):
-            found.setdefault(keys[picture], []).append(tuple(row))
+        for image, row in zip(batch.captions.image_index.tolist(), rows(batch), strict=True):
+            found.setdefault(keys[image], []).append(tuple(row))
         return {key: sorted(captions) for key, captions in found.items()}
 
     together = fed([(turn, index) for turn in (0, 3) for index in range(12)])

@@ -62,18 +62,18 @@ class Tiny(nn.Module):
         self.decoder["score"] = nn.Linear(6, 1, bias=False)
         self.decoder["output"] = nn.Linear(6, 5)
 
-    def forward(self, pictures: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """[B,1,2,2] and [B] -> [B,5]."""
-        state = torch.tanh(self.decoder["layer"](self.encoder(pictures) + self.decoder["embedding"](words)))  # [B,6]
+        state = torch.tanh(self.decoder["layer"](self.encoder(images) + self.decoder["embedding"](words)))  # [B,6]
         return self.decoder["output"](state * torch.sigmoid(self.decoder["score"](state)))
 
 
 def learn(model: Tiny, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
     generator = torch.Generator().manual_seed(1)
-    pictures, words = torch.randn(10, 1, 2, 2, generator=generator), torch.randint(5, (10,), generator=generator)
+    images, words = torch.randn(10, 1, 2, 2, generator=generator), torch.randint(5, (10,), generator=generator)
     losses = []
     for _ in range(steps):
-        loss = nn.functional.cross_entropy(model(pictures, words), words.roll(1))
+        loss = nn.functional.cross_entropy(model(images, words), words.roll(1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

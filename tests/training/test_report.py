@@ -29,7 +29,7 @@ from captionkit.training.report import curves, examples
 from captionkit.training.report.run_data import load_kept
 from captionkit.training.run import environment
 from captionkit.training.run.run_dir import METRICS
-from captionkit.training.run.sessions import SITTINGS, read_sessions
+from captionkit.training.run.sessions import SESSIONS, read_sessions
 from captionkit.training.run.timer import Timer
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
@@ -140,13 +140,13 @@ def test_the_page_needs_no_network_and_no_eyes(sat: tuple[Path, Path]) -> None:
 
 
 def test_the_scores_are_those_of_the_captions_of_the_kept_model(sat: tuple[Path, Path], shapes: Path) -> None:
-    pictures = [example for example in open_dataset(shapes)["train"] if example.name != "red-bar.png"]
+    images = [example for example in open_dataset(shapes)["train"] if example.name != "red-bar.png"]
     kept = load_kept(open_model(sat[0] / "best"))
-    said = {example.id: kept.caption(example.image).text for example in pictures}
+    said = {example.id: kept.caption(example.image).text for example in images}
     assert json.loads((sat[0] / "captions.json").read_text()) == [
         {"image_id": known, "caption": caption} for known, caption in said.items()
     ]
-    references = {example.id: example.captions for example in pictures}
+    references = {example.id: example.captions for example in images}
     every = [list(map(tokenize, example.captions)) for example in open_dataset(shapes)["train"]]
     counted = DocumentFrequencies.of(every)  # with the image that cannot be read, as the run does
     scores = captionkit.evaluate(said, references, ["cider", "rouge"], frequencies=counted)
@@ -157,12 +157,12 @@ def test_the_scores_are_those_of_the_captions_of_the_kept_model(sat: tuple[Path,
 
 
 def test_where_the_time_went_adds_up(sat: tuple[Path, Path]) -> None:
-    for sitting in read_sessions(sat[0]):
-        assert {"features", "data", "steps", "evaluation", "report", "other"} <= sitting.seconds.keys()
-        assert min(sitting.seconds.values()) >= 0 and sitting.started <= sitting.seen
-    assert "checkpoints" in sitting.seconds and "export" in sitting.seconds
+    for session in read_sessions(sat[0]):
+        assert {"features", "data", "steps", "evaluation", "report", "other"} <= session.seconds.keys()
+        assert min(session.seconds.values()) >= 0 and session.started <= session.seen
+    assert "checkpoints" in session.seconds and "export" in session.seconds
     shares = [int(share) for share in re.findall(r"</span></span>(\d+)%", texts(sat[0])[0])]
-    assert len(shares) == len(sitting.seconds) and abs(sum(shares) - 100) <= len(shares) / 2
+    assert len(shares) == len(session.seconds) and abs(sum(shares) - 100) <= len(shares) / 2
 
 
 def test_an_interrupted_run_has_a_report_too(sat: tuple[Path, Path]) -> None:
@@ -213,7 +213,7 @@ def test_without_attention_there_is_nothing_word_by_word(
 
 
 def test_a_run_of_before_there_were_sittings_is_told_from_its_model(run: Path, capsys) -> None:
-    (run / SITTINGS).unlink()
+    (run / SESSIONS).unlink()
     (run / "captions.json").unlink()
     before = texts(run)[1]
     assert report(run) == 0
@@ -232,8 +232,8 @@ def test_a_run_that_was_killed_before_anything_was_evaluated(run: Path, tmp_path
     page, text = texts(started)
     check_page(page)
     assert "Nothing has been evaluated yet" in text and "Cannot be told" not in text
-    sitting = {**json.loads((run / SITTINGS).read_text().splitlines()[0]), "end": "", "trackers": 5}
-    (started / SITTINGS).write_text(json.dumps(sitting) + '\n[1]\n{"comm', encoding="utf-8")
+    session = {**json.loads((run / SESSIONS).read_text().splitlines()[0]), "end": "", "trackers": 5}
+    (started / SESSIONS).write_text(json.dumps(session) + '\n[1]\n{"comm', encoding="utf-8")
     (started / METRICS).write_text((run / METRICS).read_text().splitlines()[0] + "\n")
     assert report(started) == 0
     assert "killed, as it said nothing" in texts(started)[1] and "--data.val-split train" in texts(started)[1]
@@ -252,8 +252,8 @@ def test_data_that_has_moved_changed_or_gone(run: Path, shapes: Path, data: Path
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "its fingerprint differs" in lines[0] and "nowhere" in lines[1]
     assert texts(run) == before
-    sittings = (run / SITTINGS).read_text().replace(str(shapes), str(tmp_path / "gone"))
-    (run / SITTINGS).write_text(sittings)
+    sessions = (run / SESSIONS).read_text().replace(str(shapes), str(tmp_path / "gone"))
+    (run / SESSIONS).write_text(sessions)
     assert report(run) == 0
     text = texts(run)[1]
     assert text.count("Cannot be told") == 3 and "--data DATA" in text and "| validation loss |" in text
@@ -316,12 +316,12 @@ def test_a_run_that_is_done_is_not_told_again_unless_it_was_killed_before(run: P
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     train(shapes, run, resume=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    sittings = [json.loads(line) for line in (run / SITTINGS).read_text().splitlines()]
-    sittings[-1]["end"] = ""
-    (run / SITTINGS).write_text("".join(json.dumps(sitting) + "\n" for sitting in sittings))
+    sessions = [json.loads(line) for line in (run / SESSIONS).read_text().splitlines()]
+    sessions[-1]["end"] = ""
+    (run / SESSIONS).write_text("".join(json.dumps(session) + "\n" for session in sessions))
     (run / "report.html").unlink()
     train(shapes, run, resume=True)
-    assert (run / SITTINGS).read_bytes() == before[run / SITTINGS] and "95 % interval" in texts(run)[0]
+    assert (run / SESSIONS).read_bytes() == before[run / SESSIONS] and "95 % interval" in texts(run)[0]
 
 
 # --- clock and commit ---

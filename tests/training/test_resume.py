@@ -104,10 +104,10 @@ def interrupted_at(step: int, number: signal.Signals):
     """`TrainStep.step` that is interrupted in the middle of a step (counted from 0)."""
     original = TrainStep.step
 
-    def interrupted(self, at: int, pictures):
+    def interrupted(self, at: int, images):
         if at == step:
             os.kill(os.getpid(), number)
-        return original(self, at, pictures)
+        return original(self, at, images)
 
     return interrupted
 

@@ -346,10 +346,10 @@ def test_one_picture_that_goes_bad_is_left_out_and_named(
     root = Path(shutil.copytree(data, tmp_path / "pictures"))
     original = TrainStep.step
 
-    def step(self: TrainStep, number: int, pictures):
+    def step(self: TrainStep, number: int, images):
         if number == 6:  # the third epoch begins
             how(root / "red-square.png")
-        return original(self, number, pictures)
+        return original(self, number, images)
 
     monkeypatch.setattr(TrainStep, "step", step)
     recipe = make_recipe(backbone, {**WHOLE, "run.checkpoint_every": 0, "run.workers": 0})  # nothing is read ahead
@@ -367,11 +367,11 @@ def test_the_end_of_the_terminal_saves_the_step(
 ) -> None:
     recipe, original = make_recipe(backbone, {"run.checkpoint_every": 3600}), TrainStep.step
 
-    def hung_up(self: TrainStep, number: int, pictures):
+    def hung_up(self: TrainStep, number: int, images):
         if number == 4:
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGHUP)  # from the system, and from the shell
-        return original(self, number, pictures)
+        return original(self, number, images)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainStep, "step", hung_up)

@@ -83,10 +83,10 @@ def test_opposite_errors_cancel_and_what_spoils_is_left_out(
     for name, tensor in whole.items():
         torch.testing.assert_close(mean[name], tensor, atol=1e-5, rtol=1e-4)
     assert not stores_half(kept) and stores_half(open_model())
-    pictures = [example.image for example in open_dataset(real)["val"]]
+    images = [example.image for example in open_dataset(real)["val"]]
     settings = {**kept.decoding.to_dict(), "num_captions": 1}
     ours, theirs = captionkit.load(kept.path), Captioner(open_model(), TorchStepper(load_model(open_model())))
-    assert [ours.caption(p).text for p in pictures] == [theirs.caption(p, **settings).text for p in pictures]
+    assert [ours.caption(p).text for p in images] == [theirs.caption(p, **settings).text for p in images]
     assert max(one["val_cider"] for one in told.values()) < kept.config["provenance"]["val_cider"]
     printed = capsys.readouterr().out
     assert "left out  CIDEr-D" in printed and "averaged  CIDEr-D" in printed

@@ -109,10 +109,10 @@ def test_a_trial_that_fails_does_not_end_the_sweep(
 ) -> None:
     original = TrainStep.step
 
-    def fails_with_sgd(self: TrainStep, number: int, pictures):
+    def fails_with_sgd(self: TrainStep, number: int, images):
         if self.recipe.optimizer.name == "sgd":
             return None  # as where the loss is not finite
-        return original(self, number, pictures)
+        return original(self, number, images)
 
     monkeypatch.setattr(TrainStep, "step", fails_with_sgd)
     sweep(data, tmp_path / "sweep", make_recipe(backbone), space=space, trials=2)
@@ -155,10 +155,10 @@ def test_an_interrupted_trial_is_taken_up_and_ends_with_the_same_scores(
     recipe, folder = make_recipe(backbone), tmp_path / "sweep"
     original = TrainStep.step
 
-    def interrupted(self: TrainStep, number: int, pictures):
+    def interrupted(self: TrainStep, number: int, images):
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, number, pictures)
+        return original(self, number, images)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainStep, "step", interrupted)

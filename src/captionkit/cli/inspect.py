@@ -69,7 +69,7 @@ class ModelReport:
             f"decoder     {self.decoder}",
             f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'not told without weights'}",
             f"vocabulary  {self.vocabulary} tokens",
-            f"images    {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
+            f"image       {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
             f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",
         ]
         lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]

@@ -88,7 +88,7 @@ class Report:
             diary = self.diary
             diary.open(steps_per_epoch=plan.steps_per_epoch)
             if progress.step < plan.steps and not done:
-                command = self.command(resume=bool(diary.sittings or progress.step))
+                command = self.command(resume=bool(diary.sessions or progress.step))
                 trackers = self.folder.track(self.recipe, diary.known)
                 diary.begin(command, progress, self.accelerator, trackers)
         self._since = time.monotonic()
@@ -98,7 +98,7 @@ class Report:
         self._learnt += step
 
     @contextmanager
-    def sitting(self, progress: Progress) -> Iterator[None]:
+    def session(self, progress: Progress) -> Iterator[None]:
         """If the block raises, record how the session ended and write a report of the results so far."""
         try:
             yield
@@ -113,10 +113,10 @@ class Report:
     def end(self, progress: Progress, why: str, broken: Iterable[str]) -> None:
         """Record that the run is done, and why, and write its report."""
         diary = self.diary
-        if not diary.sittings or (not diary.works and diary.sittings[-1].done):
+        if not diary.sessions or (not diary.works and diary.sessions[-1].done):
             return  # the run was already done, so nothing has changed
         diary.save(progress, broken)
-        diary.sittings[-1].end = end = f"{DONE}{why}"
+        diary.sessions[-1].end = end = f"{DONE}{why}"
         self._write(whole=True)
         diary.end(end, progress)  # after the report, so that resuming a run killed before this writes the report
 
@@ -127,11 +127,11 @@ class Report:
             folder.path,
             self.recipe,
             folder.rows,
-            diary.sittings,
+            diary.sessions,
             val=self.setup.val,
             shown=self._cards,
             whole=whole and any(row["kind"] == "eval" for row in folder.rows),
-            live=not diary.sittings[-1].end,
+            live=not diary.sessions[-1].end,
         )
         try:
             page = write_report(material)

@@ -92,7 +92,7 @@ def train(
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
         run = _Trainer(recipe, paths, folder, resume, watcher, export)
-        with run.report.sitting(run.progress):
+        with run.report.session(run.progress):
             return run.go()
 
 
@@ -184,14 +184,14 @@ class _Trainer:
             compiler_errors(),
             deferred_interrupts() as interrupted,
             closing(self.report.bar(range(first, last), last, "training", first)) as steps,
-            closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as pictures,
+            closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as images,
         ):
-            self._go_on(steps, self.report.diary.clock.waiting(pictures, "data"), interrupted)
+            self._go_on(steps, self.report.diary.clock.waiting(images, "data"), interrupted)
 
     def _way_on(self) -> str:
         return f"to go on after step {self.kept}: {self.report.command(resume=True)}"
 
-    def _go_on(self, steps: Iterable[int], pictures: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+    def _go_on(self, steps: Iterable[int], images: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
         evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
         if self.recipe.run.init and not progress.start:
@@ -201,7 +201,7 @@ class _Trainer:
         for step in steps:
             if self._finished():
                 break
-            self._learn(step, pictures)
+            self._learn(step, images)
             progress.step = step + 1
             progress.seconds = before + time.monotonic() - started
             if progress.step % _LOG_EVERY == 0:
@@ -229,9 +229,9 @@ class _Trainer:
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
-    def _learn(self, step: int, pictures: Iterator[Batch]) -> None:
+    def _learn(self, step: int, images: Iterator[Batch]) -> None:
         with self.report.diary.clock.on("steps"), self._pictures_told():
-            learnt = self.learner.step(step, pictures)
+            learnt = self.learner.step(step, images)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
         self.report.learnt(learnt)

@@ -157,9 +157,9 @@ def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
     return f"<h3>{heading}</h3><{kind}>{items}</{kind}>"
 
 
-def image_html(picture: Image.Image, alt: str, longest: int) -> str:
+def image_html(image: Image.Image, alt: str, longest: int) -> str:
     """Return an <img> element with an embedded JPEG, its longer side at most `longest` pixels."""
-    small = picture.convert("RGB")
+    small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
     small.save(jpeg, "JPEG", quality=85, optimize=True)

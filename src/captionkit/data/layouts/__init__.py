@@ -107,8 +107,8 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
 
 def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
     """Return the images of a split that have captions. Raises DatasetError if none has."""
-    pictures = open_dataset(path).split(split)
-    captioned = pictures.subset([place for place, example in enumerate(pictures) if example.captions])
+    images = open_dataset(path).split(split)
+    captioned = images.subset([place for place, example in enumerate(images) if example.captions])
     if not len(captioned):
         raise DatasetError(f"{path}: no image of split {split!r} has a caption to compare with")
     return captioned

@@ -64,8 +64,8 @@ class Inputs:
         seen = np.lib.stride_tricks.sliding_window_view(padded, spans, (2, 3))  # [B,C,H',W',spans]
         seen = seen[:, :, :: self._strides[0], :: self._strides[1], :: self._dilations[0], :: self._dilations[1]]
         places = (self._generator.integers(seen.shape[axis], size=_PLACES) for axis in (0, 2, 3))
-        picture, row, column = places
-        found = seen[picture, :, row, column]  # -> [N,C,h,w]
+        image, row, column = places
+        found = seen[image, :, row, column]  # -> [N,C,h,w]
         return found.reshape(_PLACES, self._groups, -1).transpose(1, 0, 2)  # -> [g,N,K]
 
 

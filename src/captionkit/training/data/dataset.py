@@ -99,7 +99,7 @@ class CaptionDataset:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def lesson(self, turn: int, index: int) -> ItemPlan:
+    def plan_item(self, turn: int, index: int) -> ItemPlan:
         """Select the captions of an image in a turn and whether it is flipped; return them with the random stream."""
         seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
         generator = np.random.default_rng((seed, CHOICE, turn, index))
@@ -116,36 +116,36 @@ class CaptionDataset:
 
         These are the denominators of the step's loss.
         """
-        taught = (self.lesson(turn, index) for turn, index in zip(turns, indices, strict=True))
-        lengths = [len(caption) - 1 for lesson in taught for caption in lesson.captions]
+        taught = (self.plan_item(turn, index) for turn, index in zip(turns, indices, strict=True))
+        lengths = [len(caption) - 1 for plan_item in taught for caption in plan_item.captions]
         return sum(lengths), len(lengths)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         turn, index = key
-        lesson = self.lesson(turn, index)
+        plan_item = self.plan_item(turn, index)
         if index in self.broken:
-            return Sample(None, lesson.captions, self.broken[index])
+            return Sample(None, plan_item.captions, self.broken[index])
         try:
-            picture = self._seen(index, lesson)
+            picture = self._seen(index, plan_item)
         except ImageError as error:
-            return Sample(None, lesson.captions, str(error))
-        chances = self._chances(lesson) if self._chancy else ()
-        soft = [self.soft.of(index, place) for place in lesson.places] if self.soft else ()
-        return Sample(picture, lesson.captions, chances=chances, soft=soft)
+            return Sample(None, plan_item.captions, str(error))
+        chances = self._chances(plan_item) if self._chancy else ()
+        soft = [self.soft.of(index, place) for place in plan_item.places] if self.soft else ()
+        return Sample(picture, plan_item.captions, chances=chances, soft=soft)
 
-    def _seen(self, index: int, lesson: ItemPlan) -> np.ndarray:
+    def _seen(self, index: int, plan_item: ItemPlan) -> np.ndarray:
         if self.features is not None:
-            return self.features[index, int(lesson.flip)]
+            return self.features[index, int(plan_item.flip)]
         image = self.recipe.image
-        box = random_crop(lesson.generator, image.crop) if self.augment else None
-        colour = random_colour(lesson.generator, image.colour) if self.augment else None
+        box = random_crop(plan_item.generator, image.crop) if self.augment else None
+        colour = random_colour(plan_item.generator, image.colour) if self.augment else None
         source = self.examples[index].image
-        return load_image(source, self.preprocessing, box=box, flip=lesson.flip, colour=colour)
+        return load_image(source, self.preprocessing, box=box, flip=plan_item.flip, colour=colour)
 
     @staticmethod
-    def _chances(lesson: ItemPlan) -> list[np.ndarray]:
-        draw = lesson.generator.random
-        return [draw((len(caption) - 1, 3), dtype=np.float32) for caption in lesson.captions]
+    def _chances(plan_item: ItemPlan) -> list[np.ndarray]:
+        draw = plan_item.generator.random
+        return [draw((len(caption) - 1, 3), dtype=np.float32) for caption in plan_item.captions]
 
 
 def _cut(ids: list[int], most: int) -> list[int]:

@@ -22,14 +22,14 @@ class EpochSampler:
 
     A pass shows each image once, or as often as its weight says; an epoch is one pass, or as many as are needed for the
     minimum number of steps. The images of a step do not depend on the number of micro-batches and processes; if a step
-    has fewer images than those, some parts are empty. `pictures` is the number of images, or one number per dataset,
+    has fewer images than those, some parts are empty. `images` is the number of images, or one number per dataset,
     weighted by `data.weights`. `shards` names the shard of each image if the images are stored in shards; they are then
     shuffled so that shards are read almost sequentially.
     """
 
     def __init__(
         self,
-        pictures: int | Sequence[int],
+        images: int | Sequence[int],
         recipe: Recipe,
         *,
         processes: int = 1,
@@ -37,7 +37,7 @@ class EpochSampler:
         shards: Sequence[Hashable] | None = None,
     ) -> None:
         self.recipe, self.rank, self.processes = recipe, rank, processes
-        self.datasets = (pictures,) if isinstance(pictures, int) else tuple(pictures)
+        self.datasets = (images,) if isinstance(images, int) else tuple(images)
         weights = recipe.data.weights or (1.0,) * len(self.datasets)
         #: images of each dataset in a pass, repetitions included
         self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]

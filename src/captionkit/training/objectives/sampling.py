@@ -24,13 +24,13 @@ def sample_captions(
     batch. L is the maximum number of tokens. With `greedy` the first caption of each image is decoded greedily. Only
     tokens that a caption may contain are drawn.
     """
-    pictures, samples, length = chances.shape
+    images, samples, length = chances.shape
     state, numbers = model.begin(memory), torch.from_numpy(chances).to(memory.device)
     never = banned_ids(text, memory.device)
-    rows = torch.arange(pictures, device=memory.device)  # image index of each row
-    tokens, parents = rows.new_full((pictures, 1), text.bos_id), rows.new_zeros(pictures, 1)
-    said = rows.new_full((pictures, samples, length), text.eos_id)
-    live = torch.ones(pictures, samples, dtype=torch.bool, device=memory.device)
+    rows = torch.arange(images, device=memory.device)  # image index of each row
+    tokens, parents = rows.new_full((images, 1), text.bos_id), rows.new_zeros(images, 1)
+    said = rows.new_full((images, samples, length), text.eos_id)
+    live = torch.ones(images, samples, dtype=torch.bool, device=memory.device)
     for place in range(length):
         logits, _, changed = model.step(tokens, parents, state)
         state = {**state, **changed}

@@ -51,9 +51,9 @@ class SelfCriticalLoss:
         self._reward = CiderReward(references, text, self._recipe.bleu4)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
 
-    def captions(self, pictures: int) -> int:
+    def captions(self, images: int) -> int:
         """Return how many samples are drawn for the given number of images."""
-        return pictures * self._recipe.samples
+        return images * self._recipe.samples
 
     def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Rollout:
         """Sample captions of the images at `places` in the split, with `memory` [B,G,D] and repetition counts `turns`.

@@ -26,7 +26,7 @@ _SECTIONS: tuple[tuple[str, Callable[[RunData], list[Block]], bool], ...] = (
     ("Where the model looked", examples.attention, False),
     ("Speed", curves.speed, True),
     ("Data", provenance.data, True),
-    ("Sittings", provenance.sittings, True),
+    ("Sittings", provenance.sessions, True),
     ("Made with", provenance.made_with, True),
     ("Recipe", provenance.recipe, True),
 )
@@ -75,5 +75,5 @@ def _lead(material: RunData) -> str:
     if material.live:
         return f"{name}{data}, under way: {epochs} of {material.recipe.optimizer.epochs} epochs so far."
     kept = f"; the model kept is that of epoch {best['epoch']:.4g}" if best else "; no model is kept yet"
-    done = "stopped after" if material.sittings and not material.sittings[-1].done else "after"
+    done = "stopped after" if material.sessions and not material.sessions[-1].done else "after"
     return f"{name}{data}, {done} {epochs} of at most {material.recipe.optimizer.epochs} epochs{kept}."

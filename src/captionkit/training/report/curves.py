@@ -41,7 +41,7 @@ def speed(material: RunData) -> list[Block]:
     if tokens:
         meaning = "words learnt, all processes together; median of the run"
         rows.append(Row("tokens a second", [f"{median(tokens):,.0f}"], meaning))
-    if material.sittings:
+    if material.sessions:
         rows += _of_sittings(material)
     elif "minutes" in material.provenance:
         facts = material.provenance
@@ -49,8 +49,8 @@ def speed(material: RunData) -> list[Block]:
         rows.append(Row("minutes an epoch", [brief(each)], "evaluations included"))
     blocks: list[Block] = [Table(["speed", "value"], rows)] if rows else []
     spent: dict[str, float] = {}
-    for sitting in material.sittings:
-        for what, seconds in sitting.seconds.items():
+    for session in material.sessions:
+        for what, seconds in session.seconds.items():
             spent[what] = spent.get(what, 0.0) + seconds
     total = sum(spent.values())
     if total:
@@ -63,17 +63,17 @@ def speed(material: RunData) -> list[Block]:
 def _of_sittings(material: RunData) -> list[Row]:
     """Return rows on speed, computed from the epochs and seconds of all sessions."""
     learning, whole, epochs = 0.0, 0.0, 0.0
-    for sitting in material.sittings:
-        spent = sitting.seconds
+    for session in material.sessions:
+        spent = session.seconds
         learning += spent.get("data", 0.0) + spent.get("steps", 0.0)
         whole += spent.get("evaluation", 0.0) + spent.get("checkpoints", 0.0)
-        if sitting.step:
-            epochs += sitting.epoch * (1 - sitting.first_step / sitting.step)
-    pictures = material.data.get("train", {}).get("pictures", 0)
-    if not (epochs and learning and pictures):
+        if session.step:
+            epochs += session.epoch * (1 - session.first_step / session.step)
+    images = material.data.get("train", {}).get("pictures", 0)
+    if not (epochs and learning and images):
         return []
     return [
-        Row("images a second", [brief(epochs * pictures / learning)], "learnt with all their captions"),
+        Row("images a second", [brief(epochs * images / learning)], "learnt with all their captions"),
         Row("minutes an epoch", [brief(learning / epochs / 60)], "of learning alone"),
         Row("with evaluations", [brief((learning + whole) / epochs / 60)], "minutes an epoch, checkpoints too"),
     ]

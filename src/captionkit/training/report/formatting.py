@@ -35,17 +35,17 @@ def minutes(seconds: float) -> str:
 
 def minutes_of(material: RunData) -> float | None:
     """Return the minutes of all sessions; without recorded sessions, those in the saved model's provenance."""
-    if material.sittings:
-        return sum(sum(sitting.seconds.values()) for sitting in material.sittings) / 60
+    if material.sessions:
+        return sum(sum(session.seconds.values()) for session in material.sessions) / 60
     return material.provenance.get("minutes")
 
 
 def device_of(material: RunData) -> str:
     """Return a description of the device that the run used."""
-    if not material.sittings:
+    if not material.sessions:
         return str(material.provenance.get("device", "unknown"))
-    sitting = material.sittings[-1]
-    machine, several = sitting.machine, sitting.processes
+    session = material.sessions[-1]
+    machine, several = session.machine, session.processes
     threads = machine.get("threads", 1)
     plain = f"{machine.get('processor', 'a processor')}, {threads} thread{'s' * (threads != 1)}"
     name = machine.get("accelerator") or (plain if machine.get("device") == "cpu" else machine.get("device", "unknown"))

@@ -33,13 +33,13 @@ def data(material: RunData) -> list[Block]:
     ]
     if rows:
         blocks.append(Table(["split", "pictures", "captions", "fingerprint"], rows))
-    left_out = material.sittings[-1].left_out if material.sittings else {}
+    left_out = material.sessions[-1].left_out if material.sessions else {}
     for what, said in (
         ("problems", "problems in the dataset"),
         ("broken", "images that cannot be read"),
     ):
         blocks += _left_out(left_out.get(what, {}), said)
-    if material.sittings and len(blocks) <= 2:
+    if material.sessions and len(blocks) <= 2:
         blocks.append(Paragraph("Nothing was left out."))
     return blocks
 
@@ -52,45 +52,45 @@ def _left_out(reasons: Mapping[str, Any], said: str) -> list[Block]:
     return [Paragraph(f"Left out, {said}: {count:,}", warning=True), Listing([*named, *more])]
 
 
-def sittings(material: RunData) -> list[Block]:
+def sessions(material: RunData) -> list[Block]:
     """Return the sessions with their commands."""
-    if not material.sittings:
+    if not material.sessions:
         command = material.provenance.get("command", "")
         return [Code(command)] if command else [Paragraph("The run has not left what made it.")]
-    rows, last = [], len(material.sittings)
-    for place, sitting in enumerate(material.sittings, 1):
-        going = material.live and place == last and not sitting.end
-        end = "under way" if going else sitting.end.removeprefix(DONE) or "killed, as it said nothing"
-        steps = f"{sitting.first_step:,} to {sitting.step:,}"
-        spent = minutes(sum(sitting.seconds.values()))
-        rows.append(Row(f"{place}", [steps, spent, end], f"{moment(sitting.started)} to {moment(sitting.seen)}"))
+    rows, last = [], len(material.sessions)
+    for place, session in enumerate(material.sessions, 1):
+        going = material.live and place == last and not session.end
+        end = "under way" if going else session.end.removeprefix(DONE) or "killed, as it said nothing"
+        steps = f"{session.first_step:,} to {session.step:,}"
+        spent = minutes(sum(session.seconds.values()))
+        rows.append(Row(f"{place}", [steps, spent, end], f"{moment(session.started)} to {moment(session.seen)}"))
     blocks: list[Block] = [Table(["sitting", "steps", "time", "how it ended"], rows, explained="when")]
     if last > 1:
         note = "A sitting takes up the last checkpoint, so the steps after it were made, and count, once more."
         blocks.append(Paragraph(note))
-    for folder, commands in _by_folder(material.sittings):
+    for folder, commands in _by_folder(material.sessions):
         blocks += [Paragraph(f"In the folder {folder}:"), Code("\n".join(commands))]
     return blocks
 
 
-def _by_folder(sittings: Any) -> list[tuple[str, list[str]]]:
+def _by_folder(sessions: Any) -> list[tuple[str, list[str]]]:
     """Group consecutive commands that were started in the same folder."""
     found: list[tuple[str, list[str]]] = []
-    for sitting in sittings:
-        if not found or found[-1][0] != sitting.folder:
-            found.append((sitting.folder, []))
-        found[-1][1].append(sitting.command)
+    for session in sessions:
+        if not found or found[-1][0] != session.folder:
+            found.append((session.folder, []))
+        found[-1][1].append(session.command)
     return found
 
 
 def made_with(material: RunData) -> list[Block]:
     """Return versions and machine, over all sessions."""
-    if not material.sittings:
+    if not material.sessions:
         rows = [Row(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
         return [Table(["what", "version"], rows)] if rows else [Paragraph("The run has not left what made it.")]
-    sat = material.sittings
-    names = dict.fromkeys(name for sitting in sat for name in sitting.versions)
-    versions = [Row(name, [same_or_each([sitting.versions.get(name, "") for sitting in sat])]) for name in names]
+    sat = material.sessions
+    names = dict.fromkeys(name for session in sat for name in session.versions)
+    versions = [Row(name, [same_or_each([session.versions.get(name, "") for session in sat])]) for name in names]
     facts = (
         (
             "device",
@@ -103,22 +103,22 @@ def made_with(material: RunData) -> list[Block]:
         ("system", "the operating system", lambda s: s.machine.get("system", "")),
         ("source", "the commit of captionkit's code, where it runs from a checkout", _source),
     )
-    machine = [Row(name, [same_or_each([str(tell(sitting)) for sitting in sat])], said) for name, said, tell in facts]
+    machine = [Row(name, [same_or_each([str(tell(session)) for session in sat])], said) for name, said, tell in facts]
     return [
         Table(["machine", "value"], [row for row in machine if row.values[0]]),
         Table(["package", "version"], versions),
     ]
 
 
-def _cores(sitting: Session) -> str:
-    return f"{sitting.machine.get('cores', 'unknown')}, {sitting.machine.get('threads', 'unknown')}"
+def _cores(session: Session) -> str:
+    return f"{session.machine.get('cores', 'unknown')}, {session.machine.get('threads', 'unknown')}"
 
 
-def _source(sitting: Session) -> str:
-    if not sitting.source:
+def _source(session: Session) -> str:
+    if not session.source:
         return ""
-    changed = ", with changes that are not committed" if sitting.source.get("changed") else ""
-    return f"{sitting.source.get('commit', '')[:12]}{changed}"
+    changed = ", with changes that are not committed" if session.source.get("changed") else ""
+    return f"{session.source.get('commit', '')[:12]}{changed}"
 
 
 def recipe(material: RunData) -> list[Block]:

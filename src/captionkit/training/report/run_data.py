@@ -42,7 +42,7 @@ class RunData:
     path: Path
     recipe: Recipe
     rows: Sequence[Mapping[str, Any]]
-    sittings: Sequence[Session]
+    sessions: Sequence[Session]
     #: the validation split, if available
     val: CaptionSet | None = None
     #: why it is not available
@@ -68,13 +68,11 @@ class RunData:
     @property
     def data(self) -> Mapping[str, Any]:
         """Facts about the data, from the last session or else from the saved model."""
-        if self.sittings and self.sittings[-1].data:
-            return self.sittings[-1].data
+        if self.sessions and self.sessions[-1].data:
+            return self.sessions[-1].data
         facts = self.provenance
-        pictures, data = facts.get("pictures", {}), facts.get("data", {})
-        splits = {
-            what: {"split": self.recipe.value(f"data.{what}_split"), "pictures": n} for what, n in pictures.items()
-        }
+        images, data = facts.get("pictures", {}), facts.get("data", {})
+        splits = {what: {"split": self.recipe.value(f"data.{what}_split"), "pictures": n} for what, n in images.items()}
         if "train" in splits:
             splits["train"]["fingerprint"] = data.get("fingerprint", "")
         return {"name": data.get("name", ""), **splits}

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from captionkit.errors import ModelError, TrainingError
 from captionkit.inference.model_folder import open_model
 from captionkit.training.config.recipe import Recipe, load_recipe, recipe_fields
-from captionkit.training.run.sessions import SITTINGS
+from captionkit.training.run.sessions import SESSIONS
 from captionkit.training.run.trackers import TENSORBOARD, Trackers
 from captionkit.utils import files, paths
 from captionkit.viz.curves import draw_curves
@@ -34,7 +34,7 @@ RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
 #: the saved model's captions of the validation split, as COCO results; the report as Markdown and as HTML
 CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
 #: files and folders that a run writes, and that a new run would therefore overwrite
-_OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SITTINGS, TENSORBOARD)
+_OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SESSIONS, TENSORBOARD)
 
 
 class RunFolder:

@@ -22,7 +22,7 @@ class SessionLog:
     def __init__(self, path: Path, setup: Setup) -> None:
         self.path, self.setup = path, setup
         self.clock = Timer()
-        self.sittings: list[Session] = []
+        self.sessions: list[Session] = []
         #: whether the current session has something to do
         self.works = False
         self._broken: set[str] = set()
@@ -31,16 +31,16 @@ class SessionLog:
 
     def open(self, *, steps_per_epoch: int) -> None:
         """Read the earlier sessions."""
-        self.sittings, self._steps_per_epoch = read_sessions(self.path), steps_per_epoch
+        self.sessions, self._steps_per_epoch = read_sessions(self.path), steps_per_epoch
 
     @property
     def known(self) -> dict[str, str]:
         """The trackers' ids of the run."""
-        return {name: known for sitting in self.sittings for name, known in sitting.trackers.items()}
+        return {name: known for session in self.sessions for name, known in session.trackers.items()}
 
     def begin(self, command: str, progress: Progress, accelerator: Accelerator, trackers: dict[str, str]) -> None:
         """Start the record of the current session. Raises CaptionkitError if the folder cannot be written."""
-        sitting = Session(
+        session = Session(
             command,
             folder=str(Path.cwd()),
             started=self._started,
@@ -52,7 +52,7 @@ class SessionLog:
             data=facts_of([source.path for source in self.setup.sources], self.setup.train, self.setup.val),
             trackers=trackers,
         )
-        self.sittings.append(sitting)
+        self.sessions.append(session)
         self.works = True
         self.save(progress)
 
@@ -60,24 +60,24 @@ class SessionLog:
         """Write the session's progress, where its time went, and unreadable images, to which `broken` is added."""
         if not self.works:
             return
-        sitting = self.sittings[-1]
+        session = self.sessions[-1]
         self._broken.update(broken)
-        sitting.seen, sitting.step, sitting.epoch = now(), progress.step, progress.step / self._steps_per_epoch
-        sitting.seconds = {what: round(seconds, 3) for what, seconds in self.clock.seconds.items()}
+        session.seen, session.step, session.epoch = now(), progress.step, progress.step / self._steps_per_epoch
+        session.seconds = {what: round(seconds, 3) for what, seconds in self.clock.seconds.items()}
         problems = (
             f"{problem.kind}: {problem.where} ({problem.detail})"
             for source in self.setup.sources
             for problem in source.problems
         )
-        sitting.left_out = {"problems": shortened(problems), "broken": shortened(self._broken)}
-        write_sessions(self.path, self.sittings)
+        session.left_out = {"problems": shortened(problems), "broken": shortened(self._broken)}
+        write_sessions(self.path, self.sessions)
 
     def end(self, how: str, progress: Progress, broken: Iterable[str] = ()) -> None:
         """Write the end of the session; errors are ignored, so a full disk loses only this entry."""
-        if self.sittings:
-            self.sittings[-1].end = how
+        if self.sessions:
+            self.sessions[-1].end = how
         with suppress(CaptionkitError):
             if self.works:
                 self.save(progress, broken)
-            elif self.sittings:
-                write_sessions(self.path, self.sittings)
+            elif self.sessions:
+                write_sessions(self.path, self.sessions)

@@ -16,7 +16,7 @@ from typing import Any
 from captionkit.data.layouts import CaptionSet
 from captionkit.utils import files
 
-SITTINGS = "sittings.jsonl"
+SESSIONS = "sittings.jsonl"
 #: prefix of the `end` of a session that completed the run
 DONE = "done: "
 #: most reasons that are stored for skipped items; beyond that only their number is
@@ -83,15 +83,15 @@ def shortened(reasons: Iterable[str]) -> dict[str, Any]:
     return {"count": len(listed), "first": listed[:_KEPT]}
 
 
-def write_sessions(run: Path, sittings: Sequence[Session]) -> None:
+def write_sessions(run: Path, sessions: Sequence[Session]) -> None:
     """Write the file atomically. Raises CaptionkitError if it cannot be written."""
-    files.write_text(run / SITTINGS, "".join(json.dumps(asdict(sitting)) + "\n" for sitting in sittings))
+    files.write_text(run / SESSIONS, "".join(json.dumps(asdict(session)) + "\n" for session in sessions))
 
 
 def read_sessions(run: Path) -> list[Session]:
     """Read the sessions of a run; empty if the file does not exist (in older runs). Invalid lines are skipped."""
     try:
-        lines = (run / SITTINGS).read_text(encoding="utf-8").splitlines()
+        lines = (run / SESSIONS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     found = []

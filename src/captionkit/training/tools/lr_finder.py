@@ -142,10 +142,10 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
     diverged = False
     with (
         closing(track(range(steps), steps, f"rate of the {part}")) as numbers,
-        closing(batches(teaching, plan, 0, recipe.run.workers)) as pictures,
+        closing(batches(teaching, plan, 0, recipe.run.workers)) as images,
     ):
         for step in numbers:
-            learnt = learner.step(step, pictures)
+            learnt = learner.step(step, images)
             diverged = learnt is None
             if learnt is not None:
                 tried.append(rate_at(step, steps))
