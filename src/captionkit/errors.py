@@ -1,4 +1,4 @@
-"""The failures a user can mend. Each message is one line: what (the file), why, and the way out."""
+"""The failures a user can fix. Each message is one line: what (the file), why, and the way out."""
 
 from __future__ import annotations
 

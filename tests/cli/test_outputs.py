@@ -94,7 +94,7 @@ def test_pages_are_known_again_those_of_earlier_versions_too(tmp_path: Path) -> 
     for text, ours in ((page, True), (earlier, True), ("<title>My diary</title>", False), ("captionkit", False)):
         path.write_text(text)
         assert outputs.is_page(path) is ours, text[:300]
-    path.write_text("# A run\n\nWritten by captionkit 0.1; `captionkit report run` writes it anew.\n")
+    path.write_text("# A run\n\nWritten by captionkit 0.1; `captionkit report run` rewrites it.\n")
     assert outputs.is_report(path)
     path.write_text("# My notes on a report\n\nWritten by me.\n")
     assert not outputs.is_report(path)

@@ -260,4 +260,4 @@ def test_damaged_weights_are_told_and_the_rest_is_printed(untrained, tmp_path, c
     assert cli.main(["inspect", str(folder), "--json"]) == 1
     out, err = capsys.readouterr()
     assert "summary" not in json.loads(out) and any("has 10 bytes" in p for p in json.loads(out)["problems"])
-    assert err.startswith("captionkit: its parts cannot be told: ") and err.count("\n") == 1
+    assert err.startswith("captionkit: its parts cannot be listed: ") and err.count("\n") == 1

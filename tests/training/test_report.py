@@ -221,7 +221,7 @@ def test_a_run_of_before_there_were_sittings_is_told_from_its_model(run: Path, c
     text = texts(run)[1]
     scores = r"\| CIDEr-D \| .*? \|"
     assert re.search(scores, text)[0] == re.search(scores, before)[0]  # type: ignore[index]
-    assert "captionkit train" in text and "| torch |" in text and "Cannot be told" not in text
+    assert "captionkit train" in text and "| torch |" in text and "Not available" not in text
 
 
 def test_a_run_that_was_killed_before_anything_was_evaluated(run: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_run_that_was_killed_before_anything_was_evaluated(run: Path, tmp_path
     assert report(started) == 0
     page, text = texts(started)
     check_page(page)
-    assert "Nothing has been evaluated yet" in text and "Cannot be told" not in text
+    assert "Nothing has been evaluated yet" in text and "Not available" not in text
     session = {**json.loads((run / SESSIONS).read_text().splitlines()[0]), "end": "", "trackers": 5}
     (started / SESSIONS).write_text(json.dumps(session) + '\n[1]\n{"comm', encoding="utf-8")
     (started / METRICS).write_text((run / METRICS).read_text().splitlines()[0] + "\n")
@@ -241,7 +241,7 @@ def test_a_run_that_was_killed_before_anything_was_evaluated(run: Path, tmp_path
 
 def test_data_that_has_moved_changed_or_gone(run: Path, shapes: Path, data: Path, tmp_path: Path, capsys) -> None:
     moved = Path(shutil.copytree(shapes, tmp_path / "moved"))
-    assert report(run, "--data", moved) == 0 and "Cannot be told" not in texts(run)[1]
+    assert report(run, "--data", moved) == 0 and "Not available" not in texts(run)[1]
     (moved / "gold-bar.png").write_bytes(b"torn")
     assert report(run, "--data", moved) == 0
     page, text = texts(run)
@@ -256,7 +256,7 @@ def test_data_that_has_moved_changed_or_gone(run: Path, shapes: Path, data: Path
     (run / SESSIONS).write_text(sessions)
     assert report(run) == 0
     text = texts(run)[1]
-    assert text.count("Cannot be told") == 3 and "--data DATA" in text and "| validation loss |" in text
+    assert text.count("Not available") == 3 and "--data DATA" in text and "| validation loss |" in text
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, photos: Path, capsys) -> None:
@@ -286,7 +286,7 @@ def test_a_part_that_fails_is_a_line_among_the_others(run: Path, monkeypatch: py
     page, text = texts(run)
     check_page(page)
     assert headings(page) == SECTIONS
-    assert text.count("Cannot be told: ZeroDivisionError: by nothing") == 2 and "and more" not in text
+    assert text.count("Not available: ZeroDivisionError: by nothing") == 2 and "and more" not in text
 
 
 def test_a_run_whose_report_fails_ends_well_and_says_so(

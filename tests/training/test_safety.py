@@ -444,7 +444,7 @@ def test_a_best_model_that_was_taken_away_is_made_anew(
 ) -> None:
     shutil.rmtree(stopped / BEST)
     train(data, stopped, resume=True)
-    assert "best: missing; the next evaluation makes it anew" in capsys.readouterr().err
+    assert "best: missing; the next evaluation writes it again" in capsys.readouterr().err
     assert (stopped / BEST / WEIGHTS).exists()
     shutil.rmtree(stopped / BEST)
     with pytest.raises(TrainingError, match="best: missing, and no step is left") as caught:

@@ -67,7 +67,7 @@ class ModelReport:
             f"model       {self.path}",
             f"encoder     {self.encoder}",
             f"decoder     {self.decoder}",
-            f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'not told without weights'}",
+            f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'unknown without weights'}",
             f"vocabulary  {self.vocabulary} tokens",
             f"image       {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
             f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",

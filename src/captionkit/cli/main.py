@@ -298,7 +298,7 @@ def _summary(model: str) -> Any:
             raise
         more = f"{error.name} is not installed; `{_INSTALL}[train]'` adds each part's shape, parameters, FLOPs, memory"
     except CaptionkitError as error:
-        more = f"its parts cannot be told: {error}"
+        more = f"its parts cannot be listed: {error}"
     say(f"captionkit: {more}")
     return None
 

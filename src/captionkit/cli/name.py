@@ -57,7 +57,7 @@ def name_images(data: Path, noun: str, *, model: str | None = None, batch: int =
     """
     file = data / CAPTIONS
     if os.path.lexists(file):
-        raise CaptionkitError(f"{file}: is there already, and is not written over; move it away to make it anew")
+        raise CaptionkitError(f"{file}: is there already, and is not written over; move it away to write it again")
     dataset = open_dataset(data, layout=LAYOUT)
     if not os.access(data, os.W_OK):  # fail before the work, not after it
         raise CaptionkitError(

@@ -106,7 +106,7 @@ def tune_model(
     if write:
         update_model(captioner.folder, {}, {"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
         if captioner.folder.confidence and best.decoding != captioner.decoding:
-            say(f"captionkit: {model}: confidence was fitted to other decoding; `captionkit calibrate` fits it anew")
+            say(f"captionkit: {model}: confidence was fitted to other decoding; `captionkit calibrate` refits it")
     return tuning
 
 

@@ -98,7 +98,7 @@ def _of_split(wrote: ReferenceSet, split: str | None) -> list[ImageReferences]:
         raise CaptionkitError(f"{wrote.origin}: there is no split {split!r}; {reason}")
     twice = [known for known, count in Counter(str(image.id) for image in images).items() if count > 1]
     if twice:
-        raise CaptionkitError(f"{wrote.origin}: image ids stand twice ({named(twice)}); name one split, or mend them")
+        raise CaptionkitError(f"{wrote.origin}: image ids stand twice ({named(twice)}); name one split, or fix them")
     return images
 
 
@@ -123,7 +123,9 @@ def _by_the_right_column(
         )
         if found and (against or not theirs):
             what = f"names other images in {against:,} rows" if theirs else "names no image"
-            notes.append(f"column {other.column!r} {what} of {references}; images are told by column {chosen.column!r}")
+            notes.append(
+                f"column {other.column!r} {what} of {references}; images are identified by column {chosen.column!r}"
+            )
     return chosen, notes
 
 

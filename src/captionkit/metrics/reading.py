@@ -263,9 +263,7 @@ def _json_lines(path: Path) -> Iterator[_Row]:
             yield from _results([row], f"{path}, {where}", where)
         elif captions := row.get("captions"):
             if not isinstance(captions, list) or not isinstance(captions[0], dict):
-                raise CaptionkitError(
-                    f'{path}, {where}: its "captions" are not a list of {{"text", ...}}; write it anew'
-                )
+                raise CaptionkitError(f'{path}, {where}: its "captions" are not a list of {{"text", ...}}; rewrite it')
             yield _Row({"path": row["path"]}, _one(captions[0].get("text"), row["path"], str(path)), where)
 
 
@@ -291,7 +289,7 @@ def _table(path: Path) -> Iterator[_Row]:
                     yield _Row(ids, _one(row["caption"], next(iter(ids.values())), f"{path}, {where}"), where)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise CaptionkitError(f"{path}, line {line}: not valid CSV ({error}); mend the quotes") from None
+        raise CaptionkitError(f"{path}, line {line}: not valid CSV ({error}); fix the quotes") from None
 
 
 def _columns(header: str, path: Path) -> tuple[list[str], str]:

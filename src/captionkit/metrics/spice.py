@@ -84,7 +84,7 @@ def _read_scores(path: Path, count: int, said: str) -> list[float]:
         return [math.nan if by_image[n] is None else float(by_image[n]) for n in range(count)]
     except (OSError, ValueError, KeyError, TypeError):
         reason = f"Java ended without the scores of all captions ({_cause(said)})"
-        raise CaptionkitError(f"SPICE: {reason}; install pycocoevalcap anew") from None
+        raise CaptionkitError(f"SPICE: {reason}; reinstall pycocoevalcap") from None
 
 
 def _find_jar() -> Path:

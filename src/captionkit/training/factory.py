@@ -291,7 +291,9 @@ def _with_encoder(
     encoder, config = _encoder(recipe)
     model.replace_encoder(encoder, config)
     name, start = recipe.encoder.name, recipe.run.init
-    notes.append(f"{start}: its encoder {own} is replaced by {name}; what joins that to the decoder starts anew")
+    notes.append(
+        f"{start}: its encoder {own} is replaced by {name}; what joins that to the decoder starts from scratch"
+    )
     return model, encoder.preprocessing()
 
 

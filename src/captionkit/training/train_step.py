@@ -134,7 +134,7 @@ class TrainStep:
         self._unread = self._unread + len(batch.broken) if not batch.captions.sizes else 0
         if self._unread >= min(_UNREADABLE, len(self.teaching)):
             raise TrainingError(
-                f"none of the last {self._unread} images can be read ({batch.broken[0]}); mend or replace them"
+                f"none of the last {self._unread} images can be read ({batch.broken[0]}); fix or replace them"
             )
         return batch.to(self.accelerator.device)
 

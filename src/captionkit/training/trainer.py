@@ -155,7 +155,7 @@ class _Trainer:
         if math.isfinite(progress.best_cider) and not (best / CONFIG).exists():
             if progress.step == self.plan.steps:
                 raise TrainingError(f"{best}: missing, and no step is left to make it again; put it back")
-            self.report.say(f"{best}: missing; the next evaluation makes it anew")
+            self.report.say(f"{best}: missing; the next evaluation writes it again")
             progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
             progress.stale = 0
 
@@ -241,7 +241,7 @@ class _Trainer:
         kept = f"; the run as it was is kept in {last}" if last.exists() else ""
         start = f" from --init {best}" if best.exists() else ""
         return TrainingError(
-            f"{what} is not finite{kept}; start anew{start} with a lower optimizer.lr_decoder or optimizer.lr_encoder"
+            f"{what} is not finite{kept}; start again{start} with a lower optimizer.lr_decoder or optimizer.lr_encoder"
         )
 
     def _evaluate(self) -> None:

@@ -142,7 +142,7 @@ def validate(
     broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
     chances = sorted(chance for part in parts for chance in part[4])
     if not words:
-        raise TrainingError(f"none of the validation images can be read ({min(broken)}); mend or replace them")
+        raise TrainingError(f"none of the validation images can be read ({min(broken)}); fix or replace them")
     calibration = fit([p for p, _ in chances], [used for _, used in chances])
     return Validation(nats / words, judge.scores(said), said, calibration, broken)
 

@@ -31,7 +31,7 @@ _WAYS_OUT = {
     errno.EACCES: "check its permissions and those of the folders above it",
     errno.EPERM: "check its permissions and those of the folders above it",
     errno.ENAMETOOLONG: "were several names, or a text, given as one?",
-    errno.ELOOP: "its links lead in a circle; make them anew",
+    errno.ELOOP: "its links lead in a circle; recreate them",
     errno.EISDIR: "name the file in it",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",

@@ -152,7 +152,7 @@ def _read_classes(
                 yield Entry(path, path, captions, split, where, place.root, label=name)
     for name, places in folders.items():
         if len(places) > 1:
-            detail = f"all are called {name!r} and told of as one class; name them apart in {NAMES_FILE}"
+            detail = f"all are called {name!r} and treated as one class; name them apart in {NAMES_FILE}"
             yield Problem("classes of one name", ", ".join(places), detail)
 
 

@@ -100,7 +100,7 @@ def entries(content: Any, file: Path, source: str, split: str, folder: Path | No
 def collect_captions(annotations: Any, file: Path, source: str, captions: dict[str, list[object]]) -> Iterator[Problem]:
     """Add the captions of COCO `annotations` to `captions`, keyed by image id as text, since files mix 42 and "42"."""
     if not isinstance(annotations, list):
-        raise DatasetError(f'{file}: "annotations" is not a list of {{"image_id", "caption"}}; mend the file')
+        raise DatasetError(f'{file}: "annotations" is not a list of {{"image_id", "caption"}}; fix the file')
     for index, annotation in enumerate(annotations):
         known = whole(annotation.get("image_id")) if isinstance(annotation, dict) else None
         if is_id(known) and "caption" in annotation:

@@ -95,9 +95,9 @@ def _parse(text: str, path: Path, lines_before: int, pairs_hook: PairsHook | Non
         return json.loads(text, object_pairs_hook=pairs_hook)
     except json.JSONDecodeError as error:
         where = f"{path}, line {lines_before + error.lineno}, column {error.colno}"
-        raise DatasetError(f"{where}: not valid JSON ({error.msg}); mend it or fetch the file again") from None
+        raise DatasetError(f"{where}: not valid JSON ({error.msg}); fix it or fetch the file again") from None
     except (ValueError, RecursionError) as error:  # a number with thousands of digits; brackets nested thousands deep
-        raise DatasetError(f"{path}: not JSON that can be read ({error}); mend it or fetch the file again") from None
+        raise DatasetError(f"{path}: not JSON that can be read ({error}); fix it or fetch the file again") from None
 
 
 def peek(path: Path) -> tuple[str, str]:

@@ -209,7 +209,7 @@ class SelfCriticalRecipe:
         "others", "what a reward is compared with: the mean of the image's other samples, or its likeliest caption's"
     )
     temperature: Annotated[float, Gt(0), Le(1)] = _field(
-        0.5, "divides the log-probabilities of what is drawn; below 1, captions come closer to those that are told"
+        0.5, "divides the log-probabilities of what is drawn; below 1, captions come closer to those of decoding"
     )
     bleu4: Annotated[float, Ge(0)] = _field(0.0, "weight of BLEU-4 in the reward, beside CIDEr-D")
 
@@ -219,7 +219,7 @@ class RunRecipe:
     """Seed, precision, performance, evaluation, checkpoints and tracking of the run."""
 
     seed: Annotated[int, Ge(0)] = _field(0, "number that decides every random choice")
-    init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts anew")
+    init: str = _field("", "model to start from: a folder, a Hub id, or 'bundled'; empty starts from scratch")
     precision: Literal["no", "auto", "bf16", "fp16"] = _field(
         "no", "arithmetic of the forward pass; auto: bf16 where the device has it, else full precision"
     )
@@ -248,5 +248,5 @@ class RunRecipe:
     samples: Annotated[int, Ge(0)] = _field(8, "validation images captioned at each evaluation")
     half_weights: bool = _field(False, "whether the kept model's weights are stored in half precision")
     trackers: tuple[str, ...] = _field(
-        ("tensorboard",), "what is told of losses and scores: tensorboard, wandb, mlflow, ...; empty for none"
+        ("tensorboard",), "trackers that log losses and scores: tensorboard, wandb, mlflow, ...; empty for none"
     )

@@ -51,4 +51,4 @@ def compiler_errors() -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise TrainingError(f"torch.compile failed ({reason}); start anew without run.compile") from None
+        raise TrainingError(f"torch.compile failed ({reason}); start again without run.compile") from None

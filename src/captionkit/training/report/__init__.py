@@ -53,7 +53,7 @@ def _document(material: RunData) -> Document:
         (encoder, decoder), figures = material.architecture, results.key_figures(material)
     except Exception:  # the sections report the reason
         encoder, decoder, figures = material.recipe.encoder.name or "an encoder", material.recipe.decoder.name, []
-    made_by = f"Written by captionkit {__version__}; `captionkit report {material.path}` writes it anew."
+    made_by = f"Written by captionkit {__version__}; `captionkit report {material.path}` rewrites it."
     return Document(f"{decoder} on {encoder}", _lead(material), figures, sections, made_by)
 
 
@@ -63,7 +63,7 @@ def _told(tell: Callable[[RunData], list[Block]], material: RunData) -> list[Blo
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         named = reason if isinstance(error, CaptionkitError) else f"{type(error).__name__}: {reason}"
-        return [Paragraph(f"Cannot be told: {named}", warning=True)]
+        return [Paragraph(f"Not available: {named}", warning=True)]
 
 
 def _lead(material: RunData) -> str:

@@ -106,7 +106,7 @@ class Trackers:
     def _give_up(self, name: str, error: Exception) -> None:
         self._names.remove(name)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"{name}: failed and is told no more of this sitting ({reason}); metrics.jsonl has everything")
+        say(f"{name}: failed and gets nothing more in this session ({reason}); metrics.jsonl has everything")
 
 
 def _options(name: str, path: Path, known: str | None) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Study:
             try:
                 storage = JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
             except ValueError as error:
-                raise TrainingError(f"{path}: damaged ({error}); move {folder} away and start anew") from None
+                raise TrainingError(f"{path}: damaged ({error}); move {folder} away and start again") from None
             with self.lock:
                 new = not storage.get_all_studies()
                 make = partial(optuna.create_study, direction="maximize") if new else optuna.load_study
@@ -142,7 +142,7 @@ class Study:
             if len(ended) >= _HOPELESS and all(trial.state == TrialState.FAIL for trial in ended):
                 raise TrainingError(
                     f"{self.folder}: the first {len(ended)} trials all failed, the last because "
-                    f"{ended[-1].user_attrs['why']}; mend the recipe or the space, and give another --output"
+                    f"{ended[-1].user_attrs['why']}; fix the recipe or the space, and give another --output"
                 )
             begun = len(ended) + len(self.trials(TrialState.RUNNING))
             return self._begin(begun) if begun < most else None
