@@ -60,8 +60,8 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
         while not ended.wait(0.002):
             peak[0] = max(peak[0], process.memory_info().rss)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    on_eval = threading.Thread(target=watch)
+    on_eval.start()
     times, pictures = [], batches(taught, learner.plan, 0, recipe.run.workers)
     for step in range(steps):
         started = time.process_time()
@@ -69,7 +69,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
         times.append(time.process_time() - started)
     pictures.close()
     ended.set()
-    watcher.join()
+    on_eval.join()
     return foretold, peak[0] - before, statistics.median(times[2:])
 
 

@@ -36,7 +36,7 @@ def _unreported(request: pytest.FixtureRequest) -> Iterator[None]:
     report = sys.modules.get("captionkit.training.run_logger")
     with pytest.MonkeyPatch.context() as patched:
         if report and not request.node.get_closest_marker("reported"):
-            patched.setattr(report.Report, "_write", lambda *_, **__: None)
+            patched.setattr(report.RunLogger, "_write", lambda *_, **__: None)
         yield
 
 

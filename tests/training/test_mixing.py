@@ -145,7 +145,7 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         train(pair[0], tmp_path / "alone", recipe)
         assert computed == []
     run = trainer._Trainer(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
-    teaching = run.learner.teaching
+    teaching = run.train_step.dataset
     encoder = run.setup.model.encoder.eval()
     assert teaching.features.shape == (16, 2, 16, 16)
     import torch
@@ -212,7 +212,7 @@ def test_a_mix_is_resumed_and_another_one_refused(
 ) -> None:
     recipe = make_recipe(backbone, {"data.weights": "1.5,0.5", "run.checkpoint_every": 0})
     train(pair, tmp_path / "whole", recipe)
-    original = trainer._Trainer._learn
+    original = trainer._Trainer._step
 
     def stopped(self, step: int, pictures) -> None:
         if step == 3:
@@ -221,7 +221,7 @@ def test_a_mix_is_resumed_and_another_one_refused(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(trainer._Trainer, "_learn", stopped)
+        patched.setattr(trainer._Trainer, "_step", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(pair, run, recipe)
     refused = "another recipe, dataset or captionkit"

@@ -131,7 +131,7 @@ def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, ch
     if frozen:
         taught.model.encoder.train_from(None)
     forecast = Forecast(taught, val)
-    (batch,) = batches(taught.teaching, taught.plan, 0, 0)
+    (batch,) = batches(taught.dataset, taught.plan, 0, 0)
     measured = max(forecast._course(batch, memory_check._teach))
     assert forecast.training.of(12) == pytest.approx(measured, rel=0.1)
     looked = max(forecast._course(batch, memory_check._look))

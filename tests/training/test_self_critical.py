@@ -363,9 +363,9 @@ def test_signs_of_harm_are_counted() -> None:
     from captionkit.data.layouts.caption_set import Example
 
     captions = tuple(f"the dog sees a {thing}" for thing in ("ball", "cat", "man", "boat", "tree"))
-    judge = Validator(CaptionSet("some", "val", tuple(Example(n, b"", captions) for n in range(5))))
+    validator = Validator(CaptionSet("some", "val", tuple(Example(n, b"", captions) for n in range(5))))
     said = {0: "the dog sees a", 1: "the ball the ball", 2: "a cat", 3: ""}
-    found = judge.scores(said)
+    found = validator.scores(said)
     assert found["repeats"] == 0.25 and found["breaks"] == 0.5
 
 

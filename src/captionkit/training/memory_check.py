@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from captionkit.errors import TrainingError
 from captionkit.training.data.collate import Batch, collate
 from captionkit.training.data.dataset import CaptionDataset, Sample
-from captionkit.training.data.loader import pictures_ahead
+from captionkit.training.data.loader import images_ahead
 from captionkit.training.engine.free_memory import free_memory
 from captionkit.training.objectives.losses import losses
 from captionkit.training.train_step import TrainStep
@@ -80,20 +80,20 @@ class Forecast:
     those of the largest batch. Weights, norm statistics and random generators are left unchanged.
     """
 
-    def __init__(self, learner: TrainStep, val: CaptionDataset) -> None:
-        self.learner = learner
-        plan, model, teaching = learner.plan, learner.model, learner.teaching
+    def __init__(self, train_step: TrainStep, val: CaptionDataset) -> None:
+        self.train_step = train_step
+        plan, model, dataset = train_step.plan, train_step.model, train_step.dataset
         self.batch, self.processes = plan.recipe.optimizer.batch_size, plan.processes
-        words = np.array([sum(_lengths(teaching, index)) for index in range(len(teaching))])
+        words = np.array([sum(_lengths(dataset, index)) for index in range(len(dataset))])
         parts = (part for step in range(plan.steps_per_epoch) for _, part in plan.parts_of(step))
         fullest = max(parts, key=lambda part: words[part].sum())
         longest = np.argsort([-sum(_lengths(val, index)) for index in range(len(val))])[: self._at_once(plan.parts)[1]]
         few = 2 if len(fullest) > 2 else 1
-        self._on_processor = learner.accelerator.device.type == "cpu"
-        self.training = self._need(few, teaching, fullest, _teach)
+        self._on_processor = train_step.accelerator.device.type == "cpu"
+        self.training = self._need(few, dataset, fullest, _teach)
         self.evaluation = self._need(few, val, longest, _look)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        moments = [parameter for parameter in trained if parameter not in learner.optimizer.state]
+        moments = [parameter for parameter in trained if parameter not in train_step.optimizer.state]
         #: gradients, plus temporary tensors of the optimizer of the same size
         self._updates = 2 * _bytes(trained)
         self._moments = 2 * _bytes(moments)
@@ -118,30 +118,30 @@ class Forecast:
 
     def _pictures(self, taught: int) -> int:
         """Return the bytes of the images themselves; on a CPU, also of those prepared ahead and being collated."""
-        ahead = pictures_ahead(self.learner.recipe.run.workers, taught) + taught
-        return (taught + (ahead if self._on_processor else 0)) * _blank(self.learner.teaching).nbytes
+        ahead = images_ahead(self.train_step.recipe.run.workers, taught) + taught
+        return (taught + (ahead if self._on_processor else 0)) * _blank(self.train_step.dataset).nbytes
 
-    def _need(self, few: int, teaching: CaptionDataset, indices: np.ndarray, run: Callable) -> Need:
-        courses = [self._course(_stand_in(teaching, indices, count), run) for count in (few, 2 * few)]
+    def _need(self, few: int, dataset: CaptionDataset, indices: np.ndarray, run: Callable) -> Need:
+        courses = [self._course(_stand_in(dataset, indices, count), run) for count in (few, 2 * few)]
         return Need(few, *(np.array(course, float) for course in courses))
 
     def _course(self, batch: Batch, run: Callable) -> list[int]:
-        learner, device = self.learner, self.learner.accelerator.device
-        batch, model = batch.to(device), learner.model
+        train_step, device = self.train_step, self.train_step.accelerator.device
+        batch, model = batch.to(device), train_step.model
         given = [batch.images, batch.features, batch.captions.tokens, batch.captions.image_index, batch.targets]
         known = [*model.parameters(), *model.buffers(), *(tensor for tensor in given if tensor is not None)]
         with _untouched(model), _Live(iter(known)) as live:
-            run(learner, batch)
+            run(train_step, batch)
         return live.course
 
 
-def check_memory(learner: TrainStep, val: CaptionDataset) -> None:
+def check_memory(train_step: TrainStep, val: CaptionDataset) -> None:
     """Raise TrainingError if the run's largest batch needs more memory than its device has free."""
-    room = free_memory(learner.accelerator.device)
+    room = free_memory(train_step.accelerator.device)
     if room is None:
         return
-    forecast = Forecast(learner, val)
-    parts = learner.plan.parts
+    forecast = Forecast(train_step, val)
+    parts = train_step.plan.parts
     need = forecast.of(parts)
     if need <= room:
         return
@@ -181,56 +181,56 @@ def _gpus(model: nn.Module) -> list[torch.device]:
     return [device for device in {p.device for p in model.parameters()} if device.type == "cuda"]
 
 
-def _teach(learner: TrainStep, batch: Batch) -> None:
+def _teach(train_step: TrainStep, batch: Batch) -> None:
     """Run a forward and backward pass as in `TrainStep`."""
-    learner.model.train()
-    with learner.accelerator.autocast():
-        decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
-    found = losses(decoded, batch.targets, learner.recipe.optimizer.label_smoothing)
+    train_step.model.train()
+    with train_step.accelerator.autocast():
+        decoded = train_step.model(batch.images, batch.features, batch.captions, _grid(train_step))
+    found = losses(decoded, batch.targets, train_step.recipe.optimizer.label_smoothing)
     surrogate = 0 if found.reward is None else found.reward.surrogate + found.reward.entropy
-    trained = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in train_step.model.parameters() if parameter.requires_grad]
     # Not `backward`, which would trigger DDP's gradient synchronization.
     torch.autograd.grad(found.objective + found.coverage + surrogate, trained, allow_unused=True)
 
 
 @torch.no_grad()
-def _look(learner: TrainStep, batch: Batch) -> None:
+def _look(train_step: TrainStep, batch: Batch) -> None:
     """Run the forward pass of `validate`; the beam search after it needs no more memory than a training step."""
-    learner.model.eval()
-    with learner.accelerator.autocast():
-        decoded = learner.model(batch.images, batch.features, batch.captions, _grid(learner))
+    train_step.model.eval()
+    with train_step.accelerator.autocast():
+        decoded = train_step.model(batch.images, batch.features, batch.captions, _grid(train_step))
     losses(decoded, batch.targets, 0.0)
 
 
-def _grid(learner: TrainStep) -> tuple[int, int]:
-    seen = learner.teaching.preprocessing
-    return learner.model.encoder.grid(seen.height, seen.width)
+def _grid(train_step: TrainStep) -> tuple[int, int]:
+    seen = train_step.dataset.preprocessing
+    return train_step.model.encoder.grid(seen.height, seen.width)
 
 
 def _bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _lengths(teaching: CaptionDataset, index: int) -> list[int]:
+def _lengths(dataset: CaptionDataset, index: int) -> list[int]:
     """Return the numbers of words to predict in an image's captions, longest first.
 
     If training uses only some of the captions at a time, these are the longest ones.
     """
-    lengths = sorted((len(caption) - 1 for caption in teaching.tokens[index]), reverse=True)
-    return lengths[: teaching.recipe.data.captions_per_image] if teaching.augment else lengths
+    lengths = sorted((len(caption) - 1 for caption in dataset.tokens[index]), reverse=True)
+    return lengths[: dataset.recipe.data.captions_per_image] if dataset.augment else lengths
 
 
-def _blank(teaching: CaptionDataset) -> np.ndarray:
+def _blank(dataset: CaptionDataset) -> np.ndarray:
     """Return a blank image [3,H,W], or blank features [G,D]."""
-    if teaching.features is not None:
-        return np.zeros(teaching.features.shape[2:], np.float32)
-    return np.zeros((3, teaching.preprocessing.height, teaching.preprocessing.width), np.float32)
+    if dataset.features is not None:
+        return np.zeros(dataset.features.shape[2:], np.float32)
+    return np.zeros((3, dataset.preprocessing.height, dataset.preprocessing.width), np.float32)
 
 
-def _stand_in(teaching: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
+def _stand_in(dataset: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
     """Return a batch of `count` blank images, with captions per image and caption lengths as at `indices`."""
-    lengths = sorted((length for index in indices for length in _lengths(teaching, index)), reverse=True)
+    lengths = sorted((length for index in indices for length in _lengths(dataset, index)), reverse=True)
     wanted = max(1, round(len(lengths) * count / len(indices)))
     chosen = [lengths[place] for place in np.linspace(0, len(lengths) - 1, wanted).astype(int)]
-    samples = [Sample(_blank(teaching), [[0] * (length + 1) for length in chosen[row::count]]) for row in range(count)]
-    return collate(samples, features=teaching.features is not None)
+    samples = [Sample(_blank(dataset), [[0] * (length + 1) for length in chosen[row::count]]) for row in range(count)]
+    return collate(samples, features=dataset.features is not None)

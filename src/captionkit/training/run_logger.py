@@ -29,7 +29,7 @@ from captionkit.viz.page import Card
 _FIGURES = (("train", "loss"), ("reward", "reward"))
 
 
-class Report:
+class RunLogger:
     """Logs a run from its main process; the other processes are silent."""
 
     def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, accelerator: Accelerator) -> None:
@@ -37,7 +37,7 @@ class Report:
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         self._learnt = StepMetrics()
         self._since = time.monotonic()
-        self.diary = SessionLog(folder.path, setup)
+        self.session_log = SessionLog(folder.path, setup)
         self._cards: Sequence[Card] = ()
 
     def say(self, line: str) -> None:
@@ -85,12 +85,12 @@ class Report:
         if progress.step:
             self.say(f"resumed after step {progress.step} of {plan.steps}")
         if self.main:
-            diary = self.diary
-            diary.open(steps_per_epoch=plan.steps_per_epoch)
+            session_log = self.session_log
+            session_log.open(steps_per_epoch=plan.steps_per_epoch)
             if progress.step < plan.steps and not done:
-                command = self.command(resume=bool(diary.sessions or progress.step))
-                trackers = self.folder.track(self.recipe, diary.known)
-                diary.begin(command, progress, self.accelerator, trackers)
+                command = self.command(resume=bool(session_log.sessions or progress.step))
+                trackers = self.folder.track(self.recipe, session_log.known)
+                session_log.begin(command, progress, self.accelerator, trackers)
         self._since = time.monotonic()
 
     def learnt(self, step: StepMetrics) -> None:
@@ -103,35 +103,35 @@ class Report:
         try:
             yield
         except BaseException as error:
-            if self.main and self.diary.works:
+            if self.main and self.session_log.works:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 stopped = isinstance(error, KeyboardInterrupt)
-                self.diary.end("interrupted" if stopped else f"failed: {reason}", progress)
+                self.session_log.end("interrupted" if stopped else f"failed: {reason}", progress)
                 self._write(whole=False)
             raise
 
     def end(self, progress: Progress, why: str, broken: Iterable[str]) -> None:
         """Record that the run is done, and why, and write its report."""
-        diary = self.diary
-        if not diary.sessions or (not diary.works and diary.sessions[-1].done):
+        session_log = self.session_log
+        if not session_log.sessions or (not session_log.works and session_log.sessions[-1].done):
             return  # the run was already done, so nothing has changed
-        diary.save(progress, broken)
-        diary.sessions[-1].end = end = f"{DONE}{why}"
+        session_log.save(progress, broken)
+        session_log.sessions[-1].end = end = f"{DONE}{why}"
         self._write(whole=True)
-        diary.end(end, progress)  # after the report, so that resuming a run killed before this writes the report
+        session_log.end(end, progress)  # after the report, so that resuming a run killed before this writes the report
 
     def _write(self, *, whole: bool) -> None:
         """Write report.html and report.md of the results so far; a failure prints a line and does not end the run."""
-        folder, diary = self.folder, self.diary
+        folder, session_log = self.folder, self.session_log
         material = RunData(
             folder.path,
             self.recipe,
             folder.rows,
-            diary.sessions,
+            session_log.sessions,
             val=self.setup.val,
             shown=self._cards,
             whole=whole and any(row["kind"] == "eval" for row in folder.rows),
-            live=not diary.sessions[-1].end,
+            live=not session_log.sessions[-1].end,
         )
         try:
             page = write_report(material)
@@ -157,9 +157,9 @@ class Report:
             write_captions(self.folder.path, {examples[place].id: said for place, said in sorted(found.said.items())})
         self.folder.record({"kind": "eval", **where, "val_loss": found.loss, **found.scores, "best": better})
         if self.main:
-            with self.diary.clock.on("report"):
+            with self.session_log.clock.on("report"):
                 self._show(where, found, better, progress.seconds)
-                self.diary.save(progress, found.broken)
+                self.session_log.save(progress, found.broken)
                 self._write(whole=False)
         self._since += time.monotonic() - paused
 

@@ -52,7 +52,7 @@ class TrainStep:
     def __init__(
         self,
         model: CaptioningModel,
-        teaching: CaptionDataset,
+        dataset: CaptionDataset,
         plan: EpochSampler,
         recipe: Recipe,
         accelerator: Accelerator,
@@ -62,7 +62,7 @@ class TrainStep:
         """Set up model, optimizer and EMA; with a `critic`, training is self-critical."""
         # Convolutions are up to twice as fast in channels-last layout.
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
-        self.teaching, self.plan, self.recipe, self.accelerator = teaching, plan, recipe, accelerator
+        self.dataset, self.plan, self.recipe, self.accelerator = dataset, plan, recipe, accelerator
         self.critic = critic
         self.average = averaged(self.model, recipe.optimizer.ema)
         if recipe.run.recompute:
@@ -71,9 +71,9 @@ class TrainStep:
         self._schedule = schedule or (lambda optimizer, step: set_rates(optimizer, step, plan.steps, recipe.optimizer))
         self.thawing = GradualUnfreezing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
-        size = teaching.preprocessing.height, teaching.preprocessing.width
+        size = dataset.preprocessing.height, dataset.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
-        self._feeding = Feeding(self.model, teaching, self._grid, accelerator)
+        self._feeding = Feeding(self.model, dataset, self._grid, accelerator)
         #: hard attention only: sum of log p(y | s, a) over the step's sampled words, and their number
         self._reward_sum = torch.zeros(2, device=accelerator.device)
         #: images that could not be read, with the reason
@@ -96,7 +96,7 @@ class TrainStep:
         recipe, accelerator = self.recipe.optimizer, self.accelerator
         turns, pictures = self.plan.pictures_of(number)
         if self.critic is None:
-            totals = self.teaching.totals(turns, pictures)
+            totals = self.dataset.totals(turns, pictures)
         else:
             totals = (0, self.critic.captions(len(pictures)))
         self._schedule(self.optimizer, number)
@@ -132,7 +132,7 @@ class TrainStep:
         self._read.extend(batch.indices[-_REREAD:])
         self._doubt |= bool(batch.broken)
         self._unread = self._unread + len(batch.broken) if not batch.captions.sizes else 0
-        if self._unread >= min(_UNREADABLE, len(self.teaching)):
+        if self._unread >= min(_UNREADABLE, len(self.dataset)):
             raise TrainingError(
                 f"none of the last {self._unread} images can be read ({batch.broken[0]}); fix or replace them"
             )
@@ -153,7 +153,7 @@ class TrainStep:
             return ""
         reason = ""
         for index in reversed(self._read):
-            reason = self.teaching[0, index].broken
+            reason = self.dataset[0, index].broken
             if not reason:
                 self._doubt = False
                 return ""
@@ -214,8 +214,8 @@ class TrainStep:
 
     def _stand_in(self) -> Batch:
         """Return a batch of one blank image with zero weight, because every rank must take part in the all-reduce."""
-        features, device = self.teaching.features, self.accelerator.device
-        size = (self.teaching.preprocessing.height, self.teaching.preprocessing.width)
+        features, device = self.dataset.features, self.accelerator.device
+        size = (self.dataset.preprocessing.height, self.dataset.preprocessing.width)
         one = torch.zeros(1, dtype=torch.long, device=device)
         return Batch(
             torch.zeros(1, 3, *size, device=device) if features is None else None,

@@ -40,7 +40,7 @@ from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import BEST, LAST, RunFolder
 from captionkit.training.run.trackers import check_trackers
-from captionkit.training.run_logger import Report
+from captionkit.training.run_logger import RunLogger
 from captionkit.training.train_step import TrainStep
 from captionkit.training.validation import Validator, validate
 from captionkit.utils.outputs import check_folder
@@ -69,13 +69,13 @@ def train(
     recipe: Recipe | None = None,
     *,
     resume: bool = False,
-    watcher: OnEval | None = None,
+    on_eval: OnEval | None = None,
     export: bool = True,
 ) -> Result:
     """Train a captioning model on one or several datasets and write everything to the folder `output`.
 
     With several datasets, the first provides the validation split; `data.weights` says how often each is shown.
-    `resume` continues the run in `output` with the recipe stored there. `watcher` is called after each evaluation.
+    `resume` continues the run in `output` with the recipe stored there. `on_eval` is called after each evaluation.
     `export` adds ONNX graphs to the best model at the end. Raises TrainingError, DatasetError, ModelError or
     RecipeError, with a remedy in the message. An interrupt (Ctrl-C) saves a checkpoint before KeyboardInterrupt is
     raised.
@@ -91,7 +91,7 @@ def train(
         check_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
-        run = _Trainer(recipe, paths, folder, resume, watcher, export)
+        run = _Trainer(recipe, paths, folder, resume, on_eval, export)
         with run.report.session(run.progress):
             return run.go()
 
@@ -105,19 +105,19 @@ class _Trainer:
         data: Sequence[Path],
         folder: RunFolder,
         resume: bool,
-        watcher: OnEval | None,
+        on_eval: OnEval | None,
         export: bool,
     ) -> None:
-        self.recipe, self.folder, self.watcher, self.export = recipe, folder, watcher, export
+        self.recipe, self.folder, self.on_eval, self.export = recipe, folder, on_eval, export
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
         check_compiler(recipe.run, self.accelerator.device)
-        self.report = Report(folder, self.setup, recipe, self.accelerator)
+        self.report = RunLogger(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # all ranks must see that the folder is free before it is opened
         if self.accelerator.is_main_process:
             folder.open(recipe, resume=resume)
         self.setup.model.to(self.accelerator.device)
-        with self.report.diary.clock.on("features"):
+        with self.report.session_log.clock.on("features"):
             train_set, self.val_set = (
                 build_datasets(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
             )
@@ -128,13 +128,13 @@ class _Trainer:
         critic = None
         if recipe.optimizer.objective == "self-critical":
             critic = SelfCriticalLoss(train_set, self.setup.text, recipe)
-        self.learner = TrainStep(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
-        self.judge = Validator(self.setup.val)
+        self.train_step = TrainStep(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
+        self.validator = Validator(self.setup.val)
         self.progress = Progress()
         self.fingerprint = _fingerprint(recipe, self.setup, "" if train_set.soft is None else train_set.soft.key)
         begun = resume and (folder.path / LAST).exists()
         if begun:
-            parts, optimizer = self.learner.parts, self.learner.optimizer
+            parts, optimizer = self.train_step.parts, self.train_step.optimizer
             self.progress = load_checkpoint(folder.path / LAST, self.fingerprint, parts, optimizer)
             restore_scale(self.accelerator, self.progress)
             self._check_best()
@@ -142,7 +142,7 @@ class _Trainer:
         self.kept = self.progress.step
         folder.rewind(self.progress.step if begun else -1)
         try:
-            check_memory(self.learner, self.val_set)
+            check_memory(self.train_step, self.val_set)
         except TrainingError:
             folder.forget(new=not resume)
             raise
@@ -161,7 +161,7 @@ class _Trainer:
 
     def go(self) -> Result:
         """Train until all epochs are done, early stopping, collapse or a failure."""
-        thawing = self.learner.thawing.told(self.plan.steps)
+        thawing = self.train_step.thawing.told(self.plan.steps)
         self.report.begin(self.plan, self.progress, thawing, done=self._finished())
         first, last = self.progress.step, self.plan.steps
         try:
@@ -169,12 +169,12 @@ class _Trainer:
         except RuntimeError as error:
             # Save nothing: data read from a failed device cannot be trusted.
             if what := explain(error):
-                raise TrainingError(f"{what} after step {self.progress.step}; {self._way_on()}") from error
+                raise TrainingError(f"{what} after step {self.progress.step}; {self._resume_hint()}") from error
             raise
         except CaptionkitError as error:
             if isinstance(error, TrainingError):
                 raise
-            raise TrainingError(f"{error}; {self._way_on()}") from None  # a file that cannot be written
+            raise TrainingError(f"{error}; {self._resume_hint()}") from None  # a file that cannot be written
         return self._end()
 
     def _train(self, first: int, last: int) -> None:
@@ -184,14 +184,14 @@ class _Trainer:
             compiler_errors(),
             deferred_interrupts() as interrupted,
             closing(self.report.bar(range(first, last), last, "training", first)) as steps,
-            closing(batches(self.learner.teaching, self.plan, first, workers, pin=pin)) as images,
+            closing(batches(self.train_step.dataset, self.plan, first, workers, pin=pin)) as images,
         ):
-            self._go_on(steps, self.report.diary.clock.waiting(images, "data"), interrupted)
+            self._run_steps(steps, self.report.session_log.clock.waiting(images, "data"), interrupted)
 
-    def _way_on(self) -> str:
+    def _resume_hint(self) -> str:
         return f"to go on after step {self.kept}: {self.report.command(resume=True)}"
 
-    def _go_on(self, steps: Iterable[int], images: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+    def _run_steps(self, steps: Iterable[int], images: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
         evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
         if self.recipe.run.init and not progress.start:
@@ -201,15 +201,15 @@ class _Trainer:
         for step in steps:
             if self._finished():
                 break
-            self._learn(step, images)
+            self._step(step, images)
             progress.step = step + 1
             progress.seconds = before + time.monotonic() - started
             if progress.step % _LOG_EVERY == 0:
-                self.report.trained(self._where(), rates(self.learner.optimizer))
+                self.report.trained(self._where(), rates(self.train_step.optimizer))
             due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
                 self._evaluate()
-            stop = self._anywhere(interrupted())
+            stop = self._any_rank(interrupted())
             if due or stop or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
@@ -217,7 +217,7 @@ class _Trainer:
                 self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
                 raise KeyboardInterrupt
 
-    def _anywhere(self, so: bool) -> bool:
+    def _any_rank(self, so: bool) -> bool:
         """Return whether `so` holds in any process; all processes must stop after the same step."""
         if self.accelerator.num_processes == 1:
             return so
@@ -229,9 +229,9 @@ class _Trainer:
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
-    def _learn(self, step: int, images: Iterator[Batch]) -> None:
-        with self.report.diary.clock.on("steps"), self._pictures_told():
-            learnt = self.learner.step(step, images)
+    def _step(self, step: int, images: Iterator[Batch]) -> None:
+        with self.report.session_log.clock.on("steps"), self._explain_unreadable():
+            learnt = self.train_step.step(step, images)
         if learnt is None:
             raise self._not_finite(f"the loss of step {step + 1}")
         self.report.learnt(learnt)
@@ -245,18 +245,18 @@ class _Trainer:
         )
 
     def _evaluate(self) -> None:
-        progress, model = self.progress, self.learner.average.module
+        progress, model = self.progress, self.train_step.average.module
         share_buffers(self.accelerator, model)
-        with self.report.diary.clock.on("evaluation"), self._pictures_told():
-            found = validate(model, self.val_set, self.setup.text, self.judge, self.accelerator)
-        self.learner.broken |= found.broken
-        self._check_pictures(found.broken)
+        with self.report.session_log.clock.on("evaluation"), self._explain_unreadable():
+            found = validate(model, self.val_set, self.setup.text, self.validator, self.accelerator)
+        self.train_step.broken |= found.broken
+        self._check_readable(found.broken)
         if not math.isfinite(found.loss):
             raise self._not_finite(f"the validation loss after step {progress.step}")
         cider = found.scores["cider"]
         progress.start = progress.start or found.scores
-        if self.learner.critic is not None:
-            progress.harm = detect_collapse(progress.start, found.scores, self.judge.words)
+        if self.train_step.critic is not None:
+            progress.harm = detect_collapse(progress.start, found.scores, self.validator.words)
         now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
         if self.recipe.run.keep == "loss":
             now, before = now[::-1], before[::-1]
@@ -267,8 +267,8 @@ class _Trainer:
             if self.accelerator.is_main_process:
                 self._keep(model, found.calibration)
         self.report.evaluated(self._where(), found, better, progress)
-        if self.watcher is not None:
-            self.watcher(self.folder.rows[-1])
+        if self.on_eval is not None:
+            self.on_eval(self.folder.rows[-1])
 
     def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
         facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
@@ -299,32 +299,34 @@ class _Trainer:
         return {**data, "mixed": mixed} if len(sources) > 1 else data
 
     @contextmanager
-    def _pictures_told(self) -> Iterator[None]:
+    def _explain_unreadable(self) -> Iterator[None]:
         """If training fails because images cannot be read, check whether the disk is gone and report that instead."""
         try:
             yield
         except TrainingError as error:
-            self._check_pictures([str(error)])
+            self._check_readable([str(error)])
             raise
 
-    def _check_pictures(self, broken: Collection[str] = ()) -> bool:
+    def _check_readable(self, broken: Collection[str] = ()) -> bool:
         """Raise TrainingError if images that were readable before no longer are; `broken` are new failures.
 
         Returns whether a checkpoint may be saved: not if every image tried so far was unreadable.
         """
-        if reason := self.learner.vanished(broken):
-            raise TrainingError(f"images that were read before cannot be read any more ({reason}); {self._way_on()}")
-        return not self.learner.blind
+        if reason := self.train_step.vanished(broken):
+            raise TrainingError(
+                f"images that were read before cannot be read any more ({reason}); {self._resume_hint()}"
+            )
+        return not self.train_step.blind
 
     def _save(self) -> None:
         # Only the main process writes, without a barrier: clocks differ, so ranks may disagree on when to save.
-        if self.accelerator.is_main_process and self._check_pictures():
+        if self.accelerator.is_main_process and self._check_readable():
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
-            path, parts = self.folder.path / LAST, self.learner.parts
-            with self.report.diary.clock.on("checkpoints"):
-                save_checkpoint(path, self.progress, self.fingerprint, parts, self.learner.optimizer)
-            self.report.diary.save(self.progress)
+            path, parts = self.folder.path / LAST, self.train_step.parts
+            with self.report.session_log.clock.on("checkpoints"):
+                save_checkpoint(path, self.progress, self.fingerprint, parts, self.train_step.optimizer)
+            self.report.session_log.save(self.progress)
         self.kept = self.progress.step
 
     def _end(self) -> Result:
@@ -332,11 +334,11 @@ class _Trainer:
         why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         say(f"{why}: best on validation at step {progress.best_step}, {scores}")
-        left_out = sorted(set().union(*gather_object([self.learner.broken])))
+        left_out = sorted(set().union(*gather_object([self.train_step.broken])))
         for reason in left_out:
             say(f"left out: {reason}")
         if self.accelerator.is_main_process:
-            with self.report.diary.clock.on("export"):
+            with self.report.session_log.clock.on("export"):
                 half = self.recipe.run.half_weights
                 more = f"; {export_kept(best, self.setup.val, half=half)}" if self.export else ""
                 say(f"model in {best}{more}")

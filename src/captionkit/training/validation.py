@@ -112,18 +112,18 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    model: CaptioningModel, teaching: CaptionDataset, text: Text, judge: Validator, accelerator: Accelerator
+    model: CaptioningModel, dataset: CaptionDataset, text: Text, validator: Validator, accelerator: Accelerator
 ) -> Validation:
     """Compute the teacher-forced loss and the scores of generated captions, over all processes.
 
     Raises TrainingError if no image can be read.
     """
     nats, words, broken, said, chances = 0.0, 0, set(), {}, []
-    recipe, rank, processes = teaching.recipe, accelerator.process_index, accelerator.num_processes
-    grid = model.encoder.grid(teaching.preprocessing.height, teaching.preprocessing.width)
+    recipe, rank, processes = dataset.recipe, accelerator.process_index, accelerator.num_processes
+    grid = model.encoder.grid(dataset.preprocessing.height, dataset.preprocessing.width)
     size = -(-recipe.optimizer.batch_size // recipe.optimizer.accumulate)  # a size that fits in training fits here
     pin = accelerator.device.type == "cuda"
-    for batch in whole(teaching, size, rank, processes, recipe.run.workers, pin=pin):
+    for batch in whole(dataset, size, rank, processes, recipe.run.workers, pin=pin):
         broken.update(batch.broken)
         if not batch.captions.sizes:
             continue
@@ -136,7 +136,7 @@ def validate(
         for place, best in zip(batch.indices, _captions(model, memory.float(), text), strict=True):
             said[place] = text.decode(best.tokens) if best else ""
             spoken = spoken_words(text, best) if best else ()
-            chances += [(math.exp(log_prob), judge.used(place, word)) for word, _, log_prob in spoken]
+            chances += [(math.exp(log_prob), validator.used(place, word)) for word, _, log_prob in spoken]
     parts = gather_object([(nats, words, broken, said, sorted(chances))])
     nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)
     broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
@@ -144,7 +144,7 @@ def validate(
     if not words:
         raise TrainingError(f"none of the validation images can be read ({min(broken)}); fix or replace them")
     calibration = fit([p for p, _ in chances], [used for _, used in chances])
-    return Validation(nats / words, judge.scores(said), said, calibration, broken)
+    return Validation(nats / words, validator.scores(said), said, calibration, broken)
 
 
 def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[Hypothesis | None]:

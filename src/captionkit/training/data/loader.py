@@ -18,28 +18,28 @@ _MOST = 16
 
 
 def batches(
-    teaching: CaptionDataset, plan: EpochSampler, start: int, workers: int, *, pin: bool = False
+    dataset: CaptionDataset, plan: EpochSampler, start: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Yield this process's batches from step `start` to the end of the run, prepared ahead by `workers` threads.
 
     `workers` = -1 means one thread per core, see `_threads`. `pin` puts the batches into pinned memory.
     """
-    return _prepared(teaching, plan.keys(start), workers, pin)
+    return _prepared(dataset, plan.keys(start), workers, pin)
 
 
 def whole(
-    teaching: CaptionDataset, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
+    dataset: CaptionDataset, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Yield this process's share of a split in batches of `size` images, each image once, without augmentation."""
-    mine = range(rank, len(teaching), processes)
+    mine = range(rank, len(dataset), processes)
     starts = range(0, len(mine), size)
-    return _prepared(teaching, ([(0, i) for i in mine[start : start + size]] for start in starts), workers, pin)
+    return _prepared(dataset, ([(0, i) for i in mine[start : start + size]] for start in starts), workers, pin)
 
 
-def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin: bool) -> Generator[Batch, None, None]:
+def _prepared(dataset: CaptionDataset, keys: Iterator[Keys], workers: int, pin: bool) -> Generator[Batch, None, None]:
     """Yield the batches given by `keys`, in order. Closing the generator drops what was prepared ahead."""
     if not workers:
-        yield from (_joined([_samples(teaching, part)], part, teaching, pin) for part in keys)
+        yield from (_joined([_samples(dataset, part)], part, dataset, pin) for part in keys)
         return
     threads = _threads(workers)
     # Threads rather than processes: Pillow and numpy release the GIL for most of the work, and nothing is copied.
@@ -48,8 +48,8 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
 
     def begin(part: Keys) -> Future[Batch]:
         portions = [part[start : start + _PORTION] for start in range(0, len(part), _PORTION)]
-        begun = [pool.submit(_samples, teaching, portion) for portion in portions]
-        return joiner.submit(lambda: _joined([future.result() for future in begun], part, teaching, pin))
+        begun = [pool.submit(_samples, dataset, portion) for portion in portions]
+        return joiner.submit(lambda: _joined([future.result() for future in begun], part, dataset, pin))
 
     waiting: deque[tuple[int, Future[Batch]]] = deque()
     try:
@@ -68,7 +68,7 @@ def _prepared(teaching: CaptionDataset, keys: Iterator[Keys], workers: int, pin:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def pictures_ahead(workers: int, batch: int) -> int:
+def images_ahead(workers: int, batch: int) -> int:
     """Return the most images that `batches` holds in memory ahead of time, for batches of size `batch`."""
     return _ahead(_threads(workers)) + batch if workers else 0
 
@@ -85,13 +85,13 @@ def _threads(workers: int) -> int:
     return max(1, min(_MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _samples(teaching: CaptionDataset, part: Keys) -> list[Sample]:
-    return [teaching[key] for key in part]
+def _samples(dataset: CaptionDataset, part: Keys) -> list[Sample]:
+    return [dataset[key] for key in part]
 
 
-def _joined(portions: list[list[Sample]], part: Keys, teaching: CaptionDataset, pin: bool) -> Batch:
+def _joined(portions: list[list[Sample]], part: Keys, dataset: CaptionDataset, pin: bool) -> Batch:
     samples = [sample for portion in portions for sample in portion]
     read = [key for key, sample in zip(part, samples, strict=True) if sample.picture is not None]
     turns, indices = zip(*read, strict=True) if read else ((), ())
-    batch = collate(samples, features=teaching.features is not None)._replace(indices=indices, turns=turns)
+    batch = collate(samples, features=dataset.features is not None)._replace(indices=indices, turns=turns)
     return batch.pinned() if pin else batch

@@ -28,9 +28,9 @@ class Feeding:
     """
 
     def __init__(
-        self, model: CaptioningModel, teaching: CaptionDataset, grid: tuple[int, int], accelerator: Accelerator
+        self, model: CaptioningModel, dataset: CaptionDataset, grid: tuple[int, int], accelerator: Accelerator
     ) -> None:
-        recipe, text = teaching.recipe, teaching.text
+        recipe, text = dataset.recipe, dataset.text
         self.hidden, self.final = recipe.data.token_dropout, recipe.optimizer.scheduled_sampling
         self._model, self._grid, self._accelerator, self._unknown = model, grid, accelerator, text.unk_id
         said = sorted(set(range(len(text))) - text.never_generated - {text.eos_id})

@@ -45,9 +45,9 @@ class Rollout(NamedTuple):
 class SelfCriticalLoss:
     """Samples captions of training images, rewards them, and computes the SCST objective."""
 
-    def __init__(self, teaching: CaptionDataset, text: Text, recipe: Recipe) -> None:
+    def __init__(self, dataset: CaptionDataset, text: Text, recipe: Recipe) -> None:
         self._text, self._seed, self._recipe = text, recipe.run.seed, recipe.self_critical
-        references = [example.captions for example in teaching.examples]
+        references = [example.captions for example in dataset.examples]
         self._reward = CiderReward(references, text, self._recipe.bleu4)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
 

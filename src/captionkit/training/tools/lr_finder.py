@@ -124,10 +124,10 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
     setup = prepare(recipe, data)
     accelerator = make_accelerator(recipe.run.precision, setup.model)
     setup.model.to(accelerator.device)
-    teaching = build_datasets(setup, recipe, accelerator, "train", track)
-    per_epoch = EpochSampler(len(teaching), recipe).steps_per_epoch
+    dataset = build_datasets(setup, recipe, accelerator, "train", track)
+    per_epoch = EpochSampler(len(dataset), recipe).steps_per_epoch
     lasting = replace(recipe, optimizer=replace(recipe.optimizer, epochs=-(-steps // per_epoch), ema=0.0))
-    plan = EpochSampler(len(teaching), lasting)
+    plan = EpochSampler(len(dataset), lasting)
 
     def schedule(optimizer: Optimizer, step: int) -> None:
         for group in optimizer.param_groups:
@@ -136,16 +136,16 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
             else:
                 group["lr"] = group["peak"] if part == "encoder" else 0.0
 
-    learner = TrainStep(setup.model, teaching, plan, lasting, accelerator, schedule=schedule)
+    train_step = TrainStep(setup.model, dataset, plan, lasting, accelerator, schedule=schedule)
     tried: list[float] = []
     losses: list[float] = []
     diverged = False
     with (
         closing(track(range(steps), steps, f"rate of the {part}")) as numbers,
-        closing(batches(teaching, plan, 0, recipe.run.workers)) as images,
+        closing(batches(dataset, plan, 0, recipe.run.workers)) as images,
     ):
         for step in numbers:
-            learnt = learner.step(step, images)
+            learnt = train_step.step(step, images)
             diverged = learnt is None
             if learnt is not None:
                 tried.append(rate_at(step, steps))

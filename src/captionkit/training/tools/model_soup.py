@@ -122,13 +122,13 @@ class _Validator:
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
         self.model, self.text, self.preprocessing = load_model(folder), folder.text, folder.preprocessing
         self.pictures = captioned_split(data, split)
-        self._teaching = CaptionDataset(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
-        self._judge, self._accelerator = Validator(self.pictures), Accelerator()
+        self._dataset = CaptionDataset(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
+        self._validator, self._accelerator = Validator(self.pictures), Accelerator()
         self.model.to(self._accelerator.device)
 
     def __call__(self, weights: Weights) -> Validation:
         self.model.load_state_dict(weights)
-        return validate(self.model.eval(), self._teaching, self.text, self._judge, self._accelerator)
+        return validate(self.model.eval(), self._dataset, self.text, self._validator, self._accelerator)
 
 
 def _uniform(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:

@@ -165,7 +165,7 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
     """Start or resume the run of a trial; return its state, its CIDEr-D and, if it failed, the reason."""
     started = time.monotonic()
 
-    def watcher(row: Mapping[str, Any]) -> None:
+    def on_eval(row: Mapping[str, Any]) -> None:
         evaluation = math.ceil(row["epoch"] / work.recipe.run.eval_every - 1e-6)
         worse = trial.report(evaluation, row, (time.monotonic() - started) / 60)
         if worse and row["epoch"] < recipe.optimizer.epochs:  # at the end of its run it counts as complete anyway
@@ -179,7 +179,7 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
     try:
         recipe = change_recipe(work.recipe, trial.fields, f"trial {trial.number}")
         begun = (trial.folder / RECIPE).exists()
-        found = train(work.data, trial.folder, None if begun else recipe, resume=begun, watcher=watcher, export=False)
+        found = train(work.data, trial.folder, None if begun else recipe, resume=begun, on_eval=on_eval, export=False)
     except _Ended:
         return TrialState.PRUNED, None, ""
     except Exception as error:  # no failure of a single trial may end the search
