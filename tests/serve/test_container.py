@@ -133,7 +133,7 @@ def test_all_that_is_copied_is_there_and_not_ignored(steps: list[tuple[str, str]
         assert (ROOT / path).exists()
         assert path in kept
     left_out = [rule for rule in rules if rule.startswith("**/")]
-    assert any(fnmatch("src/captionkit/assets/flickr8k/model.safetensors", rule) for rule in left_out)
+    assert any(fnmatch("src/captionkit/assets/everyday/model.safetensors", rule) for rule in left_out)
 
 
 def test_compose_limits_what_it_may_do(service: dict[str, Any], last_stage: list[tuple[str, str]]) -> None:

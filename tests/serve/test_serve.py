@@ -73,7 +73,7 @@ def test_each_way_of_sending_a_picture_gives_the_documented_lines(
     for reply, path in zip(replies, ["picture", "picture", "one.jpg", "images[0]", "images[0]"], strict=True):
         assert reply.status_code == 200, reply.text
         (result,) = reply.json()["results"]
-        assert reply.json()["model"] == "flickr8k"
+        assert reply.json()["model"] == "everyday"
         assert result["path"] == path
         assert set(result["ms"]) == {"open", "encode", "decode"}
         assert [caption["text"] for caption in result["captions"]] == [caption["text"] for caption in wanted]
@@ -141,13 +141,13 @@ def test_hugging_face_convention_by_hand(server: Server, photo: Path, model: cap
 def test_openai_client(server: Server, photos: Path, photo: Path, model: captionkit.Captioner) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="anything", max_retries=0)
-    assert [entry.id for entry in client.models.list()] == ["flickr8k"]
+    assert [entry.id for entry in client.models.list()] == ["everyday"]
 
     def ask(*images: Path, **options: Any) -> Any:
         parts = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
         content = [{"type": "text", "text": "What is in this image?"}, *parts]
         messages = [{"role": "system", "content": "You describe."}, {"role": "user", "content": content}]
-        return client.chat.completions.create(model="flickr8k", messages=messages, **options)
+        return client.chat.completions.create(model="everyday", messages=messages, **options)
 
     said = model.caption(photo, beam=4, num_captions=2)
     answer = ask(photo, n=2, extra_body={"beam": 4}, top_p=0.9)
@@ -210,7 +210,7 @@ def test_captions_of_too_little_confidence_are_for_review(server: Server, photo:
 
 def test_upkeep_and_pages(server: Server, photo: Path) -> None:
     assert http.get(f"{server.url}/healthz").json() == {"status": "ok"}
-    assert http.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "flickr8k"}
+    assert http.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "everyday"}
     assert "captionkit" in http.get(server.url).text  # gradio's page where it is installed, else the plain one
 
     def counted() -> dict[str, float]:

@@ -217,7 +217,7 @@ def test_a_chat_without_an_image_is_told_what_the_model_does(client: TestClient)
 
     for content in ("hi", "", None, [], [{"type": "text", "text": "hi"}]):
         (answer,) = contents(ask(content))
-        assert "flickr8k" in answer and "describes images" in answer and answer.endswith(".")
+        assert "everyday" in answer and "describes images" in answer and answer.endswith(".")
     reply = ask("hi", max_tokens=5, n=2).json()
     assert [choice["finish_reason"] for choice in reply["choices"]] == ["length", "length"]
     assert reply["choices"][0]["message"]["content"] == " ".join(answer.split()[:5])
@@ -338,7 +338,7 @@ def test_openai_client_in_process(client: TestClient, encoded: str, text: str) -
     create = asked.chat.completions.create
     part = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
     messages = [{"role": "user", "content": [part]}]
-    assert asked.models.retrieve("flickr8k").owned_by == "captionkit"
+    assert asked.models.retrieve("everyday").owned_by == "captionkit"
     with pytest.raises(openai.NotFoundError, match="there is no model 'gpt'"):
         asked.models.retrieve("gpt")
     assert (
@@ -364,7 +364,7 @@ def _bridge(client: TestClient) -> Any:
 # ---- methods and paths
 
 
-GETS = ("/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/models", "/v1/models/flickr8k")
+GETS = ("/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/models", "/v1/models/everyday")
 
 
 @pytest.mark.parametrize("path", GETS)

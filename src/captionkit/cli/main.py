@@ -276,7 +276,7 @@ def inspect(options: argparse.Namespace) -> int:
     from captionkit.cli.inspect import ModelReport, inspect_path
 
     report = inspect_path(options.path, layout=options.layout, check_images=options.images)
-    summary = _summary(report.path) if isinstance(report, ModelReport) else None
+    summary = _summary(str(Path(report.path).absolute())) if isinstance(report, ModelReport) else None
     if options.json:
         values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
         tell(json.dumps(values, ensure_ascii=False, indent=1))

@@ -46,7 +46,7 @@ CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD = (
     "README.md",
 )
 #: the model that comes with the package
-BUNDLED = Path(__file__).parents[1] / "assets" / "flickr8k"
+BUNDLED = Path(__file__).parents[1] / "assets" / "everyday"
 _MAX_CONFIG_BYTES = 4 << 20
 _BLOCK = 1 << 20  # bytes that are hashed at once
 #: in a model folder: a model that is written whole, and about to be moved to its place; and what writing may leave
