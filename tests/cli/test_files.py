@@ -143,7 +143,7 @@ def as_ordinary_user(*arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 WRITE = """
 import sys
-from captionkit import files
+from captionkit.utils import files
 from captionkit.errors import CaptionkitError
 try:
     files.write_text(sys.argv[1], "new")

@@ -14,8 +14,9 @@ import captionkit
 HEAVY = ("torch", "transformers", "accelerate", "pydantic", "safetensors", "matplotlib")
 LATER = ("onnxruntime", "rich", "huggingface_hub", "numpy", "PIL", "tokenizers")
 LIGHT = (
-    *("batch", "bundle", "captioner", "datasets", "evaluation", "inspection", "metrics", "results", "runtime"),
-    *("scoring", "search", "text", "viz"),
+    *("cli.caption", "cli.inspect", "data.images", "data.layouts", "data.tokenizer", "eval.evaluate", "eval.score"),
+    *("inference.captioner", "inference.model_folder", "inference.onnx_runtime", "inference.results"),
+    *("inference.search", "metrics", "utils.outputs", "viz"),
 )
 
 

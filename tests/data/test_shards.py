@@ -363,9 +363,9 @@ def test_the_commands_of_the_guide_make_shards_of_a_coco_dataset(
     guide = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
     shell = next(block for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "tar -cf" in block)
     (python,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for path in data.iterdir():
-        place = tmp_path if path.suffix == ".json" else tmp_path / "pictures"
+        place = tmp_path if path.suffix == ".json" else tmp_path / "images"
         image = Image.open(path).convert("RGB") if path.suffix == ".png" else None
         if image:
             image.save(place / f"{path.stem}.jpg", quality=95)
@@ -373,7 +373,7 @@ def test_the_commands_of_the_guide_make_shards_of_a_coco_dataset(
             (place / path.name).write_text(path.read_text().replace(".png", ".jpg"))
     monkeypatch.chdir(tmp_path)
     exec(compile(python, "scale.md", "exec"), {})
-    for path in (tmp_path / "pictures").glob("*.jpg"):
+    for path in (tmp_path / "images").glob("*.jpg"):
         if not path.with_suffix(".txt").exists():  # a validation image
             path.unlink()
     assert "split -l 2000" in shell

@@ -249,9 +249,9 @@ def test_pretrained_models_are_loaded_saved_and_pushed(
     model_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner = Captioner.from_pretrained(model_folder)
-    (tmp_path / "copy").mkdir()
-    (tmp_path / "copy" / "notes.txt").write_text("mine")
     saved = captioner.save_pretrained(tmp_path / "copy")
+    (saved / "notes.txt").write_text("mine")
+    assert captioner.save_pretrained(saved) == saved
     again = Captioner.from_pretrained(saved)
     assert again.caption(photos / "one.jpg").text == captioner.caption(photos / "one.jpg").text
     assert (saved / "notes.txt").read_text() == "mine"

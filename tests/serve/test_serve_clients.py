@@ -92,7 +92,7 @@ def test_one_image_or_a_list_under_any_of_the_usual_names(
             reply = client.post(path, json={name: given, "beam": None, "seed": None})
             assert reply.status_code == 200, reply.text
             assert text in reply.text
-        assert "no picture" in refused(client.post(path, json={name: []}), 422)
+        assert "no image" in refused(client.post(path, json={name: []}), 422)
         refused(client.post(path, json={name: None}), 422)
     one, two = [name, "images" if name != "images" else "image"], [name]
     assert "not both" in refused(client.post(CAPTIONS, json=dict.fromkeys(one, encoded)), 422)

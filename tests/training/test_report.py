@@ -366,7 +366,7 @@ def test_the_commit_is_that_of_captionkit_alone(tmp_path: Path, monkeypatch: pyt
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    monkeypatch.setattr(environment, "__file__", str(package / "training/machine.py"))
+    monkeypatch.setattr(environment, "__file__", str(package / "training/run/environment.py"))
     assert environment.source_state() == {}  # in a virtual environment inside somebody's repository
     git("add", "--force", "venv")
     git("commit", "-m", "second")
