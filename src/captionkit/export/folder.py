@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from captionkit.export.graphs import decoder_graph, encoder_graph
 from captionkit.export.quantization.calibration_images import pictures_of
 from captionkit.export.quantization.report import card_without
 from captionkit.export.quantization.weight_compression import store_half
-from captionkit.inference.captioner import Captioner
+from captionkit.inference.captioner import Caption, Captioner
 from captionkit.inference.model_folder import CARD, DECODER, ENCODER, check_place, open_model, update_model
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.models.serialization import load_model
@@ -86,7 +86,8 @@ def export_model(
 
 
 def _compare(torch: Captioner, onnx: Captioner, pictures: Sequence[Source]) -> Parity:
-    same, log_prob, attention, ms = 0, 0.0, 0.0, ([], [])
+    same, log_prob, attention = 0, 0.0, 0.0
+    ms: tuple[list[float], list[float]] = [], []
     pairs = zip(_timed(torch, pictures, ms[0]), _timed(onnx, pictures, ms[1]), strict=True)
     for ours, theirs in pairs:
         equal = ours.tokens == theirs.tokens
@@ -97,7 +98,7 @@ def _compare(torch: Captioner, onnx: Captioner, pictures: Sequence[Source]) -> P
     return Parity(len(pictures), same, log_prob, attention, float(np.median(ms[0])), float(np.median(ms[1])), 0, 0)
 
 
-def _timed(captioner: Captioner, pictures: Sequence[Source], ms: list[float]):
+def _timed(captioner: Captioner, pictures: Sequence[Source], ms: list[float]) -> Iterator[Caption]:
     captioner.caption(pictures[0])  # warm up: the first call of a runtime includes its initialization
     for picture in pictures:
         outcome = next(captioner.stream([picture]))

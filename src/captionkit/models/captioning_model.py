@@ -68,7 +68,7 @@ class CaptioningModel(nn.Module):
     word.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: nn.Module | None = None) -> None:
+    def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: Encoder | None = None) -> None:
         super().__init__()
         build = _known(config.decoder.name).build
         self.config = config

@@ -84,6 +84,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         inputs, expand, outputs, kernel, stride, fused, residual = block
         conv = partial(SameConv, norm=norm, epsilon=epsilon)
+        self.expand: SameConv | None
         if fused:
             self.expand = conv(inputs, expand, kernel, stride, act=act)
         elif expand != inputs:

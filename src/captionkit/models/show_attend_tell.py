@@ -122,7 +122,9 @@ class ShowAttendTell(Decoder):
     def _fan_out(self, memory: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return keys, memory and initial state per caption, each computed once per image: [B,...] -> [N,...]."""
         h, c = self._start(memory)
-        return tuple(x.index_select(0, image_index) for x in (self.attention.keys(memory), memory, h, c))
+        keys = self.attention.keys(memory)
+        keys, memory, h, c = (x.index_select(0, image_index) for x in (keys, memory, h, c))
+        return keys, memory, h, c
 
     def _taken(self, seen: Tensor) -> Tensor:
         """Project cells or contexts for the LSTM and the output layer: [...,D] -> [...,4H+E]."""

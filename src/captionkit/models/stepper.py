@@ -31,8 +31,8 @@ class TorchStepper:
         tokens_, parents_ = (torch.from_numpy(a).to(self.device) for a in (tokens, parents))
         logits, attention, changed = self.model.step(tokens_, parents_, state)
         top = logits.float().log_softmax(-1).topk(min(top_k, logits.shape[-1]), dim=-1)  # [B,K,V] -> [B,K,T]
-        found = (top.values, top.indices, attention.float())
-        return *(x.cpu().numpy() for x in found), {**state, **changed}
+        log_probs, ids, maps = (x.cpu().numpy() for x in (top.values, top.indices, attention.float()))
+        return log_probs, ids, maps, {**state, **changed}
 
     @torch.inference_mode()
     def overview(self, state: dict[str, Tensor]) -> np.ndarray | None:

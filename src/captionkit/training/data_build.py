@@ -25,7 +25,8 @@ def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part:
     """
     training = part == "train"
     captions, image = setup.train if training else setup.val, recipe.image
-    features, broken = None, {}
+    features: ConcatFeatures | None = None
+    broken: dict[int, str] = {}
     anew = training and (image.crop < 1 or image.colour > 0)  # augmentation gives another image each time
     if setup.model.encoder.cacheable and not recipe.encoder.thaw and not anew:
         sets = [source.train for source in setup.sources] if training else [captions]
@@ -74,7 +75,8 @@ def _features(
 
     Returns the features, and the reasons why some images (by index) could not be read.
     """
-    parts, broken, start = [], {}, 0
+    parts, start = [], 0
+    broken: dict[int, str] = {}
     for captions in sets:
         # The main process computes the features; the others load the cached file.
         with accelerator.main_process_first():

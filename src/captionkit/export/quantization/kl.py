@@ -41,7 +41,9 @@ def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
     begun = state = encode(stepper, images)
     token = np.full((len(images), 1), text.bos_id, np.int64)
     live = np.ones(len(images), bool)
-    tokens, lives, found = [], [], []
+    tokens: list[np.ndarray] = []
+    lives: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     while live.any() and len(tokens) < _LONGEST:
         tokens.append(token)
         lives.append(live)

@@ -36,7 +36,7 @@ def take_bytes(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.Mod
     if entry is None or len(set(preprocessing.mean)) > 1 or len(set(preprocessing.std)) > 1:
         return model
     _widen(model.graph, entry, preprocessing)
-    shape = ["pictures", preprocessing.height, preprocessing.width, 4]
+    shape: list[str | int | None] = ["pictures", preprocessing.height, preprocessing.width, 4]
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, shape))
     onnx.checker.check_model(model)
     return model

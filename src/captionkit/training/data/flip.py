@@ -42,7 +42,7 @@ def swap_words(caption: str, pairs: Sequence[str]) -> str:
     # Longer words first: "to the left" must match before "left".
     order = sorted(range(len(pairs)), key=lambda place: -len(pairs[place]))
     found = re.compile("|".join(f"({_pattern(pairs[place])})" for place in order), re.IGNORECASE)
-    return found.sub(lambda match: pairs[order[match.lastindex - 1] ^ 1], _plain(caption))
+    return found.sub(lambda match: pairs[order[(match.lastindex or 0) - 1] ^ 1], _plain(caption))
 
 
 def swapped_captions(captions: Sequence[str], text: Text, image: ImageRecipe) -> list[str] | None:
