@@ -276,7 +276,7 @@ def critical(taught: Path, backbone: Path):
 def test_the_reward_rises_and_is_reported(
     data: Path, critical, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "harm", lambda *_: "")  # three validation images are too few to tell
+    monkeypatch.setattr(trainer, "detect_collapse", lambda *_: "")  # three validation images are too few to tell
     result = train(data, tmp_path / "run", critical({"optimizer.epochs": 40}))
     said = capsys.readouterr().err
     assert "reward" in said and "nan" not in said
