@@ -249,3 +249,22 @@ def test_batch_norm_keeps_the_signal_of_random_weights():
     images = torch.randn(4, 3, 64, 64)
     normed, plain = (fresh(batch_norm=norm).train()(images).std().item() for norm in (True, False))
     assert normed > 10 * plain
+
+
+def test_frozen_norms_keep_their_statistics_and_learn_their_scale():
+    images, encoder = torch.randn(2, 3, 64, 64), fresh()
+    kept = {name: value.clone() for name, value in encoder.named_buffers()}
+    assert kept
+    encoder.freeze_norms = True
+    encoder.train_from(-2)
+    encoder.train()
+    encoder(images).square().mean().backward()
+    for name, value in encoder.named_buffers():
+        assert torch.equal(value, kept[name]), name
+    scale = encoder.stages[-1].norm.weight
+    assert scale.grad is not None and scale.grad.abs().sum() > 0
+    encoder.freeze_norms = False
+    encoder.train()
+    encoder(images)
+    moved = {name.split(".")[1] for name, value in encoder.named_buffers() if not torch.equal(value, kept[name])}
+    assert moved == {str(len(encoder.stages) - 2), str(len(encoder.stages) - 1)}, "the frozen stages stay as they are"

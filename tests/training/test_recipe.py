@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -253,3 +256,18 @@ def test_the_recipe_to_start_from_a_model_fits_any_decoder_and_encoder() -> None
     for name, leaf in recipe_fields():
         if leaf.metadata["of"] or (name.startswith("decoder.") and name not in sizes) or name == "encoder.first_stage":
             assert recipe.value(name) == leaf.default, name
+
+
+def test_a_field_that_was_added_changes_no_earlier_run(tmp_path: Path) -> None:
+    trainer = pytest.importorskip("captionkit.training.trainer", reason="the extra `train` is not installed")
+    setup = SimpleNamespace(
+        sources=[], val=SimpleNamespace(fingerprint=lambda: "val"), text=SimpleNamespace(to_json=lambda: "text")
+    )
+    usual, frozen = (load_recipe(None, {"encoder.freeze_norms": value}) for value in ("false", "true"))
+    assert trainer._fingerprint(usual, setup, "") != trainer._fingerprint(frozen, setup, "")
+    before = asdict(usual)
+    del before["encoder"]["freeze_norms"]
+    for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
+        del before["run"][name]
+    facts = json.dumps([before, [], "val", "text", ""], sort_keys=True)
+    assert trainer._fingerprint(usual, setup, "") == hashlib.sha256(facts.encode()).hexdigest()
