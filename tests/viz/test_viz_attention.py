@@ -382,7 +382,7 @@ def offset(pictures: np.ndarray, mirrored: np.ndarray) -> float:
 
 
 def test_the_bundled_models_grid_lies_where_it_is_drawn():
-    """ "SAME" padding would suggest half a cell further down and right; training makes up for more than half of that."""
+    """ "SAME" padding would suggest half a cell further down and right; training makes up for most of that."""
     pytest.importorskip("skimage", reason="the extra `demo` is not installed")
     import captionkit
 
