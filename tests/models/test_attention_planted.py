@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from captionkit.data.images import Preprocessing
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import open_model
-from captionkit.models.encoder import _BUILDERS, Encoder
+from captionkit.models.encoder import BUILDERS, Encoder
 from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
 from captionkit.training.config.recipe import load_recipe
@@ -167,7 +167,7 @@ def test_a_trained_model_looks_at_what_it_names(
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setattr(RunFolder, "draw", lambda _: None)
-    monkeypatch.setitem(_BUILDERS, "test-patches", lambda _: Patches())
+    monkeypatch.setitem(BUILDERS, "test-patches", lambda _: Patches())
     generator = np.random.default_rng(0)
     everything = [Planted(*p) for p in product(COLOURS, SHAPES, range(GRID), range(GRID))]
     shuffled = [everything[index] for index in generator.permutation(len(everything))]

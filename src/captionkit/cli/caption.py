@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionkit.cli.inputs import Input, find_inputs
 from captionkit.errors import CaptionkitError
-from captionkit.inference.figures import _looked, attention_of
+from captionkit.inference.figures import attention_of, figure_inputs
 from captionkit.inference.load import load
 from captionkit.inference.results import ResultsFile
 from captionkit.utils import files, outputs, paths
@@ -228,7 +228,7 @@ def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
 def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
     from captionkit.viz.saving import save_attention
 
-    photo, words, region = _looked(captioner, given.source, caption)
+    photo, words, region = figure_inputs(captioner, given.source, caption)
     save_attention(path, photo, words, region, caption=caption.text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from captionkit.data.layouts import inspect_dataset, open_dataset
-from captionkit.data.run_metrics import _rows, read_metrics
+from captionkit.data.run_metrics import read_metrics, read_rows
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference import model_folder
 from captionkit.inference.model_folder import parameters_of
@@ -164,7 +164,7 @@ class RunReport:
 
 def inspect_run(path: Path) -> RunReport:
     """Read the metrics of a run folder."""
-    rows = _rows(path / "metrics.jsonl")
+    rows = read_rows(path / "metrics.jsonl")
     evaluations = [row for row in rows if row["kind"] == "eval"]
     trained = [row.get("loss") for row in rows if row["kind"] == "train"]
     best = next((row for row in reversed(evaluations) if row["best"]), None)

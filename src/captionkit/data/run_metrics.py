@@ -14,13 +14,13 @@ _MAX_METRICS_BYTES = 1 << 30
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the recorded rows of a run. Raises CaptionkitError if there are none."""
-    rows = _rows(run / "metrics.jsonl")
+    rows = read_rows(run / "metrics.jsonl")
     if not rows:
         raise CaptionkitError(f"{run}: no metrics of a run (metrics.jsonl); give a folder that `captionkit train` made")
     return rows
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     if not paths.exists(path):
         return []
     rows = []

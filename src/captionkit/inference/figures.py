@@ -21,11 +21,11 @@ def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
     """Return a figure of the photo with the attention map of each word."""
     from captionkit.viz.attention import attention_figure
 
-    photo, words, region = _looked(captioner, source, caption)
+    photo, words, region = figure_inputs(captioner, source, caption)
     return attention_figure(photo, words, region, title=caption.text)
 
 
-def _looked(captioner: Captioner, source: Any, caption: Caption) -> tuple[Image, Words, Box]:
+def figure_inputs(captioner: Captioner, source: Any, caption: Caption) -> tuple[Image, Words, Box]:
     """Return the inputs of an attention figure: photo, words with their maps, and the photo's part under the grid."""
     photo = open_image(source, target=(_PHOTO_SIDE, _PHOTO_SIDE))
     return photo, [(w.text, w.attention) for w in caption.words], captioner.preprocessing.region(*photo.size)

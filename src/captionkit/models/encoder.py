@@ -126,14 +126,15 @@ class Encoder(nn.Module, ABC):
 
 
 Builder = Callable[[EncoderConfig], Encoder]
-_BUILDERS: dict[str, Builder] = {}
+#: encoders by name; `register` adds to it, `encoders.build_encoder` reads it
+BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str) -> Callable[[Builder], Builder]:
     """Register the decorated builder as encoder `name`."""
 
     def add(build: Builder) -> Builder:
-        _BUILDERS[name] = build
+        BUILDERS[name] = build
         return build
 
     return add
