@@ -45,7 +45,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     made = factory.prepare(recipe, data)
     accelerator = make_accelerator(recipe.run.precision, made.model)
     taught, val = (
-        CaptionDataset(part, made.text, recipe, made.preprocessing, augment=part is made.train)
+        CaptionDataset(part, made.tokenizer, recipe, made.preprocessing, augment=part is made.train)
         for part in (made.train, made.val)
     )
     learner = TrainStep(made.model, taught, EpochSampler(len(taught), recipe), recipe, accelerator)

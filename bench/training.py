@@ -39,7 +39,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from captionkit.data.images import Preprocessing
 from captionkit.data.layouts import CaptionSet, Example, open_dataset
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.inference.model_folder import open_model
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import EncoderConfig
@@ -119,7 +119,7 @@ class RunData(NamedTuple):
     """What is learnt: captioned images, their vocabulary and their features [N,views,G,D]."""
 
     captions: CaptionSet
-    text: Text
+    tokenizer: Tokenizer
     features: np.ndarray
 
 
@@ -135,7 +135,7 @@ def made_up(pictures: int) -> RunData:
     ]
     captions = tuple(Example(number, b"", some) for number, some in enumerate(said))
     # Fewer images than a dataset has, so their words alone would be a smaller vocabulary.
-    text = Text.train([*(caption for some in said for caption in some), " ".join(words)], min_frequency=1)
+    text = Tokenizer.train([*(caption for some in said for caption in some), " ".join(words)], min_frequency=1)
     features = generator.standard_normal((pictures, 1, CELLS, WIDTH), np.float32).clip(0).astype(np.float16)
     return RunData(CaptionSet("made up", "train", captions), text, features)
 
@@ -144,7 +144,7 @@ def real(data: str, pictures: int) -> RunData:
     """The first captioned images of a dataset's training split, as the bundled model's encoder sees them."""
     whole = open_dataset(data).split("train")
     whole = whole.subset([index for index, example in enumerate(whole) if example.captions])
-    text = Text.train([caption for example in whole for caption in example.captions], min_frequency=5)
+    text = Tokenizer.train([caption for example in whole for caption in example.captions], min_frequency=5)
     folder, captions = open_model("bundled"), whole[:pictures]
     encoder = load_model(folder).encoder
     features, broken = cached_features(
@@ -166,10 +166,10 @@ def recipe_of(options: argparse.Namespace, name: str, precision: str) -> Recipe:
 def captionkits(material: RunData, recipe: Recipe, config: ModelConfig) -> Step:
     """captionkit's own step."""
     torch.manual_seed(0)
-    model = CaptioningModel(config, len(material.text))
+    model = CaptioningModel(config, len(material.tokenizer))
     model.encoder.train_from(None)
     teaching = CaptionDataset(
-        material.captions, material.text, recipe, Preprocessing(), augment=True, features=material.features
+        material.captions, material.tokenizer, recipe, Preprocessing(), augment=True, features=material.features
     )
     plan = EpochSampler(len(teaching), recipe)
     learner = TrainStep(model, teaching, plan, recipe, make_accelerator(recipe.run.precision, model))
@@ -183,10 +183,10 @@ def captionkits(material: RunData, recipe: Recipe, config: ModelConfig) -> Step:
 def textbooks(material: RunData, recipe: Recipe, **savings: bool) -> Step:
     """The step of a tutorial, on the images and captions of captionkit's."""
     torch.manual_seed(0)
-    model = Textbook(len(material.text), **savings).train()
+    model = Textbook(len(material.tokenizer), **savings).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-4)
     criterion = nn.CrossEntropyLoss()
-    teaching = CaptionDataset(material.captions, material.text, recipe, Preprocessing(), augment=True)
+    teaching = CaptionDataset(material.captions, material.tokenizer, recipe, Preprocessing(), augment=True)
     plan = EpochSampler(len(teaching), recipe)
 
     def step(number: int) -> float:
@@ -247,7 +247,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     material = real(options.data, options.pictures) if options.data else made_up(options.pictures)
     recipe = recipe_of(options, "flickr8k", "no")
-    teaching = CaptionDataset(material.captions, material.text, recipe, Preprocessing(), augment=True)
+    teaching = CaptionDataset(material.captions, material.tokenizer, recipe, Preprocessing(), augment=True)
     plan, steps = EpochSampler(len(teaching), recipe), contenders(material, options)
     # The processor's own seconds, of all threads, tell the ratio where others share the machine.
     clocks = (time.perf_counter, time.process_time)
@@ -263,7 +263,7 @@ def main() -> None:
                     tuple(words / (clock() - start) for clock, start in zip(clocks, starts, strict=True))
                 )
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    print(f"{options.batch} images a step, {len(material.text)} words known; {options.rounds} rounds on {threads}")
+    print(f"{options.batch} images a step, {len(material.tokenizer)} words known; {options.rounds} rounds on {threads}")
     print(
         "median (most) words a second; median ratio to the textbook's in a round, by the clock and by the processor's"
     )

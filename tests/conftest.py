@@ -78,7 +78,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of a tiny model with random weights and no graphs."""
     torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
     from captionkit.data.images import Preprocessing
-    from captionkit.data.tokenizer import Text
+    from captionkit.data.tokenizer import Tokenizer
     from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, write_model
     from captionkit.inference.search import Decoding
     from captionkit.models.captioning_model import CaptioningModel, ModelConfig
@@ -87,7 +87,9 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from captionkit.models.show_attend_tell import ShowAttendTellConfig
 
     torch.manual_seed(0)
-    text = Text.train(["a dog runs on the grass", "a man's red boat by the sea", "two cats sleep"], min_frequency=1)
+    text = Tokenizer.train(
+        ["a dog runs on the grass", "a man's red boat by the sea", "two cats sleep"], min_frequency=1
+    )
     config = ModelConfig(
         EncoderConfig("mobilenet-v2", batch_norm=True),
         ShowAttendTellConfig(embedding=16, hidden=24, attention=12),

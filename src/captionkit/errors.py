@@ -19,7 +19,7 @@ class DatasetError(CaptionkitError):
     """A dataset cannot be read: unknown layout, malformed file, no such split."""
 
 
-class TextError(CaptionkitError):
+class TokenizerError(CaptionkitError):
     """A tokenizer cannot be built or read."""
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionkit.data.tokenizer import SPECIALS, Text
-from captionkit.errors import TextError
+from captionkit.data.tokenizer import SPECIALS, Tokenizer
+from captionkit.errors import TokenizerError
 
 # caption -> the sentence that its word-level tokens spell
 SENTENCES = {
@@ -47,15 +47,15 @@ sentence = pytest.mark.parametrize("caption", SENTENCES)
 both_kinds = pytest.mark.parametrize("kind", ["word", "bpe"])
 
 
-def train(*captions: str, **options) -> Text:
-    return Text.train(captions or SENTENCES, **{"min_frequency": 1, **options})
+def train(*captions: str, **options) -> Tokenizer:
+    return Tokenizer.train(captions or SENTENCES, **{"min_frequency": 1, **options})
 
 
-def tokens(text: Text, caption: str) -> list[str]:
-    return [text.tokenizer.id_to_token(i) for i in text.encode(caption)[1:-1]]
+def tokens(text: Tokenizer, caption: str) -> list[str]:
+    return [text.backend.id_to_token(i) for i in text.encode(caption)[1:-1]]
 
 
-def check_words(text: Text, ids: list[int]) -> None:
+def check_words(text: Tokenizer, ids: list[int]) -> None:
     """The words of `ids` are its sentence, and their positions all tokens that are shown, in order."""
     words = text.words(ids)
     assert "".join(word for word, _ in words).replace(" ", "") == text.decode(ids).replace(" ", "")
@@ -152,7 +152,7 @@ def test_minimum_frequency_is_that_of_counting():
     counts = Counter(word for text in [train(*captions)] for c in captions for word in tokens(text, c))
     for least in (1, 2, 3):
         kept = {word for word, count in counts.items() if count >= least}
-        assert set(Text.train(captions, min_frequency=least).tokenizer.get_vocab()) == kept | set(SPECIALS)
+        assert set(Tokenizer.train(captions, min_frequency=least).backend.get_vocab()) == kept | set(SPECIALS)
 
 
 @both_kinds
@@ -160,9 +160,9 @@ def test_save_and_load(kind, tmp_path):
     text = train(kind=kind)
     path = tmp_path / "tokenizer.json"
     path.write_text(text.to_json(), encoding="utf-8")
-    loaded = Text.load(path)
+    loaded = Tokenizer.load(path)
     assert loaded.to_json() == text.to_json()
-    assert len(loaded) == len(text) == text.tokenizer.get_vocab_size()
+    assert len(loaded) == len(text) == text.backend.get_vocab_size()
     captions = [*SENTENCES, *PENN_TREEBANK, "a <eos> b", ""]
     assert loaded.encode_batch(captions) == [text.encode(caption) for caption in captions]
     assert loaded.never_generated == text.never_generated
@@ -171,10 +171,11 @@ def test_save_and_load(kind, tmp_path):
 @both_kinds
 def test_training_is_deterministic(kind):
     program = (
-        "import hashlib, random\nfrom captionkit.data.tokenizer import Text\n"
+        "import hashlib, random\nfrom captionkit.data.tokenizer import Tokenizer\n"
         "letters = random.Random(0)\n"
         "captions = [' '.join(letters.choice('abcd') * letters.randint(1, 4) for _ in range(9)) for _ in range(300)]\n"
-        f"print(hashlib.sha256(Text.train(captions, kind={kind!r}, vocab_size=400).to_json().encode()).hexdigest())"
+        f"made = Tokenizer.train(captions, kind={kind!r}, vocab_size=400)\n"
+        "print(hashlib.sha256(made.to_json().encode()).hexdigest())"
     )
     runs = [
         subprocess.run(
@@ -189,11 +190,11 @@ def test_training_is_deterministic(kind):
 
 
 def test_what_cannot_be_trained_is_an_error():
-    with pytest.raises(TextError, match="'char' is unknown; use 'word' or 'bpe'"):
+    with pytest.raises(TokenizerError, match="'char' is unknown; use 'word' or 'bpe'"):
         train(kind="char")
-    with pytest.raises(TextError, match="no token occurs 2 times"):
+    with pytest.raises(TokenizerError, match="no token occurs 2 times"):
         train("a dog", min_frequency=2)
-    with pytest.raises(TextError, match="no token occurs 1 times"):
+    with pytest.raises(TokenizerError, match="no token occurs 1 times"):
         train("", "...")
 
 
@@ -222,15 +223,15 @@ def _damaged(change) -> bytes:
 def test_a_damaged_file_is_named_in_one_line(content, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(TextError) as caught:
-        Text.load(path)
+    with pytest.raises(TokenizerError) as caught:
+        Tokenizer.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(TextError, match=r"nowhere.json: cannot be read \(No such file"):
-        Text.load(Path("nowhere.json"))
+    with pytest.raises(TokenizerError, match=r"nowhere.json: cannot be read \(No such file"):
+        Tokenizer.load(Path("nowhere.json"))
 
 
 BYTE_PAIRS = train(*SENTENCES, kind="bpe", vocab_size=400)

@@ -36,7 +36,7 @@ def test_steps_equal_torch(model_folder: Path, pictures: int, beams: int) -> Non
     states = [stepper.begin(images) for stepper in steppers]
     width = 1
     for _ in range(4):
-        tokens = GENERATOR.integers(4, len(opened.text), (pictures, beams))
+        tokens = GENERATOR.integers(4, len(opened.tokenizer), (pictures, beams))
         parents = GENERATOR.integers(0, width, (pictures, beams))
         found = [s.step(tokens, parents, state, 3 + beams) for s, state in zip(steppers, states, strict=True)]
         for ours, theirs in zip(found[0][:3], found[1][:3], strict=True):
@@ -54,8 +54,8 @@ def test_asking_for_more_than_the_vocabulary(model_folder: Path) -> None:
     state = stepper.begin(np.zeros((1, 3, 64, 96), np.float32))
     one = np.ones((1, 1), np.int64)
     log_probs, ids, _, _ = stepper.step(one, one * 0, state, 10_000)
-    assert log_probs.shape == (1, 1, len(opened.text))
-    assert sorted(ids[0, 0]) == list(range(len(opened.text)))
+    assert log_probs.shape == (1, 1, len(opened.tokenizer))
+    assert sorted(ids[0, 0]) == list(range(len(opened.tokenizer)))
     assert np.exp(log_probs).sum() == pytest.approx(1, abs=1e-4)
 
 

@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 from onnx import numpy_helper  # noqa: E402
 
 from captionkit.data.images import Preprocessing, load_bytes, load_image, to_bytes  # noqa: E402
-from captionkit.data.tokenizer import Text  # noqa: E402
+from captionkit.data.tokenizer import Tokenizer  # noqa: E402
 from captionkit.errors import ModelError  # noqa: E402
 from captionkit.export.graphs import decoder_graph, encoder_graph  # noqa: E402
 from captionkit.export.quantization import graph_passes  # noqa: E402
@@ -49,7 +49,7 @@ def walked(folder: ModelFolder, decoder: onnx.ModelProto) -> list[np.ndarray]:
     said: list[np.ndarray] = []
     before = 1
     for beams in (1, 4, 2, 5):
-        tokens = generator.integers(4, len(folder.text), (PICTURES, beams))
+        tokens = generator.integers(4, len(folder.tokenizer), (PICTURES, beams))
         parents = generator.integers(0, before, (PICTURES, beams))
         *found, state = stepper.step(tokens, parents, state, 10_000)
         log_probs, ids, attention = found
@@ -70,7 +70,10 @@ DECODERS: dict[str, DecoderConfig] = {
 def decoding(request: pytest.FixtureRequest, tmp_path: Path) -> ModelFolder:
     """A folder with the graphs of a model with random weights."""
     torch.manual_seed(0)
-    text, preprocessing = Text.train(["two cats sleep on a man's red boat"] * 2, min_frequency=1), Preprocessing(64, 96)
+    text, preprocessing = (
+        Tokenizer.train(["two cats sleep on a man's red boat"] * 2, min_frequency=1),
+        Preprocessing(64, 96),
+    )
     config = ModelConfig(EncoderConfig("mobilenet-v2", batch_norm=True), DECODERS[request.param], memory=24)
     model = CaptioningModel(config, len(text)).eval()
     graphs = {ENCODER: encoder_graph(model, 64, 96), DECODER: decoder_graph(model, 64, 96)}

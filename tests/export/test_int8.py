@@ -19,7 +19,7 @@ import captionkit
 from captionkit.cli.main import main
 from captionkit.data.images import Preprocessing, load_image
 from captionkit.data.layouts import open_dataset
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.folder import export_model
 from captionkit.export.quantization import mixed_precision
@@ -61,7 +61,7 @@ def learn(config: DecoderConfig, data: Path, folder: Path) -> Path:
     """A model folder, without graphs, of a decoder that has learnt the images of a split by heart."""
     torch.manual_seed(0)
     examples = list(open_dataset(data)["train"])
-    text = Text.train([example.captions[0] for example in examples], min_frequency=1)
+    text = Tokenizer.train([example.captions[0] for example in examples], min_frequency=1)
     encoder = EncoderConfig("mobilenet-v2", batch_norm=True)
     model = CaptioningModel(ModelConfig(encoder, config, memory=48, feature_dropout=0.0), len(text)).train()
     preprocessing = Preprocessing(*SHAPE)
@@ -286,7 +286,7 @@ class Fixed:
 
 
 def test_drift_is_the_divergence_of_what_is_expected() -> None:
-    text = Text.train(["a dog runs"], min_frequency=1)
+    text = Tokenizer.train(["a dog runs"], min_frequency=1)
     share = 1 / len(text)
     exact = Fixed([0.5 + share / 2] + [share / 2] * (len(text) - 1))
     other = Fixed([0.25 + 0.75 * share] + [0.75 * share] * (len(text) - 1))

@@ -232,11 +232,11 @@ def test_what_cannot_be_said_is_one_sentence(
 
 
 def test_phrases_of_byte_level_tokens() -> None:
-    from captionkit.data.tokenizer import Text
+    from captionkit.data.tokenizer import Tokenizer
     from captionkit.inference.search import Decoding
     from captionkit.inference.word_constraints import constraints_of
 
-    text = Text.train(["a dog runs", "two dogs"], kind="bpe", vocab_size=270, min_frequency=2)
+    text = Tokenizer.train(["a dog runs", "two dogs"], kind="bpe", vocab_size=270, min_frequency=2)
     decoding = Decoding(prefix="a dog", words=("Dog", "zèbre"), banned_words=("runs",))
     constraints = constraints_of(decoding, text)
     assert text.decode(constraints.prefix) == "a dog"

@@ -100,7 +100,7 @@ def test_hub_id_is_fetched_by_its_files_only(untrained: Path, monkeypatch: pytes
         return str(untrained)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    assert open_model("someone/model@v2").text.bos_id == 1
+    assert open_model("someone/model@v2").tokenizer.bos_id == 1
     assert asked["repo"] == "someone/model"
     assert asked["revision"] == "v2"
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in asked["files"])
@@ -163,7 +163,7 @@ def test_a_folder_may_be_called_as_other_models_are(
 
 def test_kill_between_the_renames_loses_nothing(folder: Path) -> None:
     folder.rename(folder.with_name(f".{folder.name}.old"))  # the state after the first of the two
-    assert len(open_model(folder).text) > 4
+    assert len(open_model(folder).tokenizer) > 4
 
 
 def test_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import captionkit
 from captionkit.data.images import Preprocessing, preprocess
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ModelError, RecipeError
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
@@ -367,7 +367,7 @@ SEEN = Preprocessing(height=64, width=96, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0
 def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a MobileNetV2 of random weights, whose norms have seen the images."""
     torch.manual_seed(0)
-    text = Text.train(["a red circle"], min_frequency=1)
+    text = Tokenizer.train(["a red circle"], min_frequency=1)
     config = ModelConfig(
         EncoderConfig("mobilenet-v2", batch_norm=True), ShowTellConfig(embedding=4, hidden=4), memory=4
     )

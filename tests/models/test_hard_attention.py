@@ -140,7 +140,7 @@ def test_the_baseline_moves_by_what_all_processes_earn(
     recipe = make_recipe(backbone, {**HARD, "optimizer.accumulate": 2, "optimizer.batch_size": 6})
     made = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
-    teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+    teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     plan = EpochSampler(len(teaching), recipe)
     taught, earned = TrainStep(made.model, teaching, plan, recipe, accelerator), []
     original = train_step.losses
@@ -168,7 +168,7 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
     def objective(changes: dict[str, object]) -> float:
         recipe = make_recipe(backbone, {**HARD, "optimizer.label_smoothing": 0, "optimizer.batch_size": 12, **changes})
         made = factory.prepare(recipe, data)
-        teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+        teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
         plan = EpochSampler(len(teaching), recipe)
         taught = TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model))
         minimised: list[float] = []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from captionkit.data.images import Preprocessing, preprocess
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ModelError
 from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
 from captionkit.inference.search import Decoding, search
@@ -173,7 +173,7 @@ def test_unknown_decoders_are_refused():
         CaptioningModel(ModelConfig(decoder=ShowAttendTellConfig("show")), WORDS)
 
 
-TEXT = Text.train(["a red circle", "a green square on paper", "there is a blue bar", "gold"], min_frequency=1)
+TEXT = Tokenizer.train(["a red circle", "a green square on paper", "there is a blue bar", "gold"], min_frequency=1)
 
 
 @pytest.fixture(scope="module")

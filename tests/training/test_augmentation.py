@@ -16,7 +16,7 @@ from PIL import Image
 
 from captionkit.data.images import Preprocessing, load_image
 from captionkit.data.layouts import CaptionSet, Example
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError
 from captionkit.training.data.augment import random_colour, random_crop
 from captionkit.training.data.dataset import CaptionDataset
@@ -81,7 +81,7 @@ def test_what_cannot_be_swapped_is_refused(changes: dict, said: str) -> None:
 
 
 def test_a_word_that_the_vocabulary_lacks_is_not_swapped_in() -> None:
-    text = Text.train(["a dog on the left", "left and right", "a left-hand turn"], min_frequency=1)
+    text = Tokenizer.train(["a dog on the left", "left and right", "a left-hand turn"], min_frequency=1)
     image = recipe_of(image__flip="true", image__flip_swap="true").image
     assert swapped_captions(["a dog on the left"], text, image) == ["a dog on the right"]
     assert swapped_captions(["a left-hand turn"], text, image) is None  # "right-hand" would be <unk>
@@ -89,7 +89,7 @@ def test_a_word_that_the_vocabulary_lacks_is_not_swapped_in() -> None:
     # what was unknown before is no reason, nor is what becomes known
     assert swapped_captions(["a purple dog left"], text, image) == ["a purple dog right"]
     assert swapped_captions(["a right-hand turn"], text, image) == ["a left-hand turn"]
-    pieces = Text.train(["a left-hand turn"], kind="bpe", min_frequency=1, vocab_size=300)
+    pieces = Tokenizer.train(["a left-hand turn"], kind="bpe", min_frequency=1, vocab_size=300)
     assert swapped_captions(["a left-hand turn"], pieces, image) == ["a right-hand turn"]
 
 
@@ -99,7 +99,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 @pytest.fixture
-def halves(tmp_path: Path) -> tuple[CaptionSet, Text]:
+def halves(tmp_path: Path) -> tuple[CaptionSet, Tokenizer]:
     """Images with a red and a blue half, and what is where; of the last, a caption would lose a word."""
     examples = []
     for number, (left, right, names) in enumerate([(RED, BLUE, ("red", "blue")), (BLUE, RED, ("blue", "red"))] * 3):
@@ -114,12 +114,12 @@ def halves(tmp_path: Path) -> tuple[CaptionSet, Text]:
             captions = (*captions, "a left-hand image")
         examples.append(Example(number, path, captions))
     told = [caption for example in examples for caption in example.captions]
-    return CaptionSet("halves", "train", tuple(examples)), Text.train(told, min_frequency=1)
+    return CaptionSet("halves", "train", tuple(examples)), Tokenizer.train(told, min_frequency=1)
 
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("few", [1, 5])
-def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Text], cached: bool, few: int) -> None:
+def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Tokenizer], cached: bool, few: int) -> None:
     pictures, text = halves
     recipe = recipe_of(image__flip="true", image__flip_swap="true", data__captions_per_image=few)
     views = [[load_image(e.image, SEEN, flip=flip) for flip in (False, True)] for e in pictures]
@@ -147,7 +147,7 @@ def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Text],
     assert seen[5, True] == 0  # "right-hand" is in no caption
 
 
-def test_without_swapping_a_picture_with_such_words_is_as_it_was(halves: tuple[CaptionSet, Text]) -> None:
+def test_without_swapping_a_picture_with_such_words_is_as_it_was(halves: tuple[CaptionSet, Tokenizer]) -> None:
     pictures, text = halves
     teaching = CaptionDataset(pictures, text, recipe_of(image__flip="true"), SEEN, augment=True)
     assert [index for index in range(6) if teaching.flippable[index]] == [4] and not teaching.mirrored
@@ -159,7 +159,7 @@ def test_without_swapping_a_picture_with_such_words_is_as_it_was(halves: tuple[C
 
 def test_a_mirrored_caption_is_counted_as_long_as_it_is_taught(tmp_path: Path) -> None:
     """Where the word that is put in has more tokens than the one it replaces."""
-    text = Text.train(["a dog left", "a dog on the other side"], min_frequency=1)
+    text = Tokenizer.train(["a dog left", "a dog on the other side"], min_frequency=1)
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "none.png", ("a dog left",)),))
     words = "left,on the other side"
     recipe = recipe_of(image__flip="true", image__flip_swap="true", image__flip_unless=words, data__max_length=5)
@@ -195,7 +195,7 @@ def test_colours_change_by_at_most_the_strength_and_afresh_each_turn(tmp_path: P
 
     Image.new("RGB", (8, 8), (150, 90, 40)).save(tmp_path / "brown.png")
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "brown.png", ("a brown square",)),))
-    text = Text.train(["a brown square"], min_frequency=1)
+    text = Tokenizer.train(["a brown square"], min_frequency=1)
     teaching = CaptionDataset(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=True)
     straight = load_image(tmp_path / "brown.png", SEEN)
     seen = [teaching[turn, 0].picture for turn in range(20)]
@@ -234,7 +234,7 @@ def test_turns_differ_by_key_and_round() -> None:
 
 def test_each_of_five_captions_is_taught_equally_often(tmp_path: Path) -> None:
     told = tuple(f"{'red ' * (n + 1)}circle" for n in range(5))
-    text = Text.train(told, min_frequency=1)
+    text = Tokenizer.train(told, min_frequency=1)
     pictures = CaptionSet("p", "train", tuple(Example(n, tmp_path / f"{n}.png", told) for n in range(8)))
     teaching = CaptionDataset(pictures, text, recipe_of(data__captions_per_image=1), SEEN, augment=True)
     for index in range(8):

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from captionkit.data.images import Preprocessing, load_image
 from captionkit.data.layouts import CaptionSet, Example, open_dataset
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.training.data.augment import random_crop
 from captionkit.training.data.collate import collate
 from captionkit.training.data.dataset import CaptionDataset, Sample
@@ -36,8 +36,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> CaptionSet:
 
 
 @pytest.fixture(scope="module")
-def text(pictures: CaptionSet) -> Text:
-    return Text.train([caption for example in pictures for caption in example.captions], min_frequency=1)
+def text(pictures: CaptionSet) -> Tokenizer:
+    return Tokenizer.train([caption for example in pictures for caption in example.captions], min_frequency=1)
 
 
 def recipe_of(**changes: object):
@@ -80,7 +80,7 @@ def test_packing_is_torchs_own() -> None:
 
 @pytest.mark.parametrize(("size", "parts", "processes"), [(4, 1, 1), (4, 3, 1), (5, 2, 2), (32, 1, 1), (4, 4, 2)])
 def test_every_caption_is_taught_once_an_epoch(
-    pictures: CaptionSet, text: Text, size: int, parts: int, processes: int
+    pictures: CaptionSet, text: Tokenizer, size: int, parts: int, processes: int
 ) -> None:
     recipe = recipe_of(optimizer__batch_size=size, optimizer__accumulate=parts)
     teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
@@ -136,7 +136,7 @@ def same(one, other) -> bool:
     )
 
 
-def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Text) -> None:
+def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Tokenizer) -> None:
     recipe = recipe_of(image__crop=0.5, image__flip="true", data__captions_per_image=1)
     plan = EpochSampler(len(pictures), recipe)
     found = {
@@ -153,7 +153,9 @@ def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Te
         assert all(same(one, other) for one, other in zip(plain[start:], met, strict=True))
 
 
-def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(pictures: CaptionSet, text: Text) -> None:
+def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(
+    pictures: CaptionSet, text: Tokenizer
+) -> None:
     recipe = recipe_of(optimizer__epochs=50)
     teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     plan = EpochSampler(len(pictures), recipe)
@@ -181,7 +183,7 @@ class Counting(CaptionDataset):
 
 @pytest.mark.parametrize(("size", "workers"), [(2, 1), (14, 1), (4, 3)])
 def test_what_is_prepared_ahead_is_bounded_in_pictures(
-    pictures: CaptionSet, text: Text, size: int, workers: int
+    pictures: CaptionSet, text: Tokenizer, size: int, workers: int
 ) -> None:
     recipe = recipe_of(optimizer__batch_size=size, optimizer__epochs=100)
     teaching = Counting(pictures, text, recipe, SEEN, augment=True)
@@ -197,7 +199,7 @@ def test_what_is_prepared_ahead_is_bounded_in_pictures(
     prepared.close()
 
 
-def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Text) -> None:
+def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Tokenizer) -> None:
     """All images of a single batch wait for one another: threads that took whole batches would never meet."""
     meeting = threading.Barrier(3)
 
@@ -240,7 +242,7 @@ def test_crops_keep_enough_of_the_picture() -> None:
     assert random_crop(generator, 1.0) is None
 
 
-def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Text, tmp_path: Path) -> None:
+def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Tokenizer, tmp_path: Path) -> None:
     draw("red", "bar").resize((32, 32)).crop((0, 0, 20, 32)).save(tmp_path / "p.png")
     allowed = Example(0, tmp_path / "p.png", ("a red bar, left-over",))
     forbidden = Example(1, tmp_path / "p.png", ("a red bar", "a red bar on the Left."))
@@ -261,7 +263,7 @@ def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Text, tm
     assert all(np.array_equal(plain[epoch, 0].picture, straight) for epoch in range(20))
 
 
-def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Text) -> None:
+def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Tokenizer) -> None:
     recipe = recipe_of(image__flip="true")
     features = np.arange(14 * 2, dtype=np.float16).reshape(14, 2, 1, 1)
     cached = CaptionDataset(pictures, text, recipe, SEEN, augment=True, features=features, broken={3: "p.png: broken"})
@@ -278,7 +280,7 @@ def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Text)
                 assert view.item() == features[index, int(flipped)].item() or symmetric
 
 
-def test_long_captions_are_cut_and_do_not_end(text: Text, tmp_path: Path) -> None:
+def test_long_captions_are_cut_and_do_not_end(text: Tokenizer, tmp_path: Path) -> None:
     caption = "there is a red circle on grey paper"  # eight words
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "p.png", (caption,)),))
     full = text.encode(caption)
@@ -288,7 +290,7 @@ def test_long_captions_are_cut_and_do_not_end(text: Text, tmp_path: Path) -> Non
         assert teaching.totals([0], [0]) == (len(expected) - 1, 1)
 
 
-def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path: Path) -> None:
+def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Tokenizer, tmp_path: Path) -> None:
     many = tuple(f"{'red ' * (n + 1)}circle" for n in range(20))
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "a", many), Example(1, tmp_path / "b", many[:2])))
     recipe = recipe_of(data__captions_per_image=5, image__crop=0.5)
@@ -308,7 +310,7 @@ def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Text, tmp_path:
     assert looked_at[0, 0].captions == encoded
 
 
-def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: Text, tmp_path: Path) -> None:
+def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     bad = Example(99, tmp_path / "bad.png", ("a red circle", "a red one"))
     mixed = CaptionSet("p", "train", (pictures[0], bad, pictures[1]))
@@ -322,7 +324,7 @@ def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: 
     assert nothing.to(torch.device("cpu")).broken == nothing.broken
 
 
-def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Text) -> None:
+def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Tokenizer) -> None:
     teaching = CaptionDataset(pictures, text, recipe_of(image__crop=0.5, image__flip="true"), SEEN, augment=False)
     looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3, workers=rank)]
     assert sum(len(batch.images) for batch in looks) == 14

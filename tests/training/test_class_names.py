@@ -58,7 +58,7 @@ def test_a_name_of_two_images_enters_the_vocabulary(tmp_path: Path, backbone: Pa
     kinds = make_kinds(tmp_path / "kinds")
     recipe = load_recipe("class-names", {"encoder.name": str(backbone), "image.height": "32", "image.width": "32"})
     made = factory.prepare(recipe, [kinds])
-    assert {f"wug{number}" for number in range(len(KINDS))} <= set(made.text.tokens)
+    assert {f"wug{number}" for number in range(len(KINDS))} <= set(made.tokenizer.tokens)
     assert len(made.train) == 12 and len(made.val) == 8 and not made.sources[0].problems
-    assert made.text.unk_id not in made.text.encode("this is a greater wug3")
+    assert made.tokenizer.unk_id not in made.tokenizer.encode("this is a greater wug3")
     assert recipe != Recipe()

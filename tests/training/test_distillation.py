@@ -148,7 +148,7 @@ def test_a_run_comes_close_to_its_teacher(teachers: list[Path], data: Path, back
     runs = (teachers[0], tmp_path / "run" / BEST, tmp_path / "plain" / BEST)
     teacher, pupil, other = (load_model(open_model(path)) for path in runs)
     (example,) = open_dataset(data)["train"].examples[:1]
-    text = open_model(teachers[0]).text
+    text = open_model(teachers[0]).tokenizer
     pixels = torch.from_numpy(load_image(example.image, open_model(teachers[0]).preprocessing))[None]
 
     def told(model) -> torch.Tensor:

@@ -17,13 +17,13 @@ import torch
 from captionkit.cli import main as cli
 from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.inference.model_folder import open_model
 from captionkit.inference.search import Decoding, search
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.mobilenet import MobileNet
-from captionkit.models.resize_vocab import grow
+from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
 from captionkit.models.stepper import TorchStepper
 from captionkit.training.config.recipe import FINE_TUNE, load_recipe
@@ -49,8 +49,8 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_a_grown_vocabulary_keeps_its_ids_and_its_rules() -> None:
-    old = Text.train(OLD, min_frequency=1)
-    grown = old.grown(["A GOLD bar's gold", "the gold boat, the café's <eos> bar", "boat café eos"], 2)
+    old = Tokenizer.train(OLD, min_frequency=1)
+    grown = old.extended(["A GOLD bar's gold", "the gold boat, the café's <eos> bar", "boat café eos"], 2)
     assert grown.tokens[: len(old)] == old.tokens
     assert grown.tokens[len(old) :] == ("gold", "'s", "boat", "café", "eos", "the")  # the commonest first
     said = "The gold boat's café is red; what <unk> <eos>!"
@@ -60,20 +60,20 @@ def test_a_grown_vocabulary_keeps_its_ids_and_its_rules() -> None:
     assert grown.never_generated == old.never_generated
     for caption in OLD:
         assert grown.encode(caption) == old.encode(caption)
-    assert old.grown(["gold"], 2) is old and old.grown([], 1) is old
+    assert old.extended(["gold"], 2) is old and old.extended([], 1) is old
 
 
 def test_a_grown_vocabulary_goes_round_through_its_file(tmp_path: Path) -> None:
-    grown = Text.train(OLD, min_frequency=1).grown(["gold gold", "un été en été"], 2)
+    grown = Tokenizer.train(OLD, min_frequency=1).extended(["gold gold", "un été en été"], 2)
     (tmp_path / "tokenizer.json").write_text(grown.to_json(), encoding="utf-8")
-    again = Text.load(tmp_path / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
     assert again.tokens == grown.tokens and again.encode("un été gold") == grown.encode("un été gold")
-    assert again.grown(["gold été un un"], 1).tokens == (*grown.tokens, "un")
+    assert again.extended(["gold été un un"], 1).tokens == (*grown.tokens, "un")
 
 
 def test_byte_pairs_spell_every_word_already() -> None:
-    text = Text.train(OLD, kind="bpe", min_frequency=1, vocab_size=300)
-    assert text.grown(["gold gold gold"], 1) is text
+    text = Tokenizer.train(OLD, kind="bpe", min_frequency=1, vocab_size=300)
+    assert text.extended(["gold gold gold"], 1) is text
 
 
 NEW_SHARES = [0.2, 0.01, 0.003]
@@ -93,7 +93,7 @@ def test_growth_keeps_every_old_logit(name: str) -> None:
     memory = model.remember(torch.randn(3, 6, 1280), (2, 3))
     packed = pack(CAPTIONS)
     before, weights = model.decode(memory, packed).logits, {n: t.clone() for n, t in model.state_dict().items()}
-    grow(model, [[1, 4, 5, 2], [1, 6, 2]], NEW_SHARES, seed=3)
+    resize_token_embeddings(model, [[1, 4, 5, 2], [1, 6, 2]], NEW_SHARES, seed=3)
     after = model.decode(memory, packed).logits
     assert after.shape == (len(packed.tokens), 16)
     torch.testing.assert_close(after[:, :13], before, rtol=0, atol=1e-5)
@@ -114,7 +114,7 @@ def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> No
     model = model_of(name)
     heard = [[1, 4, 5, 2], [1, 6, 9, 3, 2]]
     memory = model.remember(torch.zeros(2, 1, 1280), (1, 1))
-    grow(model, heard, NEW_SHARES, seed=3)
+    resize_token_embeddings(model, heard, NEW_SHARES, seed=3)
     packed = pack([(1, heard[1][:-1]), (0, heard[0][:-1])])
     logits = model.decode(memory, packed).logits.double()
     # What they share with the old words alone, so that the new ones do not count among themselves.
@@ -125,7 +125,7 @@ def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> No
     assert (embedding[13:] - old.mean(0)).abs().max() < old.std()
     assert torch.cdist(embedding[13:], embedding[13:])[0, 1] > 0
     again = model_of(name)
-    grow(again, heard, NEW_SHARES, seed=3)
+    resize_token_embeddings(again, heard, NEW_SHARES, seed=3)
     assert all(torch.equal(t, again.state_dict()[key]) for key, t in model.state_dict().items())
 
 
@@ -167,14 +167,14 @@ def recipe_from(model: Path, changes: dict | None = None):
 
 @pytest.mark.slow
 def test_new_words_are_learnt_and_told(data: Path, knows_red: Path, tmp_path: Path) -> None:
-    old = open_model(knows_red).text
+    old = open_model(knows_red).tokenizer
     assert "green" not in old.tokens and "red" in old.tokens
     changes = {"optimizer.epochs": 60, "optimizer.lr_decoder": 1e-2, "decoder.dropout": 0, "run.eval_every": 20,
                "encoder.train": "all", "optimizer.lr_encoder": 1e-3, "data.val_split": "train", "image.flip": "false",
                "decoder.feature_dropout": 0, "optimizer.label_smoothing": 0}  # fmt: skip
     train(data, tmp_path / "run", recipe_from(knows_red, changes))
     folder = open_model(tmp_path / "run/best")
-    assert folder.text.tokens[: len(old)] == old.tokens
+    assert folder.tokenizer.tokens[: len(old)] == old.tokens
     assert max(row["cider"] for row in rows(tmp_path / "run", "eval")) > 3
     told = tell(tmp_path / "run/best", data)
     assert {"red", "green", "blue", "gold"} <= {word for caption in told for word in caption.split()}
@@ -184,7 +184,7 @@ def test_new_words_are_learnt_and_told(data: Path, knows_red: Path, tmp_path: Pa
 def tell(folder: Path, data: Path) -> list[str]:
     """What a kept model says of the training images."""
     opened = open_model(folder)
-    model, text = load_model(opened), opened.text
+    model, text = load_model(opened), opened.tokenizer
     pictures = np.stack([load_image(example.image, opened.preprocessing) for example in open_dataset(data)["train"]])
     ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
     found = search(TorchStepper(model), pictures, Decoding(beam=3), **ids)
@@ -263,7 +263,7 @@ def test_a_dozen_captions_of_another_language_are_enough(
     train(root, tmp_path / "run", recipe_from(knows_red, {"optimizer.epoch_steps": 3}))
     said = capsys.readouterr().err
     assert "11 training and 1 validation images" in said
-    assert {"ein", "nummer"} <= set(open_model(tmp_path / "run/best").text.tokens)
+    assert {"ein", "nummer"} <= set(open_model(tmp_path / "run/best").tokenizer.tokens)
 
 
 def test_an_epoch_goes_over_few_pictures_as_often_as_its_steps_take() -> None:

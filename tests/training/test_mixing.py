@@ -119,7 +119,7 @@ def test_all_datasets_are_learnt_and_the_first_validates(pair: list[Path], backb
     assert [len(source.train) for source in made.sources] == [6, 10] and len(made.train) == 16
     assert {caption.split()[1] for example in made.train[6:] for caption in example.captions} == {"blue"}
     assert {example.captions[0].split()[1] for example in made.val} == {"red"} and len(made.val) == 2
-    assert made.text.unk_id not in made.text.encode("a red blue paper")  # of all, whatever their weights
+    assert made.tokenizer.unk_id not in made.tokenizer.encode("a red blue paper")  # of all, whatever their weights
     swapped = factory.prepare(make_recipe(backbone, {"data.holdout": 0.2}), pair[::-1])
     assert len(swapped.val) == 2 and {e.captions[0].split()[1] for e in swapped.val} == {"blue"}
     assert [len(source.train) for source in swapped.sources] == [8, 6]  # of the others nothing is held out
@@ -163,7 +163,7 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
 
 
 def text_of(teaching, index: int) -> str:
-    return teaching.text.decode(teaching.tokens[index][0]).split()[1]
+    return teaching.tokenizer.decode(teaching.tokens[index][0]).split()[1]
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -261,7 +261,7 @@ def test_the_recipe_to_start_from_a_model_fits_any_decoder_and_encoder() -> None
 def test_a_field_that_was_added_changes_no_earlier_run(tmp_path: Path) -> None:
     trainer = pytest.importorskip("captionkit.training.trainer", reason="the extra `train` is not installed")
     setup = SimpleNamespace(
-        sources=[], val=SimpleNamespace(fingerprint=lambda: "val"), text=SimpleNamespace(to_json=lambda: "text")
+        sources=[], val=SimpleNamespace(fingerprint=lambda: "val"), tokenizer=SimpleNamespace(to_json=lambda: "text")
     )
     usual, frozen = (load_recipe(None, {"encoder.freeze_norms": value}) for value in ("false", "true"))
     assert trainer._fingerprint(usual, setup, "") != trainer._fingerprint(frozen, setup, "")

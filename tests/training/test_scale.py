@@ -69,7 +69,7 @@ def learner_of(recipe: Recipe, data: Path) -> tuple[TrainStep, CaptionDataset]:
     made = factory.prepare(recipe, data)
     accelerator = make_accelerator("no", made.model)
     teach, val = (
-        CaptionDataset(part, made.text, recipe, made.preprocessing, augment=part is made.train)
+        CaptionDataset(part, made.tokenizer, recipe, made.preprocessing, augment=part is made.train)
         for part in (made.train, made.val)
     )
     return TrainStep(made.model, teach, EpochSampler(len(teach), recipe), recipe, accelerator), val

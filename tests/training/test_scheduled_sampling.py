@@ -56,7 +56,9 @@ def taught(data: Path, backbone: Path) -> factory.Setup:
 def batch_of(taught: factory.Setup, turns: int = 1, **changes: object) -> tuple[Batch, CaptionDataset]:
     recipe = make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
     features = np.zeros((len(taught.train), 1, 2, 3), np.float16)
-    teaching = CaptionDataset(taught.train, taught.text, recipe, taught.preprocessing, augment=True, features=features)
+    teaching = CaptionDataset(
+        taught.train, taught.tokenizer, recipe, taught.preprocessing, augment=True, features=features
+    )
     keys = [(turn, index) for turn in range(turns) for index in range(len(teaching))]
     return collate([teaching[key] for key in keys], features=True), teaching
 
@@ -88,7 +90,7 @@ def test_no_random_number_is_drawn_where_none_is_used(taught: factory.Setup) -> 
     assert batch.chances is None
     assert feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).fed(batch, 0.0) is batch
     plain = CaptionDataset(
-        taught.train, taught.text, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}), taught.preprocessing,
+        taught.train, taught.tokenizer, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}), taught.preprocessing,
         augment=False,
     )  # fmt: skip
     assert collate([plain[0, 0]], features=False).chances is None  # what is validated on is fed as it is
@@ -100,9 +102,9 @@ def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predi
     assert torch.equal(fed.targets, batch.targets) and fed.captions.sizes == batch.captions.sizes
     hidden = 0
     for true, given in zip(rows(batch), rows(fed), strict=True):
-        assert given[0][0] == true[0][0] == taught.text.bos_id
+        assert given[0][0] == true[0][0] == taught.tokenizer.bos_id
         for (was, _), (now, _) in zip(true[1:], given[1:], strict=True):
-            assert now in (was, taught.text.unk_id)
+            assert now in (was, taught.tokenizer.unk_id)
             hidden += now != was
     words = len(batch.targets) - len(rows(batch))
     assert hidden / words == pytest.approx(0.3, abs=4 * (0.21 / words) ** 0.5)
@@ -112,7 +114,7 @@ def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predi
 
 def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: factory.Setup) -> None:
     _, teaching = batch_of(taught, data__token_dropout=0.4, optimizer__scheduled_sampling=0.5)
-    size = len(taught.text)
+    size = len(taught.tokenizer)
     model = DecoderSpec(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
     feeding = feeding_of(teaching, model)
 
@@ -129,7 +131,7 @@ def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: factory.Set
 
 
 def test_the_models_words_come_as_often_as_it_expects_them(taught: factory.Setup) -> None:
-    text = taught.text
+    text = taught.tokenizer
     batch, teaching = batch_of(taught, turns=60, optimizer__scheduled_sampling=0.5)
     red, blue = (text.encode(word)[1] for word in ("red", "blue"))
     expected = torch.full((len(text), len(text)), -40.0)
@@ -152,7 +154,7 @@ def test_the_models_words_come_as_often_as_it_expects_them(taught: factory.Setup
 
 
 def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: factory.Setup) -> None:
-    text = taught.text
+    text = taught.tokenizer
     batch, teaching = batch_of(taught, optimizer__scheduled_sampling=1.0)
     successor = torch.roll(torch.arange(len(text)), 1)  # a word for each, as sure as can be
     successor = torch.where(successor < 4, torch.tensor(5), successor)
@@ -173,7 +175,7 @@ def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: factory.Setu
 def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[TrainStep, CaptionDataset, EpochSampler]:
     recipe = make_recipe(backbone, changes)
     made = factory.prepare(recipe, data)
-    teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+    teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     plan = EpochSampler(len(teaching), recipe)
     return TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model)), teaching, plan
 

@@ -16,7 +16,7 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 import torch
 from torch import Tensor
 
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
 from captionkit.inference.search import Decoding, search
@@ -51,8 +51,8 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
-    return Text.train([caption for some in REFERENCES for caption in some], min_frequency=1)
+def text() -> Tokenizer:
+    return Tokenizer.train([caption for some in REFERENCES for caption in some], min_frequency=1)
 
 
 # --- what a caption is worth ---
@@ -61,7 +61,7 @@ def text() -> Text:
 @pytest.mark.parametrize("kind", ["word", "bpe"])
 def test_the_reward_is_cider_d_with_the_end_as_a_token(kind: str) -> None:
     flat = [caption for some in REFERENCES for caption in some]
-    text = Text.train(flat, kind=kind, min_frequency=1, vocab_size=300)
+    text = Tokenizer.train(flat, kind=kind, min_frequency=1, vocab_size=300)
     written = [[[*caption.split(), "<eos>"] for caption in some] for some in REFERENCES]
     said = ["a dog on the grass", "a red boat by the sea", "the brown dog runs"]
     ids = [text.encode(caption)[1:] for caption in said]
@@ -79,13 +79,13 @@ def test_the_reward_is_cider_d_with_the_end_as_a_token(kind: str) -> None:
     assert CiderReward(REFERENCES, text, 0.5)(places, ids) == pytest.approx(mixed)
 
 
-def test_a_caption_that_breaks_off_earns_less_than_one_that_ends_well(text: Text) -> None:
+def test_a_caption_that_breaks_off_earns_less_than_one_that_ends_well(text: Tokenizer) -> None:
     whole, broken = (text.encode(caption)[1:] for caption in ("a dog runs on the grass", "a dog runs on the"))
     ended, ended_early, cut = CiderReward(REFERENCES, text, 0.0)([0, 0, 0], [whole, broken, broken[:-1]])
     assert ended > ended_early and ended > cut
 
 
-def test_nothing_said_is_worth_nothing_more_than_its_end(text: Text) -> None:
+def test_nothing_said_is_worth_nothing_more_than_its_end(text: Tokenizer) -> None:
     assert CiderReward(REFERENCES, text, 1.0)([0, 1], [[text.eos_id], []]).tolist()[1] == pytest.approx(0, abs=1e-6)
 
 
@@ -142,7 +142,7 @@ def speaker(kind: str, vocabulary: int, scale: float = 0.7) -> CaptioningModel:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text: Text) -> None:
+def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text: Tokenizer) -> None:
     model, generator = speaker(kind, len(text), 0.3), np.random.default_rng(0)
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(1))
     chances = generator.random((5, 2, 12), np.float32)
@@ -161,7 +161,7 @@ def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_likeliest_caption_is_that_of_greedy_search(kind: str, text: Text) -> None:
+def test_the_likeliest_caption_is_that_of_greedy_search(kind: str, text: Tokenizer) -> None:
     model = speaker(kind, len(text))
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(2))
     said = sample_captions(model, memory, np.full((5, 2, 12), 0.5, np.float32), text, 0.7, greedy=True)
@@ -187,7 +187,7 @@ class Pictures:
 @pytest.mark.parametrize(("kind", "baseline"), [("soft", "others"), ("transformer", "others"), ("show-tell", "greedy")])
 def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the sum over all captions of at most three tokens, each with its probability."""
-    text = Text.train(["a dog", "a cat"], min_frequency=1)
+    text = Tokenizer.train(["a dog", "a cat"], min_frequency=1)
     monkeypatch.setattr(scst, "DECODING", Decoding(max_length=2))
     model, memory = speaker(kind, len(text), 0.4), torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(3))
     words = sorted(set(range(len(text))) - text.never_generated)
@@ -219,7 +219,7 @@ def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, m
     assert (ours - truth).norm() < 0.15 * truth.norm()
 
 
-def _probability(model: CaptioningModel, memory: Tensor, caption: list[int], text: Text) -> Tensor:
+def _probability(model: CaptioningModel, memory: Tensor, caption: list[int], text: Tokenizer) -> Tensor:
     state, log_prob = model.begin(memory), torch.zeros(())
     before = text.bos_id
     for token in caption:

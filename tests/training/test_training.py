@@ -150,7 +150,7 @@ def test_the_training_loss_falls_and_is_recorded_everywhere(
 def word_by_word(run: Path, data: Path) -> float:
     """The validation loss without packing, without batches: one image, one caption, one word after the other."""
     folder = open_model(run / "best")
-    model, text = load_model(folder), folder.text
+    model, text = load_model(folder), folder.tokenizer
     nats, words = 0.0, 0
     with torch.inference_mode():
         for example in open_dataset(data)["val"]:
@@ -214,7 +214,7 @@ def test_a_step_minimises_the_mean_over_its_words_and_captions(
     recipe = make_recipe(transformer, changes)
     made = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
-    teaching = CaptionDataset(made.train, made.text, recipe, made.preprocessing, augment=True)
+    teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     plan = EpochSampler(len(teaching), recipe)
     _, indices = plan.pictures_of(0)
     batch = collate([teaching[0, index] for index in indices], features=False)

@@ -108,7 +108,7 @@ def inspect_model(folder: model_folder.ModelFolder) -> ModelReport:
         encoder=str(architecture["encoder"]["name"]),
         decoder=str(architecture["decoder"]["name"]),
         parameters=parameters_of(folder.path / model_folder.WEIGHTS),
-        vocabulary=len(folder.text),
+        vocabulary=len(folder.tokenizer),
         picture=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
         grid=folder.grid,
         decoding=folder.decoding.to_dict(),

@@ -16,9 +16,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from captionkit.errors import TextError
+from captionkit.errors import TokenizerError
 
 PAD, BOS, EOS, UNK = SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -43,41 +44,43 @@ _WORD = rf"{_FIRST}{_LETTER}*(?:(?:(?!{_CLITIC})['\-&·\u200c\u200d]|(?<=\p{{N}}
 _TOKEN = rf"[{_CJK}]\p{{M}}*|{_FIRST}{_LETTER}*?(?={_NOT})|{_NOT}|{_CLITIC}|{_ACRONYM}|{_WORD}|\p{{Sc}}|[%&#@+=°]"
 
 
-class Text:
-    """A tokenizer with its vocabulary. `len(text)` is the vocabulary size, including special tokens."""
+class Tokenizer:
+    """A tokenizer of the tokenizers library (`backend`) with special tokens; `len(tokenizer)` counts all its tokens."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        vocabulary = tokenizer.get_vocab()
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+        vocabulary = backend.get_vocab()
         missing = [token for token in SPECIALS if token not in vocabulary]
         if missing:
-            raise TextError(
-                f"the tokenizer lacks {', '.join(missing)}; build it with captionkit.data.tokenizer.Text.train"
+            raise TokenizerError(
+                f"the tokenizer lacks {', '.join(missing)}; build it with captionkit.data.tokenizer.Tokenizer.train"
             )
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = (vocabulary[token] for token in SPECIALS)
         #: ids that are never generated: <unk> occurs in training, but never in a caption
         self.never_generated = frozenset((self.pad_id, self.bos_id, self.unk_id))
         self._tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        self._byte_level = isinstance(tokenizer.model, models.BPE)
-        tokenizer.encode_special_tokens = True  # "<eos>" in a caption is ordinary text
+        self._byte_level = isinstance(backend.model, models.BPE)
+        backend.encode_special_tokens = True  # "<eos>" in a caption is ordinary text
         numbered = [vocabulary[token] for token in self._tokens] == list(range(len(self)))
-        framed = tokenizer.encode("a").ids
+        framed = backend.encode("a").ids
         if not numbered or (framed[0], framed[-1]) != (self.bos_id, self.eos_id):
-            raise TextError("not a tokenizer that captionkit made; build one with captionkit.data.tokenizer.Text.train")
+            raise TokenizerError(
+                "not a tokenizer that captionkit made; build one with captionkit.data.tokenizer.Tokenizer.train"
+            )
 
     @classmethod
     def train(
         cls, captions: Iterable[str], *, kind: str = "word", min_frequency: int = 5, vocab_size: int = 8000
-    ) -> Text:
+    ) -> Tokenizer:
         """Build a vocabulary from `captions`; deterministic for the same captions.
 
         Kind "word" keeps the tokens seen at least `min_frequency` times; kind "bpe" merges byte pairs seen at least as
-        often, until there are `vocab_size` tokens (always including the 256 bytes). Raises TextError if no token is
-        left.
+        often, until there are `vocab_size` tokens (always including the 256 bytes). Raises TokenizerError if no token
+        is left.
         """
         if kind not in ("word", "bpe"):
-            raise TextError(f"tokenizer kind {kind!r} is unknown; use 'word' or 'bpe'")
-        tokenizer = _word_level() if kind == "word" else _byte_level()
+            raise TokenizerError(f"tokenizer kind {kind!r} is unknown; use 'word' or 'bpe'")
+        backend = _word_level() if kind == "word" else _byte_level()
         trainer = (
             trainers.WordLevelTrainer(
                 vocab_size=1_000_000, min_frequency=min_frequency, special_tokens=list(SPECIALS), show_progress=False
@@ -91,36 +94,36 @@ class Text:
                 show_progress=False,
             )
         )
-        tokenizer.train_from_iterator(captions, trainer)
-        if tokenizer.get_vocab_size() <= len(SPECIALS):
-            raise TextError(
+        backend.train_from_iterator(captions, trainer)
+        if backend.get_vocab_size() <= len(SPECIALS):
+            raise TokenizerError(
                 f"no token occurs {min_frequency} times in the training captions; lower the minimum frequency"
             )
-        bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-        tokenizer.post_processor = processors.TemplateProcessing(
+        bos, eos = backend.token_to_id(BOS), backend.token_to_id(EOS)
+        backend.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A {EOS}", special_tokens=[(BOS, bos), (EOS, eos)]
         )
-        return cls(tokenizer)
+        return cls(backend)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Text:
-        """Load a `tokenizer.json`. Raises TextError if it cannot be read or was not made by captionkit."""
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Load a `tokenizer.json`. Raises TokenizerError if it cannot be read or was not made by captionkit."""
         try:
             content = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise TextError(f"{path}: cannot be read ({reason}); get the model again") from None
+            raise TokenizerError(f"{path}: cannot be read ({reason}); get the model again") from None
         try:
-            return cls(Tokenizer.from_str(content))
-        except TextError as error:
-            raise TextError(f"{path}: {error}") from None
+            return cls(tokenizers.Tokenizer.from_str(content))
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # for malformed files the library raises a bare Exception, or panics
             reason = textwrap.shorten(str(error), 200)
-            raise TextError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
+            raise TokenizerError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
 
-    def grown(self, captions: Iterable[str], min_frequency: int) -> Text:
+    def extended(self, captions: Iterable[str], min_frequency: int) -> Tokenizer:
         """Return this vocabulary extended by the words seen at least `min_frequency` times in `captions`.
 
         Existing words keep their ids; new ones are appended, most frequent first. A byte-level vocabulary can already
@@ -128,19 +131,19 @@ class Text:
         """
         if self._byte_level:
             return self
-        counts = self.counted(captions)
-        known = self.tokenizer.get_vocab()
+        counts = self.count_words(captions)
+        known = self.backend.get_vocab()
         new = sorted(word for word, count in counts.items() if count >= min_frequency and word not in known)
         new.sort(key=lambda word: -counts[word])
         if not new:
             return self
-        content = json.loads(self.tokenizer.to_str())
+        content = json.loads(self.backend.to_str())
         content["model"]["vocab"] |= {word: place for place, word in enumerate(new, start=len(self))}
-        return Text(Tokenizer.from_str(json.dumps(content)))
+        return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
 
-    def counted(self, captions: Iterable[str]) -> Mapping[str, int]:
+    def count_words(self, captions: Iterable[str]) -> Mapping[str, int]:
         """Count the words in `captions`, split by this word-level tokenizer, whether in the vocabulary or not."""
-        normal, split = self.tokenizer.normalizer.normalize_str, self.tokenizer.pre_tokenizer.pre_tokenize_str
+        normal, split = self.backend.normalizer.normalize_str, self.backend.pre_tokenizer.pre_tokenize_str
         return Counter(token for caption in captions for token, _ in split(normal(caption)))
 
     @property
@@ -150,18 +153,18 @@ class Text:
 
     def to_json(self) -> str:
         """Return the content of `tokenizer.json`."""
-        return json.dumps(json.loads(self.tokenizer.to_str()), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+        return json.dumps(json.loads(self.backend.to_str()), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def encode(self, caption: str) -> list[int]:
         """Return the token ids of a caption, from <bos> to <eos>."""
-        return self.tokenizer.encode(caption).ids
+        return self.backend.encode(caption).ids
 
     def encode_batch(self, captions: Sequence[str]) -> list[list[int]]:
         """Return `encode` of each caption."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(captions))]
+        return [encoding.ids for encoding in self.backend.encode_batch(list(captions))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the sentence that `ids` spell, without <pad>, <bos> and <eos>."""
@@ -203,7 +206,7 @@ class Text:
 
     def _spell(self, shown: Sequence[int]) -> str:
         """Return the sentence of byte-level ids."""
-        return " ".join(self.tokenizer.decode(list(shown), skip_special_tokens=False).split())
+        return " ".join(self.backend.decode(list(shown), skip_special_tokens=False).split())
 
     def _shown(self, ids: Sequence[int]) -> list[int]:
         hidden = (self.pad_id, self.bos_id, self.eos_id)
@@ -222,8 +225,8 @@ def has_cjk(caption: str) -> bool:
     return bool(_FINDS_CJK(caption))
 
 
-def _word_level() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
+def _word_level() -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace("’", "'")]
     )
@@ -231,8 +234,8 @@ def _word_level() -> Tokenizer:
     return tokenizer
 
 
-def _byte_level() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(unk_token=UNK))
+def _byte_level() -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=UNK))
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFC(),

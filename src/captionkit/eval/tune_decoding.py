@@ -112,13 +112,13 @@ def tune_model(
 
 def _trials(captioner: Captioner, pictures: CaptionSet, tried: Sequence[Decoding]) -> list[Trial]:
     said: list[dict[int | str, str]] = [{} for _ in tried]
-    text = captioner.text
-    ids: dict[str, Any] = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
+    tokenizer = captioner.tokenizer
+    ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "banned": tokenizer.never_generated}
     for examples, images in _read(captioner, pictures):
         begun = _Begun(captioner.stepper, images)
         for captions, decoding in zip(said, tried, strict=True):
             for example, found in zip(examples, search(begun, images, decoding, **ids), strict=True):
-                captions[example.id] = text.decode(found[0].tokens.tolist()) if found else ""
+                captions[example.id] = tokenizer.decode(found[0].tokens.tolist()) if found else ""
     if not said[0]:
         raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be read")
     return [_scored(captions, pictures, decoding) for captions, decoding in zip(said, tried, strict=True)]

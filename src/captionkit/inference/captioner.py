@@ -23,7 +23,7 @@ from captionkit.inference.word_constraints import constraints_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from captionkit.data.tokenizer import Text
+    from captionkit.data.tokenizer import Tokenizer
 
 #: default batch size
 BATCH = 16
@@ -147,7 +147,7 @@ class Captioner:
     def __init__(self, folder: ModelFolder, stepper: Stepper) -> None:
         self.folder = folder
         self.stepper = stepper
-        self.text = folder.text
+        self.tokenizer = folder.tokenizer
         self.preprocessing = folder.preprocessing
         self.decoding = folder.decoding
 
@@ -217,7 +217,7 @@ class Captioner:
 
     def _stream(self, sources: Iterable[Source], batch: int, decoding: dict[str, Any]) -> Iterator[Outcome]:
         chosen = replace(self.decoding, **decoding)
-        constraints = constraints_of(chosen, self.text)
+        constraints = constraints_of(chosen, self.tokenizer)
         waiting = iter(sources)
         first = list(islice(waiting, batch))
         if len(first) == 1:
@@ -258,7 +258,7 @@ class Captioner:
 
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
         """Caption opened images in order, as one batch. Raises CaptionkitError as `stream` does."""
-        return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.text)))
+        return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.tokenizer)))
 
     def examine(
         self, opened: Sequence[Opened], decoding: Decoding
@@ -266,7 +266,7 @@ class Captioner:
         """Yield what `describe` returns, each with the encoder means [D] that confidence is fitted on, or None."""
         encoded = _Encoded(self.stepper, opened)
         overviews = iter(encoded.overviews())
-        for outcome in self._describe(encoded, decoding, constraints_of(decoding, self.text)):
+        for outcome in self._describe(encoded, decoding, constraints_of(decoding, self.tokenizer)):
             yield outcome, next(overviews) if outcome.ms else None
 
     def _describe(self, encoded: _Encoded, decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
@@ -275,9 +275,9 @@ class Captioner:
             encoded,
             encoded.images,
             decoding,
-            bos_id=self.text.bos_id,
-            eos_id=self.text.eos_id,
-            banned=self.text.never_generated,
+            bos_id=self.tokenizer.bos_id,
+            eos_id=self.tokenizer.eos_id,
+            banned=self.tokenizer.never_generated,
             constraints=constraints,
         )
         judge = self.folder.confidence
@@ -305,7 +305,7 @@ class Captioner:
             cells = hypothesis.attention.shape[1]
             raise ModelError(f"{self.folder.path}: its grid is given as {rows} x {columns}, but has {cells} cells")
         maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
-        spoken = [*spoken_words(self.text, hypothesis)]
+        spoken = [*spoken_words(self.tokenizer, hypothesis)]
         log_probs = np.array([log_prob for *_, log_prob in spoken])  # [words]
         confidences = self.folder.calibration(np.exp(log_probs)).tolist()
         words = tuple(
@@ -314,7 +314,7 @@ class Captioner:
             for (text, at, log_prob), confidence in zip(spoken, confidences, strict=True)
         )
         return Caption(
-            text=self.text.decode(tokens),
+            text=self.tokenizer.decode(tokens),
             score=hypothesis.score,
             log_prob=hypothesis.log_prob,
             confidence=self._confidence(log_probs, confidences, hypothesis, overview),
@@ -342,10 +342,10 @@ class Captioner:
             raise ModelError(f"{self.folder.path}: {error}") from None
 
 
-def spoken_words(text: Text, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
+def spoken_words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
     """Yield the words of a hypothesis, each with the positions of its tokens and their summed log-probability."""
     log_probs = hypothesis.token_log_probs.tolist()
-    for word, positions in text.words(hypothesis.tokens.tolist()):
+    for word, positions in tokenizer.words(hypothesis.tokens.tolist()):
         yield word, positions, sum(log_probs[position] for position in positions)
 
 

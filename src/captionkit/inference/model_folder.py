@@ -30,7 +30,7 @@ from captionkit.utils.progress import say
 # What reads a folder's parts is imported with the first of them: see captionkit.inference.load.
 if TYPE_CHECKING:
     from captionkit.data.images import Preprocessing
-    from captionkit.data.tokenizer import Text
+    from captionkit.data.tokenizer import Tokenizer
     from captionkit.inference.search import Decoding
 
 T = TypeVar("T")
@@ -63,12 +63,12 @@ class ModelFolder:
     config: Mapping[str, Any]
 
     @cached_property
-    def text(self) -> Text:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer."""
-        from captionkit.data.tokenizer import Text
+        from captionkit.data.tokenizer import Tokenizer
 
         self.read(TOKENIZER)
-        return Text.load(self.path / TOKENIZER)
+        return Tokenizer.load(self.path / TOKENIZER)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import CaptionkitError
 from captionkit.inference.search import Constraints, Decoding
 
@@ -12,7 +12,7 @@ Ids = tuple[int, ...]
 _MOST = 1000
 
 
-def constraints_of(decoding: Decoding, text: Text) -> Constraints:
+def constraints_of(decoding: Decoding, tokenizer: Tokenizer) -> Constraints:
     """Return the words, phrases and prefix of `decoding` as ids of the vocabulary.
 
     A banned word that is not in the vocabulary needs no constraint. Raises CaptionkitError, naming it, for any other
@@ -22,8 +22,8 @@ def constraints_of(decoding: Decoding, text: Text) -> Constraints:
     for phrase in (decoding.prefix, *decoding.words, *decoding.banned_words):
         if not phrase.isascii() and phrase.encode("utf-8", "replace").decode("utf-8") != phrase:
             raise CaptionkitError(f"{phrase!a} is no text that can be encoded; write it in UTF-8")
-    prefix = _known(text, "prefix", decoding.prefix) if decoding.prefix.strip() else ()
-    words = {phrase: _known(text, "words", phrase) for phrase in decoding.words}
+    prefix = _known(tokenizer, "prefix", decoding.prefix) if decoding.prefix.strip() else ()
+    words = {phrase: _known(tokenizer, "words", phrase) for phrase in decoding.words}
     hypotheses = decoding.beam * (1 + sum(map(len, words.values())))
     if hypotheses > _MOST:
         raise CaptionkitError(
@@ -32,8 +32,8 @@ def constraints_of(decoding: Decoding, text: Text) -> Constraints:
         )
     banned = {}
     for phrase in decoding.banned_words:
-        ids = tuple(text.encode(phrase)[1:-1])
-        if ids and text.unk_id not in ids:
+        ids = tuple(tokenizer.encode(phrase)[1:-1])
+        if ids and tokenizer.unk_id not in ids:
             banned[phrase] = ids
     for wanted, ids in {decoding.prefix: prefix, **words}.items():
         for phrase, forbidden in banned.items():
@@ -42,11 +42,11 @@ def constraints_of(decoding: Decoding, text: Text) -> Constraints:
     return Constraints(prefix, tuple(banned.values()), tuple(words.values()))
 
 
-def _known(text: Text, field: str, phrase: str) -> Ids:
+def _known(tokenizer: Tokenizer, field: str, phrase: str) -> Ids:
     """Return the ids of a phrase; every word must be in the vocabulary."""
-    encoding = text.tokenizer.encode(phrase, add_special_tokens=False)
+    encoding = tokenizer.backend.encode(phrase, add_special_tokens=False)
     spans = zip(encoding.ids, encoding.offsets, strict=True)
-    unknown = [phrase[start:end] for token, (start, end) in spans if token == text.unk_id]
+    unknown = [phrase[start:end] for token, (start, end) in spans if token == tokenizer.unk_id]
     if unknown:
         names = ", ".join(map(repr, dict.fromkeys(unknown)))
         raise CaptionkitError(f"{field}: the model's vocabulary lacks {names}; use words that it was trained on")

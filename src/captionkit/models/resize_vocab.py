@@ -15,7 +15,9 @@ _SPREAD = 0.1
 
 
 @torch.no_grad()
-def grow(model: CaptioningModel, captions: Sequence[Sequence[int]], shares: Sequence[float], seed: int) -> None:
+def resize_token_embeddings(
+    model: CaptioningModel, captions: Sequence[Sequence[int]], shares: Sequence[float], seed: int
+) -> None:
     """Add words to the decoder of `model`, in place; `shares` are their relative frequencies, 0 to 1.
 
     The rows of the old words are unchanged to the bit. A new word's embedding and output row are the mean of the old

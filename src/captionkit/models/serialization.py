@@ -46,7 +46,7 @@ def load_model(folder: ModelFolder) -> CaptioningModel:
     Raises ModelError if the architecture cannot be built or the weights do not fit it.
     """
     try:
-        model = CaptioningModel(_model_config(folder.section("architecture")), len(folder.text))
+        model = CaptioningModel(_model_config(folder.section("architecture")), len(folder.tokenizer))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # missing, unknown or invalid fields
         reason = shorten(f"{type(error).__name__}: {error}", 200)
         raise ModelError(f"{folder.path}: its architecture cannot be built ({reason}); get the model again") from None

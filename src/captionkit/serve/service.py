@@ -63,7 +63,7 @@ class Service:
             if getattr(decoding, name) > most:
                 raise CaptionkitError(f"{name} is {getattr(decoding, name)}, but this service takes at most {most}")
         if decoding.has_text:
-            constraints_of(decoding, self.captioner.text)
+            constraints_of(decoding, self.captioner.tokenizer)
         if _hypotheses(decoding) > _OF_A_PICTURE:
             raise CaptionkitError(
                 f"{len(decoding.words)} words with a beam of {decoding.beam} are more than this service takes; "

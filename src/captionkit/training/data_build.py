@@ -33,7 +33,7 @@ def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part:
         seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
         features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)
     teaching = CaptionDataset(
-        captions, setup.text, recipe, setup.preprocessing, augment=training, features=features, broken=broken
+        captions, setup.tokenizer, recipe, setup.preprocessing, augment=training, features=features, broken=broken
     )
     if training and recipe.distillation.teachers:
         teaching.soft = _soft_targets(setup, recipe, accelerator, teaching.tokens, shown)
@@ -49,7 +49,7 @@ def _soft_targets(
 ) -> SoftTargets:
     """Return the soft targets of the recipe's teachers for the training captions."""
     sets, teachers = [source.train for source in setup.sources], []
-    for folder, model in open_teachers(recipe, setup.text):
+    for folder, model in open_teachers(recipe, setup.tokenizer):
         seen = FrozenEncoder(model.to(accelerator.device).encoder, folder.preprocessing)
         teachers.append(Teacher(folder, model, _features(seen, recipe, accelerator, sets, shown, flips=False)[0]))
     return soft_targets(teachers, tokens, recipe, accelerator, shown)

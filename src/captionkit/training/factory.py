@@ -12,7 +12,7 @@ import torch
 from captionkit.data.images import Preprocessing
 from captionkit.data.layouts import CaptionSet, Dataset, Problem, open_dataset
 from captionkit.data.layouts.caption_set import WHOLE
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.inference.model_folder import open_model
 from captionkit.models.adapters import is_adapted, load_adapted
@@ -21,7 +21,7 @@ from captionkit.models.captioning_model import DECODERS, CaptioningModel, ModelC
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoders import build_encoder
 from captionkit.models.mobilenet import MobileNet
-from captionkit.models.resize_vocab import grow
+from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
 from captionkit.models.transformer import SIZES
 from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
@@ -53,7 +53,7 @@ class Setup:
     #: the training images of all datasets, concatenated
     train: CaptionSet
     val: CaptionSet
-    text: Text
+    tokenizer: Tokenizer
     model: CaptioningModel
     preprocessing: Preprocessing
     sources: Sequence[Source]
@@ -79,23 +79,23 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
         model = load_model(folder)
         _check_kept(recipe, model)
         model, expected = _with_encoder(model, folder.preprocessing, recipe, notes)
-        text = _grown(model, folder.text, train, recipe, notes)
+        tokenizer = _grown(model, folder.tokenizer, train, recipe, notes)
         model = _with_dropout(model, recipe)
     else:
-        text = _vocabulary(train, recipe)
+        tokenizer = _vocabulary(train, recipe)
         encoder, config = _encoder(recipe)
         expected = encoder.preprocessing()
         seen = _preprocessing(expected, recipe, keep_fit=False)
         grid = encoder.grid(seen.height, seen.width)
-        model = CaptioningModel(_model_config(recipe, config, grid), len(text), encoder=encoder)
+        model = CaptioningModel(_model_config(recipe, config, grid), len(tokenizer), encoder=encoder)
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
     model.encoder.freeze_norms = recipe.encoder.freeze_norms
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # raises now if the encoder does not support the size
-    sources = [replace(source, train=_with_words(source.train, text)) for source in sources]
-    train, val = _joined([source.train for source in sources]), _some(_with_words(val, text), recipe)
-    return Setup(train, val, text, model, preprocessing, sources, notes)
+    sources = [replace(source, train=_with_words(source.train, tokenizer)) for source in sources]
+    train, val = _joined([source.train for source in sources]), _some(_with_words(val, tokenizer), recipe)
+    return Setup(train, val, tokenizer, model, preprocessing, sources, notes)
 
 
 def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
@@ -156,10 +156,12 @@ def _check_teachers(recipe: Recipe) -> None:
         open_model(name)  # a missing teacher should fail before any work is done
 
 
-def splits_of(recipe: Recipe, data: Sequence[Path], text: Text) -> tuple[CaptionSet, CaptionSet]:
-    """Return the training and validation sets of a run, as `prepare` does; `text` is the run's vocabulary."""
+def splits_of(recipe: Recipe, data: Sequence[Path], tokenizer: Tokenizer) -> tuple[CaptionSet, CaptionSet]:
+    """Return the training and validation sets of a run, as `prepare` does; `tokenizer` is the run's vocabulary."""
     sources, val = _sources(data, recipe)
-    return _joined([_with_words(source.train, text) for source in sources]), _some(_with_words(val, text), recipe)
+    return _joined([_with_words(source.train, tokenizer) for source in sources]), _some(
+        _with_words(val, tokenizer), recipe
+    )
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
@@ -183,10 +185,10 @@ def _captioned(captions: CaptionSet) -> CaptionSet:
     return captions.subset(kept)
 
 
-def _with_words(captions: CaptionSet, text: Text) -> CaptionSet:
+def _with_words(captions: CaptionSet, tokenizer: Tokenizer) -> CaptionSet:
     """Drop captions without any word, such as "...": they would train the model to generate empty captions."""
     flat = [caption for example in captions for caption in example.captions]
-    empty = {caption for caption, ids in zip(flat, text.encode_batch(flat), strict=True) if len(ids) <= 2}
+    empty = {caption for caption, ids in zip(flat, tokenizer.encode_batch(flat), strict=True) if len(ids) <= 2}
     if not empty:
         return captions
     kept = (replace(e, captions=tuple(c for c in e.captions if c not in empty)) for e in captions)
@@ -201,24 +203,26 @@ def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
     return val.subset(sorted(np.random.default_rng(recipe.run.seed).permutation(len(val))[:most].tolist()))
 
 
-def _vocabulary(train: CaptionSet, recipe: Recipe) -> Text:
+def _vocabulary(train: CaptionSet, recipe: Recipe) -> Tokenizer:
     captions = [caption for example in train for caption in example.captions]
     data = recipe.data
-    return Text.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
+    return Tokenizer.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
 
 
-def _grown(model: CaptioningModel, text: Text, train: CaptionSet, recipe: Recipe, notes: list[str]) -> Text:
+def _grown(
+    model: CaptioningModel, tokenizer: Tokenizer, train: CaptionSet, recipe: Recipe, notes: list[str]
+) -> Tokenizer:
     """Add new words of the training captions to the vocabulary, and to `model`; return the grown vocabulary."""
     if recipe.optimizer.objective == "self-critical":
-        return text  # a word that the model was never trained on is never sampled, and so never rewarded
+        return tokenizer  # a word that the model was never trained on is never sampled, and so never rewarded
     captions = [caption for example in train for caption in example.captions]
-    grown = text.grown(captions, recipe.data.min_frequency)
-    new = grown.tokens[len(text) :]
+    grown = tokenizer.extended(captions, recipe.data.min_frequency)
+    new = grown.tokens[len(tokenizer) :]
     if new:
-        counts = text.counted(captions)
+        counts = tokenizer.count_words(captions)
         told = sum(counts.values()) + len(captions)  # plus one end token per caption
-        heard = [ids[: recipe.data.max_length + 1] for ids in text.encode_batch(captions[:_LISTENED])]
-        grow(model, heard, [counts[word] / told for word in new], recipe.run.seed)
+        heard = [ids[: recipe.data.max_length + 1] for ids in tokenizer.encode_batch(captions[:_LISTENED])]
+        resize_token_embeddings(model, heard, [counts[word] / told for word in new], recipe.run.seed)
         shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
         notes.append(f"words of the captions new to {recipe.run.init}, added to its own: {len(new)} ({shown})")
     return grown

@@ -64,7 +64,7 @@ class RunLogger:
             total += parameter.numel()
             trained += parameter.numel() * parameter.requires_grad
         self.say(
-            f"{len(setup.train)} training and {len(setup.val)} validation images, {len(setup.text)} tokens, "
+            f"{len(setup.train)} training and {len(setup.val)} validation images, {len(setup.tokenizer)} tokens, "
             f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
             f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
         )

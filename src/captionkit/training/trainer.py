@@ -127,7 +127,7 @@ class _Trainer:
         self.plan = EpochSampler(counts, recipe, processes=processes, rank=rank, shards=shards)
         critic = None
         if recipe.optimizer.objective == "self-critical":
-            critic = SelfCriticalLoss(train_set, self.setup.text, recipe)
+            critic = SelfCriticalLoss(train_set, self.setup.tokenizer, recipe)
         self.train_step = TrainStep(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
         self.validator = Validator(self.setup.val)
         self.progress = Progress()
@@ -248,7 +248,7 @@ class _Trainer:
         progress, model = self.progress, self.train_step.average.module
         share_buffers(self.accelerator, model)
         with self.report.session_log.clock.on("evaluation"), self._explain_unreadable():
-            found = validate(model, self.val_set, self.setup.text, self.validator, self.accelerator)
+            found = validate(model, self.val_set, self.setup.tokenizer, self.validator, self.accelerator)
         self.train_step.broken |= found.broken
         self._check_readable(found.broken)
         if not math.isfinite(found.loss):
@@ -272,8 +272,8 @@ class _Trainer:
 
     def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
         facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
-        text, preprocessing = self.setup.text, self.setup.preprocessing
-        save_model(self.folder.path / BEST, model, text, preprocessing, facts, calibration, half=half)
+        tokenizer, preprocessing = self.setup.tokenizer, self.setup.preprocessing
+        save_model(self.folder.path / BEST, model, tokenizer, preprocessing, facts, calibration, half=half)
 
     def _facts(self) -> dict[str, Any]:
         train, val, progress = self.setup.train, self.setup.val, self.progress
@@ -359,5 +359,5 @@ def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:
     for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
         del values["run"][name]
     sources = [source.train.fingerprint() for source in setup.sources]
-    facts = [values, sources, setup.val.fingerprint(), setup.text.to_json(), teachers]
+    facts = [values, sources, setup.val.fingerprint(), setup.tokenizer.to_json(), teachers]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

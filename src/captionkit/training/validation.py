@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captionkit.data.images import open_image
 from captionkit.data.layouts import CaptionSet
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError, TrainingError
 from captionkit.inference.calibration import Calibration, fit
 from captionkit.inference.captioner import spoken_words
@@ -112,7 +112,11 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    model: CaptioningModel, dataset: CaptionDataset, text: Text, validator: Validator, accelerator: Accelerator
+    model: CaptioningModel,
+    dataset: CaptionDataset,
+    tokenizer: Tokenizer,
+    validator: Validator,
+    accelerator: Accelerator,
 ) -> Validation:
     """Compute the teacher-forced loss and the scores of generated captions, over all processes.
 
@@ -133,9 +137,9 @@ def validate(
             decoded = model.decode(memory, batch.captions)
         nats += losses(decoded, batch.targets, 0.0).nats.item()
         words += len(batch.targets)
-        for place, best in zip(batch.indices, _captions(model, memory.float(), text), strict=True):
-            said[place] = text.decode(best.tokens) if best else ""
-            spoken = spoken_words(text, best) if best else ()
+        for place, best in zip(batch.indices, _captions(model, memory.float(), tokenizer), strict=True):
+            said[place] = tokenizer.decode(best.tokens) if best else ""
+            spoken = spoken_words(tokenizer, best) if best else ()
             chances += [(math.exp(log_prob), validator.used(place, word)) for word, _, log_prob in spoken]
     parts = gather_object([(nats, words, broken, said, sorted(chances))])
     nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)
@@ -147,9 +151,9 @@ def validate(
     return Validation(nats / words, validator.scores(said), said, calibration, broken)
 
 
-def _captions(model: CaptioningModel, memory: Tensor, text: Text) -> list[Hypothesis | None]:
+def _captions(model: CaptioningModel, memory: Tensor, tokenizer: Tokenizer) -> list[Hypothesis | None]:
     """Generate captions of images, `memory` [B,G,D], with the decoding parameters of the saved model."""
-    ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "banned": tokenizer.never_generated}
     found = search(MemoryStepper(model), memory, DECODING, **ids)
     return [captions[0] if captions else None for captions in found]
 

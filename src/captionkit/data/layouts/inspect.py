@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from captionkit.data.layouts.caption_set import CaptionSet, Dataset, Example, Problem
-from captionkit.errors import ImageError, TextError
+from captionkit.errors import ImageError, TokenizerError
 from captionkit.utils.files import Member
 
 _NAMES_SHOWN = 5
@@ -119,7 +119,7 @@ def _split_report(examples: CaptionSet, lengths: list[int]) -> SplitReport:
 
 def _count_words(dataset: Dataset) -> tuple[dict[str, list[int]], int, int]:
     """Return (words of each caption by split, distinct words, words seen once)."""
-    from captionkit.data.tokenizer import Text  # loads the tokenizers library
+    from captionkit.data.tokenizer import Tokenizer  # loads the tokenizers library
 
     captions = {
         split: [line for example in examples for line in example.captions] for split, examples in dataset.items()
@@ -128,13 +128,13 @@ def _count_words(dataset: Dataset) -> tuple[dict[str, list[int]], int, int]:
     if not any(captions.values()):
         return lengths, 0, 0
     try:
-        text = Text.train(chain.from_iterable(captions.values()), min_frequency=1)
-    except TextError:  # nothing but punctuation
+        tokenizer = Tokenizer.train(chain.from_iterable(captions.values()), min_frequency=1)
+    except TokenizerError:  # nothing but punctuation
         return {split: [0] * len(lines) for split, lines in captions.items()}, 0, 0
     counts: Counter[int] = Counter()
     for split, lines in captions.items():
         for start in range(0, len(lines), 4096):
-            for ids in text.encode_batch(lines[start : start + 4096]):
+            for ids in tokenizer.encode_batch(lines[start : start + 4096]):
                 words = ids[1:-1]  # between <bos> and <eos>
                 lengths[split].append(len(words))
                 counts.update(words)

@@ -62,7 +62,7 @@ def export_int8(
     images = np.stack(
         [load_image(picture, folder.preprocessing) for picture in track(sources, len(sources), "opening")]
     )
-    walked = walk(exact, images, folder.text)
+    walked = walk(exact, images, folder.tokenizer)
     judge = QuantizedEvaluator(folder, graphs, sources, judged)
     parts = [Sparing(folder, graphs, walked, exact) for Sparing in (EncoderSparing, DecoderSparing)]
     chosen: dict[str, bytes] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.inference.search import State, Stepper
 from captionkit.inference.search.stepper import WHOLE
@@ -36,10 +36,10 @@ class Trace:
         return Trace(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
 
 
-def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
+def walk(stepper: Stepper, images: np.ndarray, tokenizer: Tokenizer) -> Trace:
     """Caption `images` [B,3,H,W] greedily and return the trace."""
     begun = state = encode(stepper, images)
-    token = np.full((len(images), 1), text.bos_id, np.int64)
+    token = np.full((len(images), 1), tokenizer.bos_id, np.int64)
     live = np.ones(len(images), bool)
     tokens: list[np.ndarray] = []
     lives: list[np.ndarray] = []
@@ -50,7 +50,7 @@ def walk(stepper: Stepper, images: np.ndarray, text: Text) -> Trace:
         log_probs, state = _step(stepper, token, state)
         found.append(log_probs)
         token = log_probs.argmax(1)[:, None]  # [B,V] -> [B,1]
-        live = live & (token[:, 0] != text.eos_id)
+        live = live & (token[:, 0] != tokenizer.eos_id)
     return Trace(images, begun, np.concatenate(tokens, 1), np.stack(lives, 1), np.stack(found, 1))
 
 

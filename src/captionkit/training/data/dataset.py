@@ -13,7 +13,7 @@ import numpy as np
 
 from captionkit.data.images import Preprocessing, load_image
 from captionkit.data.layouts import CaptionSet
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.augment import random_colour, random_crop
@@ -59,7 +59,7 @@ class CaptionDataset:
     def __init__(
         self,
         captions: CaptionSet,
-        text: Text,
+        tokenizer: Tokenizer,
         recipe: Recipe,
         preprocessing: Preprocessing,
         *,
@@ -69,7 +69,7 @@ class CaptionDataset:
     ) -> None:
         self.examples = list(captions)
         self.recipe, self.preprocessing, self.features, self.augment = recipe, preprocessing, features, augment
-        self.text = text
+        self.tokenizer = tokenizer
         self.tokens = self._encoded([example.captions for example in self.examples])
         self.broken = broken or {}
         #: soft targets of the captions, if the run has teachers
@@ -82,12 +82,12 @@ class CaptionDataset:
         self._chancy = augment and bool(recipe.data.token_dropout or recipe.optimizer.scheduled_sampling)
 
     def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        encoded = iter(self.text.encode_batch([caption for some in captions for caption in some]))
+        encoded = iter(self.tokenizer.encode_batch([caption for some in captions for caption in some]))
         return [[_cut(next(encoded), self.recipe.data.max_length) for _ in some] for some in captions]
 
     def _allow_swaps(self) -> None:
         swaps = {
-            index: swapped_captions(example.captions, self.text, self.recipe.image)
+            index: swapped_captions(example.captions, self.tokenizer, self.recipe.image)
             for index, example in enumerate(self.examples)
             if not self.flippable[index]
         }

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from captionkit.data.tokenizer import Text, has_cjk, split_words
+from captionkit.data.tokenizer import Tokenizer, has_cjk, split_words
 from captionkit.errors import RecipeError
 from captionkit.training.config.schema import ImageRecipe
 
@@ -45,18 +45,18 @@ def swap_words(caption: str, pairs: Sequence[str]) -> str:
     return found.sub(lambda match: pairs[order[(match.lastindex or 0) - 1] ^ 1], _plain(caption))
 
 
-def swapped_captions(captions: Sequence[str], text: Text, image: ImageRecipe) -> list[str] | None:
+def swapped_captions(captions: Sequence[str], tokenizer: Tokenizer, image: ImageRecipe) -> list[str] | None:
     """Return the captions of the flipped image, with the word pairs of `image.flip_unless` swapped.
 
     Returns None if swapping would introduce a word outside of the vocabulary of `text`: then do not flip the image.
     """
     swapped = [swap_words(caption, image.flip_unless) for caption in captions]
-    lossy = any(text.unk_id in ids for ids in text.encode_batch(swapped))
-    return None if lossy and _unknown(swapped, text) - _unknown(captions, text) else swapped
+    lossy = any(tokenizer.unk_id in ids for ids in tokenizer.encode_batch(swapped))
+    return None if lossy and _unknown(swapped, tokenizer) - _unknown(captions, tokenizer) else swapped
 
 
-def _unknown(captions: Iterable[str], text: Text) -> set[str]:
-    known = text.tokenizer.token_to_id
+def _unknown(captions: Iterable[str], tokenizer: Tokenizer) -> set[str]:
+    known = tokenizer.backend.token_to_id
     return {word for words in split_words(captions) for word in words if known(word) is None}
 
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from filelock import FileLock
 from torch import Tensor
 
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.inference.model_folder import WEIGHTS, ModelFolder, open_model
 from captionkit.models.captioning_model import CaptioningModel
@@ -44,7 +44,7 @@ class Teacher(NamedTuple):
     features: ConcatFeatures
 
 
-def open_teachers(recipe: Recipe, text: Text) -> list[tuple[ModelFolder, CaptioningModel]]:
+def open_teachers(recipe: Recipe, tokenizer: Tokenizer) -> list[tuple[ModelFolder, CaptioningModel]]:
     """Load the recipe's teachers.
 
     Raises RecipeError if the vocabulary of one differs from that of the run, ModelError if one cannot be loaded.
@@ -52,7 +52,7 @@ def open_teachers(recipe: Recipe, text: Text) -> list[tuple[ModelFolder, Caption
     found = []
     for name in recipe.distillation.teachers:
         folder = open_model(name)
-        if folder.text.to_json() != text.to_json():
+        if folder.tokenizer.to_json() != tokenizer.to_json():
             raise RecipeError(
                 f"distillation.teachers: {name} has another vocabulary than this run; take models of the same data and "
                 "tokenizer, or start from it by --init"

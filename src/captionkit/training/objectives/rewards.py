@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captionkit.data.tokenizer import EOS, Text
+from captionkit.data.tokenizer import EOS, Tokenizer
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
 from captionkit.metrics.core import Floats
@@ -20,8 +20,8 @@ class CiderReward:
     captions that break off ("a dog in a") are not penalized, and the model soon generates nothing else.
     """
 
-    def __init__(self, references: Sequence[Sequence[str]], text: Text, bleu4: float) -> None:
-        self._text, self._bleu4 = text, bleu4
+    def __init__(self, references: Sequence[Sequence[str]], tokenizer: Tokenizer, bleu4: float) -> None:
+        self._tokenizer, self._bleu4 = tokenizer, bleu4
         self._tokenize = TOKENIZERS[tokenizer_of(references)]
         flat = iter(self._tokenize(caption for some in references for caption in some))
         self._references = [[[*next(flat), EOS] for _ in some] for some in references]
@@ -32,8 +32,8 @@ class CiderReward:
 
         Captions are token ids that end with the end token unless they were cut.
         """
-        said = self._tokenize(self._text.decode(caption) for caption in captions)
-        ends = ([EOS] if caption[-1:] == [self._text.eos_id] else [] for caption in map(list, captions))
+        said = self._tokenize(self._tokenizer.decode(caption) for caption in captions)
+        ends = ([EOS] if caption[-1:] == [self._tokenizer.eos_id] else [] for caption in map(list, captions))
         candidates = [[*words, *end] for words, end in zip(said, ends, strict=True)]
         references = [self._references[place] for place in places]
         cider = CiderD(self._frequencies)

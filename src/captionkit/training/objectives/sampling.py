@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.models.captioning_model import CaptioningModel
 
 #: drop finished images from the batch once they are at least this share of it; dropping them has a cost too
@@ -15,7 +15,13 @@ _DONE = 0.25
 
 @torch.no_grad()
 def sample_captions(
-    model: CaptioningModel, memory: Tensor, chances: np.ndarray, text: Text, temperature: float, *, greedy: bool
+    model: CaptioningModel,
+    memory: Tensor,
+    chances: np.ndarray,
+    tokenizer: Tokenizer,
+    temperature: float,
+    *,
+    greedy: bool,
 ) -> list[list[list[int]]]:
     """Sample K captions for each of the images `memory` [B,G,D].
 
@@ -26,10 +32,10 @@ def sample_captions(
     """
     images, samples, length = chances.shape
     state, numbers = model.begin(memory), torch.from_numpy(chances).to(memory.device)
-    never = banned_ids(text, memory.device)
+    never = banned_ids(tokenizer, memory.device)
     rows = torch.arange(images, device=memory.device)  # image index of each row
-    tokens, parents = rows.new_full((images, 1), text.bos_id), rows.new_zeros(images, 1)
-    said = rows.new_full((images, samples, length), text.eos_id)
+    tokens, parents = rows.new_full((images, 1), tokenizer.bos_id), rows.new_zeros(images, 1)
+    said = rows.new_full((images, samples, length), tokenizer.eos_id)
     live = torch.ones(images, samples, dtype=torch.bool, device=memory.device)
     for place in range(length):
         logits, _, changed = model.step(tokens, parents, state)
@@ -38,9 +44,9 @@ def sample_captions(
         drawn = draw(probabilities, numbers[rows, :, place])  # [B,K]
         if greedy:
             drawn[:, 0] = probabilities[:, 0].argmax(-1)  # [B,K,V] -> [B,V] -> [B]
-        tokens = torch.where(live, drawn, text.eos_id)
+        tokens = torch.where(live, drawn, tokenizer.eos_id)
         said[rows, :, place] = tokens
-        live = live & (tokens != text.eos_id)
+        live = live & (tokens != tokenizer.eos_id)
         stay = live.any(1)  # [B,K] -> [B]
         if not stay.any():
             break
@@ -48,12 +54,12 @@ def sample_captions(
         if stay.float().mean() <= 1 - _DONE:
             state = {name: value[stay] for name, value in state.items()}  # [B,...] -> [B',...]
             rows, tokens, parents, live = (value[stay] for value in (rows, tokens, parents, live))
-    return [[_cut(caption, text.eos_id) for caption in captions] for captions in said.tolist()]
+    return [[_cut(caption, tokenizer.eos_id) for caption in captions] for captions in said.tolist()]
 
 
-def banned_ids(text: Text, device: torch.device) -> Tensor:
+def banned_ids(tokenizer: Tokenizer, device: torch.device) -> Tensor:
     """Return the ids of the tokens that a caption must not contain."""
-    return torch.tensor(sorted(text.never_generated), device=device)
+    return torch.tensor(sorted(tokenizer.never_generated), device=device)
 
 
 def mask_banned(logits: Tensor, never: Tensor, temperature: float) -> Tensor:

@@ -30,10 +30,10 @@ class Feeding:
     def __init__(
         self, model: CaptioningModel, dataset: CaptionDataset, grid: tuple[int, int], accelerator: Accelerator
     ) -> None:
-        recipe, text = dataset.recipe, dataset.text
+        recipe, tokenizer = dataset.recipe, dataset.tokenizer
         self.hidden, self.final = recipe.data.token_dropout, recipe.optimizer.scheduled_sampling
-        self._model, self._grid, self._accelerator, self._unknown = model, grid, accelerator, text.unk_id
-        said = sorted(set(range(len(text))) - text.never_generated - {text.eos_id})
+        self._model, self._grid, self._accelerator, self._unknown = model, grid, accelerator, tokenizer.unk_id
+        said = sorted(set(range(len(tokenizer))) - tokenizer.never_generated - {tokenizer.eos_id})
         #: the ids of the words that a caption may contain, [W]
         self._words = torch.tensor(said, device=accelerator.device)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.decoder import Decoded, PackedCaptions, Padding
 from captionkit.training.config.decoding import DECODING
@@ -45,10 +45,10 @@ class Rollout(NamedTuple):
 class SelfCriticalLoss:
     """Samples captions of training images, rewards them, and computes the SCST objective."""
 
-    def __init__(self, dataset: CaptionDataset, text: Text, recipe: Recipe) -> None:
-        self._text, self._seed, self._recipe = text, recipe.run.seed, recipe.self_critical
+    def __init__(self, dataset: CaptionDataset, tokenizer: Tokenizer, recipe: Recipe) -> None:
+        self._tokenizer, self._seed, self._recipe = tokenizer, recipe.run.seed, recipe.self_critical
         references = [example.captions for example in dataset.examples]
-        self._reward = CiderReward(references, text, self._recipe.bleu4)
+        self._reward = CiderReward(references, tokenizer, self._recipe.bleu4)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")
 
     def captions(self, images: int) -> int:
@@ -62,19 +62,24 @@ class SelfCriticalLoss:
         """
         greedy = self._recipe.baseline == "greedy"
         spoken = sample_captions(
-            model, memory, self._chances(turns, places, greedy), self._text, self._recipe.temperature, greedy=greedy
+            model,
+            memory,
+            self._chances(turns, places, greedy),
+            self._tokenizer,
+            self._recipe.temperature,
+            greedy=greedy,
         )
         judged = self._pool.submit(self._judge, places, spoken)
         samples = [captions[greedy:] for captions in spoken]
         flat = [(caption, row) for row, captions in enumerate(samples) for caption in captions]
         order = sorted(range(len(flat)), key=lambda place: -len(flat[place][0]))
-        captions, targets = pack([([self._text.bos_id, *flat[place][0]], flat[place][1]) for place in order])
+        captions, targets = pack([([self._tokenizer.bos_id, *flat[place][0]], flat[place][1]) for place in order])
         distinct = sum(len(set(map(tuple, captions))) for captions in samples)
         return Rollout(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
 
     def objective(self, decoded: Decoded, said: Rollout) -> tuple[Tensor, StepMetrics]:
         """Return the objective, summed over the samples, and the step's metrics; waits for the rewards."""
-        never = banned_ids(self._text, decoded.logits.device)
+        never = banned_ids(self._tokenizer, decoded.logits.device)
         log_probs = mask_banned(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
         chosen = log_probs.gather(1, said.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
         rewards, better = said.judged.result()

@@ -51,7 +51,7 @@ def _validation(material: RunData, data: Sequence[Path] | None) -> CaptionSet:
     places = data or _places(material)
     if not places or material.kept is None:
         raise CaptionkitError(f"{material.path}: does not tell where its data lies")
-    train, val = splits_of(material.recipe, places, material.kept.text)
+    train, val = splits_of(material.recipe, places, material.kept.tokenizer)
     known = material.data.get("train", {}).get("fingerprint")
     if known and known != train.fingerprint():
         raise CaptionkitError(

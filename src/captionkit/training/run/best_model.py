@@ -15,7 +15,7 @@ from PIL import Image
 from captionkit import __version__
 from captionkit.data.images import Preprocessing, open_image
 from captionkit.data.layouts import CaptionSet
-from captionkit.data.tokenizer import Text
+from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError
 from captionkit.inference.calibration import Calibration
 from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model, write_model
@@ -30,7 +30,7 @@ _COMPARED = 8
 def save_model(
     path: Path,
     model: CaptioningModel,
-    text: Text,
+    tokenizer: Tokenizer,
     preprocessing: Preprocessing,
     facts: dict[str, Any],
     calibration: Calibration,
@@ -49,7 +49,7 @@ def save_model(
         "provenance": provenance,
     }
     contents = {
-        TOKENIZER: text.to_json().encode(),
+        TOKENIZER: tokenizer.to_json().encode(),
         WEIGHTS: weights(model, half=half),
         CARD: _card(model, provenance).encode(),
     }

@@ -104,7 +104,7 @@ def average_models(
     look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
     half = half or all(stores_half(one.folder) for one in ingredients)
     facts = _facts(look.pictures, found, ingredients)
-    kept = save_model(output, look.model, look.text, look.preprocessing, facts, found.calibration, half=half)
+    kept = save_model(output, look.model, look.tokenizer, look.preprocessing, facts, found.calibration, half=half)
     return Soup(kept, found, ingredients, export_kept(output, look.pictures, half=half))
 
 
@@ -120,15 +120,15 @@ class _Validator:
     """Validates different weights in the architecture of one model folder."""
 
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
-        self.model, self.text, self.preprocessing = load_model(folder), folder.text, folder.preprocessing
+        self.model, self.tokenizer, self.preprocessing = load_model(folder), folder.tokenizer, folder.preprocessing
         self.pictures = captioned_split(data, split)
-        self._dataset = CaptionDataset(self.pictures, self.text, Recipe(), self.preprocessing, augment=False)
+        self._dataset = CaptionDataset(self.pictures, self.tokenizer, Recipe(), self.preprocessing, augment=False)
         self._validator, self._accelerator = Validator(self.pictures), Accelerator()
         self.model.to(self._accelerator.device)
 
     def __call__(self, weights: Weights) -> Validation:
         self.model.load_state_dict(weights)
-        return validate(self.model.eval(), self._dataset, self.text, self._validator, self._accelerator)
+        return validate(self.model.eval(), self._dataset, self.tokenizer, self._validator, self._accelerator)
 
 
 def _uniform(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
@@ -156,7 +156,7 @@ def _check_alike(folders: Sequence[ModelFolder]) -> None:
         theirs = architecture(load_model(other), other.preprocessing)
         pairs = {
             "architecture": (_shape(model), _shape(theirs)),
-            "words": (first.text.tokens, other.text.tokens),
+            "words": (first.tokenizer.tokens, other.tokenizer.tokens),
             "preprocessing": (first.preprocessing, other.preprocessing),
         }
         for name, (one, another) in pairs.items():
