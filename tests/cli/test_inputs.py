@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 from captionkit.cli.inputs import find_inputs
-from captionkit.data.images import SUFFIXES, open_image
+from captionkit.data.images import open_image
 from captionkit.data.layouts import open_dataset
 from captionkit.utils import paths
+from captionkit.utils.files import PLAIN_SUFFIXES
 
 #: Pillow's name of the format that a suffix stands for, where that is not the suffix
 FORMATS = {
@@ -32,7 +34,7 @@ def encoded(suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", PLAIN_SUFFIXES)
 def test_a_suffix_means_an_image_in_folders_datasets_and_archives_alike(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +114,7 @@ def test_lists_without_a_mark_of_their_encoding() -> None:
     assert piped(b"./b.jpg\0./two\nlines.jpg\0") == ["./b.jpg", "./two\nlines.jpg"]  # what -print0 is for
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", PLAIN_SUFFIXES)
 def test_an_image_is_an_image(suffix: str) -> None:
     assert piped(encoded(suffix)) == encoded(suffix)
 
@@ -170,13 +172,13 @@ def test_hidden_names_are_passed_over_unless_named(tmp_path: Path) -> None:
 
 
 def test_kinds_that_are_not_opened_are_named_with_the_way_out(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.HEIC", "c.heic", "deep/d.jxl", "e.CR2", "notes.txt", ".hidden.heic"):
+    for name in ("a.jpg", "b.JP2", "c.jp2", "deep/d.jxl", "e.psd", "notes.txt", ".hidden.jxl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     image, told = names(tmp_path)
     assert image.endswith("a.jpg")
-    assert told.startswith(f"{tmp_path}: passed over 4 images of kinds that are not opened (1 .cr2, 2 .heic, 1 .jxl)")
-    assert ".heic with `heif-convert`" in told and "`djxl`" in told
+    assert told.startswith(f"{tmp_path}: passed over 4 images of kinds that are not opened (2 .jp2, 1 .jxl, 1 .psd)")
+    assert ".jp2 .psd with `magick`" in told and "`djxl`" in told
     (tmp_path / "a.jpg").unlink()
     assert names(tmp_path) == [told]
 
@@ -236,3 +238,22 @@ def test_long_names_are_shown_short(tmp_path: Path) -> None:
     assert len(told) < 300
     (told,) = [given.error for given in find_inputs(["-"], io.BytesIO(b"x" * 5000 + b".jpg\n"))]
     assert len(told) < 300
+
+
+def test_images_that_need_an_extra_are_found_with_it_and_named_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.HEIC", "deep/c.heic", "e.CR2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    image, heif, raw = names(tmp_path)
+    assert image.endswith("a.jpg")
+    way_out = "`pip install 'captionkit[heif]'` opens them"
+    assert heif == f"{tmp_path}: 2 images need the extra heif (b.HEIC, deep/c.heic); {way_out}"
+    assert "1 image needs the extra raw (e.CR2)" in raw and "captionkit[raw]" in raw
+    monkeypatch.undo()
+    pytest.importorskip("pi_heif")
+    pytest.importorskip("rawpy")
+    assert len(names(tmp_path)) == 4 and not any("pip install" in name for name in names(tmp_path))

@@ -80,3 +80,50 @@ def tiff(width: int, height: int, pixels: bytes, tags: Tags, order: str = "<") -
             behind += raw + b"\0" * (len(raw) % 2)
     directory = struct.pack(order + "H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
     return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8) + directory + behind
+
+
+def dng(
+    scene: np.ndarray, *, orientation: int = 1, preview: bytes = b"", preview_size: tuple[int, int] = (0, 0)
+) -> bytes:
+    """A camera's RAW file: `scene` [H,W,3] behind a Bayer filter in 16 bits, and a JPEG of `preview_size` (w, h)."""
+    height, width = scene.shape[:2]
+    sensor = np.empty((height, width), "<u2")
+    for (y, x), channel in {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 2}.items():
+        sensor[y::2, x::2] = scene[y::2, x::2, channel].astype(np.uint16) << 8
+    raw = sensor.tobytes()
+    identity = [1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1]
+    main: Tags = {
+        50706: (1, [1, 4, 0, 0]),
+        50708: (2, list(b"Test camera\0")),
+        50721: (10, identity),
+        50728: (5, [1, 1, 1, 1, 1, 1]),
+        271: (2, list(b"Test\0")),
+        272: (2, list(b"Test camera\0")),
+        274: (3, [orientation]),
+    }
+    shown: Tags = {256: (4, [preview_size[0]]), 257: (4, [preview_size[1]]), 258: (3, [8] * 3), 259: (3, [7])}
+    shown |= {254: (4, [1]), 262: (3, [6]), 277: (3, [3]), 278: (4, [preview_size[1]]), 279: (4, [len(preview)])}
+    bayer: Tags = {254: (4, [0]), 256: (4, [width]), 257: (4, [height]), 258: (3, [16]), 259: (3, [1])}
+    bayer |= {262: (3, [32803]), 277: (3, [1]), 278: (4, [height]), 279: (4, [len(raw)])}
+    bayer |= {33421: (3, [2, 2]), 33422: (1, [0, 1, 1, 2]), 50714: (3, [0]), 50717: (4, [65280])}
+    if not preview:
+        return b"II*\0" + struct.pack("<I", 8) + _directory(8, main | bayer, raw)
+    length = len(_directory(0, main | shown | {330: (4, [0])}, preview))
+    first = _directory(8, main | shown | {330: (4, [8 + length])}, preview)
+    return b"II*\0" + struct.pack("<I", 8) + first + _directory(8 + length, bayer, raw)
+
+
+def _directory(place: int, tags: Tags, strip: bytes) -> bytes:
+    """A little-endian TIFF directory at byte `place` with its one strip and its longer values behind it."""
+    codes, sizes = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 10: "i"}, {5: 2, 10: 2}
+    start = place + 2 + 12 * (len(tags) + 1) + 4
+    behind, entries = strip + b"\0" * (len(strip) % 2), {273: struct.pack("<HHII", 273, 4, 1, start)}
+    for tag, (kind, values) in tags.items():
+        content = struct.pack(f"<{len(values)}{codes[kind]}", *values)
+        head = struct.pack("<HHI", tag, kind, len(values) // sizes.get(kind, 1))
+        if len(content) <= 4:
+            entries[tag] = head + content.ljust(4, b"\0")
+        else:
+            entries[tag] = head + struct.pack("<I", start + len(behind))
+            behind += content + b"\0" * (len(content) % 2)
+    return struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4) + behind

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from captionkit.cli.stdin_list import read_piped
+from captionkit.data.image_extras import missing_extra
 from captionkit.data.images import MAX_BYTES, SUFFIXES, UNOPENED, url_problem
 from captionkit.data.layouts import Problem, shards
 from captionkit.errors import CaptionkitError
 from captionkit.utils import paths
-from captionkit.utils.files import Member
+from captionkit.utils.files import PLAIN_SUFFIXES, Member
+
+_LOOKED_FOR = f"{', '.join(PLAIN_SUFFIXES)}, HEIC and camera raw"
+_NAMED = 10  # images listed in one message
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,36 @@ def _from_folder(name: str) -> Iterator[Input]:
     """Yield the images at any depth, sorted by path, then the reasons why others cannot be captioned."""
     found: list[str] = []
     unopened: Counter[str] = Counter()
+    closed: dict[str, list[str]] = {}
     problems: list[Input] = []
     for entry in _files(name):
         suffix = os.path.splitext(entry)[1].lower() if isinstance(entry, str) else ""  # noqa: PTH122
         if isinstance(entry, OSError):
             problems.append(Input(entry.filename, error=paths.unreadable(entry.filename, entry)))
+        elif extra := missing_extra(suffix):
+            closed.setdefault(extra, []).append(entry)
         elif suffix in SUFFIXES:
             found.append(entry)
         elif suffix in UNOPENED:
             unopened[suffix] += 1
+    problems += [Input(name, error=_without_extra(name, extra, closed[extra])) for extra in sorted(closed)]
     if unopened:
         problems.append(Input(name, error=_passed_over(name, unopened)))
     if not found and not problems:
-        looked_for = ", ".join(SUFFIXES)
-        problems.append(Input(name, error=f"{paths.shown(name)}: no images in this folder; looked for {looked_for}"))
+        problems.append(Input(name, error=f"{paths.shown(name)}: no images in this folder; looked for {_LOOKED_FOR}"))
     yield from (Input(path, path) for path in sorted(found))
     yield from problems
+
+
+def _without_extra(folder: str, extra: str, entries: list[str]) -> str:
+    """Return the message for the images of a folder that an extra which is not installed would open."""
+    names = sorted(os.path.relpath(entry, folder) for entry in entries)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"{paths.shown(folder)}: {len(names)} {'image needs' if len(names) == 1 else 'images need'} the extra {extra} "
+        f"({', '.join(map(paths.shown, names[:_NAMED]))}{more}); `pip install 'captionkit[{extra}]'` opens "
+        f"{'it' if len(names) == 1 else 'them'}"
+    )
 
 
 def _passed_over(folder: str, unopened: Counter[str]) -> str:
@@ -171,7 +189,7 @@ def _from_shard(name: str) -> Iterator[Input]:
         else:
             yield Input(str(image), image)
     if not found:
-        yield Input(name, error=f"{name}: no images in this archive; looked for {', '.join(SUFFIXES)}")
+        yield Input(name, error=f"{name}: no images in this archive; looked for {_LOOKED_FOR}")
 
 
 def _from_stdin(stream: BinaryIO | None) -> Iterator[Input]:

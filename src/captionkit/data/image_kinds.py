@@ -19,13 +19,15 @@ class Lookalike(NamedTuple):
 _AGAIN = "download the image itself"
 _UNPACK = "unpack it first and give the images in it"
 _FRAME = "take a frame of it: ffmpeg -i IN -frames:v 1 OUT.jpg"
-_DEVELOP = "develop it to JPEG or PNG (darktable, RawTherapee or the camera's own program)"
 _EXPORT = "save it as JPEG or PNG with the program that made it"
+#: installs what opens images of a kind
+_INSTALL = "`pip install 'captionkit[{}]'` opens it"
 #: also used for a TIFF that contains raw sensor data and a small preview
-RAW = Lookalike("a camera's RAW file", _DEVELOP)
+RAW = Lookalike("a camera's RAW file", _INSTALL.format("raw"))
+HEIC = Lookalike("a HEIC image", _INSTALL.format("heif"))
+HEIC_START = rb"\0...ftyp(hei[cmsx]|hev[cmsx]|m[is]f1)"
 #: some of these begin like a TIFF
-RAW_START = rb"II\*\0\x10\0\0\0CR|IIR[OS]|MMOR|IIU\0|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR"
-_HEIC = Lookalike("a HEIC image", "convert it: heif-convert IN.heic OUT.jpg (package libheif-examples)")
+RAW_START = rb"II\*\0\x10\0\0\0CR|IIR[OS]|MMOR|IIU\0|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR|\0...ftypcrx "
 _JP2 = Lookalike("a JPEG 2000 image", "convert it: opj_decompress -i IN.jp2 -o OUT.png (package libopenjp2-tools)")
 _JXL = Lookalike("a JPEG XL image", "convert it: djxl IN.jxl OUT.png (package libjxl-tools)")
 _SVG = Lookalike("an SVG drawing", "convert it: rsvg-convert IN.svg -o OUT.png (package librsvg2-bin)")
@@ -54,8 +56,6 @@ _BY_START: tuple[tuple[bytes, Lookalike], ...] = (
         rb"(\xc5\xd0\xd3\xc6|%!PS)",
         Lookalike("a PostScript document", "convert it: gs -sDEVICE=png16m -o OUT.png IN.eps"),
     ),
-    (rb"\0...ftyp(hei[cmsx]|hev[cmsx]|m[is]f1)", _HEIC),
-    (rb"\0...ftypcrx ", RAW),
     (rb"\0...ftyp|\0...(moov|mdat|wide|free|skip)", Lookalike("a video (MP4 or QuickTime)", _FRAME)),
     (rb"\x1a\x45\xdf\xa3", Lookalike("a video (WebM or Matroska)", _FRAME)),
     (rb"RIFF....AVI ", Lookalike("a video (AVI)", _FRAME)),
@@ -63,7 +63,6 @@ _BY_START: tuple[tuple[bytes, Lookalike], ...] = (
     (rb"RIFF....WAVE|ID3[\2-\4]|fLaC", Lookalike("a sound file", "give an image")),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", _JXL),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", _JP2),
-    (RAW_START, RAW),
     (rb"8BPS", Lookalike("a Photoshop document", _EXPORT)),
     (rb"gimp xcf ", Lookalike("a GIMP document", _EXPORT)),
     (rb"\0\0[\1\2]\0[^\0]", Lookalike("a Windows icon or cursor", _EXPORT)),

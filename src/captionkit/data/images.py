@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from captionkit.data import image_kinds, image_repair
+from captionkit.data import image_extras, image_kinds, image_repair
 from captionkit.errors import ImageError, ImageTooLargeError, ModelError
 from captionkit.utils.dataclasses import check_fields
 from captionkit.utils.files import IMAGE_SUFFIXES, Member
@@ -54,9 +54,9 @@ class Colour(NamedTuple):
     saturation: float = 1.0
 
 
-# Supported file formats, by Pillow's name and first bytes. Pillow's other plugins never see a file: some start programs
-# (EPS), and many are rarely tested and rarely fixed. Image.open is not used because it warns about a large image before
-# its size can be checked, and Python cannot suppress a warning in one thread only.
+# File formats that every installation opens, by Pillow's name and first bytes. Pillow's other plugins never see a file:
+# some start programs (EPS), and many are rarely tested and rarely fixed. Image.open is not used because it warns about
+# a large image before its size can be checked, and Python cannot suppress a warning in one thread only.
 _KINDS = {
     "Jpeg": rb"\xff\xd8\xff",  # also MPO, whose first image is a JPEG
     "Png": rb"\x89PNG\r\n\x1a\n",
@@ -67,21 +67,16 @@ _KINDS = {
     "Bmp": rb"BM",
     "Ppm": rb"P[1-6]\s",
 }
+# Formats that an extra opens (see captionkit.data.image_extras). RAW goes first: some files begin like a TIFF.
+_RAW, _HEIF = "Raw", "Heif"
+_ALL_KINDS = {_RAW: image_kinds.RAW_START, **_KINDS, _HEIF: image_kinds.HEIC_START}
 
 SUFFIXES = IMAGE_SUFFIXES
 
 #: suffixes of image formats that are not supported, and what converts them to JPEG
 UNOPENED = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "`heif-convert` (libheif)"),
     ".jxl": "`djxl` (libjxl)",
     **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf", ".jxr", ".psd", ".tga"), "`magick` (ImageMagick)"),
-    **dict.fromkeys(
-        (
-            *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".rwl"),
-            *(".pef", ".srw", ".iiq", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".x3f", ".gpr"),
-        ),
-        "`darktable-cli`, or export them from the camera's program",
-    ),
 }
 
 _ORIENTATION = 0x0112  # the EXIF tag, and the operation that undoes each of its values except 1
@@ -100,7 +95,7 @@ _DATA_URL = re.compile(r"(?i)data:image/[\w.+-]+[;,]")
 _NO_END = "lacks its end marker, but none of its pixels; captioned all the same"
 
 # TIFF tags
-_BITS, _PHOTOMETRIC, _SUBFILE, _SUBDIRECTORIES, _SAMPLE_FORMAT, _DNG = 258, 262, 254, 330, 339, 50706
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 # Cameras and editors often write damaged metadata, of which only the orientation is used here.
 _METADATA_WARNINGS = r"PIL\.(Tiff|Png)ImagePlugin$"
@@ -319,14 +314,20 @@ def _open(source: Source, target: tuple[int, int] | None, max_pixels: int, notes
     if kind == "Jpeg" and not image_repair.jpeg_ends(data):
         data = _with_end(data, max_pixels, notes)
     try:
-        return _upright(_loaded(_header(kind, data), target, max_pixels))
+        return _decoded(kind, data, target, max_pixels)
     except ImageError:
         raise
     except Exception:  # Pillow raises almost any exception for a damaged file
         mended = image_repair.MENDERS[kind](data) if kind in image_repair.MENDERS else None
         if mended is None:
             raise
-    return _upright(_loaded(_header(kind, mended), target, max_pixels))
+    return _decoded(kind, mended, target, max_pixels)
+
+
+def _decoded(kind: str, data: bytes, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:
+    is_raw = kind == _RAW or (kind == "Tiff" and image_extras.is_raw_tiff(data))
+    image = image_extras.raw_image(data, max_pixels) if is_raw else _header(kind, data)
+    return _upright(_loaded(image, target, max_pixels))
 
 
 def _with_end(data: bytes, max_pixels: int, notes: list[str]) -> bytes:
@@ -430,8 +431,8 @@ def _check_bytes(size: int) -> None:
 
 def _kind(data: bytes) -> str:
     """Return the image format of `data` by Pillow's name."""
-    for kind, start in _KINDS.items():
-        if re.match(start, data, re.DOTALL) and not re.match(image_kinds.RAW_START, data, re.DOTALL):
+    for kind, start in _ALL_KINDS.items():
+        if re.match(start, data, re.DOTALL):
             return kind
     said = f"not an image of a kind that is opened ({', '.join(_KINDS).upper()})"
     found = image_kinds.look(data)
@@ -440,6 +441,8 @@ def _kind(data: bytes) -> str:
 
 def _header(kind: str, data: bytes) -> Image.Image:
     """Return the image in `data` of format `kind`, with its header read and its pixels not yet decoded."""
+    if kind == _HEIF:
+        return image_extras.heif_header(data)
     reader = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")
     try:
         image: Image.Image = reader(io.BytesIO(data))
@@ -463,9 +466,8 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
 def _check_tags(image: Image.Image) -> None:
     """Raise ImageError for a TIFF of which Pillow would show something other than the image."""
     tags = _tags(image)
-    reduced = isinstance(subfile := tags.get(_SUBFILE), int) and subfile & 1
-    if _DNG in tags or (reduced and _SUBDIRECTORIES in tags):  # the first image is a small preview
-        raise ImageError(f"{image_kinds.RAW.what}, which is not opened; {image_kinds.RAW.way_out}")
+    if image_extras.is_raw(tags):
+        raise ImageError(f"{image_kinds.RAW.what}, of which this is a preview; give the file itself")
     if _first(tags.get(_BITS)) == 8 and _first(tags.get(_SAMPLE_FORMAT)) == 2:
         raise ImageError(
             "a TIFF of signed 8-bit numbers, of which none is known to be black; save it with unsigned ones"

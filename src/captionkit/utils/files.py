@@ -20,11 +20,21 @@ from captionkit.utils import paths
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: file suffixes that count as images, in folders, datasets and archives alike
-IMAGE_SUFFIXES = (
+#: suffixes of the images that every installation opens
+PLAIN_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+#: suffixes of the images that an extra opens, by its name
+EXTRA_SUFFIXES = {
+    "heif": (".heic", ".heif", ".hif"),
+    "raw": (
+        *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".rwl"),
+        *(".pef", ".srw", ".iiq", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".x3f", ".gpr"),
+    ),
+}
+#: file suffixes that count as images, in folders, datasets and archives alike
+IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, *EXTRA_SUFFIXES["heif"], *EXTRA_SUFFIXES["raw"])
 
 #: written as the generator into the images and pages that captionkit draws, so that it can recognise them later
 MARK = "captionkit"

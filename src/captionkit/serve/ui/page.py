@@ -23,6 +23,7 @@ from captionkit.serve.service import Service
 from captionkit.serve.ui.captions import MOST_PHOTOS, captioned, records_of
 from captionkit.serve.ui.cards import results
 from captionkit.serve.ui.file_guard import conform, guard_files
+from captionkit.utils.files import EXTRA_SUFFIXES
 from captionkit.viz.page import escaped
 
 STATIC = Path(__file__).parent / "static"
@@ -33,6 +34,8 @@ _EXAMPLES = {"camera": "a man behind a camera", "astronaut": "an astronaut and a
 _KEPT = 600, 3600
 #: makes screen readers announce changes of the status line
 _LIVE = "element.setAttribute('role', 'status')"
+#: browsers do not know every camera's files as images
+_ACCEPTED = ",".join(("image/*", *EXTRA_SUFFIXES["heif"], *EXTRA_SUFFIXES["raw"]))
 _SEARCH, _SAMPLE = "The most likely captions", "Captions drawn at random"
 
 
@@ -111,7 +114,7 @@ def build_page(service: Service) -> gr.Blocks:
 def _photos() -> gr.HTML:
     """Return the component for dropping, pasting, choosing or taking photos; its value is their files."""
     photos = gr.HTML(
-        html_template=_static("photos.html").replace("EXAMPLES", _examples()),
+        html_template=_static("photos.html").replace("EXAMPLES", _examples()).replace("ACCEPTED", _ACCEPTED),
         js_on_load=_static("photos.js").replace("MOST_PHOTOS", str(MOST_PHOTOS)),
         apply_default_css=False,
     )
