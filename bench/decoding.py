@@ -4,7 +4,6 @@
 
 - together: what captionkit does. All images in one batch, each hypothesis' state kept from step to step, images that
   are done leaving the batch.
-- staying: the same, but images that are done stay until the last one is.
 - alone: one image at a time.
 - naive: one image at a time, and no state kept: at every step the decoder reads the hypotheses again from their first
   word, the beam together. Written below, over the same graphs.
@@ -27,23 +26,10 @@ import captionkit
 from captionkit.cli.inputs import find_inputs
 from captionkit.data.images import load_image
 from captionkit.inference.captioner import Captioner
-from captionkit.inference.search import Decoding, search
+from captionkit.inference.search import Begun, Decoding, search
 from photos import photo_like
 
 State = dict[str, np.ndarray]
-
-
-class Encoded:
-    """A stepper that begins from what the encoder has made already."""
-
-    def __init__(self, captioner: Captioner, state: State, *, dropping: bool) -> None:
-        self._state = state
-        self.step = captioner.stepper.step
-        if dropping:
-            self.keep = captioner.stepper.keep
-
-    def begin(self, images: np.ndarray) -> State:
-        return self._state
 
 
 def naive(captioner: Captioner, begun: State, decoding: Decoding) -> list[int]:
@@ -109,20 +95,17 @@ def main() -> None:
         sources = [given.source for given in find_inputs([options.photos])][: options.images]
     images = np.stack([load_image(source, captioner.preprocessing) for source in sources])
     decoding = Decoding(**{**captioner.decoding.to_dict(), "beam": options.beam, "num_captions": 1})
-    text = captioner.text
-    ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
     begun = captioner.stepper.begin(images)
     each = [{name: value[i : i + 1] for name, value in begun.items()} for i in range(len(images))]
 
-    def batched(state: State, *, dropping: bool) -> list[list[int]]:
-        together = images[: len(next(iter(state.values())))]
-        found = search(Encoded(captioner, state, dropping=dropping), together, decoding, **ids)
+    def batched(state: State) -> list[list[int]]:
+        encoded = Begun(state, images[: len(next(iter(state.values())))])
+        found = search(captioner.stepper, encoded, decoding, captioner.text.special)
         return [captions[0].tokens.tolist() for captions in found]
 
     contenders = {
-        "together": lambda: batched(begun, dropping=True),
-        "staying": lambda: batched(begun, dropping=False),
-        "alone": lambda: [batched(state, dropping=True)[0] for state in each],
+        "together": lambda: batched(begun),
+        "alone": lambda: [batched(state)[0] for state in each],
         "naive": lambda: [naive(captioner, state, decoding) for state in each],
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}

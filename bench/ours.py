@@ -34,7 +34,8 @@ class Watching:
 
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper
-        self.keep = getattr(stepper, "keep", None)
+        self.keep, self.overview = stepper.keep, stepper.overview
+        self.takes_bytes, self.capabilities = stepper.takes_bytes, stepper.capabilities
         self.batches = self.images = self.steps = self.hypotheses = 0
 
     def begin(self, images: np.ndarray) -> State:

@@ -7,7 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from captionkit.inference.search import Constraints, Decoding, Hypothesis, search
+from captionkit.data.special_tokens import SpecialTokens
+from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, search
 
 PAD, BOS, EOS, UNK = range(4)
 BANNED = (PAD, BOS, UNK)
@@ -49,6 +50,9 @@ class RandomModel:
 class RandomStepper:
     """RandomModel behind the contract, which it checks. Its state is each beam's prefix, moved by `parents` alone."""
 
+    takes_bytes = False
+    capabilities = frozenset(("attention", "constraints"))
+
     def __init__(self, model: RandomModel) -> None:
         self.model = model
         self.steps, self.top_ks = 0, set[int]()
@@ -56,6 +60,15 @@ class RandomStepper:
 
     def begin(self, images: np.ndarray) -> list[tuple[int, list[tuple[int, ...]]]]:
         return [(int(image[0, 0, 0]), [()]) for image in images]
+
+    def keep(self, state, rows):
+        assert rows.dtype == np.int64
+        assert (np.diff(rows) > 0).all()
+        assert 0 < len(rows) < len(state)
+        return [state[row] for row in rows]
+
+    def overview(self, state):
+        return None
 
     def step(self, tokens, parents, state, top_k):
         assert tokens.dtype == parents.dtype == np.int64
@@ -89,18 +102,8 @@ def run(
     constraints: Constraints | None = None,
 ) -> list[list[Hypothesis]]:
     stepper = stepper or RandomStepper(model)
-    ids = {"bos_id": BOS, "eos_id": EOS, "banned": banned, "constraints": constraints}
-    return search(stepper, pictures(*images), decoding, **ids)
-
-
-class DroppingStepper(RandomStepper):
-    """Also lets images leave the batch."""
-
-    def keep(self, state, rows):
-        assert rows.dtype == np.int64
-        assert (np.diff(rows) > 0).all()
-        assert 0 < len(rows) < len(state)
-        return [state[row] for row in rows]
+    begun = Begun(stepper.begin(batch := pictures(*images)), batch)
+    return search(stepper, begun, decoding, SpecialTokens((BOS,), EOS, frozenset(banned)), constraints=constraints)
 
 
 def brief(hypotheses: list[Hypothesis]) -> list[tuple[list[int], bool]]:

@@ -20,7 +20,7 @@ from captionkit.data.images import Preprocessing, preprocess
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ModelError
 from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
-from captionkit.inference.search import Decoding, search
+from captionkit.inference.search import Begun, Decoding, search
 from captionkit.models import show_attend_tell
 from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
@@ -215,13 +215,9 @@ def test_the_stepper_keeps_its_contract(model):
 def test_search_over_the_stepper_says_what_the_model_says(model):
     """Each hypothesis' probabilities and attention are those that teaching it finds."""
     images = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    stepper = TorchStepper(model)
     found = search(
-        TorchStepper(model),
-        images,
-        Decoding(beam=4, num_captions=3, max_length=6),
-        bos_id=TEXT.bos_id,
-        eos_id=TEXT.eos_id,
-        banned=TEXT.never_generated,
+        stepper, Begun(stepper.begin(images), images), Decoding(beam=4, num_captions=3, max_length=6), TEXT.special
     )
     memory = model.encode(torch.from_numpy(images))
     for row, hypotheses in enumerate(found):
@@ -339,13 +335,7 @@ def test_a_model_learns_four_pictures_by_heart(kind, tmp_path):
 
     stepper = TorchStepper(model.eval())
     for beam in (1, 3):
-        found = search(
-            stepper,
-            pictures.numpy(),
-            Decoding(beam=beam, max_length=8),
-            bos_id=TEXT.bos_id,
-            eos_id=TEXT.eos_id,
-            banned=TEXT.never_generated,
-        )
+        begun = Begun(stepper.begin(pictures.numpy()), pictures)
+        found = search(stepper, begun, Decoding(beam=beam, max_length=8), TEXT.special)
         assert [TEXT.decode(hypotheses[0].tokens) for hypotheses in found] == list(DRAWN.values())
         assert all(hypotheses[0].finished for hypotheses in found)

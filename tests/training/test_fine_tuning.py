@@ -19,7 +19,7 @@ from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.inference.model_folder import open_model
-from captionkit.inference.search import Decoding, search
+from captionkit.inference.search import Begun, Decoding, search
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.mobilenet import MobileNet
@@ -186,8 +186,8 @@ def tell(folder: Path, data: Path) -> list[str]:
     opened = open_model(folder)
     model, text = load_model(opened), opened.tokenizer
     pictures = np.stack([load_image(example.image, opened.preprocessing) for example in open_dataset(data)["train"]])
-    ids = {"bos_id": text.bos_id, "eos_id": text.eos_id, "banned": text.never_generated}
-    found = search(TorchStepper(model), pictures, Decoding(beam=3), **ids)
+    stepper = TorchStepper(model)
+    found = search(stepper, Begun(stepper.begin(pictures), pictures), Decoding(beam=3), text.special)
     return [text.decode(captions[0].tokens) for captions in found]
 
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
-from captionkit.inference.search import Decoding, search
+from captionkit.inference.search import Begun, Decoding, search
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import MemoryStepper
+from captionkit.models.stepper import TorchStepper
 from captionkit.training import trainer
 from captionkit.training.config.recipe import load_recipe
 from captionkit.training.objectives import scst
@@ -166,9 +166,7 @@ def test_the_likeliest_caption_is_that_of_greedy_search(kind: str, text: Tokeniz
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(2))
     said = sample_captions(model, memory, np.full((5, 2, 12), 0.5, np.float32), text, 0.7, greedy=True)
     greedy = Decoding(beam=1, max_length=11, min_length=0, no_repeat=0)
-    found = search(
-        MemoryStepper(model), memory, greedy, bos_id=text.bos_id, eos_id=text.eos_id, banned=text.never_generated
-    )
+    found = search(TorchStepper(model), Begun(model.begin(memory), memory), greedy, text.special)
     for captions, (best, *_) in zip(said, found, strict=True):
         words = [token for token in captions[0] if token != text.eos_id]
         assert words[:11] == [token for token in best.tokens if token != text.eos_id]

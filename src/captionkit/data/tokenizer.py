@@ -19,6 +19,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from captionkit.data.special_tokens import SpecialTokens
 from captionkit.errors import TokenizerError
 
 PAD, BOS, EOS, UNK = SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -58,6 +59,7 @@ class Tokenizer:
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = (vocabulary[token] for token in SPECIALS)
         #: ids that are never generated: <unk> occurs in training, but never in a caption
         self.never_generated = frozenset((self.pad_id, self.bos_id, self.unk_id))
+        self.special = SpecialTokens((self.bos_id,), self.eos_id, self.never_generated)
         self._tokens = sorted(vocabulary, key=vocabulary.__getitem__)
         self._byte_level = isinstance(backend.model, models.BPE)
         backend.encode_special_tokens = True  # "<eos>" in a caption is ordinary text

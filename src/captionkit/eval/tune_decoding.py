@@ -16,7 +16,7 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import BATCH, Captioner
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
-from captionkit.inference.search import Decoding, State, search
+from captionkit.inference.search import Begun, Decoding, search
 from captionkit.metrics import evaluate
 from captionkit.utils.progress import say, track
 
@@ -113,11 +113,11 @@ def tune_model(
 def _trials(captioner: Captioner, pictures: CaptionSet, tried: Sequence[Decoding]) -> list[Trial]:
     said: list[dict[int | str, str]] = [{} for _ in tried]
     tokenizer = captioner.tokenizer
-    ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "banned": tokenizer.never_generated}
     for examples, images in _read(captioner, pictures):
-        begun = _Begun(captioner.stepper, images)
+        begun = Begun(captioner.stepper.begin(images), images)
         for captions, decoding in zip(said, tried, strict=True):
-            for example, found in zip(examples, search(begun, images, decoding, **ids), strict=True):
+            hypotheses = search(captioner.stepper, begun, decoding, tokenizer.special)
+            for example, found in zip(examples, hypotheses, strict=True):
                 captions[example.id] = tokenizer.decode(found[0].tokens.tolist()) if found else ""
     if not said[0]:
         raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be read")
@@ -128,17 +128,6 @@ def _scored(captions: dict[int | str, str], pictures: CaptionSet, decoding: Deco
     scores = evaluate(captions, pictures, list(_METRICS), resamples=0)
     words = float(np.mean([len(caption.split()) for caption in captions.values()]))
     return Trial(decoding, {name: scores[name] for name in TOLD}, words)
-
-
-class _Begun:
-    """A stepper whose images are already encoded; every search starts from the same state."""
-
-    def __init__(self, stepper: Any, images: np.ndarray) -> None:
-        self.step, self._state = stepper.step, stepper.begin(images)
-        self.keep = getattr(stepper, "keep", None)
-
-    def begin(self, images: np.ndarray) -> State:
-        return self._state
 
 
 def _read(captioner: Captioner, pictures: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:

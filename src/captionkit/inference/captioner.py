@@ -17,7 +17,7 @@ from captionkit.data.images import MAX_PIXELS, Source, describe, load_bytes, loa
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.inference.confidence import check_confidence, told
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
-from captionkit.inference.search import Constraints, Decoding, Hypothesis, State, Stepper, search
+from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class Captioner:
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
         """Decode an image and preprocess it for the model; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
-        load = load_bytes if getattr(self.stepper, "takes_bytes", False) else load_image
+        load = load_bytes if self.stepper.takes_bytes else load_image
         pixels, error = None, None
         notes: list[str] = []
         try:
@@ -270,16 +270,8 @@ class Captioner:
             yield outcome, next(overviews) if outcome.ms else None
 
     def _describe(self, encoded: _Encoded, decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
-        start, many = time.perf_counter(), len(encoded.images)
-        hypotheses = search(
-            encoded,
-            encoded.images,
-            decoding,
-            bos_id=self.tokenizer.bos_id,
-            eos_id=self.tokenizer.eos_id,
-            banned=self.tokenizer.never_generated,
-            constraints=constraints,
-        )
+        start, many = time.perf_counter(), len(encoded.begun.images)
+        hypotheses = search(self.stepper, encoded.begun, decoding, self.tokenizer.special, constraints=constraints)
         judge = self.folder.confidence
         overviews = encoded.overviews() if judge and judge.image else repeat(None)
         found = zip(hypotheses, overviews, strict=False)
@@ -334,7 +326,7 @@ class Captioner:
         if not confidences:
             return 0.0
         judge = self.folder.confidence
-        if judge is None or (judge.image and overview is None):  # a custom stepper need not have `overview`
+        if judge is None or (judge.image and overview is None):
             return sum(confidences) / len(confidences)
         try:
             return judge(told(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
@@ -350,26 +342,22 @@ def spoken_words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Iterator[tuple
 
 
 class _Encoded:
-    """Opened images whose readable ones are already encoded: a stepper whose `begin` returns that state."""
+    """Opened images whose readable ones are already encoded."""
 
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
         self.opened, self._stepper = opened, stepper
         good = [picture.pixels for picture in opened if picture.pixels is not None]
-        self.images = _batch(good)
-        self.step, self.keep = stepper.step, getattr(stepper, "keep", None)
+        images = _batch(good)
         start = time.perf_counter()
-        self._state = stepper.begin(self.images) if good else None
+        self.begun = Begun(stepper.begin(images) if good else None, images)
         #: milliseconds taken to encode them
         self.ms = _milliseconds_since(start)
 
     def overviews(self) -> Sequence[NDArray[np.float32] | None]:
         """Return the stepper's `overview` of each readable image, [D]; None for each if the stepper has none."""
-        overview = getattr(self._stepper, "overview", None)
-        found = overview(self._state) if overview and len(self.images) else None
-        return [None] * len(self.images) if found is None else list(found)
-
-    def begin(self, images: NDArray[Any]) -> State:
-        return self._state
+        state, images = self.begun
+        found = self._stepper.overview(state) if len(images) else None
+        return [None] * len(images) if found is None else list(found)
 
 
 def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,14 +23,19 @@ from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+    from captionkit.inference.search import Capability
+
 State = dict[str, np.ndarray]
 
 #: possible names of the encoder's input: floats, or bytes
 IMAGES, PIXELS = "images", "pixels"
+_ATTENTION: Literal["attention"] = "attention"
 #: the decoder's outputs for the next word, in this order
-_RANKED = ("log_probs", "ids", "attention")
+_RANKED = ("log_probs", "ids", _ATTENTION)
 #: how long idle workers spin, in microseconds
 _SPIN = "100"
+#: what a decoder can do; the second only if its graph gives it
+_ALL: tuple[Capability, ...] = ("constraints", "attention")
 #: the first release that can limit the spinning of workers; before it, they spin up to half a second
 _BOUNDED_SPIN = (1, 26)
 
@@ -52,8 +57,15 @@ class OnnxStepper:
         self.takes_bytes = self._takes == PIXELS
         self._begun = [output.name for output in self._encoder.get_outputs()]
         self._wanted = [entry.name for entry in self._decoder.get_inputs()]
-        following = [output.name for output in self._decoder.get_outputs() if output.name not in _RANKED]
-        self._stepped = [*_RANKED, *following]
+        given_back = [output.name for output in self._decoder.get_outputs()]
+        self._has_maps = _ATTENTION in given_back
+        #: what the decoder can do; it gives attention only if its graph has that output
+        self.capabilities: frozenset[Capability] = frozenset(
+            ("constraints", _ATTENTION) if self._has_maps else ("constraints",)
+        )
+        ranked = _RANKED if self._has_maps else _RANKED[:2]
+        following = [name for name in given_back if name not in ranked]
+        self._stepped = [*ranked, *following]
         self._changed = [name.removesuffix(".next") for name in following]
         missing = {*self._wanted} - {"tokens", "parents", "top_k", *self._begun}
         if missing:
@@ -89,8 +101,9 @@ class OnnxStepper:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, State]:
         """Decode one step: `tokens`, `parents` int64 [B,K] -> log-probs and ids [B,K,T], attention [B,K,G], state."""
         given = self.inputs(tokens, parents, state, top_k)
-        log_probs, ids, attention, *changed = self._decoder.run(self._stepped, given)
-        return log_probs, ids, attention, {**state, **dict(zip(self._changed, changed, strict=True))}
+        log_probs, ids, *others = self._decoder.run(self._stepped, given)
+        attention = others.pop(0) if self._has_maps else np.empty((*tokens.shape, 0), np.float32)
+        return log_probs, ids, attention, {**state, **dict(zip(self._changed, others, strict=True))}
 
     def inputs(self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int) -> dict[str, np.ndarray]:
         """Return the decoder's inputs for a step by name."""

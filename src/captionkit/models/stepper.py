@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captionkit.inference.search import Capability
 from captionkit.models.captioning_model import CaptioningModel
 
 
 class TorchStepper:
     """Stepper for a model in evaluation mode; inputs and outputs are NumPy arrays."""
+
+    takes_bytes = False
+    capabilities: frozenset[Capability] = frozenset(("attention", "constraints"))
 
     def __init__(self, model: CaptioningModel) -> None:
         self.model = model
@@ -47,12 +51,3 @@ class TorchStepper:
         """Return the state of the images `rows` [n] only."""
         index = torch.from_numpy(rows).to(self.device)
         return {name: value.index_select(0, index) for name, value in state.items()}
-
-
-class MemoryStepper(TorchStepper):
-    """Stepper that starts from a precomputed memory instead of images."""
-
-    @torch.inference_mode()
-    def begin(self, memory: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the initial state for `memory` [B,G,D]."""
-        return self.model.begin(memory)

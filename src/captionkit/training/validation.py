@@ -19,14 +19,14 @@ from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError, TrainingError
 from captionkit.inference.calibration import Calibration, fit
 from captionkit.inference.captioner import spoken_words
-from captionkit.inference.search import Hypothesis, search
+from captionkit.inference.search import Begun, Hypothesis, search
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
 from captionkit.metrics.diversity import Diversity
 from captionkit.metrics.frequencies import DocumentFrequencies
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.stepper import MemoryStepper
+from captionkit.models.stepper import TorchStepper
 from captionkit.training.config.decoding import DECODING
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import whole
@@ -153,8 +153,7 @@ def validate(
 
 def _captions(model: CaptioningModel, memory: Tensor, tokenizer: Tokenizer) -> list[Hypothesis | None]:
     """Generate captions of images, `memory` [B,G,D], with the decoding parameters of the saved model."""
-    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "banned": tokenizer.never_generated}
-    found = search(MemoryStepper(model), memory, DECODING, **ids)
+    found = search(TorchStepper(model), Begun(model.begin(memory), memory), DECODING, tokenizer.special)
     return [captions[0] if captions else None for captions in found]
 
 

@@ -6,11 +6,7 @@ Sizes: B images, K hypotheses of an image at a step, T ranked tokens of a hypoth
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-import numpy as np
-from numpy.typing import NDArray
-
+from captionkit.data.special_tokens import SpecialTokens
 from captionkit.errors import CaptionkitError
 from captionkit.inference.search.beam import beam_search
 from captionkit.inference.search.constraints import Constraints
@@ -18,26 +14,24 @@ from captionkit.inference.search.generation_config import Decoding
 from captionkit.inference.search.hypothesis import Hypothesis
 from captionkit.inference.search.sampling import sample
 from captionkit.inference.search.single_image import search_alone, suits
-from captionkit.inference.search.stepper import SearchRequest, State, Stepper
+from captionkit.inference.search.stepper import Begun, Capability, SearchRequest, State, Stepper
 
-__all__ = ["Constraints", "Decoding", "Hypothesis", "State", "Stepper", "search"]
+__all__ = ["Begun", "Capability", "Constraints", "Decoding", "Hypothesis", "State", "Stepper", "search"]
 
 
 def search(
     stepper: Stepper,
-    images: NDArray[np.float32],
+    begun: Begun,
     decoding: Decoding,
+    special: SpecialTokens,
     *,
-    bos_id: int,
-    eos_id: int,
-    banned: Collection[int] = (),
     constraints: Constraints | None = None,
 ) -> list[list[Hypothesis]]:
-    """Caption images [B,3,H,W]; return at most `num_captions` hypotheses per image, best first, unfinished ones last.
+    """Caption encoded images; return at most `num_captions` hypotheses per image, best first, unfinished ones last.
 
-    See `beam_search` and `sample`; for one image, `search_alone` returns the same as the former, faster. Tokens in
-    `banned` are never generated, and every result satisfies `constraints`. Constraints are token ids, so a `decoding`
-    with words as text must come with constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
+    See `beam_search` and `sample`; for one image, `search_alone` returns the same as the former, faster.
+    Every result satisfies `constraints`. They are token ids, so a `decoding` with words as text must come with
+    constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
 
     Tokens of probability zero (-inf, or NaN from a broken model) are never generated. If that or the constraints leave
     fewer than `num_captions` hypotheses, fewer are returned: none if no caption is possible.
@@ -50,9 +44,9 @@ def search(
         raise CaptionkitError(
             f"prefix has {len(constraints.prefix)} tokens, but max_length is {decoding.max_length}; raise max_length"
         )
-    if not len(images):
+    if not len(begun.images):
         return []
-    asked = SearchRequest(stepper, images, decoding, constraints or Constraints(), bos_id, eos_id, frozenset(banned))
+    asked = SearchRequest(stepper, begun, decoding, constraints or Constraints(), special)
     if decoding.temperature:
         return sample(asked)
     return search_alone(asked) if suits(asked) else beam_search(asked)

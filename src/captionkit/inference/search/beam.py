@@ -62,13 +62,13 @@ class _Beams:
     """One search. The K hypotheses of an image are ordered by group, and within a group by bank."""
 
     def __init__(self, asked: SearchRequest) -> None:
-        stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
+        stepper, begun, decoding, constraints, (start_ids, eos_id, banned) = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
         self.start, self.longest = len(constraints.prefix), decoding.max_length + 1
         self.width = decoding.beam // decoding.groups
-        self.grid = Grid(constraints.words, constraints.prefix, len(images)) if constraints.words else None
+        self.grid = Grid(constraints.words, constraints.prefix, len(begun.images)) if constraints.words else None
         self.banks = self.grid.banks if self.grid else 1
         excluded = self.banned | {eos_id}
         # A continuation that stays live is among the K best words allowed for its beam, and one that ends is among the
@@ -78,8 +78,8 @@ class _Beams:
         self.ranks = decoding.beam * self.banks + len(excluded) + (len(self.grid.tokens) if self.grid else 0)
         self.mask = exclusion(excluded)
         remember = bool(decoding.no_repeat or self.phrases)
-        self.live = BeamState(stepper, images, constraints.prefix, bos_id, self.banned, remember=remember)
-        self.best = [np.full((len(images), decoding.num_captions), NONE) for _ in range(decoding.groups)]
+        self.live = BeamState(stepper, begun, start_ids, constraints.prefix, self.banned, remember=remember)
+        self.best = [np.full((len(begun.images), decoding.num_captions), NONE) for _ in range(decoding.groups)]
 
     def run(self) -> list[list[Hypothesis]]:
         for length in range(self.start, self.longest):  # words in each live hypothesis

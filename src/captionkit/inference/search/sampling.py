@@ -26,15 +26,15 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     and the step. So an image's captions depend neither on its place in a batch nor on the other images, and the first
     samples are the same however many are drawn.
     """
-    stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
+    stepper, begun, decoding, constraints, (start_ids, eos_id, banned) = asked
     banned = banned | constraints.banned_tokens
     excluded, phrases = banned | {eos_id}, constraints.banned_phrases
     mask = exclusion(excluded)
     start, stop, samples = len(constraints.prefix), decoding.max_length, decoding.num_captions
     remember = bool(decoding.no_repeat or phrases)
-    live = BeamState(stepper, images, constraints.prefix, bos_id, banned, remember=remember)
-    random = np.stack([_uniform(image, decoding.seed, samples, stop + 1) for image in images])  # [B,N,L]
-    found = np.full((len(images), samples), NONE)
+    live = BeamState(stepper, begun, start_ids, constraints.prefix, banned, remember=remember)
+    random = np.stack([_uniform(image, decoding.seed, samples, stop + 1) for image in begun.images])  # [B,N,L]
+    found = np.full((len(begun.images), samples), NONE)
     columns = np.broadcast_to(np.arange(samples), found.shape)  # the sample index of each hypothesis, [B,K]
     origin = np.zeros(found.shape, np.int64)  # the hypothesis that each continues; at first all share one
 

@@ -43,13 +43,14 @@ class _Found(NamedTuple):
 
 
 def suits(asked: SearchRequest) -> bool:
-    """Return whether `search_alone` applies: one image, a small beam, no groups, no prefix and no forced words."""
+    """Return whether `search_alone` applies: one image, one start token, small beam, no groups, prefix or words."""
     plain = asked.decoding.groups == 1 and not asked.constraints.words and not asked.constraints.prefix
-    return len(asked.images) == 1 and asked.decoding.beam <= _FEW and plain
+    one = len(asked.begun.images) == len(asked.special.start) == 1
+    return one and asked.decoding.beam <= _FEW and plain
 
 
 def search_alone(asked: SearchRequest) -> list[list[Hypothesis]]:
-    """Return what `beam_search` finds for one image [1,3,H,W] where `suits` is true, in the same order."""
+    """Return what `beam_search` finds for one image where `suits` is true, in the same order."""
     return [_Alone(asked).run()]
 
 
@@ -57,14 +58,14 @@ class _Alone:
     """One search."""
 
     def __init__(self, asked: SearchRequest) -> None:
-        stepper, images, decoding, constraints, bos_id, eos_id, banned = asked
+        stepper, begun, decoding, constraints, (start_ids, eos_id, banned) = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
         #: as in `beam_search`: the last rank that can matter if no token is forbidden
         self.ranks = decoding.beam + len(self.banned | {eos_id})
-        self.stepper, self._state = stepper, stepper.begin(images)
-        self.tokens, self.parents = [bos_id], [0]
+        self.stepper, self._state = stepper, begun.state
+        self.tokens, self.parents = [*start_ids], [0]
         self.live = [_Live(0.0, (), (), ())]
         self.best: list[_Found] = []
         self.grid = 0  # G; set by the first step

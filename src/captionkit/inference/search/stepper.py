@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from captionkit.data.special_tokens import SpecialTokens
 from captionkit.inference.search.constraints import Constraints
 from captionkit.inference.search.generation_config import Decoding
 from captionkit.inference.search.hypothesis import Step
@@ -17,19 +17,34 @@ State = Any  # opaque to the search, which only passes it back to the Stepper
 #: a `top_k` that requests the whole vocabulary
 WHOLE = 2**31 - 1
 
+#: what not every model can do: attention maps; constraints (prefix, forced and banned words); a fitted confidence; a
+#: prompt, such as the task that a model is to perform
+Capability = Literal["attention", "constraints", "confidence", "prompt"]
+
 
 class Stepper(Protocol):
-    """The decoder interface of the search. What `step` returns is kept until the search ends; do not overwrite it.
+    """The decoder interface of the search, for any decoder that predicts the next token.
 
-    Optional members: `keep(state, rows) -> state` reduces a state to the images `rows` [n], in rising order. The search
-    then drops finished images; without it, they are computed until the last one is finished. If the attribute
-    `takes_bytes` is true, a captioner gives `begin` images as bytes [B,H,W,4] (data.images.preprocess_bytes).
-    `overview(state) -> [B,D]` returns the features that a caption's confidence may use
-    (captionkit.inference.confidence); it is called with the state that `begin` returned.
+    The search never looks into a state, so a cache may grow from step to step, and a prompt's tokens may be in it from
+    the start. What `step` returns is kept until the search ends; do not overwrite it.
     """
 
-    def begin(self, images: NDArray[np.float32]) -> State:
-        """Encode images [B,3,H,W], once for all beams."""
+    #: whether `begin` takes images as bytes [B,H,W,4] (data.images.preprocess_bytes) instead of floats [B,3,H,W]
+    takes_bytes: bool
+    #: what the decoder can do: of `Capability`, "attention", "constraints" and "prompt"
+    capabilities: frozenset[Capability]
+
+    def begin(self, images: NDArray[Any]) -> State:
+        """Encode a batch of images, once for all beams."""
+
+    def keep(self, state: State, rows: NDArray[np.int64]) -> State:
+        """Return the state reduced to the images `rows` [n], in rising order, so that finished images are dropped."""
+
+    def overview(self, state: State) -> NDArray[np.float32] | None:
+        """Return the features [B,D] of a state from `begin` that a caption's confidence may use; None without any.
+
+        See captionkit.inference.confidence.
+        """
 
     def step(
         self, tokens: NDArray[np.int64], parents: NDArray[np.int64], state: State, top_k: int
@@ -37,22 +52,27 @@ class Stepper(Protocol):
         """Feed each hypothesis its newest token, tokens [B,K], and rank the possible next tokens.
 
         `parents` [B,K] gives the beam of the previous step that each hypothesis continues, so that caches are
-        reordered. The first step has K=1, the begin token, and zeros as parents. Returns log-probabilities [B,K,T] in
-        falling order and their token ids [B,K,T], T = min(top_k, vocabulary size); the attention [B,K,G] that produced
-        them; and the next state.
+        reordered. The first step has K=1, the first start token, and zeros as parents. Returns log-probabilities
+        [B,K,T] in falling order and their token ids [B,K,T], T = min(top_k, vocabulary size); the attention [B,K,G]
+        that produced them, G=0 without "attention"; and the next state.
         """
+
+
+class Begun(NamedTuple):
+    """A batch of encoded images."""
+
+    state: State  # as the stepper's `begin` returned it
+    images: Any  # [B,...], what was encoded; sampling draws its random numbers by the values
 
 
 class SearchRequest(NamedTuple):
     """The arguments of a search."""
 
     stepper: Stepper
-    images: NDArray[np.float32]  # [B,3,H,W]
+    begun: Begun
     decoding: Decoding
     constraints: Constraints
-    bos_id: int
-    eos_id: int
-    banned: frozenset[int]  # tokens that are never generated
+    special: SpecialTokens
 
 
 class BeamState:
@@ -61,27 +81,30 @@ class BeamState:
     def __init__(
         self,
         stepper: Stepper,
-        images: NDArray[np.float32],
+        begun: Begun,
+        start_ids: tuple[int, ...],
         prefix: tuple[int, ...],
-        bos_id: int,
         banned: frozenset[int],
         *,
         remember: bool,
     ) -> None:
-        """Encode the images and feed the `prefix`, so that the single hypothesis of each image can be continued.
+        """Feed the start tokens and the `prefix`, so that the single hypothesis of each image can be continued.
 
-        `remember` says whether `said` is kept.
+        The tokens of the prefix belong to the hypothesis, the start tokens do not. `remember` says whether `said` is
+        kept.
         """
         self._stepper, self._remember = stepper, remember
-        self._keep: Callable[[State, NDArray[np.int64]], State] | None = getattr(stepper, "keep", None)
-        batch = len(images)
+        batch = len(begun.images)
         self.images = np.arange(batch)  # [B]
         self.log_probs = np.zeros((batch, 1))  # [B,K]; -inf for padding and for finished images
-        self.tokens = np.full((batch, 1), bos_id, np.int64)  # [B,K]
+        self.tokens = np.full((batch, 1), start_ids[0], np.int64)  # [B,K]
         self.parents = np.zeros((batch, 1), np.int64)  # [B,K]
         self.said = np.empty((batch, 1, 0), np.int64)  # the words of each hypothesis, [B,K,L]; kept only if `remember`
         self.steps: list[Step] = []
-        self._state = stepper.begin(images)
+        self._state = begun.state
+        for token in start_ids[1:]:
+            self.step(1)
+            self.tokens = np.full_like(self.tokens, token)
         start = np.zeros((batch, 1), np.int64)
         for token in prefix:
             log_probs, ids, attention = self.step(WHOLE)
@@ -111,12 +134,12 @@ class BeamState:
 
     def drop_done(self) -> NDArray[np.int64] | None:
         """Drop the images without a live hypothesis; return the rows that stay, or None if all do."""
-        if self._keep is None or len(self.images) == 1:
+        if len(self.images) == 1:
             return None
         open_rows = np.nonzero(self.log_probs.max(axis=1) > -np.inf)[0]
         if len(open_rows) in (0, len(self.images)):
             return None
-        self._state = self._keep(self._state, open_rows)
+        self._state = self._stepper.keep(self._state, open_rows)
         for name in ("images", "log_probs", "tokens", "parents", "said"):
             setattr(self, name, getattr(self, name)[open_rows])
         return open_rows
