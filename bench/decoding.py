@@ -34,7 +34,7 @@ State = dict[str, np.ndarray]
 
 def naive(captioner: Captioner, begun: State, decoding: Decoding) -> list[int]:
     """Beam search for one image over whole prefixes, as `captionkit.inference.search` describes it."""
-    text, step, beam, penalty = captioner.text, captioner.stepper.step, decoding.beam, decoding.length_penalty
+    text, step, beam, penalty = captioner.tokenizer, captioner.stepper.step, decoding.beam, decoding.length_penalty
     banned = [*text.never_generated]
     live: list[tuple[list[int], float]] = [([], 0.0)]
     ended: list[tuple[float, list[int]]] = []
@@ -100,7 +100,7 @@ def main() -> None:
 
     def batched(state: State) -> list[list[int]]:
         encoded = Begun(state, images[: len(next(iter(state.values())))])
-        found = search(captioner.stepper, encoded, decoding, captioner.text.special)
+        found = search(captioner.stepper, encoded, decoding, captioner.tokenizer.special)
         return [captions[0].tokens.tolist() for captions in found]
 
     contenders = {

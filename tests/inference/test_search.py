@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captionkit.data.special_tokens import SpecialTokens
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.inference.search import Constraints, Decoding, Hypothesis
+from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, search
 from steppers import (
     BANNED,
     BOS,
@@ -21,6 +22,7 @@ from steppers import (
     RandomModel,
     RandomStepper,
     brief,
+    pictures,
     repeats,
     run,
 )
@@ -309,3 +311,48 @@ def test_a_bad_override_is_not_blamed_on_the_model():
     with pytest.raises(CaptionkitError, match=r"num_captions is 4, but must be <= beam, which is 3") as error:
         replace(Decoding(), num_captions=4)
     assert not isinstance(error.value, ModelError)
+
+
+class PromptedStepper(RandomStepper):
+    """Checks that the prompt is fed token by token, and has no attention maps; its words follow as without a prompt."""
+
+    prompt = (BOS, 9, 8)
+    capabilities = frozenset(("constraints",))
+
+    def step(self, tokens, parents, state, top_k):
+        if self.steps < len(self.prompt) - 1:
+            assert tokens.tolist() == [[self.prompt[self.steps]]] * len(state)
+            self.steps += 1
+            return np.zeros((len(state), 1, 1), np.float32), tokens[..., None], np.empty((len(state), 1, 0)), state
+        if self.steps == len(self.prompt) - 1:
+            assert tokens.tolist() == [[self.prompt[-1]]] * len(state)
+            self.steps, tokens = 0, np.full_like(tokens, BOS)
+            self.prompt = ()
+        log_probs, ids, _, state = super().step(tokens, parents, state, top_k)
+        return log_probs, ids, np.empty((*tokens.shape, 0), np.float32), state
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(temperature=1), Decoding(beam=1)])
+@pytest.mark.parametrize("images", [(3,), (1, 2, 3)])
+def test_a_prompt_is_fed_first_and_is_no_part_of_a_caption(decoding, images):
+    model = RandomModel(20, seed=2, end=1)
+    stepper = PromptedStepper(model)
+    begun = Begun(stepper.begin(pictures(*images)), pictures(*images))
+    found = search(stepper, begun, decoding, SpecialTokens(PromptedStepper.prompt, EOS, frozenset(BANNED)))
+    for without, (best, *_) in zip(run(model, decoding, *images), found, strict=True):
+        assert brief([best]) == brief(without[:1])
+        assert best.attention.shape == (len(best.tokens), 0)
+
+
+def test_one_token_may_begin_and_end_captions():
+    class Coinciding(RandomStepper):
+        def step(self, tokens, parents, state, top_k):
+            tokens = tokens if self.steps else np.where(tokens == EOS, BOS, tokens)
+            return super().step(tokens, parents, state, top_k)
+
+    model = RandomModel(20, seed=2, end=1)
+    for images in ((3,), (1, 2, 3)):
+        stepper = Coinciding(model)
+        begun = Begun(stepper.begin(pictures(*images)), pictures(*images))
+        found = search(stepper, begun, Decoding(), SpecialTokens((EOS,), EOS, frozenset(BANNED)))
+        assert [brief(f) for f in found] == [brief(f) for f in run(model, Decoding(), *images)]
