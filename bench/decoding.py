@@ -34,7 +34,7 @@ State = dict[str, np.ndarray]
 
 def naive(captioner: Captioner, begun: State, decoding: Decoding) -> list[int]:
     """Beam search for one image over whole prefixes, as `captionkit.inference.search` describes it."""
-    text, step, beam, penalty = captioner.tokenizer, captioner.stepper.step, decoding.beam, decoding.length_penalty
+    text, step, beam, penalty = captioner.tokenizer, captioner.stepper.step, decoding.num_beams, decoding.length_penalty
     banned = [*text.never_generated]
     live: list[tuple[list[int], float]] = [([], 0.0)]
     ended: list[tuple[float, list[int]]] = []
@@ -44,7 +44,7 @@ def naive(captioner: Captioner, begun: State, decoding: Decoding) -> list[int]:
         for (words, log_prob), row in zip(live, rows, strict=True):
             row[banned] = -np.inf
             row[[text.eos_id] * (length < decoding.min_length)] = -np.inf
-            row[repeating(words, decoding.no_repeat)] = -np.inf
+            row[repeating(words, decoding.no_repeat_ngram_size)] = -np.inf
             likely = np.argsort(-row, kind="stable")[: 2 * beam]
             options += [(log_prob + float(row[token]), words, int(token)) for token in likely]
         options.sort(key=lambda option: -option[0])
@@ -94,7 +94,7 @@ def main() -> None:
     if options.photos:
         sources = [given.source for given in find_inputs([options.photos])][: options.images]
     images = np.stack([load_image(source, captioner.preprocessing) for source in sources])
-    decoding = Decoding(**{**captioner.decoding.to_dict(), "beam": options.beam, "num_captions": 1})
+    decoding = Decoding(**{**captioner.decoding.to_dict(), "num_beams": options.beam, "num_captions": 1})
     begun = captioner.stepper.begin(images)
     each = [{name: value[i : i + 1] for name, value in begun.items()} for i in range(len(images))]
 

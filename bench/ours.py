@@ -20,9 +20,9 @@ from captionkit.inference.search import State, Stepper
 from speed_cases import BATCHES, BEAMS, FORCED, SINGLES, STAGES, STEPS, case
 
 CASES = {
-    **{case(beam, batch): (batch, {"beam": beam}) for batch in BATCHES for beam in BEAMS},
+    **{case(beam, batch): (batch, {"num_beams": beam}) for batch in BATCHES for beam in BEAMS},
     # nineteen words and the end
-    FORCED: (1, {"beam": 3, "min_length": STEPS - 1, "max_length": STEPS - 1}),
+    FORCED: (1, {"num_beams": 3, "min_length": STEPS - 1, "max_length": STEPS - 1}),
 }
 
 
@@ -120,7 +120,7 @@ class Onnx:
         outcomes: list[captionkit.Outcome] = []
         for first in range(0, len(photos), batch):
             together = photos[first : first + batch]
-            outcomes += captioner.stream(together, batch=len(together), num_captions=1, **decoding)
+            outcomes += captioner.stream(together, batch_size=len(together), num_captions=1, **decoding)
         for outcome in outcomes:
             if outcome.error:
                 raise CaptionkitError(outcome.error)

@@ -108,7 +108,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = {
         "architecture": architecture(model, preprocessing),
         "preprocessing": preprocessing.to_dict(),
-        "decoding": Decoding(beam=3, max_length=8).to_dict(),
+        "decoding": Decoding(num_beams=3, max_length=8).to_dict(),
         "provenance": {},
     }
     return write_model(tmp_path_factory.mktemp("models") / "untrained", tables, contents).path

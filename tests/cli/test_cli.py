@@ -58,7 +58,7 @@ def test_folder_and_pattern_print_names(
 def test_json_lines_have_the_documented_shape(
     model_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("caption", photos, "--model", model_folder, "--json", "--num-captions", 2, "--beam", 4) == 0
+    assert run("caption", photos, "--model", model_folder, "--json", "--num-captions", 2, "--num-beams", 4) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 3
     for row in rows:
@@ -82,12 +82,12 @@ def test_every_way_of_decoding_has_its_flags(
         return [[caption["text"] for caption in captions] for captions in lines(*flags)]
 
     sampling = ("--temperature", 1.5, "--top-k", 9, "--top-p", 0.95, "--num-captions", 5)
-    assert texts(*sampling, "--sample-seed", 1) == texts(*sampling, "--sample-seed", 1, "--batch", 1)
-    assert texts(*sampling, "--sample-seed", 1) != texts(*sampling, "--sample-seed", 2)
-    grouped = lines("--beam", 6, "--groups", 3, "--diversity", 20, "--num-captions", 3)
+    assert texts(*sampling, "--seed", 1) == texts(*sampling, "--seed", 1, "--batch-size", 1)
+    assert texts(*sampling, "--seed", 1) != texts(*sampling, "--seed", 2)
+    grouped = lines("--num-beams", 6, "--num-beam-groups", 3, "--diversity-penalty", 20, "--num-captions", 3)
     assert all(set(caption) == {"text", "log_prob", "confidence", "words"} for found in grouped for caption in found)
     assert all(len({caption["text"].split()[0] for caption in found}) == 3 for found in grouped)
-    said = texts("--prefix", "a red", "--words", "sea, two cats", "--ban", "dog,the", "--max-length", 12)
+    said = texts("--prefix", "a red", "--force-words", "sea, two cats", "--bad-words", "dog,the", "--max-length", 12)
     for (text,) in said:
         assert text.startswith("a red")
         assert "two cats" in text
@@ -103,7 +103,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(
     text.write_text("not an image")
     cut.write_bytes(Path(good[0]).read_bytes()[:300])
     named = [good[0], text, good[1], cut, missing, good[2]]
-    assert run("caption", *named, "--model", model_folder, "--batch", 2, "--json") == 1
+    assert run("caption", *named, "--model", model_folder, "--batch-size", 2, "--json") == 1
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["path"] for row in rows] == [str(n) for n in named]
@@ -226,7 +226,7 @@ def test_names_and_words_that_are_not_utf_8(model_folder: Path, photos: Path, tm
     done = subprocess.run([*base, "--output", tmp_path / "r.csv"], env=environment, capture_output=True, check=False)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and b"Traceback" not in done.stderr
     assert len((tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()) == 3
-    done = subprocess.run([*base, "--words", b"dog\xff"], env=environment, capture_output=True, check=False)
+    done = subprocess.run([*base, "--force-words", b"dog\xff"], env=environment, capture_output=True, check=False)
     assert done.returncode == 1 and b"no text that can be encoded" in done.stderr and b"Traceback" not in done.stderr
 
 
@@ -321,12 +321,18 @@ def test_inputs(photos: Path, tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (["caption", "x.jpg", "--model", "nowhere"], "nowhere: no model folder"),
-        (["caption", "x.jpg", "--beam", "0"], "beam is 0"),
-        (["caption", "x.jpg", "--batch", "0"], "--batch is 0"),
-        (["caption", "x.jpg", "--groups", "2"], "groups is 2, but must divide beam, which is 3; use beam 4"),
+        (["caption", "x.jpg", "--num-beams", "0"], "num_beams is 0"),
+        (["caption", "x.jpg", "--batch-size", "0"], "batch_size is 0"),
+        (
+            ["caption", "x.jpg", "--num-beam-groups", "2"],
+            "num_beam_groups is 2, but must divide num_beams, which is 3; use num_beams 4",
+        ),
         (["caption", "x.jpg", "--top-p", "0.9"], "top_p is 0.9, which is for sampling; set a temperature too"),
-        (["caption", "x.jpg", "--temperature", "1", "--words", "sea"], "words such as 'sea' are searched for"),
-        (["caption", "x.jpg", "--words", "sea,gnu"], "words: the model's vocabulary lacks 'gnu'"),
+        (
+            ["caption", "x.jpg", "--temperature", "1", "--force-words", "sea"],
+            "force_words such as 'sea' are searched for",
+        ),
+        (["caption", "x.jpg", "--force-words", "sea,gnu"], "force_words: the model's vocabulary lacks 'gnu'"),
         (["inspect", "nowhere"], "nowhere"),
         (["export", "nowhere"], "nowhere: no model folder"),
         (["train", "nowhere", "--output", "run", "--recipe", "flickr9k"], "did you mean 'flickr8k'"),

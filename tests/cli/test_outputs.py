@@ -326,7 +326,7 @@ def test_a_run_without_captions_leaves_the_file_that_was_there(
     before = tree(tmp_path)
     assert run("caption", tmp_path / "no-such-folder", "--output", tmp_path / name) == 1
     assert f"{tmp_path / name}: stays as it was" in capsys.readouterr().err
-    assert run("caption", image, "--words", "qqqqqq", "--output", tmp_path / name) == 1
+    assert run("caption", image, "--force-words", "qqqqqq", "--output", tmp_path / name) == 1
     assert run("caption", image, "--model", tmp_path / "none", "--output", tmp_path / name) == 1
     assert tree(tmp_path) == before
 
@@ -390,7 +390,7 @@ def test_a_signal_keeps_the_captions_so_far(tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
     image, old = photo(tmp_path / "a.jpg"), tmp_path / "old.json"
     old.write_text('[{"image_id": "old", "caption": "an old one"}]\n')
-    command = [sys.executable, "-m", "captionkit", "caption", "-", "--batch", "1", "--output", str(old)]
+    command = [sys.executable, "-m", "captionkit", "caption", "-", "--batch-size", "1", "--output", str(old)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -70,9 +70,9 @@ OUTPUTS = {
 }
 #: texts that are no paths
 WORDS = {
-    *("--ban", "--prefix", "--words", "--split", "--metrics", "--layout", "--tokenizer"),
+    *("--bad-words", "--prefix", "--force-words", "--split", "--metrics", "--layout", "--tokenizer"),
     *("--noun", "--host", "--token", "--cors", "--log-format", "--root-path"),
-    *("--beam", "--length-penalty", "--no-repeat", "--horizon"),
+    *("--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--early-stop-horizon"),
     *("--data.train-split", "--data.val-split", "--data.tokenizer", "--data.weights", "--image.fit", "--image.crop"),
     *("--image.flip-unless", "--image.flip-swap", "--encoder.train", "--decoder.name", "--decoder.kind"),
     *("--decoder.size", "--optimizer.objective", "--optimizer.name", "--optimizer.schedule", "--run.precision"),

@@ -94,7 +94,7 @@ def test_an_evaluation_that_fails_leaves_no_scores_of_an_earlier_one(
 ) -> None:
     folder = Path(shutil.copytree(done, tmp_path / "out"))
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run("evaluate", "bundled", real, "--output", folder, "--beam", 1, *FEW) == 130
+    assert run("evaluate", "bundled", real, "--output", folder, "--num-beams", 1, *FEW) == 130
     assert sorted(path.name for path in folder.iterdir()) == ["results.json"]
     assert len(json.loads((folder / "results.json").read_text(encoding="utf-8"))) == len(CAPTIONS)
 
@@ -108,9 +108,9 @@ def test_no_picture_is_in_the_gallery_twice() -> None:
 
 
 def test_decoding_flags_are_heeded(real: Path, tmp_path: Path) -> None:
-    assert run("evaluate", "bundled", real, "--output", tmp_path, "--beam", 1, "--max-length", 3, *FEW) == 0
+    assert run("evaluate", "bundled", real, "--output", tmp_path, "--num-beams", 1, "--max-length", 3, *FEW) == 0
     made = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
-    assert made["decoding"]["beam"] == 1 and made["longest"] <= 3
+    assert made["decoding"]["num_beams"] == 1 and made["longest"] <= 3
 
 
 def test_a_bad_picture_is_named_and_the_rest_is_scored(tmp_path: Path, model_folder: Path, capsys) -> None:
@@ -145,8 +145,8 @@ def test_without_any_picture_or_caption_it_says_so(tmp_path: Path, model_folder:
     [
         (("--split", "test"), "there is no split 'test'; there is train"),
         (("--metrics", "bleu,cidre"), "metric 'cidre' is unknown; did you mean 'cider'"),
-        (("--beam", 0), "beam is 0"),
-        (("--batch", 0), "batch is 0"),
+        (("--num-beams", 0), "num_beams is 0"),
+        (("--batch-size", 0), "batch_size is 0"),
         (("--resamples", -1), "resamples is -1"),
         (("--metrics", "bleu,spice"), "SPICE: "),
         (("--clip", Path(__file__).parent), "cannot load this CLIP model"),

@@ -30,13 +30,17 @@ def run(*arguments: object) -> int:
 
 
 def test_a_trial_scores_what_captioning_says(real: Path) -> None:
-    found = tune_model("bundled", real, beams=(1, 4), length_penalties=(0.0, 1.5), no_repeats=(0,))
+    found = tune_model("bundled", real, num_beams=(1, 4), length_penalties=(0.0, 1.5), no_repeat_ngram_sizes=(0,))
     images = open_dataset(real)["val"]
-    tried = [(t.decoding.beam, t.decoding.length_penalty, t.decoding.no_repeat) for t in found.trials]
+    tried = [(t.decoding.num_beams, t.decoding.length_penalty, t.decoding.no_repeat_ngram_size) for t in found.trials]
     assert tried == [(1, 0.0, 0), (1, 1.5, 0), (4, 0.0, 0), (4, 1.5, 0)]
     model = captionkit.load()
     for trial in found.trials:
-        chosen = {"beam": trial.decoding.beam, "length_penalty": trial.decoding.length_penalty, "no_repeat": 0}
+        chosen = {
+            "num_beams": trial.decoding.num_beams,
+            "length_penalty": trial.decoding.length_penalty,
+            "no_repeat_ngram_size": 0,
+        }
         said = {e.id: model.caption(e.image, **chosen).text for e in images}
         scores = captionkit.evaluate(said, images, ["bleu", "rouge", "cider"], resamples=0)
         assert {name: scores[name] for name in tune_decoding.TOLD} == pytest.approx(trial.scores)
@@ -50,17 +54,17 @@ def test_of_equals_the_narrower_beam_is_chosen(real: Path, monkeypatch: pytest.M
         return [Trial(decoding, dict.fromkeys(tune_decoding.TOLD, 0.5), 9.0) for decoding in tried]
 
     monkeypatch.setattr(tune_decoding, "_trials", equal)
-    found = tune_model("bundled", real, beams=(5, 3, 4), length_penalties=(0.7,))
-    assert found.best.decoding.beam == 3
+    found = tune_model("bundled", real, num_beams=(5, 3, 4), length_penalties=(0.7,))
+    assert found.best.decoding.num_beams == 3
 
 
 def test_the_horizon_is_the_models_own_unless_others_are_tried(real: Path) -> None:
-    tried = {"beams": (2,), "length_penalties": (0.7,)}
-    own = captionkit.load().decoding.horizon
-    assert [trial.decoding.horizon for trial in tune_model("bundled", real, **tried).trials] == [own]
-    found = tune_model("bundled", real, **tried, horizons=(2, 0))
-    assert [trial.decoding.horizon for trial in found.trials] == [2, 0]
-    assert [trial["horizon"] for trial in found.to_dict()["trials"]] == [2, 0] and "horizon" in str(found)
+    tried = {"num_beams": (2,), "length_penalties": (0.7,)}
+    own = captionkit.load().decoding.early_stop_horizon
+    assert [trial.decoding.early_stop_horizon for trial in tune_model("bundled", real, **tried).trials] == [own]
+    found = tune_model("bundled", real, **tried, early_stop_horizons=(2, 0))
+    assert [trial.decoding.early_stop_horizon for trial in found.trials] == [2, 0]
+    assert [trial["early_stop_horizon"] for trial in found.to_dict()["trials"]] == [2, 0] and "horizon" in str(found)
 
 
 def test_what_is_written_is_what_the_model_captions_with(
@@ -69,11 +73,39 @@ def test_what_is_written_is_what_the_model_captions_with(
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     before = open_model(folder)
-    assert run("tune", folder, real, "--beam", "2,3", "--length-penalty", "1", "--no-repeat", "0,2", "--json") == 0
+    assert (
+        run(
+            "tune",
+            folder,
+            real,
+            "--num-beams",
+            "2,3",
+            "--length-penalty",
+            "1",
+            "--no-repeat-ngram-size",
+            "0,2",
+            "--json",
+        )
+        == 0
+    )
     assert open_model(folder).decoding == before.decoding
     told = json.loads(capsys.readouterr().out)
     assert len(told["trials"]) == 4 and told["best"] in told["trials"]
-    assert run("tune", folder, real, "--beam", "2,3", "--length-penalty", "1", "--no-repeat", "0,2", "--write") == 0
+    assert (
+        run(
+            "tune",
+            folder,
+            real,
+            "--num-beams",
+            "2,3",
+            "--length-penalty",
+            "1",
+            "--no-repeat-ngram-size",
+            "0,2",
+            "--write",
+        )
+        == 0
+    )
     after = open_model(folder)
     assert {name: getattr(after.decoding, name) for name in tune_decoding.TRIED} == {
         name: told["best"][name] for name in tune_decoding.TRIED
@@ -88,20 +120,20 @@ def test_a_picture_that_cannot_be_read_is_named_and_left_out(real: Path, tmp_pat
     shutil.copytree(real, copy)
     victim = next(iter(open_dataset(copy)["val"])).image
     victim.write_bytes(b"no picture")
-    assert run("tune", "bundled", copy, "--beam", 1, "--length-penalty", 1) == 0
+    assert run("tune", "bundled", copy, "--num-beams", 1, "--length-penalty", 1) == 0
     captured = capsys.readouterr()
     assert victim.name in captured.err and "*" in captured.out
     for example in open_dataset(copy)["val"]:
         example.image.write_bytes(b"no picture")
-    assert run("tune", "bundled", copy, "--beam", 1) == 1
+    assert run("tune", "bundled", copy, "--num-beams", 1) == 1
     assert "could be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--beam", "0"), "beam is 0"),
-        (("--beam", ""), "nothing to try"),
+        (("--num-beams", "0"), "num_beams is 0"),
+        (("--num-beams", ""), "nothing to try"),
         (("--length-penalty", "-1"), "length_penalty is -1"),
         (("--split", "tset"), "tset"),
         (("--write",), "use a copy of its folder"),
@@ -115,5 +147,5 @@ def test_wrong_wishes_are_told_in_a_line(arguments: tuple[str, ...], reason: str
 
 def test_numbers_that_are_none_are_wrong_usage(real: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run("tune", "bundled", real, "--beam", "three")
-    assert stopped.value.code == 2 and "--beam" in capsys.readouterr().err
+        run("tune", "bundled", real, "--num-beams", "three")
+    assert stopped.value.code == 2 and "--num-beams" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def learn(config: DecoderConfig, data: Path, folder: Path) -> Path:
     tables = {
         "architecture": architecture(model, preprocessing),
         "preprocessing": preprocessing.to_dict(),
-        "decoding": Decoding(beam=3, max_length=8).to_dict(),
+        "decoding": Decoding(num_beams=3, max_length=8).to_dict(),
         "provenance": {},
     }
     return write_model(folder, tables, contents).path
@@ -148,7 +148,7 @@ def run_as(graph: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 def test_a_caption_does_not_depend_on_its_neighbours(small: Path, data: Path) -> None:
     captioner, pictures = captionkit.load(small), sources(data)
     alone, together = (
-        [outcome.caption for outcome in captioner.stream(pictures, batch=batch)] for batch in (1, len(pictures))
+        [outcome.caption for outcome in captioner.stream(pictures, batch_size=batch)] for batch in (1, len(pictures))
     )
     assert len(pictures) > 2
     for one, other in zip(alone, together, strict=True):

@@ -72,6 +72,6 @@ class Gate:
         self.captioner.describe = self._held  # type: ignore[method-assign]
 
     def _held(self, opened: Any, decoding: Any) -> Any:
-        self.batches.append((len(opened), decoding.beam))
+        self.batches.append((len(opened), decoding.num_beams))
         assert self.open.wait(120)
         return self._describe(opened, decoding)

@@ -57,7 +57,7 @@ def evaluated(
     data, folder = shared / "data" / request.param, tmp_path_factory.mktemp("bundled")
     if not data.is_dir():
         pytest.skip(f"no {data}")
-    return request.param, evaluate_model("bundled", data, folder, split="val", batch=32)
+    return request.param, evaluate_model("bundled", data, folder, split="val", batch_size=32)
 
 
 @pytest.mark.slow

@@ -56,12 +56,12 @@ def test_caption_is_consistent(captioner: Captioner, photos: Path) -> None:
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_of_none_is_refused(captioner: Captioner, paths: list[str], batch: int) -> None:
     with pytest.raises(CaptionkitError, match=f"batch is {batch}"):
-        list(captioner.stream(paths, batch=batch))
+        list(captioner.stream(paths, batch_size=batch))
 
 
 def test_more_hypotheses_than_memory_is_for_are_refused(captioner: Captioner, paths: list[str]) -> None:
     with pytest.raises(CaptionkitError, match=r"2 words with a beam of 500 take 1,500 hypotheses"):
-        captioner.caption(paths[0], beam=500, words=("dog", "grass"))
+        captioner.caption(paths[0], num_beams=500, force_words=("dog", "grass"))
 
 
 @pytest.mark.parametrize("grid", [None, "x", [3], [3, 3]])
@@ -80,7 +80,7 @@ def test_a_damaged_grid_is_named(model_folder: Path, paths: list[str], tmp_path:
 def test_batches_do_not_change_captions(captioner: Captioner, paths: list[str]) -> None:
     alone = [captioner.caption(path) for path in paths]
     for batch in (1, 2, 16):
-        together = [outcome.caption for outcome in captioner.stream(paths, batch=batch)]
+        together = [outcome.caption for outcome in captioner.stream(paths, batch_size=batch)]
         assert [c.tokens for c in together if c] == [c.tokens for c in alone]
     assert [c.text for c in captioner.caption(paths)] == [c.text for c in alone]
     assert captioner.caption([]) == []
@@ -108,7 +108,7 @@ def test_decoding_options_reach_the_search(captioner: Captioner, paths: list[str
     assert len(captioner.caption(paths[0], max_length=2).tokens) <= 2
     assert len(captioner.caption(paths[0], min_length=6).tokens) >= 6
     with pytest.raises(CaptionkitError, match="num_captions"):
-        captioner.caption(paths[0], beam=1, num_captions=2)
+        captioner.caption(paths[0], num_beams=1, num_captions=2)
 
 
 def test_times_are_told(captioner: Captioner, paths: list[str]) -> None:
@@ -119,13 +119,20 @@ def test_times_are_told(captioner: Captioner, paths: list[str]) -> None:
 
 MODES = {
     "search": {"num_captions": 3},
-    "groups": {"beam": 6, "groups": 3, "num_captions": 3},
+    "groups": {"num_beams": 6, "num_beam_groups": 3, "num_captions": 3},
     "samples": {"temperature": 1, "num_captions": 5, "seed": 7},
     "nucleus": {"temperature": 1.5, "top_k": 6, "top_p": 0.8, "num_captions": 3},
     "prefix": {"prefix": "a red", "num_captions": 2},
-    "ban": {"banned_words": ["dog", "a red", "grass"], "no_repeat": 2, "num_captions": 3},
-    "words": {"words": ["boat", "red boat", "cats"], "num_captions": 2},
-    "everything": {"beam": 4, "groups": 2, "prefix": "two", "words": ["sleep"], "banned_words": ["a"], "no_repeat": 1},
+    "ban": {"bad_words": ["dog", "a red", "grass"], "no_repeat_ngram_size": 2, "num_captions": 3},
+    "words": {"force_words": ["boat", "red boat", "cats"], "num_captions": 2},
+    "everything": {
+        "num_beams": 4,
+        "num_beam_groups": 2,
+        "prefix": "two",
+        "force_words": ["sleep"],
+        "bad_words": ["a"],
+        "no_repeat_ngram_size": 1,
+    },
 }
 
 
@@ -170,12 +177,12 @@ def test_what_captions_must_say_and_must_not(captioner: Captioner, paths: list[s
     banned = ["dog", "the sea", "red boat", "zebra", ""]
     free = {c.text for caption in captioner.caption(paths, num_captions=3) for c in (caption, *caption.alternatives)}
     ban = sorted({word for text in free for word in text.split()})[:2]
-    for caption in captioner.caption(paths, banned_words=[*banned, *ban], num_captions=3):
+    for caption in captioner.caption(paths, bad_words=[*banned, *ban], num_captions=3):
         for c in (caption, *caption.alternatives):
             assert not {"dog", *ban} & set(c.text.split())
             assert "the sea" not in c.text
             assert "red boat" not in c.text
-    for caption in captioner.caption(paths, words=["Sea", "two cats"], max_length=12):
+    for caption in captioner.caption(paths, force_words=["Sea", "two cats"], max_length=12):
         assert re.search(r"\bsea\b", caption.text), "also as the owner of something"
         assert "two cats" in caption.text
 
@@ -186,7 +193,7 @@ def test_batches_do_not_change_samples(captioner: Captioner, paths: list[str]) -
     assert len({caption.tokens for caption in everything.values()}) > 1
     for batch in (1, 2, 16):
         for order in (paths, paths[::-1], paths[1:] * 2):
-            for path, outcome in zip(order, captioner.stream(order, batch=batch, **sampling), strict=True):
+            for path, outcome in zip(order, captioner.stream(order, batch_size=batch, **sampling), strict=True):
                 alone, found = everything[path], outcome.caption
                 assert found
                 assert [c.tokens for c in (found, *found.alternatives)] == [
@@ -212,14 +219,17 @@ def test_pictures_that_are_done_leave_the_batch(captioner: Captioner, monkeypatc
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"words": ["xylophone"]}, "words: the model's vocabulary lacks 'xylophone'; use words that"),
+        ({"force_words": ["xylophone"]}, "force_words: the model's vocabulary lacks 'xylophone'; use words that"),
         ({"prefix": "A Unicorn and a qilin"}, "prefix: the model's vocabulary lacks 'Unicorn', 'and', 'qilin'; use"),
-        ({"words": ["..."]}, "words: '...' has no words; leave it out"),
-        ({"words": ["red boat"], "banned_words": ["boat"]}, "'red boat' must be said, but 'boat' is banned"),
-        ({"prefix": "a red boat", "banned_words": ["a red"]}, "'a red boat' must be said, but 'a red' is banned"),
+        ({"force_words": ["..."]}, "force_words: '...' has no words; leave it out"),
+        ({"force_words": ["red boat"], "bad_words": ["boat"]}, "'red boat' must be said, but 'boat' is banned"),
+        ({"prefix": "a red boat", "bad_words": ["a red"]}, "'a red boat' must be said, but 'a red' is banned"),
         ({"prefix": "a red boat", "max_length": 2}, "prefix has 3 tokens, but max_length is 2; raise max_length"),
-        ({"words": ["two cats sleep"], "max_length": 2}, "no caption of at most 2 words contains 'two cats sleep'"),
-        ({"words": ["<unk>"]}, "words: the model's vocabulary lacks 'unk'"),
+        (
+            {"force_words": ["two cats sleep"], "max_length": 2},
+            "no caption of at most 2 words contains 'two cats sleep'",
+        ),
+        ({"force_words": ["<unk>"]}, "force_words: the model's vocabulary lacks 'unk'"),
     ],
 )
 def test_what_cannot_be_said_is_one_sentence(
@@ -237,7 +247,7 @@ def test_phrases_of_byte_level_tokens() -> None:
     from captionkit.inference.word_constraints import constraints_of
 
     text = Tokenizer.train(["a dog runs", "two dogs"], kind="bpe", vocab_size=270, min_frequency=2)
-    decoding = Decoding(prefix="a dog", words=("Dog", "zèbre"), banned_words=("runs",))
+    decoding = Decoding(prefix="a dog", force_words=("Dog", "zèbre"), bad_words=("runs",))
     constraints = constraints_of(decoding, text)
     assert text.decode(constraints.prefix) == "a dog"
     assert [text.decode(phrase) for phrase in constraints.words] == ["dog", "zèbre"]

@@ -115,7 +115,7 @@ def test_captions_of_the_bundled_model_are_judged(captioner: captionkit.Captione
     best = captioner.caption(EXAMPLES / "cat.jpg", num_captions=2)
     mean = np.mean([word.confidence for word in best.words])
     assert captioner.sure_from == 0.5 and 0 < best.confidence < 1 and best.confidence != pytest.approx(mean)
-    alone = captioner.caption(EXAMPLES / "cat.jpg", num_captions=1, beam=3)
+    alone = captioner.caption(EXAMPLES / "cat.jpg", num_captions=1, num_beams=3)
     assert best.text != alone.text or best.confidence == pytest.approx(alone.confidence, abs=1e-5)
     beside = captioner.caption([EXAMPLES / "camera.jpg", EXAMPLES / "cat.jpg"])[1]  # in a batch with another
     assert beside.text != alone.text or beside.confidence == pytest.approx(alone.confidence, abs=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.inference.search import Constraints, Decoding, Hypothesis
+from captionkit.inference.search import RENAMED, Constraints, Decoding, Hypothesis
 from steppers import BANNED, EOS, UNK, RandomModel, brief, run
 
 A, B, C, D = range(4, 8)  # the words of the models
@@ -26,7 +27,7 @@ def allowed(words: list[int], decoding: Decoding, constraints: Constraints) -> b
         return True
     banned = any(tuple(words[-len(phrase) :]) == phrase for phrase in constraints.banned)
     said, word = words[:-1], words[-1]
-    n = decoding.no_repeat
+    n = decoding.no_repeat_ngram_size
     run = tuple(words[-n:])
     again = n and (said[-1:] == [word] or (len(words) > n and contains(said, run)))
     return not banned and not again
@@ -111,7 +112,7 @@ def bank(words: list[int], constraints: Constraints) -> int:
 
 def naive(model: RandomModel, image: int, d: Decoding, constraints: Constraints) -> list[tuple[list[int], bool, float]]:
     """The search as its docstring tells it, one hypothesis at a time."""
-    width, everything = d.beam // d.groups, sum(map(len, dict.fromkeys(constraints.words)))
+    width, everything = d.num_beams // d.num_beam_groups, sum(map(len, dict.fromkeys(constraints.words)))
     start = list(constraints.prefix)
     begun = log_prob_of(model, image, start)
     live = [[(start, begun)] if begun > -np.inf else [] for _ in range(d.groups)]
@@ -170,14 +171,14 @@ def naive(model: RandomModel, image: int, d: Decoding, constraints: Constraints)
 def decodings(draw):
     groups, width, min_length = draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)), draw(st.integers(0, 4))
     return Decoding(
-        beam=groups * width,
-        groups=groups,
-        diversity=draw(st.sampled_from([0, 0.3, 1, 4])),
+        num_beams=groups * width,
+        num_beam_groups=groups,
+        diversity_penalty=draw(st.sampled_from([0, 0.3, 1, 4])),
         num_captions=draw(st.integers(1, groups * width)),
         length_penalty=draw(st.sampled_from([0, 0.7, 1])),
         min_length=min_length,
         max_length=draw(st.integers(max(min_length, 3), 8)),
-        no_repeat=draw(st.sampled_from([0, 0, 1, 2])),
+        no_repeat_ngram_size=draw(st.sampled_from([0, 0, 1, 2])),
     )
 
 
@@ -212,7 +213,7 @@ def test_search_equals_a_naive_one(model, decoding, constraints, images):
 def test_one_group_is_a_plain_beam():
     model = RandomModel(30, seed=3, end=1)
     plain = run(model, Decoding(4, 3, 0.7, max_length=12), *range(8))
-    grouped = run(model, Decoding(4, 3, 0.7, max_length=12, groups=1, diversity=50), *range(8))
+    grouped = run(model, Decoding(4, 3, 0.7, max_length=12, num_beam_groups=1, diversity_penalty=50), *range(8))
     assert [brief(found) for found in plain] == [brief(found) for found in grouped]
 
 
@@ -220,7 +221,7 @@ def test_groups_differ_the_more_the_stronger_the_diversity():
     model = RandomModel(30, seed=3, end=1)
 
     def first_words(diversity: float) -> float:
-        decoding = Decoding(6, 3, 0.7, max_length=12, groups=3, diversity=diversity)
+        decoding = Decoding(6, 3, 0.7, max_length=12, num_beam_groups=3, diversity_penalty=diversity)
         return np.mean([len({h.tokens[0] for h in found}) for found in run(model, decoding, *range(20))])
 
     (none, some), strong = (first_words(diversity) for diversity in (0, 0.5)), first_words(50)
@@ -235,7 +236,7 @@ def test_forced_words_come_even_if_they_are_unlikely():
             return row
 
     model = Reluctant(40, end=4)
-    decoding = Decoding(beam=2, max_length=9)
+    decoding = Decoding(num_beams=2, max_length=9)
     for image in range(20):
         (found,) = run(model, decoding, image, constraints=Constraints(words=((D,), (A, D))))
         assert [h.finished for h in found] == [True]
@@ -251,7 +252,7 @@ def test_what_cannot_be_said_is_not_claimed():
         Constraints(prefix=(UNK,)),
         Constraints(prefix=(A,), banned=((A,),)),
     ):
-        assert run(model, Decoding(beam=3, max_length=3), 0, 1, constraints=constraints) == [[], []]
+        assert run(model, Decoding(num_beams=3, max_length=3), 0, 1, constraints=constraints) == [[], []]
 
 
 def test_a_prefix_may_be_all_that_there_is_room_for():
@@ -259,7 +260,7 @@ def test_a_prefix_may_be_all_that_there_is_room_for():
     both = {
         h.finished
         for image in range(40)
-        for h in run(model, Decoding(beam=1, max_length=2), image, constraints=Constraints(prefix=(A, B)))[0]
+        for h in run(model, Decoding(num_beams=1, max_length=2), image, constraints=Constraints(prefix=(A, B)))[0]
     }
     assert both == {True, False}, "those whose likeliest next token is the end, and the others"
     with pytest.raises(CaptionkitError, match="prefix has 2 tokens, but max_length is 1"):
@@ -273,10 +274,16 @@ def test_text_without_its_ids_is_refused():
 
 def test_new_fields_go_through_a_dictionary():
     decoding = Decoding(
-        6, groups=2, diversity=0.25, seed=4, banned_words=("dog", "red car"), prefix="a photo of", words=("cat",)
+        6,
+        num_beam_groups=2,
+        diversity_penalty=0.25,
+        seed=4,
+        bad_words=("dog", "red car"),
+        prefix="a photo of",
+        force_words=("cat",),
     )
     stored = decoding.to_dict()
-    assert stored["banned_words"] == ["dog", "red car"]
+    assert stored["bad_words"] == ["dog", "red car"]
     assert Decoding.from_dict(stored) == decoding
     sampling = Decoding(temperature=0.7, top_k=50, top_p=0.9)
     assert Decoding.from_dict(sampling.to_dict()) == sampling
@@ -284,12 +291,63 @@ def test_new_fields_go_through_a_dictionary():
     assert Decoding.from_dict(old) == Decoding(3, 1, 0.7, 1, 30, 3)
 
 
+OLD = {
+    "beam": 4,
+    "no_repeat": 2,
+    "groups": 2,
+    "diversity": 0.3,
+    "words": ("dog",),
+    "banned_words": ("cat",),
+    "horizon": 1,
+}
+PRESENT = Decoding(
+    num_beams=4,
+    no_repeat_ngram_size=2,
+    num_beam_groups=2,
+    diversity_penalty=0.3,
+    force_words=("dog",),
+    bad_words=("cat",),
+    early_stop_horizon=1,
+)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_folder_may_have_the_old_names():
+    assert Decoding.from_dict(OLD) == PRESENT
+    assert not RENAMED.keys() & PRESENT.to_dict().keys()
+    with pytest.raises(ModelError, match="decoding: beam is the old name of num_beams, which is given too"):
+        Decoding.from_dict({"beam": 3, "num_beams": 4})
+
+
+def test_old_names_are_taken_and_given_with_a_warning_where_they_stand():
+    with pytest.warns(FutureWarning) as caught:
+        assert Decoding(**OLD) == PRESENT
+    assert {str(one.message) for one in caught} == {f"{old} is now {new}" for old, new in RENAMED.items()}
+    assert {one.filename for one in caught} == {__file__}
+    with pytest.warns(FutureWarning, match="beam is now num_beams") as caught:
+        assert replace(PRESENT, beam=6).num_beams == 6 and PRESENT.beam == 4
+    assert {one.filename for one in caught} == {__file__}
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name():
+    with pytest.raises(CaptionkitError, match="there is no decoding option 'temprature'; did you mean temperature"):
+        replace(Decoding(), temprature=1)
+    with pytest.raises(AttributeError, match="no attribute 'beems'"):
+        _ = Decoding().beems
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"groups": 2, "beam": 5}, "groups is 2, but must divide beam, which is 5; use beam 6"),
-        ({"groups": 2, "beam": 4, "temperature": 1}, "groups is 2, but sampling has no beam to divide"),
-        ({"diversity": -1}, "diversity is -1; use a number from 0 to 100"),
+        (
+            {"num_beam_groups": 2, "num_beams": 5},
+            "num_beam_groups is 2, but must divide num_beams, which is 5; use num_beams 6",
+        ),
+        (
+            {"num_beam_groups": 2, "num_beams": 4, "temperature": 1},
+            "num_beam_groups is 2, but sampling has no beam to divide",
+        ),
+        ({"diversity_penalty": -1}, "diversity_penalty is -1; use a number from 0 to 100"),
         ({"temperature": -1}, "temperature is -1; use a number from 0 to 100"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"top_k": 5}, "top_k is 5, which is for sampling; set a temperature too"),
@@ -298,9 +356,9 @@ def test_new_fields_go_through_a_dictionary():
         ({"top_p": 1.1, "temperature": 1}, "top_p is 1.1; use a number from 0 to 1"),
         ({"top_k": -1, "temperature": 1}, "top_k is -1; use a whole number"),
         ({"seed": -1}, "seed is -1; use a whole number"),
-        ({"words": ["dog"], "temperature": 1}, "words such as 'dog' are searched for, not sampled"),
-        ({"words": "dog"}, "words is 'dog'; use a list of words or phrases"),
-        ({"banned_words": ["dog", 3]}, "banned_words is ['dog', 3]; use a list of words or phrases"),
+        ({"force_words": ["dog"], "temperature": 1}, "force_words such as 'dog' are searched for, not sampled"),
+        ({"force_words": "dog"}, "force_words is 'dog'; use a list of words or phrases"),
+        ({"bad_words": ["dog", 3]}, "bad_words is ['dog', 3]; use a list of words or phrases"),
         ({"prefix": None}, "prefix is None; use a text"),
     ],
 )

@@ -26,14 +26,14 @@ def edit(folder: Path, **values: object) -> None:
 
 
 def test_written_is_read(tmp_path: Path) -> None:
-    tables = {"architecture": {"grid": [2, 3]}, "preprocessing": {"height": 8}, "decoding": {"beam": 2}}
+    tables = {"architecture": {"grid": [2, 3]}, "preprocessing": {"height": 8}, "decoding": {"num_beams": 2}}
     write_model(tmp_path / "m", tables, {"a.bin": b"abc", "b.bin": b""})
     model = open_model(tmp_path / "m")
     assert model.read("a.bin") == b"abc"
     assert model.read("b.bin") == b""
     assert model.grid == (2, 3)
     assert model.preprocessing.height == 8
-    assert model.decoding.beam == 2
+    assert model.decoding.num_beams == 2
     assert not model.runnable
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"], "nothing temporary is left"
 

@@ -19,7 +19,7 @@ def may_follow(words: tuple[int, ...], token: int, decoding: Decoding, constrain
         return len(words) >= decoding.min_length
     said = (*words, token)
     banned = any(said[-len(phrase) :] == phrase for phrase in constraints.banned)
-    return token not in BANNED and not banned and not (decoding.no_repeat and token in words)
+    return token not in BANNED and not banned and not (decoding.no_repeat_ngram_size and token in words)
 
 
 def step_of(
@@ -88,7 +88,7 @@ MODES = [
     (Decoding(temperature=1, top_k=2, max_length=4), Constraints()),
     (Decoding(temperature=1, top_p=0.8, max_length=3), Constraints()),
     (Decoding(temperature=1.5, top_k=3, top_p=0.9, max_length=3), Constraints()),
-    (Decoding(temperature=1, no_repeat=1, top_k=2, max_length=2), Constraints()),
+    (Decoding(temperature=1, no_repeat_ngram_size=1, top_k=2, max_length=2), Constraints()),
     (Decoding(temperature=1, max_length=4), Constraints(prefix=(B, A), banned=((A, A), (C,)))),
 ]
 
@@ -152,7 +152,7 @@ def test_seeds():
 
 def test_a_cold_temperature_is_greedy_search():
     model = RandomModel(30, seed=5, end=1)
-    greedy = run(model, Decoding(beam=1), *range(8))
+    greedy = run(model, Decoding(num_beams=1), *range(8))
     for decoding in (Decoding(temperature=1e-3), Decoding(temperature=1e-300), Decoding(temperature=1, top_k=1)):
         with np.errstate(all="raise"):
             assert [brief(f) for f in run(model, decoding, *range(8))] == [brief(f) for f in greedy]
@@ -160,7 +160,7 @@ def test_a_cold_temperature_is_greedy_search():
 
 def test_a_sample_without_a_way_on_is_dropped():
     model = RandomModel(1, end=-30)  # its only word may not follow itself
-    decoding = Decoding(temperature=1, min_length=2, no_repeat=1, num_captions=3)
+    decoding = Decoding(temperature=1, min_length=2, no_repeat_ngram_size=1, num_captions=3)
     assert run(model, decoding, 0, 1) == [[], []]
 
     class Broken(RandomModel):

@@ -33,7 +33,7 @@ def enumerate_all(model: RandomModel, image: int, decoding: Decoding) -> list[tu
     found = []
     for length in range(decoding.min_length, decoding.max_length + 1):
         for words in itertools.product(range(4, model.size), repeat=length):
-            if repeats(list(words), decoding.no_repeat):
+            if repeats(list(words), decoding.no_repeat_ngram_size):
                 continue
             sequence = (*words, EOS)
             log_prob = sum(float(model.log_probs(image, words[:t])[sequence[t]]) for t in range(length + 1))
@@ -51,22 +51,24 @@ def naive(model: RandomModel, image: int, d: Decoding, banned) -> tuple[list[tup
             row = model.log_probs(image, tuple(words))
             for token in sorted(range(model.size), key=lambda token: -row[token]):
                 allowed = token not in banned and not (token == EOS and length < d.min_length)
-                allowed = allowed and (token == EOS or not repeats([*words, token], d.no_repeat))
+                allowed = allowed and (token == EOS or not repeats([*words, token], d.no_repeat_ngram_size))
                 if allowed and row[token] > -np.inf:
                     continuations.append((words, token, log_prob + float(row[token])))
         continuations.sort(key=lambda continuation: -continuation[2])
-        looked_at = continuations[: 2 * d.beam]
-        ended = [c for c in looked_at[: d.beam] if c[1] == EOS]
+        looked_at = continuations[: 2 * d.num_beams]
+        ended = [c for c in looked_at[: d.num_beams] if c[1] == EOS]
         finished += [(words, True, log_prob / (length + 1) ** d.length_penalty) for words, _, log_prob in ended]
         finished.sort(key=lambda hypothesis: -hypothesis[2])
         if length == d.max_length:
             live = [hypothesis for hypothesis in live if hypothesis[0] not in [c[0] for c in ended]]
             break
-        live = [([*words, token], log_prob) for words, token, log_prob in looked_at if token != EOS][: d.beam]
-        furthest = min(length + 1 + d.horizon, d.max_length + 1) if d.horizon else d.max_length + 1
+        live = [([*words, token], log_prob) for words, token, log_prob in looked_at if token != EOS][: d.num_beams]
+        furthest = (
+            min(length + 1 + d.early_stop_horizon, d.max_length + 1) if d.early_stop_horizon else d.max_length + 1
+        )
         reachable = max((log_prob for _, log_prob in live), default=-np.inf) / furthest**d.length_penalty
         worst = finished[d.num_captions - 1][2] if len(finished) >= d.num_captions else -np.inf
-        if worst >= reachable or (d.beam == 1 and ended):
+        if worst >= reachable or (d.num_beams == 1 and ended):
             live = []
             break
     cut = [(words, False, log_prob / len(words) ** d.length_penalty) for words, log_prob in live]
@@ -92,13 +94,13 @@ def test_a_wide_beam_equals_enumeration(words, min_length, max_length, penalty, 
 def decodings(draw):
     beam, min_length = draw(st.integers(1, 7)), draw(st.integers(0, 4))
     return Decoding(
-        beam=beam,
+        num_beams=beam,
         num_captions=draw(st.integers(1, beam)),
         length_penalty=draw(st.sampled_from([0, 0.5, 0.7, 1, 2])),
         min_length=min_length,
         max_length=draw(st.integers(max(min_length, 1), 9)),
-        no_repeat=draw(st.sampled_from([0, 0, 1, 2, 3])),
-        horizon=draw(st.sampled_from([0, 0, 1, 2, 50])),
+        no_repeat_ngram_size=draw(st.sampled_from([0, 0, 1, 2, 3])),
+        early_stop_horizon=draw(st.sampled_from([0, 0, 1, 2, 50])),
     )
 
 
@@ -119,9 +121,9 @@ bans = st.sampled_from([BANNED, (), (4,), (*BANNED, 4, 6, 23), (PAD, BOS, UNK, E
 def test_search_equals_a_naive_one(model, decoding, banned, images):
     stepper = RandomStepper(model)
     results = run(model, decoding, *images, banned=banned, stepper=stepper)
-    needed = decoding.beam + len({EOS, *banned})
+    needed = decoding.num_beams + len({EOS, *banned})
     assert min(stepper.top_ks) == needed
-    assert max(stepper.top_ks) == needed or decoding.no_repeat
+    assert max(stepper.top_ks) == needed or decoding.no_repeat_ngram_size
     assert len(results) == len(images)
     steps = []
     for image, found in zip(images, results, strict=True):
@@ -151,7 +153,9 @@ def check(model: RandomModel, image: int, decoding: Decoding, banned, found: lis
         assert h.attention.tolist() == [row.tolist() for row in ancestors]
 
 
-@pytest.mark.parametrize("decoding", [Decoding(5, 3, 0.4, max_length=20), Decoding(beam=1), Decoding(4, 2, 0, 2, 20)])
+@pytest.mark.parametrize(
+    "decoding", [Decoding(5, 3, 0.4, max_length=20), Decoding(num_beams=1), Decoding(4, 2, 0, 2, 20)]
+)
 def test_a_batch_equals_each_image_alone(decoding):
     model = RandomModel(30, seed=5, end=3)
     needed, alone = [], []
@@ -196,7 +200,7 @@ def test_greedy_equals_an_argmax_loop(penalty):
             if (token := int(row.argmax())) == EOS:
                 break
             words.append(token)
-        (found,) = run(model, Decoding(beam=1, length_penalty=penalty, max_length=7), seed)
+        (found,) = run(model, Decoding(num_beams=1, length_penalty=penalty, max_length=7), seed)
         assert [h.tokens.tolist() for h in found] == [words]
         cut += not found[0].finished
     assert 0 < cut < 60
@@ -204,7 +208,7 @@ def test_greedy_equals_an_argmax_loop(penalty):
 
 def test_the_search_stops_as_soon_as_nothing_can_win():
     model = RandomModel(20, end=12)  # all but certain to end after each word
-    for decoding in (Decoding(beam=1, length_penalty=1), Decoding(beam=3, length_penalty=0)):
+    for decoding in (Decoding(num_beams=1, length_penalty=1), Decoding(num_beams=3, length_penalty=0)):
         stepper = RandomStepper(model)
         run(model, decoding, *range(8), stepper=stepper)
         assert stepper.steps == 2
@@ -215,7 +219,7 @@ def test_a_near_horizon_stops_earlier_and_a_far_one_changes_nothing():
 
     def captions(horizon: int) -> tuple[list, int]:
         steppers = [RandomStepper(model) for _ in images]
-        decoding = Decoding(beam=4, num_captions=2, length_penalty=1, max_length=20, horizon=horizon)
+        decoding = Decoding(num_beams=4, num_captions=2, length_penalty=1, max_length=20, early_stop_horizon=horizon)
         found = [run(model, decoding, image, stepper=stepper) for image, stepper in zip(images, steppers, strict=True)]
         return [brief(captions) for (captions,) in found], sum(stepper.steps for stepper in steppers)
 
@@ -226,7 +230,7 @@ def test_a_near_horizon_stops_earlier_and_a_far_one_changes_nothing():
 
 def test_a_caption_that_is_cut_ranks_after_the_finished():
     model = RandomModel(6, end=-3)
-    decoding = Decoding(beam=5, num_captions=5, length_penalty=1, max_length=3)
+    decoding = Decoding(num_beams=5, num_captions=5, length_penalty=1, max_length=3)
     mixed = 0
     for image in range(20):
         (found,) = run(model, decoding, image)
@@ -246,7 +250,7 @@ def test_parents_that_are_ignored_would_show():
             return super().step(tokens, np.broadcast_to(stay, parents.shape).copy(), state, top_k)
 
     model = RandomModel(20, end=-1)
-    decoding = Decoding(beam=4, num_captions=4, max_length=8)
+    decoding = Decoding(num_beams=4, num_captions=4, max_length=8)
     right = run(model, decoding, *range(6))
     wrong = run(model, decoding, *range(6), stepper=Forgetful(model))
     assert [brief(found) for found in right] != [brief(found) for found in wrong]
@@ -259,7 +263,7 @@ def test_an_image_without_any_possible_caption_leaves_the_others_alone():
             return np.full_like(row, {1: -np.inf, 2: np.nan}[image]) if image in (1, 2) else row
 
     model = Broken(10)
-    decoding = Decoding(beam=3, num_captions=2, max_length=6)
+    decoding = Decoding(num_beams=3, num_captions=2, max_length=6)
     with np.errstate(all="raise"):
         found = run(model, decoding, 0, 1, 2, 3)
     assert found[1] == found[2] == []
@@ -271,32 +275,32 @@ def test_no_images_give_no_captions():
 
 
 def test_a_result_does_not_hold_the_batch_in_memory():
-    (found,) = run(RandomModel(10), Decoding(beam=2, num_captions=2), 0)
+    (found,) = run(RandomModel(10), Decoding(num_beams=2, num_captions=2), 0)
     assert all(array.base is None for h in found for array in (h.tokens, h.token_log_probs, h.attention))
 
 
 def test_decoding_goes_through_a_dictionary():
-    decoding = Decoding(beam=7, num_captions=2, length_penalty=0.5, min_length=3, max_length=12)
+    decoding = Decoding(num_beams=7, num_captions=2, length_penalty=0.5, min_length=3, max_length=12)
     assert Decoding.from_dict(decoding.to_dict()) == decoding
     assert Decoding.from_dict({}) == Decoding()
-    assert replace(decoding, beam=2).beam == 2
+    assert replace(decoding, num_beams=2).num_beams == 2
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"beem": 3}, "no field 'beem'; did you mean beam?"),
-        ({"warmth": 3}, "no field 'warmth'; the fields are beam, num_captions"),
-        ({"beam": 0}, "beam is 0; use a whole number from 1 to 1000"),
-        ({"beam": 2.0}, "beam is 2.0"),
-        ({"beam": True}, "beam is True"),
-        ({"beam": 10**9}, "beam is 1000000000"),
+        ({"num_beems": 3}, "no field 'num_beems'; did you mean num_beams?"),
+        ({"warmth": 3}, "no field 'warmth'; known: num_beams, num_captions"),
+        ({"num_beams": 0}, "num_beams is 0; use a whole number from 1 to 1000"),
+        ({"num_beams": 2.0}, "num_beams is 2.0"),
+        ({"num_beams": True}, "num_beams is True"),
+        ({"num_beams": 10**9}, "num_beams is 1000000000"),
         ({"max_length": "30"}, "max_length is '30'"),
         ({"length_penalty": -0.1}, "length_penalty is -0.1; use a number from 0 to 10"),
         ({"length_penalty": float("nan")}, "length_penalty is nan"),
         ({"length_penalty": None}, "length_penalty is None"),
         ({"min_length": 9, "max_length": 8}, "min_length is 9, but must be <= max_length, 8"),
-        ({"beam": 2, "num_captions": 3}, "num_captions is 3, but must be <= beam, which is 2"),
+        ({"num_beams": 2, "num_captions": 3}, "num_captions is 3, but must be <= num_beams, which is 2"),
         ([3], "decoding: must be a table of fields, not [3]"),
     ],
 )
@@ -308,7 +312,7 @@ def test_a_bad_setting_is_named(values, message):
 
 
 def test_a_bad_override_is_not_blamed_on_the_model():
-    with pytest.raises(CaptionkitError, match=r"num_captions is 4, but must be <= beam, which is 3") as error:
+    with pytest.raises(CaptionkitError, match=r"num_captions is 4, but must be <= num_beams, which is 3") as error:
         replace(Decoding(), num_captions=4)
     assert not isinstance(error.value, ModelError)
 
@@ -332,7 +336,7 @@ class PromptedStepper(RandomStepper):
         return log_probs, ids, np.empty((*tokens.shape, 0), np.float32), state
 
 
-@pytest.mark.parametrize("decoding", [Decoding(), Decoding(temperature=1), Decoding(beam=1)])
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(temperature=1), Decoding(num_beams=1)])
 @pytest.mark.parametrize("images", [(3,), (1, 2, 3)])
 def test_a_prompt_is_fed_first_and_is_no_part_of_a_caption(decoding, images):
     model = RandomModel(20, seed=2, end=1)

@@ -352,7 +352,7 @@ def test_the_gallery_puts_the_most_truthful_first() -> None:
 def test_evaluate_reports_chair_of_the_captions_it_makes(tmp_path: Path) -> None:
     pytest.importorskip("skimage", reason="the extra `demo` is not installed")
     photos, out = make_photos(tmp_path / "photos"), tmp_path / "out"
-    options = ("--beam", 1, "--metrics", "chair", "--resamples", 20)
+    options = ("--num-beams", 1, "--metrics", "chair", "--resamples", 20)
     assert run("evaluate", "bundled", photos, "--output", out, *options) == 0
     made = json.loads((out / "scores.json").read_text(encoding="utf-8"))
     again = captionkit.evaluate(out / "results.json", photos, ["chair"])

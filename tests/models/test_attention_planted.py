@@ -181,7 +181,7 @@ def test_a_trained_model_looks_at_what_it_names(
 
     folder = open_model(tmp_path / "run" / "best")
     captioner = Captioner(folder, TorchStepper(load_model(folder)))
-    said = captioner.caption([data / f"val-{number}.png" for number in range(len(unseen))], beam=3)
+    said = captioner.caption([data / f"val-{number}.png" for number in range(len(unseen))], num_beams=3)
     right = np.mean([caption.text == picture.caption for caption, picture in zip(said, unseen, strict=True)])
     inside, near, hit, distance = [], [], [], []
     for caption, picture in zip(said, unseen, strict=True):

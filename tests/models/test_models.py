@@ -217,7 +217,7 @@ def test_search_over_the_stepper_says_what_the_model_says(model):
     images = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
     stepper = TorchStepper(model)
     found = search(
-        stepper, Begun(stepper.begin(images), images), Decoding(beam=4, num_captions=3, max_length=6), TEXT.special
+        stepper, Begun(stepper.begin(images), images), Decoding(num_beams=4, num_captions=3, max_length=6), TEXT.special
     )
     memory = model.encode(torch.from_numpy(images))
     for row, hypotheses in enumerate(found):
@@ -336,6 +336,6 @@ def test_a_model_learns_four_pictures_by_heart(kind, tmp_path):
     stepper = TorchStepper(model.eval())
     for beam in (1, 3):
         begun = Begun(stepper.begin(pictures.numpy()), pictures)
-        found = search(stepper, begun, Decoding(beam=beam, max_length=8), TEXT.special)
+        found = search(stepper, begun, Decoding(num_beams=beam, max_length=8), TEXT.special)
         assert [TEXT.decode(hypotheses[0].tokens) for hypotheses in found] == list(DRAWN.values())
         assert all(hypotheses[0].finished for hypotheses in found)

@@ -56,11 +56,11 @@ def data_url(photo: Path) -> str:
 def test_each_way_of_sending_a_picture_gives_the_documented_lines(
     server: Server, photos: Path, photo: Path, model: captionkit.Captioner
 ) -> None:
-    said = model.caption(photo, beam=4, num_captions=2)
+    said = model.caption(photo, num_beams=4, num_captions=2)
     wanted = [caption.to_dict() for caption in (said, *said.alternatives)]
-    options = {"beam": 4, "num_captions": 2}
+    options = {"num_beams": 4, "num_captions": 2}
     url, raw = f"{server.url}/v1/captions", photo.read_bytes()
-    query = "?beam=4&num_captions=2"
+    query = "?num_beams=4&num_captions=2"
     jpeg, binary = {"Content-Type": "image/jpeg"}, {"Content-Type": "application/octet-stream"}
     with photo.open("rb") as file:
         replies = [
@@ -87,13 +87,13 @@ def test_several_files_and_maps(server: Server, photos: Path, model: captionkit.
     names = sorted(path.name for path in photos.iterdir())
     files = [("image", (name, (photos / name).read_bytes())) for name in names]
     files.insert(1, ("image", ("notes.jpg", b"not an image")))
-    reply = http.post(f"{server.url}/v1/captions", files=files, data={"attention": "true", "words": "dog, grass"})
+    reply = http.post(f"{server.url}/v1/captions", files=files, data={"attention": "true", "force_words": "dog, grass"})
     results = reply.json()["results"]
     assert [result["path"] for result in results] == [names[0], "notes.jpg", *names[1:]]
     assert results.pop(1)["error"].startswith("notes.jpg: not an image")
     for name, result in zip(names, results, strict=True):
         (caption,) = result["captions"]
-        said = model.caption(photos / name, words=("dog", "grass"))
+        said = model.caption(photos / name, force_words=("dog", "grass"))
         assert caption["text"] == said.text
         assert {"dog", "grass"} <= set(said.text.split())
         for got, want in zip(caption["words"], said.words, strict=True):
@@ -149,8 +149,8 @@ def test_openai_client(server: Server, photos: Path, photo: Path, model: caption
         messages = [{"role": "system", "content": "You describe."}, {"role": "user", "content": content}]
         return client.chat.completions.create(model="everyday", messages=messages, **options)
 
-    said = model.caption(photo, beam=4, num_captions=2)
-    answer = ask(photo, n=2, extra_body={"beam": 4}, top_p=0.9)
+    said = model.caption(photo, num_beams=4, num_captions=2)
+    answer = ask(photo, n=2, extra_body={"num_beams": 4}, top_p=0.9)
     assert [c.message.content for c in answer.choices] == [said.text, said.alternatives[0].text]
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.completion_tokens == len(said.tokens) + len(said.alternatives[0].tokens)

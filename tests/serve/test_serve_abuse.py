@@ -119,7 +119,7 @@ def test_slow_clients_hold_nobody_up(server: Server, photo: bytes) -> None:
 
 def test_clients_that_read_nothing(server: Server, photo: bytes) -> None:
     """Their replies wait in their own connections."""
-    path = "/v1/captions?attention=true&beam=6&num_captions=6"
+    path = "/v1/captions?attention=true&num_beams=6&num_captions=6"
     deaf = [connect(server, head(len(photo), path=path) + photo) for _ in range(4)]
     for _ in range(3):
         ask(server, photo)

@@ -57,7 +57,7 @@ async def until(happened: Callable[[], Any]) -> None:
 
 
 def test_what_waits_goes_together_by_its_options(gate: Gate, images: list[bytes]) -> None:
-    alone = {beam: replace(gate.captioner.decoding, beam=beam, max_length=30) for beam in (2, 3)}
+    alone = {beam: replace(gate.captioner.decoding, num_beams=beam, max_length=30) for beam in (2, 3)}
 
     async def test(service: Service) -> None:
         asked = [asyncio.ensure_future(service.caption(images[0], alone[3]))]
@@ -70,7 +70,7 @@ def test_what_waits_goes_together_by_its_options(gate: Gate, images: list[bytes]
         assert sorted(gate.batches[1:]) == [(1, 3), (2, 2), (4, 2), (4, 3)]
         expected = [(0, 3), *((n % 3, 2 + n % 2) for n in range(11))]
         for (image, beam), outcome in zip(expected, outcomes, strict=True):
-            said = gate.captioner.caption(images[image], beam=beam, max_length=30)
+            said = gate.captioner.caption(images[image], num_beams=beam, max_length=30)
             assert outcome.caption and outcome.caption.text == said.text
 
     in_service(gate, test, max_batch=4)
@@ -150,7 +150,7 @@ def test_bad_pictures_and_good_ones(gate: Gate, images: list[bytes]) -> None:
         with pytest.raises(ImageError, match="not an image"):
             await service.caption(b"no picture")
         with pytest.raises(ImageError, match="no caption of at most 1 words contains 'dog'"):
-            await service.caption(images[0], service.decoding(words=["dog"], prefix="a", max_length=1))
+            await service.caption(images[0], service.decoding(force_words=["dog"], prefix="a", max_length=1))
         assert service._inside == 0
 
     in_service(gate, test)

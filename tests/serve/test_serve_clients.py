@@ -75,6 +75,22 @@ def contents(reply: Any) -> list[str]:
     return [choice["message"]["content"] for choice in reply.json()["choices"]]
 
 
+def test_options_may_have_their_old_names(client: TestClient, encoded: str, photo: bytes, model: Any) -> None:
+    want = usual_of(model, photo, num_beams=4, num_captions=2, bad_words=("dog",), no_repeat_ngram_size=2)
+    old = {"beam": 4, "num_captions": 2, "banned_words": "dog", "no_repeat": 2}
+    replies = [
+        client.post(CAPTIONS, json={"image": encoded, **old}),
+        client.post(CAPTIONS, params=old, files={"f": photo}),
+        client.post(CAPTIONS, data=old, files={"f": photo}),
+    ]
+    for reply in replies:
+        assert [caption["text"] for caption in reply.json()["results"][0]["captions"]] == want
+    (generated,) = [client.post("/", json={"inputs": encoded, "parameters": old}).json()]
+    assert [one["generated_text"] for one in generated] == want
+    both = client.post(CAPTIONS, json={"image": encoded, "beam": 4, "num_beams": 4})
+    assert "beam is the old name of num_beams" in refused(both, 422)
+
+
 def usual_of(captioner: captionkit.Captioner, photo: bytes, **options: Any) -> list[str]:
     best = captioner.caption(photo, **options)
     return [best.text, *(other.text for other in best.alternatives)]
@@ -89,7 +105,7 @@ def test_one_image_or_a_list_under_any_of_the_usual_names(
 ) -> None:
     for path in (CAPTIONS, "/"):
         for given in (encoded, [encoded]):
-            reply = client.post(path, json={name: given, "beam": None, "seed": None})
+            reply = client.post(path, json={name: given, "num_beams": None, "seed": None})
             assert reply.status_code == 200, reply.text
             assert text in reply.text
         assert "no image" in refused(client.post(path, json={name: []}), 422)
@@ -128,9 +144,9 @@ def test_forms_as_browsers_and_scripts_send_them(client: TestClient, photo: byte
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     assert said(client.post(CAPTIONS, content=unchosen + chosen + b"--x--\r\n", headers=form)) == [text]
     refused(client.post(CAPTIONS, content=unchosen + b"--x--\r\n", headers=form), 422)
-    assert said(client.post("/v1/captions", files=[("f", photo)], data={"words": ["dog", "grass"]})) != [text]
+    assert said(client.post("/v1/captions", files=[("f", photo)], data={"force_words": ["dog", "grass"]})) != [text]
     assert "beam: is given 2 times" in refused(
-        client.post(CAPTIONS, files={"f": photo}, data={"beam": ["3", "5"]}), 422
+        client.post(CAPTIONS, files={"f": photo}, data={"num_beams": ["3", "5"]}), 422
     )
     assert client.post("/", files={"f": photo}).json() == [{"generated_text": text}]
 
@@ -182,9 +198,9 @@ def test_hugging_face_parameters(
     assert texts() == texts(top_k=50, top_p=0.9, do_sample=False, temperature=None) == [text]
     assert texts(max_new_tokens=3) == usual_of(model, photo, max_length=3)
     assert texts(max_new_tokens=1000) == [text]
-    assert texts(num_beams=5, num_return_sequences=2) == usual_of(model, photo, beam=5, num_captions=2)
+    assert texts(num_beams=5, num_return_sequences=2) == usual_of(model, photo, num_beams=5, num_captions=2)
     for name in ("generation_parameters", "generate_kwargs"):
-        assert texts(**{name: {"num_beams": 1}}) == usual_of(model, photo, beam=1)
+        assert texts(**{name: {"num_beams": 1}}) == usual_of(model, photo, num_beams=1)
         assert texts(**{name: None}) == [text]
         assert name in refused(ask(**{name: 3}), 422)
     sampled = usual_of(model, photo, temperature=1.0, seed=7)
@@ -283,7 +299,7 @@ def test_tokens_samples_and_choices_as_the_fields_mean_them(
     assert ask(max_tokens=4096) == ask(max_tokens=-1) == ask(max_tokens=None) == [text]
     refused(chat(client, encoded, max_tokens=0), 422)
 
-    assert ask(n=3) == usual_of(model, photo, beam=3, num_captions=3)
+    assert ask(n=3) == usual_of(model, photo, num_beams=3, num_captions=3)
     refused(chat(client, encoded, n=0), 422)
 
     for off in (-1, "-1", 0, 50):  # of no account in a search

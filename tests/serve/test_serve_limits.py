@@ -103,7 +103,7 @@ def test_pictures_that_are_none(client: TestClient, photo: bytes) -> None:
         refused(client.post("/", content=garbage), 422)
     refused(client.post("/", content=photo[: len(photo) // 3]), 422)
     refused(client.post("/", content=b""), 422)
-    refused(client.post(CAPTIONS, files={}, data={"beam": "3"}), 415)
+    refused(client.post(CAPTIONS, files={}, data={"num_beams": "3"}), 415)
     refused(client.post(CAPTIONS, json={"images": []}), 422)
 
 
@@ -125,10 +125,10 @@ def test_pictures_that_are_none(client: TestClient, photo: bytes) -> None:
         (b'{"images": ["\\ud800"]}', 422),
         (b'{"images": ["file:///etc/passwd"]}', 422),
         (b'{"images": ["data:image/png,x"]}', 422),
-        (b'{"images": ["aGk="], "beam": NaN}', 422),
+        (b'{"images": ["aGk="], "num_beams": NaN}', 422),
         (b'{"images": ["aGk="], "top_p": Infinity}', 422),
         (b'{"images": ["aGk="], "prefix": "\\ud800"}', 422),
-        (b'{"images": ["aGk="], "words": {"a": 1}}', 422),
+        (b'{"images": ["aGk="], "force_words": {"a": 1}}', 422),
     ],
 )
 def test_json_that_does_not_fit(client: TestClient, body: bytes, status: int) -> None:
@@ -154,16 +154,16 @@ def test_conversations_that_do_not_fit(client: TestClient, body: dict[str, Any])
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"beam": 0}, "beam"),
-        ({"beam": 51}, "beam"),
-        ({"beam": "three"}, "beam"),
+        ({"num_beams": 0}, "num_beams"),
+        ({"num_beams": 51}, "num_beams"),
+        ({"num_beams": "three"}, "num_beams"),
         ({"num_captions": 4}, "raise beam"),
         ({"max_length": 101}, "max_length"),
         ({"min_length": 9, "max_length": 3}, "min_length"),
         ({"top_p": 0.9}, "set a temperature"),
-        ({"words": "zyxwv"}, "vocabulary lacks 'zyxwv'"),
-        ({"words": "dog", "banned_words": "dog"}, "leave out one"),
-        ({"words": "a,dog,cat,man,boy", "beam": 50}, "lower beam"),
+        ({"force_words": "zyxwv"}, "vocabulary lacks 'zyxwv'"),
+        ({"force_words": "dog", "bad_words": "dog"}, "leave out one"),
+        ({"force_words": "a,dog,cat,man,boy", "num_beams": 50}, "lower num_beams"),
         ({"prefix": "a " * 40}, "prefix"),
         ({"beem": 3}, "there is no option beem"),
     ],

@@ -55,11 +55,11 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 def test_it_captions_for_gradios_client(client: Any, photos: Path) -> None:
     names = ["one.jpg", "two.png"]
     given = [gradio_client.handle_file(str(photos / name)) for name in names]
-    records = client.predict(given, num_captions=2, beam=4, maps=True, api_name="/caption")
+    records = client.predict(given, num_captions=2, num_beams=4, maps=True, api_name="/caption")
     model = captionkit.load(threads=1)
     assert [record["name"] for record in records] == names
     for record, name in zip(records, names, strict=True):
-        said = model.caption(photos / name, num_captions=2, beam=4)
+        said = model.caption(photos / name, num_captions=2, num_beams=4)
         assert [caption["text"] for caption in record["captions"]] == [said.text, said.alternatives[0].text]
         maps = np.array([word["attention"] for word in record["captions"][0]["words"]])
         assert maps == pytest.approx(np.stack([word.attention for word in said.words]), abs=1e-3)
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said(client: Any, tmp_path: Path) -> None:
     (record,) = client.predict([gradio_client.handle_file(str(bad))], api_name="/caption")
     assert record["name"] == "notes.jpg"
     assert record["error"].startswith("notes.jpg: not an image of a kind that is opened")
-    with pytest.raises(Exception, match="num_captions is 9, but must be <= beam"):
+    with pytest.raises(Exception, match="num_captions is 9, but must be <= num_beams"):
         client.predict([gradio_client.handle_file(str(bad))], num_captions=9, api_name="/caption")
 
 
@@ -79,7 +79,7 @@ def test_its_endpoint_is_described(client: Any) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/caption"]
     names = [parameter["parameter_name"] for parameter in endpoints["/caption"]["parameters"]]
-    assert names == ["photos", "num_captions", "beam", "temperature", "top_p", "maps", "min_confidence"]
+    assert names == ["photos", "num_captions", "num_beams", "temperature", "top_p", "maps", "min_confidence", "beam"]
 
 
 def test_its_description_is_what_the_hub_reads() -> None:

@@ -187,7 +187,7 @@ def tell(folder: Path, data: Path) -> list[str]:
     model, text = load_model(opened), opened.tokenizer
     pictures = np.stack([load_image(example.image, opened.preprocessing) for example in open_dataset(data)["train"]])
     stepper = TorchStepper(model)
-    found = search(stepper, Begun(stepper.begin(pictures), pictures), Decoding(beam=3), text.special)
+    found = search(stepper, Begun(stepper.begin(pictures), pictures), Decoding(num_beams=3), text.special)
     return [text.decode(captions[0].tokens) for captions in found]
 
 

@@ -165,7 +165,7 @@ def test_the_likeliest_caption_is_that_of_greedy_search(kind: str, text: Tokeniz
     model = speaker(kind, len(text))
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(2))
     said = sample_captions(model, memory, np.full((5, 2, 12), 0.5, np.float32), text, 0.7, greedy=True)
-    greedy = Decoding(beam=1, max_length=11, min_length=0, no_repeat=0)
+    greedy = Decoding(num_beams=1, max_length=11, min_length=0, no_repeat_ngram_size=0)
     found = search(TorchStepper(model), Begun(model.begin(memory), memory), greedy, text.special)
     for captions, (best, *_) in zip(said, found, strict=True):
         words = [token for token in captions[0] if token != text.eos_id]

@@ -39,7 +39,7 @@ def caption_inputs(
     as_json: bool,
     output: Path | None,
     attention: Path | None,
-    batch: int,
+    batch_size: int,
     decoding: dict[str, Any],
     min_confidence: float | None = None,
 ) -> int:
@@ -47,8 +47,8 @@ def caption_inputs(
 
     Captions with a confidence below `min_confidence` are marked for review.
     """
-    if batch < 1:
-        raise CaptionkitError(f"--batch is {batch}; use a whole number from 1")
+    if batch_size < 1:
+        raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
     if min_confidence is not None:  # fail before any file is started
         from captionkit.inference.confidence import check_confidence
 
@@ -64,7 +64,7 @@ def caption_inputs(
         results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
         captioner = load(model)
         settings = {**decoding, "min_confidence": min_confidence}
-        for given, outcome in track(_outcomes(captioner, inputs, batch, settings), total, "captioning"):
+        for given, outcome in track(_outcomes(captioner, inputs, batch_size, settings), total, "captioning"):
             record = _record(given, outcome, maps=shown and as_json)
             if results:
                 results.add(record)
@@ -187,7 +187,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
 
 
 def _outcomes(
-    captioner: Captioner, inputs: Iterator[Input], batch: int, settings: dict[str, Any]
+    captioner: Captioner, inputs: Iterator[Input], batch_size: int, settings: dict[str, Any]
 ) -> Iterator[tuple[Input, Outcome]]:
     """Yield the outcomes in the order of the inputs, including those that have no image."""
     from captionkit.inference.captioner import Outcome
@@ -200,7 +200,7 @@ def _outcomes(
             if not given.error:
                 yield given.source
 
-    for outcome in captioner.stream(sources(), batch=batch, **settings):
+    for outcome in captioner.stream(sources(), batch_size=batch_size, **settings):
         while waiting[0].error:
             given = waiting.pop(0)
             yield given, Outcome(given.name, None, given.error)

@@ -8,13 +8,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any
 
 from captionkit import __version__
+from captionkit.cli.parser import Parser
 from captionkit.errors import CaptionkitError
 from captionkit.utils.paths import unreadable
 from captionkit.utils.progress import discard, say, tell
@@ -69,22 +70,17 @@ def _fill_closed_streams() -> None:
 
 _INSTALL = "pip install 'captionkit"
 
+_ABOUT = "Describes images in words, and trains, evaluates and serves the models that do."
+_MORE = "`captionkit COMMAND --help` says more of a command."
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; a command with sixty options has too long a usage to show."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if message:
-            (tell if file is sys.stdout else say)(message.rstrip("\n"))
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"captionkit: {message} (see `{self.prog} --help`)\n")
-
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Exit for arguments that no option takes, naming the option that the first is nearest to."""
-        first = next((argument for argument in unknown if argument.startswith("-")), unknown[0])
-        near = get_close_matches(first.partition("=")[0], self._option_string_actions, n=1)
-        self.error(f"{first} is not understood{f'; did you mean {near[0]}?' if near else ''}")
+#: the commands as `captionkit --help` orders them
+_GROUPS = {
+    "caption": ("caption", "serve", "demo"),
+    "data": ("inspect", "name"),
+    "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
+    "evaluate": ("evaluate", "score", "tune", "calibrate"),
+    "deploy": ("export",),
+}
 
 
 def caption(options: argparse.Namespace) -> int:
@@ -97,7 +93,7 @@ def caption(options: argparse.Namespace) -> int:
         as_json=options.json,
         output=options.output,
         attention=options.attention,
-        batch=options.batch,
+        batch_size=options.batch_size,
         decoding=_overrides(options, "decoding"),
         min_confidence=options.min_confidence,
     )
@@ -136,7 +132,7 @@ def find_lr(options: argparse.Namespace) -> int:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Search for the optimizer, the rates and other fields that train best."""
+    """Search for the recipe fields that train best."""
     from captionkit.training.config.recipe import load_recipe
 
     overrides = _overrides(options)
@@ -157,7 +153,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Caption a split of a dataset with a model, and score the captions."""
+    """Caption a dataset's split with a model, and score the captions."""
     from captionkit.eval.evaluate import GALLERY, RESULTS, SCORES, evaluate_model
 
     done = evaluate_model(
@@ -166,10 +162,10 @@ def evaluate(options: argparse.Namespace) -> int:
         options.output,
         split=options.split,
         metrics=_metrics(options),
-        batch=options.batch,
-        decoding=_overrides(options, "decoding"),
+        batch_size=options.batch_size,
+        decoding=(decoding := _overrides(options, "decoding")),
         resamples=options.resamples,
-        seed=options.seed,
+        seed=decoding.get("seed", 0),
     )
     _show(done.scores, done.scores.notes, options.json)
     say(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}")
@@ -177,17 +173,17 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def tune(options: argparse.Namespace) -> int:
-    """Choose the beam and the length penalty that suit a model best, on a captioned split."""
+    """Choose the decoding options that score best on captioned images."""
     from captionkit.eval.tune_decoding import tune_model
 
     tuning = tune_model(
         options.model,
         options.data,
         split=options.split,
-        beams=options.beam,
+        num_beams=options.num_beams,
         length_penalties=options.length_penalty,
-        no_repeats=options.no_repeat,
-        horizons=options.horizon,
+        no_repeat_ngram_sizes=options.no_repeat_ngram_size,
+        early_stop_horizons=options.early_stop_horizon,
         write=options.write,
     )
     tell(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
@@ -195,7 +191,7 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def calibrate(options: argparse.Namespace) -> int:
-    """Fit a model's confidence on captioned images, and say how well it tells right captions from false ones."""
+    """Fit a model's confidence on captioned images."""
     from captionkit.eval.fit_confidence import calibrate_model
 
     fitted = calibrate_model(
@@ -206,7 +202,7 @@ def calibrate(options: argparse.Namespace) -> int:
 
 
 def average(options: argparse.Namespace) -> int:
-    """Average the weights of models that were trained from one, as far as that helps on a captioned split."""
+    """Average the weights of models that were trained from one."""
     from captionkit.training.tools.model_soup import average_models
 
     chosen = {"split": options.split, "half": options.half, "every": options.all}
@@ -215,10 +211,10 @@ def average(options: argparse.Namespace) -> int:
 
 
 def name(options: argparse.Namespace) -> int:
-    """Caption class folders with a model that says the name of each image's class in a sentence."""
+    """Caption class folders with sentences that name the classes."""
     from captionkit.cli.name import name_images
 
-    done = name_images(options.data, options.noun, model=options.model, batch=options.batch)
+    done = name_images(options.data, options.noun, model=options.model, batch_size=options.batch_size)
     say(f"captionkit: {done}")
     return 1 if done.failures else 0
 
@@ -272,7 +268,7 @@ def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Say what is in a dataset, a model folder or a run folder, and what is wrong with it."""
+    """Report the contents and problems of a dataset, a model or a run."""
     from captionkit.cli.inspect import ModelReport, inspect_path
 
     report = inspect_path(options.path, layout=options.layout, check_images=options.images)
@@ -304,7 +300,7 @@ def _summary(model: str) -> Any:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a model's ONNX graphs and prove that they say what torch says, or what 8 bits cost."""
+    """Write a model's ONNX graphs, in float or 8 bits, and check them."""
     asked = {name: getattr(options, name) for name in ("evaluate", "split", "limit", "max_loss")}
     given = {name: value for name, value in asked.items() if value is not None}
     if options.int8:
@@ -328,7 +324,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serve captions over HTTP: captionkit's own endpoints, Hugging Face's and OpenAI's."""
+    """Serve captions over HTTP and on a web page."""
     from captionkit.serve.settings import Settings
 
     settings = Settings(**_overrides(options, "serve"))
@@ -348,7 +344,7 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report of a run: report.html and report.md in its folder."""
+    """Write the report of a run: report.html and report.md."""
     from captionkit.training.report.command import report_run
 
     tell(report_run(options.run, options.data))
@@ -356,7 +352,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Caption sample photographs and write a page with captions and attention maps."""
+    """Caption sample photographs onto a page with attention maps."""
     from captionkit.cli.caption import caption_samples
 
     return caption_samples(options.output, model=options.model, min_confidence=options.min_confidence)
@@ -365,9 +361,9 @@ def demo(options: argparse.Namespace) -> int:
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     from captionkit.serve.settings import Settings
 
-    parser = _Parser(prog="captionkit", description="Describes images in words.")
+    parser = Parser(prog="captionkit", usage="captionkit COMMAND ...", description=_ABOUT, epilog=_MORE, groups=_GROUPS)
     parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog="captionkit", metavar="COMMAND", required=True)
 
     add = _add(commands, caption, extra="")
     add(
@@ -427,7 +423,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     _add_decoding(add, fields=arguments[:1] == ["evaluate"])
-    _add_scoring(add)
+    _add_scoring(add, seed=False)  # --seed is there already
     add(
         "--output",
         type=_path,
@@ -440,12 +436,32 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
-    add("--beam", type=_numbers(int), default=(1, 3, 5), metavar="N,...", help="to try (default: 1,3,5)")
+    add(
+        "--num-beams",
+        old=["--beam"],
+        type=_numbers(int),
+        default=(1, 3, 5),
+        metavar="N,...",
+        help="to try (default: 1,3,5)",
+    )
     penalties = (0.5, 0.7, 0.85, 1.0, 1.2)
     usual = ",".join(map(str, penalties))
     add("--length-penalty", type=_numbers(float), default=penalties, metavar="X,...", help=f"to try (default: {usual})")
-    add("--no-repeat", type=_numbers(int), default=(3,), metavar="N,...", help="to try (default: 3)")
-    add("--horizon", type=_numbers(int), metavar="N,...", help="to try; a small one saves steps (default: the model's)")
+    add(
+        "--no-repeat-ngram-size",
+        old=["--no-repeat"],
+        type=_numbers(int),
+        default=(3,),
+        metavar="N,...",
+        help="to try (default: 3)",
+    )
+    add(
+        "--early-stop-horizon",
+        old=["--horizon"],
+        type=_numbers(int),
+        metavar="N,...",
+        help="to try; a small one saves steps (default: the model's)",
+    )
     add("--write", action="store_true", help="make the best what the model captions with")
     add("--json", action="store_true", help="machine-readable")
 
@@ -475,7 +491,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("data", type=_path, metavar="DATA", help="class folders: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg")
     add("--noun", required=True, metavar="TEXT", help="what the model calls all that they show, for instance bird")
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
-    add("--batch", type=int, default=16, help="images that go through the model together (default: 16)")
+    _add_batch_size(add)
 
     add = _add(commands, score, extra="train")
     add(
@@ -499,7 +515,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
 
     add = _add(commands, inspect, extra="train")
-    add("path", type=_named, metavar="DATA|MODEL|RUN")
+    add("path", type=_named, metavar="PATH", help="dataset, model folder, Hub id, or run folder")
     add("--layout", help="read the dataset as this layout instead of detecting it")
     add("--images", action="store_true", help="also open every image")
     add("--json", action="store_true", help="machine-readable")
@@ -556,25 +572,38 @@ def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     return parser.add_argument
 
 
-#: flags that are not simply the names of their fields
-_FLAGS = {"decoding:seed": "--sample-seed", "decoding:banned_words": "--ban"}
-
-
 def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
-    """The batch, and (with `fields`, which need numpy) a flag for every field of Decoding."""
+    """The batch size, and (with `fields`, which need numpy) a flag for every field of Decoding."""
     if fields:
-        from captionkit.inference.search import Decoding
+        from captionkit.inference.search import RENAMED, Decoding
 
-        _add_fields(add, Decoding, "decoding")
-    add("--batch", type=int, default=16, help="images that go through the model together (default: 16)")
+        old = {new: _flag_of(name) for name, new in RENAMED.items()}
+        _add_fields(add, Decoding, "decoding", old={**old, "bad_words": "--ban", "seed": "--sample-seed"})
+    _add_batch_size(add)
+
+
+def _add_batch_size(add: Callable[..., Any]) -> None:
+    what = "images that go through the model together (default: 16)"
+    add("--batch-size", old=["--batch"], type=int, default=16, metavar="N", help=what)
 
 
 def _add_min_confidence(add: Callable[..., Any], text: str) -> None:
     add("--min-confidence", type=float, metavar="X", help=text)
 
 
-def _add_fields(add: Callable[..., Any], table: type, kind: str, *, defaults: bool = False) -> None:
-    """A flag for every field of a dataclass, with the help that stands in its metadata."""
+def _flag_of(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _add_fields(
+    add: Callable[..., Any],
+    table: type,
+    kind: str,
+    *,
+    old: Mapping[str, str] = MappingProxyType({}),
+    defaults: bool = False,
+) -> None:
+    """A flag for every field of a dataclass, with the help that stands in its metadata, and its `old` flag if any."""
     from dataclasses import fields
 
     kinds: dict[type, tuple[dict[str, Any], str]] = {
@@ -588,8 +617,8 @@ def _add_fields(add: Callable[..., Any], table: type, kind: str, *, defaults: bo
         dest, (how, note) = f"{kind}:{field.name}", kinds[type(field.default)]
         if defaults and field.default:
             note += f" (default: {field.default})"
-        flag = _FLAGS.get(dest, f"--{field.name.replace('_', '-')}")
-        add(flag, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
+        former = [old[field.name]] if field.name in old else []
+        add(_flag_of(field.name), old=former, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
 
 
 def _named(text: str) -> str:
@@ -614,7 +643,7 @@ def _listed(phrases: str) -> tuple[str, ...]:
     return tuple(phrase.strip() for phrase in phrases.split(",") if phrase.strip())
 
 
-def _add_scoring(add: Callable[..., Any]) -> None:
+def _add_scoring(add: Callable[..., Any], *, seed: bool = True) -> None:
     names = "bleu, meteor, rouge, cider, cider-plain, spice, chair, diversity"
     add("--metrics", metavar="NAMES", help=f"{names}; with commas; 'usual': the default's")
     add("--chair", action="store_true", help="also CHAIR: how often captions name objects that no reference has")
@@ -625,7 +654,8 @@ def _add_scoring(add: Callable[..., Any]) -> None:
         help="also CLIPScore and RefCLIPScore, by this CLIP model: a folder or Hub id",
     )
     add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
-    add("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    if seed:
+        add("--seed", type=int, default=0, metavar="N", help="seed of the resamples (default: 0)")
     add("--json", action="store_true", help="machine-readable")
 
 

@@ -48,7 +48,7 @@ class Naming:
         return f"{self.file}: {self.images:,} images, {self.templates_only:,} of them by templates alone{left_out}"
 
 
-def name_images(data: Path, noun: str, *, model: str | None = None, batch: int = BATCH) -> Naming:
+def name_images(data: Path, noun: str, *, model: str | None = None, batch_size: int = BATCH) -> Naming:
     """Caption the class folders `data` with a model, insert the class names, and write data/captions.csv.
 
     `noun` is the word or phrase in the model's vocabulary for everything the images show. An image without a sentence
@@ -66,9 +66,9 @@ def name_images(data: Path, noun: str, *, model: str | None = None, batch: int =
     images = [(split, example) for split, examples in dataset.items() for example in examples]
     outcomes = load(model).stream(
         [example.image for _, example in images],
-        batch=batch,
-        words=(noun,),
-        beam=_SENTENCES,
+        batch_size=batch_size,
+        force_words=(noun,),
+        num_beams=_SENTENCES,
         num_captions=_SENTENCES,
     )
     rows = [("image", "caption", "split", "class")]

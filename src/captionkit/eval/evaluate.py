@@ -54,7 +54,7 @@ def evaluate_model(
     *,
     split: str,
     metrics: Sequence[str | Metric] | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
     decoding: dict[str, Any] | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -67,8 +67,8 @@ def evaluate_model(
     # Fail before the work, not after it.
     wanted, left_out = check_metrics(metrics)
     check_numbers(resamples, seed)
-    if batch < 1:
-        raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
+    if batch_size < 1:
+        raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
     _check_output(output, [data, model])
     dataset = open_dataset(data)
     pictures = dataset.split(split)
@@ -79,7 +79,7 @@ def evaluate_model(
     chosen = replace(captioner.decoding, **(decoding or {}))
     captioner.decoding = chosen
     started = time.monotonic()
-    said, failures = _captions(captioner, pictures, output / RESULTS, batch)
+    said, failures = _captions(captioner, pictures, output / RESULTS, batch_size)
     if not said:
         raise CaptionkitError(f"{data}: no image of split {split!r} could be captioned; the first: {failures[0]}")
     training = dataset["train"] if "train" in dataset and pictures.split != "train" else ()
@@ -110,12 +110,12 @@ def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
 
 
 def _captions(
-    captioner: Captioner, pictures: CaptionSet, results: Path, batch: int
+    captioner: Captioner, pictures: CaptionSet, results: Path, batch_size: int
 ) -> tuple[dict[str, str], list[str]]:
     """Return the captions by image id as text, and the errors of the other images."""
     said: dict[str, str] = {}
     failures = []
-    outcomes = captioner.stream([example.image for example in pictures], batch=batch)
+    outcomes = captioner.stream([example.image for example in pictures], batch_size=batch_size)
     # Scores of an earlier evaluation must not remain beside new results.
     with ResultsFile(results, outdated=[results.with_name(name) for name in (SCORES, GALLERY)]) as file:
         for example, outcome in zip(pictures, track(outcomes, len(pictures), "captioning"), strict=True):

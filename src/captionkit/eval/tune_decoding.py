@@ -22,8 +22,13 @@ from captionkit.utils.progress import say, track
 
 #: the score that decides, and the scores in the table
 CHOOSES, TOLD = "CIDEr-D", ("CIDEr-D", "BLEU-4", "ROUGE-L")
-#: the settings that vary between trials
-TRIED = ("beam", "length_penalty", "no_repeat", "horizon")
+#: the settings that vary between trials, with their headings
+TRIED = {
+    "num_beams": "beams",
+    "length_penalty": "length penalty",
+    "no_repeat_ngram_size": "no repeat",
+    "early_stop_horizon": "horizon",
+}
 _METRICS = ("bleu", "rouge", "cider")
 _READERS = 2
 
@@ -61,7 +66,7 @@ class Tuning:
         return {"data": self.data, "chosen_by": CHOOSES, "trials": trials, "best": self.best.to_dict()}
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("", *(name.replace("_", " ") for name in TRIED), *TOLD, "words")]
+        rows: list[tuple[str, ...]] = [("", *TRIED.values(), *TOLD, "words")]
         for trial in self.trials:
             chosen, scores = trial.decoding, [f"{trial.scores[name]:.4f}" for name in TOLD]
             tried = (f"{getattr(chosen, name):g}" for name in TRIED)
@@ -76,31 +81,36 @@ def tune_model(
     data: str | Path,
     *,
     split: str = "val",
-    beams: Sequence[int] = (1, 3, 5),
+    num_beams: Sequence[int] = (1, 3, 5),
     length_penalties: Sequence[float] = (0.5, 0.7, 0.85, 1.0, 1.2),
-    no_repeats: Sequence[int] = (3,),
-    horizons: Sequence[int] | None = None,
+    no_repeat_ngram_sizes: Sequence[int] = (3,),
+    early_stop_horizons: Sequence[int] | None = None,
     write: bool = False,
 ) -> Tuning:
     """Caption `split` with every combination, encoding the images once, and choose the one with the highest CIDEr-D.
 
-    Without `horizons` the model's own is kept. Among equal scores the smaller beam is chosen. `write` stores the choice
-    as the model folder's decoding settings. The choice is made on the split that scores it, so its reported score is
-    slightly optimistic. Raises CaptionkitError.
+    Without `early_stop_horizons` the model's own is kept. Among equal scores the smaller beam is chosen. `write` stores
+    the choice as the model folder's decoding settings. The choice is made on the split that scores it, so its reported
+    score is slightly optimistic. Raises CaptionkitError.
     """
     captioner = load(model)
     if write:
         check_place(captioner.folder.path)
     found = [
         Decoding(**{**captioner.decoding.to_dict(), "num_captions": 1, **dict(zip(TRIED, settings, strict=True))})
-        for settings in product(beams, length_penalties, no_repeats, horizons or (captioner.decoding.horizon,))
+        for settings in product(
+            num_beams,
+            length_penalties,
+            no_repeat_ngram_sizes,
+            early_stop_horizons or (captioner.decoding.early_stop_horizon,),
+        )
     ]
     if not found:
-        raise CaptionkitError("nothing to try; give at least one beam, length penalty and no-repeat")
+        raise CaptionkitError("nothing to try; give at least one number for each option")
     pictures = captioned_split(data, split)
     trials = _trials(captioner, pictures, found)
     # Sorting is stable, so among equal scores the first stays first.
-    best = max(sorted(trials, key=lambda trial: trial.decoding.beam), key=lambda trial: trial.scores[CHOOSES])
+    best = max(sorted(trials, key=lambda trial: trial.decoding.num_beams), key=lambda trial: trial.scores[CHOOSES])
     described = {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()}
     tuning = Tuning(described, trials, best)
     if write:

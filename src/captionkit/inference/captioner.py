@@ -19,6 +19,7 @@ from captionkit.inference.confidence import check_confidence, told
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
 from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
+from captionkit.utils.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,9 +185,9 @@ class Captioner:
     def caption(self, images: Source | Sequence[Source], **decoding: Any) -> Caption | list[Caption]:
         """Caption one image, or each of a list: paths, bytes, binary files, PIL images or arrays.
 
-        `decoding` overrides fields of `captionkit.Decoding`, for instance beam, temperature, prefix or words; with
-        `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first image that cannot
-        be captioned; `stream` continues instead.
+        `decoding` overrides fields of `captionkit.Decoding`, for instance num_beams, temperature, prefix or
+        force_words; with `min_confidence`, 0 to 1, captions below it have `review` set. Raises ImageError at the first
+        image that cannot be captioned; `stream` continues instead.
         """
         captions = []
         for outcome in self.stream(_as_list(images), **decoding):
@@ -199,27 +200,30 @@ class Captioner:
         self,
         sources: Iterable[Source],
         *,
-        batch: int = BATCH,
+        batch_size: int = BATCH,
         min_confidence: float | None = None,
         **decoding: Any,
     ) -> Iterator[Outcome]:
-        """Caption images in order, `batch` at a time; an image that fails gives an Outcome with an error.
+        """Caption images in order, `batch_size` at a time; an image that fails gives an Outcome with an error.
 
         The next images are read and encoded while the current ones are decoded. With `min_confidence`, 0 to 1, `review`
         is True for captions below it and False for the others. Raises CaptionkitError for incompatible settings, and
         for a required word that is not in the vocabulary.
         """
-        if batch < 1:
-            raise CaptionkitError(f"batch is {batch}; use a whole number from 1")
+        if "batch" in decoding:
+            warn_renamed("batch", "batch_size")
+            batch_size = decoding.pop("batch")
+        if batch_size < 1:
+            raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
         check_confidence(min_confidence)
-        for outcome in self._stream(sources, batch, decoding):
+        for outcome in self._stream(sources, batch_size, decoding):
             yield outcome.reviewed(min_confidence)
 
-    def _stream(self, sources: Iterable[Source], batch: int, decoding: dict[str, Any]) -> Iterator[Outcome]:
+    def _stream(self, sources: Iterable[Source], batch_size: int, decoding: dict[str, Any]) -> Iterator[Outcome]:
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.tokenizer)
         waiting = iter(sources)
-        first = list(islice(waiting, batch))
+        first = list(islice(waiting, batch_size))
         if len(first) == 1:
             following = list(islice(waiting, 1))
             if not following:  # a single image leaves nothing to overlap; threads would only add delay
@@ -232,7 +236,7 @@ class Captioner:
         ):
             ahead = self._go_ahead(readers, encoder, first)
             while ahead:
-                encoded, ahead = ahead, self._go_ahead(readers, encoder, islice(waiting, batch))
+                encoded, ahead = ahead, self._go_ahead(readers, encoder, islice(waiting, batch_size))
                 yield from self._describe(encoded.result(), chosen, constraints)
 
     def _go_ahead(
@@ -368,9 +372,9 @@ def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _why_none(decoding: Decoding) -> str:
-    if decoding.words:
-        words = ", ".join(map(repr, decoding.words))
-        way_out = "raise max_length, lower no_repeat or ask for less"
+    if decoding.force_words:
+        words = ", ".join(map(repr, decoding.force_words))
+        way_out = "raise max_length, lower no_repeat_ngram_size or ask for less"
         return f"no caption of at most {decoding.max_length} words contains {words}; {way_out}"
     if decoding.has_text:
         return "no caption is possible with this prefix and these banned words; ban fewer"

@@ -19,19 +19,19 @@ def constraints_of(decoding: Decoding, tokenizer: Tokenizer) -> Constraints:
     word not in the vocabulary, and for a word that is both required and banned. With byte-level tokens a phrase stands
     for its usual spelling, and also matches the beginning of a longer word ("dog" in "doghouse").
     """
-    for phrase in (decoding.prefix, *decoding.words, *decoding.banned_words):
+    for phrase in (decoding.prefix, *decoding.force_words, *decoding.bad_words):
         if not phrase.isascii() and phrase.encode("utf-8", "replace").decode("utf-8") != phrase:
             raise CaptionkitError(f"{phrase!a} is no text that can be encoded; write it in UTF-8")
     prefix = _known(tokenizer, "prefix", decoding.prefix) if decoding.prefix.strip() else ()
-    words = {phrase: _known(tokenizer, "words", phrase) for phrase in decoding.words}
-    hypotheses = decoding.beam * (1 + sum(map(len, words.values())))
+    words = {phrase: _known(tokenizer, "force_words", phrase) for phrase in decoding.force_words}
+    hypotheses = decoding.num_beams * (1 + sum(map(len, words.values())))
     if hypotheses > _MOST:
         raise CaptionkitError(
-            f"{len(words)} words with a beam of {decoding.beam} take {hypotheses:,} hypotheses an image, but there "
-            f"may be {_MOST:,}; lower beam or ask for fewer words"
+            f"{len(words)} words with a beam of {decoding.num_beams} take {hypotheses:,} hypotheses an image, but "
+            f"there may be {_MOST:,}; lower num_beams or ask for fewer words"
         )
     banned = {}
-    for phrase in decoding.banned_words:
+    for phrase in decoding.bad_words:
         ids = tuple(tokenizer.encode(phrase)[1:-1])
         if ids and tokenizer.unk_id not in ids:
             banned[phrase] = ids

@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from captionkit.inference.search import Decoding
+from captionkit.errors import CaptionkitError
+from captionkit.inference.search import RENAMED, Decoding, present_names
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.service import CEILINGS
 
@@ -39,6 +40,7 @@ _Phrase = Annotated[str, Field(max_length=_LETTERS)]
 _Phrases = Annotated[list[_Phrase], BeforeValidator(_split)]
 #: the options that have several values
 SEVERAL = {known.name for known in fields(Decoding) if isinstance(known.default, tuple)}
+SEVERAL |= {old for old, name in RENAMED.items() if name in SEVERAL}
 
 
 def _fields() -> dict[str, Any]:
@@ -56,8 +58,15 @@ def _fields() -> dict[str, Any]:
     return made
 
 
+def _renamed(given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return present_names(given)
+    except CaptionkitError as error:  # which pydantic would not report as a wrong value
+        raise ValueError(str(error)) from None
+
+
 class _AsClientsWrite(BaseModel):
-    """Accepts values as other clients write them.
+    """Accepts values as other clients write them, and the names of options before they were renamed.
 
     null and a seed of -1 mean the default, a top_k of -1 means all words, and any integer is accepted as a seed.
     """
@@ -67,7 +76,7 @@ class _AsClientsWrite(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _usual(cls, given: dict[str, Any]) -> dict[str, Any]:
-        known = {name: value for name, value in given.items() if value is not None}
+        known = _renamed({name: value for name, value in given.items() if value is not None})
         if str(known.get("top_k")) == "-1":
             known["top_k"] = 0
         if str(known.get("seed")) == "-1":
@@ -132,7 +141,7 @@ def decoding_fields(
     if captions and "num_captions" not in chosen:
         chosen["num_captions"] = captions
         if not temperature:
-            chosen["beam"] = max(captions, chosen.get("beam", usual.beam))
+            chosen["num_beams"] = max(captions, chosen.get("num_beams", usual.num_beams))
     if words:
         chosen["max_length"] = min(words, chosen.get("max_length", usual.max_length))
         chosen["min_length"] = min(chosen.get("min_length", usual.min_length), chosen["max_length"])

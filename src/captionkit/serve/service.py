@@ -20,7 +20,7 @@ from captionkit.serve.metrics import Meters
 from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding options, so that one request cannot occupy the model for minutes
-CEILINGS = {"beam": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
+CEILINGS = {"num_beams": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
 #: maximum number of hypotheses per image (forced words multiply the beam), and per batch
 _OF_A_PICTURE, _OF_A_BATCH = 100, 320
 _OPENERS = 2
@@ -66,8 +66,8 @@ class Service:
             constraints_of(decoding, self.captioner.tokenizer)
         if _hypotheses(decoding) > _OF_A_PICTURE:
             raise CaptionkitError(
-                f"{len(decoding.words)} words with a beam of {decoding.beam} are more than this service takes; "
-                "lower beam or ask for fewer words"
+                f"{len(decoding.force_words)} words with a beam of {decoding.num_beams} are more than this service "
+                "takes; lower num_beams or ask for fewer words"
             )
         return decoding
 
@@ -154,5 +154,5 @@ class Service:
 
 def _hypotheses(decoding: Decoding) -> int:
     """Return the number of hypotheses per image, assuming that each forced word is one token."""
-    forced = sum(len(phrase.split()) for phrase in decoding.words)
-    return decoding.num_captions if decoding.temperature else decoding.beam * (1 + forced)
+    forced = sum(len(phrase.split()) for phrase in decoding.force_words)
+    return decoding.num_captions if decoding.temperature else decoding.num_beams * (1 + forced)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -18,6 +18,10 @@ def check_fields(kind: type, values: Any, table: str) -> None:
     known = [field.name for field in fields(kind)]
     for name in values:
         if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}"
-            raise ModelError(f"{table} has no field {reprlib.repr(name)}; {hint}")
+            raise ModelError(f"{table} has no field {reprlib.repr(name)}; {nearest(str(name), known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown `name`: the known name nearest to it, or all of them."""
+    close = get_close_matches(name, known := list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"

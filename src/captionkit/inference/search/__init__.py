@@ -10,13 +10,24 @@ from captionkit.data.special_tokens import SpecialTokens
 from captionkit.errors import CaptionkitError
 from captionkit.inference.search.beam import beam_search
 from captionkit.inference.search.constraints import Constraints
-from captionkit.inference.search.generation_config import Decoding
+from captionkit.inference.search.generation_config import RENAMED, Decoding, present_names
 from captionkit.inference.search.hypothesis import Hypothesis
 from captionkit.inference.search.sampling import sample
 from captionkit.inference.search.single_image import search_alone, suits
 from captionkit.inference.search.stepper import Begun, Capability, SearchRequest, State, Stepper
 
-__all__ = ["Begun", "Capability", "Constraints", "Decoding", "Hypothesis", "State", "Stepper", "search"]
+__all__ = [
+    "RENAMED",
+    "Begun",
+    "Capability",
+    "Constraints",
+    "Decoding",
+    "Hypothesis",
+    "State",
+    "Stepper",
+    "present_names",
+    "search",
+]
 
 
 def search(

@@ -18,10 +18,10 @@ def beam_search(asked: SearchRequest) -> list[list[Hypothesis]]:
     """Return the `num_captions` best hypotheses of each image, all different, best first.
 
     At each step every live hypothesis is continued by every token that is not banned (nor the end token before
-    `min_length` words, nor a token forbidden by `no_repeat` or a banned phrase). Of these continuations, ranked by
-    log-probability over all beams, the best 2K are considered: those among the best K that end are finished, and the
-    best K that do not end stay live. At most K of the 2K end, so at least K are left to stay live. Greedy search (K=1)
-    is done at its first end token.
+    `min_length` words, nor a token forbidden by `no_repeat_ngram_size` or a banned phrase). Of these continuations,
+    ranked by log-probability over all beams, the best 2K are considered: those among the best K that end are finished,
+    and the best K that do not end stay live. At most K of the 2K end, so at least K are left to stay live. Greedy
+    search (K=1) is done at its first end token.
 
     An image is done when its `num_captions`-th best finished hypothesis scores at least as high as any live one still
     could: log-probabilities only fall, so log_prob / (longest possible length)**length_penalty bounds the score. Live
@@ -31,11 +31,11 @@ def beam_search(asked: SearchRequest) -> list[list[Hypothesis]]:
     With forced words, each bank of `constraint_bank` is such a beam of K. Only hypotheses that contain all of them may
     end, and a cut caption that does not contain them is dropped.
 
-    With `groups` (diverse beam search, Vijayakumar et al. 2018, arXiv 1610.02424, with Hamming diversity), each group
-    is such a beam of K / groups. A word is ranked `diversity` lower for each live hypothesis of an earlier group that
-    contains it at the same step; that affects the choice at this step only, and neither log_prob nor score. The result
-    is each group's best caption, then each group's second best, and so on, skipping duplicates, until there are
-    `num_captions`; these are then sorted by score.
+    With `num_beam_groups` (diverse beam search, Vijayakumar et al. 2018, arXiv 1610.02424, with Hamming diversity),
+    each group is such a beam of K / num_beam_groups. A word is ranked `diversity_penalty` lower for each live
+    hypothesis of an earlier group that contains it at the same step; that affects the choice at this step only, and
+    neither log_prob nor score. The result is each group's best caption, then each group's second best, and so on,
+    skipping duplicates, until there are `num_captions`; these are then sorted by score.
     """
     return _Beams(asked).run()
 
@@ -67,7 +67,7 @@ class _Beams:
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
         self.start, self.longest = len(constraints.prefix), decoding.max_length + 1
-        self.width = decoding.beam // decoding.groups
+        self.width = decoding.num_beams // decoding.num_beam_groups
         self.grid = Grid(constraints.words, constraints.prefix, len(begun.images)) if constraints.words else None
         self.banks = self.grid.banks if self.grid else 1
         excluded = self.banned | {eos_id}
@@ -75,11 +75,11 @@ class _Beams:
         # K best allowed tokens. In the beam's ranking only excluded tokens can precede them, so rank K + |excluded| is
         # the last that can matter, whether or not the end token is allowed. A group has a smaller K, and the hypotheses
         # of other groups push back one word each. With banks, multiply by their number; forced tokens may also precede.
-        self.ranks = decoding.beam * self.banks + len(excluded) + (len(self.grid.tokens) if self.grid else 0)
+        self.ranks = decoding.num_beams * self.banks + len(excluded) + (len(self.grid.tokens) if self.grid else 0)
         self.mask = exclusion(excluded)
-        remember = bool(decoding.no_repeat or self.phrases)
+        remember = bool(decoding.no_repeat_ngram_size or self.phrases)
         self.live = BeamState(stepper, begun, start_ids, constraints.prefix, self.banned, remember=remember)
-        self.best = [np.full((len(begun.images), decoding.num_captions), NONE) for _ in range(decoding.groups)]
+        self.best = [np.full((len(begun.images), decoding.num_captions), NONE) for _ in range(decoding.num_beam_groups)]
 
     def run(self) -> list[list[Hypothesis]]:
         for length in range(self.start, self.longest):  # words in each live hypothesis
@@ -87,11 +87,11 @@ class _Beams:
                 self.mask[self.eos_id] = 0
             options, attention = self._continuations()
             if length == self.decoding.max_length:
-                for group in range(self.decoding.groups):
+                for group in range(self.decoding.num_beam_groups):
                     self._cut(group, options)
                 break
             chosen: list[_Chosen] = []
-            for group in range(self.decoding.groups):
+            for group in range(self.decoding.num_beam_groups):
                 chosen.append(self._continue(group, options, chosen, length))
             self._advance(options, chosen, attention)
             if self.live.over:
@@ -103,7 +103,7 @@ class _Beams:
 
     def _continuations(self) -> tuple[_Continuations, NDArray[np.float32]]:
         """Return the continuations of the live hypotheses, and the attention [B,K,G] of the step."""
-        forbidden = NgramBlocker(self.live.said, self.decoding.no_repeat, self.phrases)
+        forbidden = NgramBlocker(self.live.said, self.decoding.no_repeat_ngram_size, self.phrases)
         ranks = self.ranks + forbidden.most
         log_probs, ids, attention = self.live.step(WHOLE if self.grid else ranks)
         banks = None
@@ -126,12 +126,14 @@ class _Beams:
         """Yield scores [B,M] by which each bank of a group ranks the continuations; -inf outside the bank."""
         scores = options.log_probs
         size = self.banks * self.width * options.width
-        if self.decoding.groups > 1 and scores.shape[1] > options.width:  # at first, all groups share one hypothesis
+        if (
+            self.decoding.num_beam_groups > 1 and scores.shape[1] > options.width
+        ):  # at first, all groups share one hypothesis
             scores = np.full_like(scores, -np.inf)
             part = slice(group * size, (group + 1) * size)
             scores[:, part] = options.log_probs[:, part]
         if earlier:
-            scores = scores - self.decoding.diversity * _times_said(options, earlier)
+            scores = scores - self.decoding.diversity_penalty * _times_said(options, earlier)
         for bank in range(self.banks):
             yield scores if options.banks is None else np.where(options.banks == bank, scores, -np.inf)
 
@@ -150,7 +152,7 @@ class _Beams:
             places.append(best)
         live = _side_by_side(log_probs)
         # The captions are taken from the groups in turn, so each contributes at most this many.
-        share = -(-self.decoding.num_captions // self.decoding.groups)
+        share = -(-self.decoding.num_captions // self.decoding.num_beam_groups)
         reachable = live.max(axis=1) / self.decoding.divisor(self.decoding.furthest(length))
         done = self.best[group]["score"][self.live.images, share - 1] >= reachable
         if self.width == 1 and not self.grid:

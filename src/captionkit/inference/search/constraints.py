@@ -38,20 +38,20 @@ class Constraints:
 class NgramBlocker:
     """The words that each hypothesis must not generate next, given its words so far: [B,K,R] candidates.
 
-    They would complete a banned phrase, repeat a run of `no_repeat` words, or repeat the last word.
+    They would complete a banned phrase, repeat a run of `no_repeat_ngram_size` words, or repeat the last word.
     """
 
-    def __init__(self, said: NDArray[np.int64], no_repeat: int, phrases: tuple[Sequence, ...]) -> None:
-        """`said` [B,K,L] are the words of each hypothesis; used only if `no_repeat` or `phrases` require it."""
+    def __init__(self, said: NDArray[np.int64], no_repeat_ngram_size: int, phrases: tuple[Sequence, ...]) -> None:
+        """`said` [B,K,L], the words of each hypothesis, is used only if one of the other arguments requires it."""
         #: the last word [B,K,1], if it must not be repeated
         self._last: NDArray[np.int64] | None = None
         #: the other words [B,K,F] that are forbidden for some hypothesis
         self._forbidden: NDArray[np.int64] | None = None
         #: number of extra ranks needed so that the best allowed tokens are still among the ranked ones
         self.most = 0
-        if no_repeat and said.shape[2]:
+        if no_repeat_ngram_size and said.shape[2]:
             self._last, self.most = said[:, :, -1:], 1
-        found = [*_runs(said, no_repeat), *_completed(said, phrases)]
+        found = [*_runs(said, no_repeat_ngram_size), *_completed(said, phrases)]
         # Almost always no run or phrase is about to repeat; drop words that are forbidden for no hypothesis.
         found = [(words, again) for words, again in found if again.any()]
         if found:
@@ -92,12 +92,12 @@ def _completed(
             yield np.full(begun.shape, phrase[-1]), begun
 
 
-def forbidden_after(said: Sequence, no_repeat: int, phrases: tuple[Sequence, ...]) -> set[int]:
+def forbidden_after(said: Sequence, no_repeat_ngram_size: int, phrases: tuple[Sequence, ...]) -> set[int]:
     """Return the words that may not follow one hypothesis; `NgramBlocker` does the same for many."""
     found = set()
-    if no_repeat and said:
+    if no_repeat_ngram_size and said:
         found.add(said[-1])
-        again = no_repeat - 1
+        again = no_repeat_ngram_size - 1
         begun = said[len(said) - again :]
         found.update(said[at + again] for at in range(len(said) - again) if said[at : at + again] == begun)
     for phrase in phrases:

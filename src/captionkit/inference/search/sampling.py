@@ -31,7 +31,7 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     excluded, phrases = banned | {eos_id}, constraints.banned_phrases
     mask = exclusion(excluded)
     start, stop, samples = len(constraints.prefix), decoding.max_length, decoding.num_captions
-    remember = bool(decoding.no_repeat or phrases)
+    remember = bool(decoding.no_repeat_ngram_size or phrases)
     live = BeamState(stepper, begun, start_ids, constraints.prefix, banned, remember=remember)
     random = np.stack([_uniform(image, decoding.seed, samples, stop + 1) for image in begun.images])  # [B,N,L]
     found = np.full((len(begun.images), samples), NONE)
@@ -41,7 +41,7 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     for length in range(start, stop + 1):  # words in each hypothesis
         if length >= decoding.min_length and eos_id not in banned:
             mask[eos_id] = 0
-        forbidden = NgramBlocker(live.said, decoding.no_repeat, phrases)
+        forbidden = NgramBlocker(live.said, decoding.no_repeat_ngram_size, phrases)
         ranks = decoding.top_k + len(excluded) + forbidden.most if decoding.top_k else WHOLE
         log_probs, ids, attention = live.step(ranks)
         kept = _kept(forbidden.forbid(log_probs, ids) + mask.take(ids, mode="clip"), decoding)

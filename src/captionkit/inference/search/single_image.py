@@ -44,9 +44,9 @@ class _Found(NamedTuple):
 
 def suits(asked: SearchRequest) -> bool:
     """Return whether `search_alone` applies: one image, one start token, small beam, no groups, prefix or words."""
-    plain = asked.decoding.groups == 1 and not asked.constraints.words and not asked.constraints.prefix
+    plain = asked.decoding.num_beam_groups == 1 and not asked.constraints.words and not asked.constraints.prefix
     one = len(asked.begun.images) == len(asked.special.start) == 1
-    return one and asked.decoding.beam <= _FEW and plain
+    return one and asked.decoding.num_beams <= _FEW and plain
 
 
 def search_alone(asked: SearchRequest) -> list[list[Hypothesis]]:
@@ -63,7 +63,7 @@ class _Alone:
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
         #: as in `beam_search`: the last rank that can matter if no token is forbidden
-        self.ranks = decoding.beam + len(self.banned | {eos_id})
+        self.ranks = decoding.num_beams + len(self.banned | {eos_id})
         self.stepper, self._state = stepper, begun.state
         self.tokens, self.parents = [*start_ids], [0]
         self.live = [_Live(0.0, (), (), ())]
@@ -74,11 +74,11 @@ class _Alone:
         """Run the search and return the hypotheses, best first."""
         for length in range(self.decoding.max_length + 1):  # words in each live hypothesis
             options, attention = self._continuations(length)
-            ended = self._finish(options[: self.decoding.beam], length)
+            ended = self._finish(options[: self.decoding.num_beams], length)
             if length == self.decoding.max_length:
                 self._cut(length, {beam for _, beam, _, _ in ended})
                 break
-            chosen = [option for option in options if option[2] != self.eos_id][: self.decoding.beam]
+            chosen = [option for option in options if option[2] != self.eos_id][: self.decoding.num_beams]
             if self._is_done(chosen, ended, length):
                 break
             self._advance(chosen, attention)
@@ -89,15 +89,15 @@ class _Alone:
 
         Among equally good ones, those of the first hypothesis come first, then the likelier word.
         """
-        no_repeat, phrases = self.decoding.no_repeat, self.phrases
+        no_repeat_ngram_size, phrases = self.decoding.no_repeat_ngram_size, self.phrases
         excluded = self.banned if length >= self.decoding.min_length else self.banned | {self.eos_id}
-        forbidden = [forbidden_after(live.words, no_repeat, phrases) for live in self.live]
+        forbidden = [forbidden_after(live.words, no_repeat_ngram_size, phrases) for live in self.live]
         ranks = self.ranks + max(map(len, forbidden))
         tokens, parents = np.array([self.tokens]), np.array([self.parents])  # [1,K]
         log_probs, ids, attention, self._state = self.stepper.step(tokens, parents, self._state, ranks)
         self.grid = attention.shape[2]
         options: list[Continuation] = []
-        most = 2 * self.decoding.beam  # so at most as many from each hypothesis, likeliest words first
+        most = 2 * self.decoding.num_beams  # so at most as many from each hypothesis, likeliest words first
         for beam, kept_from in enumerate(forbidden):
             so_far = self.live[beam].log_prob
             ranked = zip(ids[0, beam].tolist(), log_probs[0, beam].tolist(), strict=True)
@@ -134,7 +134,7 @@ class _Alone:
 
     def _is_done(self, chosen: list[Continuation], ended: list[Continuation], length: int) -> bool:
         """Return whether no hypothesis is live, or none that is could still rank among the best."""
-        if not chosen or (ended and self.decoding.beam == 1):
+        if not chosen or (ended and self.decoding.num_beams == 1):
             return True
         furthest = self.decoding.furthest(length)
         enough = len(self.best) == self.decoding.num_captions

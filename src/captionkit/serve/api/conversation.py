@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from captionkit.inference.search import Decoding
+from captionkit.inference.search import RENAMED, Decoding
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.options import Options, decoding_fields, reason_of
 from captionkit.serve.service import CEILINGS, Service
@@ -124,7 +124,7 @@ class ChatRequest(BaseModel):
 
     def decoding(self, service: Service) -> Decoding:
         """Return the decoding options, merged from OpenAI's and captionkit's names."""
-        known = set(Options.model_fields) - {"attention", "min_confidence"}
+        known = set(Options.model_fields).union(RENAMED) - {"attention", "min_confidence"}
         given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
         usual = service.captioner.decoding
         return service.decoding(**decoding_fields(given, usual, captions=self.n, words=self.most_words))

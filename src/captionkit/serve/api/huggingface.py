@@ -20,10 +20,6 @@ from captionkit.serve.service import CEILINGS, Service
 _CURLS_OWN = "application/x-www-form-urlencoded"  # sent by `curl --data`, as in Hugging Face's examples
 #: names in transformers -> names of captionkit's options
 _NAMES = {
-    "num_beams": "beam",
-    "num_beam_groups": "groups",
-    "diversity_penalty": "diversity",
-    "no_repeat_ngram_size": "no_repeat",
     "min_new_tokens": "min_length",
 }
 

@@ -133,7 +133,12 @@ def _settings(usual: Decoding, sure_from: float | None) -> tuple[list[gr.compone
         way = gr.Radio([_SEARCH, _SAMPLE], value=_SEARCH, label="Which captions")
         with gr.Group() as searching:
             beam = gr.Slider(
-                1, 10, usual.beam, step=1, label="Beam", info="Sentences kept in mind; at least as many as captions."
+                1,
+                10,
+                usual.num_beams,
+                step=1,
+                label="Beam",
+                info="Sentences kept in mind; at least as many as captions.",
             )
         with gr.Group(visible=False) as sampling:
             temperature = gr.Slider(0.1, 2, 0.8, step=0.1, label="Temperature", info="Higher is more adventurous.")
@@ -158,31 +163,34 @@ def _settings(usual: Decoding, sure_from: float | None) -> tuple[list[gr.compone
 def _decoding(number: int, way: str, beam: int, temperature: float, top_p: float, seed: int) -> dict[str, Any]:
     if way == _SAMPLE:
         return {"num_captions": number, "temperature": temperature, "top_p": top_p, "seed": int(seed or 0)}
-    return {"num_captions": number, "beam": max(beam, number)}
+    return {"num_captions": number, "num_beams": max(beam, number)}
 
 
 def _endpoint(service: Service) -> None:
     """Add the API endpoint `/caption` for gradio_client: photos and settings in, one record per photo out."""
     files = gr.File(file_count="multiple", visible=False, label="photos")
     number = gr.Number(1, precision=0, visible=False, label="num_captions")
-    beam = gr.Number(service.captioner.decoding.beam, precision=0, visible=False, label="beam")
+    beams = gr.Number(service.captioner.decoding.num_beams, precision=0, visible=False, label="num_beams")
     temperature = gr.Number(0, visible=False, label="temperature")
     top_p = gr.Number(1, visible=False, label="top_p")
     maps = gr.Checkbox(False, visible=False, label="maps")
     least = gr.Number(0, visible=False, label="min_confidence")
+    former = gr.Number(None, precision=0, visible=False, label="beam")
     records = gr.JSON(visible=False, label="records")
 
     async def caption(
         photos: list[str],
         num_captions: int,
-        beam: int,
+        num_beams: int,
         temperature: float,
         top_p: float,
         maps: bool,
         min_confidence: float,
+        beam: int | None,  # what num_beams was called before version 0.2
     ) -> list[dict[str, Any]]:
         given = [(Path(path).name, path) for path in photos or []]
-        options = {"num_captions": num_captions, "beam": beam, "temperature": temperature, "top_p": top_p}
+        beams = num_beams if beam is None else beam
+        options = {"num_captions": num_captions, "num_beams": beams, "temperature": temperature, "top_p": top_p}
         try:
             return await records_of(service, given, options, maps=maps, min_confidence=min_confidence or None)
         except CaptionkitError as error:
@@ -190,7 +198,7 @@ def _endpoint(service: Service) -> None:
 
     gr.Button(visible=False).click(
         caption,
-        [files, number, beam, temperature, top_p, maps, least],
+        [files, number, beams, temperature, top_p, maps, least, former],
         records,
         api_name="caption",
         api_description="Caption photos. Each has a record: name, captions (text, log_prob, confidence, words; with "

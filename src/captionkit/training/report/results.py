@@ -81,7 +81,7 @@ def scores(material: RunData) -> list[Block]:
         low, high = found.intervals.get(name, (float("nan"), float("nan")))
         rows.append(Row(name, [f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}"], MEANINGS[name]))
     decoding = material.kept.decoding if material.kept else None
-    how = f", beam {decoding.beam}, length penalty {decoding.length_penalty}" if decoding else ""
+    how = f", beam {decoding.num_beams}, length penalty {decoding.length_penalty}" if decoding else ""
     resamples = f"{found.facts['resamples']:,} resamples of the images, seed {found.facts['seed']}"
     blocks: list[Block] = [
         Paragraph(

@@ -97,7 +97,10 @@ def _readable(pictures: CaptionSet) -> list[Image.Image]:
 
 
 def _decoding() -> str:
-    return f"beam {DECODING.beam}, length penalty {DECODING.length_penalty}, no_repeat {DECODING.no_repeat}"
+    return (
+        f"beam {DECODING.num_beams}, length penalty {DECODING.length_penalty}, "
+        f"no_repeat_ngram_size {DECODING.no_repeat_ngram_size}"
+    )
 
 
 def _card(model: CaptioningModel, facts: dict[str, Any]) -> str:

@@ -1,0 +1,101 @@
+"""The argument parser: options that were renamed, commands in groups, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from captionkit.utils.progress import say, tell
+
+
+class _Option(argparse.Action):
+    """An option that may have `old` names: they are taken with a notice, and no help shows them."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, old: Sequence[str] = (), **how: Any) -> None:
+        super().__init__([*option_strings, *old], dest, **how)
+        self.old = tuple(old)
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if option_string in self.old:
+            say(f"captionkit: {option_string} is now {self.option_strings[0]}")
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+
+
+class _Switch(_Option):
+    """The same for an option without a value."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, default: Any = False, **how: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, const=True, default=default, **how)
+
+
+class _Help(argparse.HelpFormatter):
+    """Leaves out the old names of options."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = _present(action)
+        return super()._format_action_invocation(shown)
+
+
+def _present(action: argparse.Action) -> list[str]:
+    """Return the names of an option without the old ones."""
+    return [name for name in action.option_strings if name not in getattr(action, "old", ())]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; a command with sixty options has too long a usage to show.
+
+    `groups`, headings with names of commands, order the commands in the help.
+    """
+
+    def __init__(self, *values: Any, groups: Mapping[str, Sequence[str]] | None = None, **named: Any) -> None:
+        super().__init__(*values, formatter_class=_Help, **named)
+        self._groups = groups
+        for kind in (None, "store"):
+            self.register("action", kind, _Option)
+        self.register("action", "store_true", _Switch)
+
+    def format_help(self) -> str:
+        """Return the help; of a parser with groups, its commands by group."""
+        if self._groups is None:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_text(f"usage: {self.usage}")
+        formatter.add_text(self.description)
+        for heading, commands in self._grouped():
+            formatter.start_section(heading)
+            formatter.add_arguments(commands)
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(action for action in self._actions if action.option_strings)
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def _grouped(self) -> Iterator[tuple[str, list[argparse.Action]]]:
+        """Yield each heading with its commands, those of no group under a heading of their own."""
+        (commands,) = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        waiting = {command.dest: command for command in commands._get_subactions()}
+        for heading, names in (self._groups or {}).items():
+            yield heading, [waiting.pop(name) for name in names if name in waiting]
+        if waiting:
+            yield "others", list(waiting.values())
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            (tell if file is sys.stdout else say)(message.rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and the reason in one line."""
+        self.exit(2, f"captionkit: {message} (see `{self.prog} --help`)\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Exit for arguments that no option takes, naming the option that the first is nearest to."""
+        first = next((argument for argument in unknown if argument.startswith("-")), unknown[0])
+        known = [name for action in self._actions for name in _present(action)]
+        near = get_close_matches(first.partition("=")[0], known, n=1)
+        self.error(f"{first} is not understood{f'; did you mean {near[0]}?' if near else ''}")

@@ -1,0 +1,84 @@
+"""The flags: how they are called in all commands, their old names, and the help."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from captionkit.cli import main as cli
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, with the flags that are added only where it is asked for."""
+    names = choices(cli._parser([]))
+    return {name: choices(cli._parser([name]))[name] for name in names}
+
+
+def choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
+
+
+COMMANDS = commands()
+
+OLD = [
+    (["caption", "x.jpg"], "--beam", "4", "--num-beams", "decoding:num_beams"),
+    (["caption", "x.jpg"], "--no-repeat", "2", "--no-repeat-ngram-size", "decoding:no_repeat_ngram_size"),
+    (["caption", "x.jpg"], "--groups", "2", "--num-beam-groups", "decoding:num_beam_groups"),
+    (["caption", "x.jpg"], "--diversity", "0.1", "--diversity-penalty", "decoding:diversity_penalty"),
+    (["caption", "x.jpg"], "--words", "a,b", "--force-words", "decoding:force_words"),
+    (["caption", "x.jpg"], "--ban", "a,b", "--bad-words", "decoding:bad_words"),
+    (["caption", "x.jpg"], "--horizon", "1", "--early-stop-horizon", "decoding:early_stop_horizon"),
+    (["caption", "x.jpg"], "--sample-seed", "7", "--seed", "decoding:seed"),
+    (["caption", "x.jpg"], "--batch", "8", "--batch-size", "batch_size"),
+    (["evaluate", "m", "d"], "--sample-seed", "7", "--seed", "decoding:seed"),
+    (["name", "d", "--noun", "bird"], "--batch", "8", "--batch-size", "batch_size"),
+    (["tune", "m", "d"], "--beam", "1,2", "--num-beams", "num_beams"),
+    (["tune", "m", "d"], "--no-repeat", "1,2", "--no-repeat-ngram-size", "no_repeat_ngram_size"),
+    (["tune", "m", "d"], "--horizon", "1,2", "--early-stop-horizon", "early_stop_horizon"),
+]
+
+
+@pytest.mark.parametrize(("command", "old", "value", "new", "dest"), OLD)
+def test_old_flags_are_taken_with_a_notice(
+    command: list[str], old: str, value: str, new: str, dest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = cli._parser(command)
+    present = parser.parse_args([*command, new, value])
+    assert capsys.readouterr().err == ""
+    for former in ([old, value], [f"{old}={value}"]):
+        assert getattr(parser.parse_args([*command, *former]), dest) == getattr(present, dest)
+        assert capsys.readouterr().err == f"captionkit: {old} is now {new}\n"
+    assert f"{old} " not in COMMANDS[command[0]].format_help().replace(f"{new} ", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_fits_a_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = COMMANDS[name]
+    lines = parser.format_help().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].startswith(f"usage: captionkit {name} ")
+    shown = {action for action in parser._actions if action.help != argparse.SUPPRESS}
+    assert all(action.help for action in shown)
+
+
+def test_the_help_has_every_command_in_a_group(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "others:" not in out, "name the command in _GROUPS of cli/main.py"
+    for name in COMMANDS:
+        (line,) = (line for line in out.splitlines() if line.startswith(f"  {name} "))
+        assert len(line) <= 80 and len(line.split(None, 1)[1]) > 10
+
+
+def test_a_mistyped_flag_is_answered_with_its_present_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["caption", "x.jpg", "--num-beems", "3"])
+    assert stopped.value.code == 2
+    assert "--num-beems is not understood; did you mean --num-beams?" in capsys.readouterr().err
