@@ -24,7 +24,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from captionkit.utils.files import write_text
+from captionkit.utils.atomic_write import write_text
 
 PARTS = {"tokens, BLEU, ROUGE-L, CIDEr-D": ("bleu", "rouge", "cider"), "tokens, METEOR": ("meteor",)}
 Captions = tuple[dict[str, str], dict[str, list[str]]]
@@ -75,8 +75,8 @@ def measure(contender: str, file: Path, metrics: tuple[str, ...]) -> dict:
 
 def captions_of(references: str, candidates: str) -> list[tuple[str, list[str]]]:
     """(candidate, references) of each image that has both."""
+    from captionkit.metrics.caption_files import read_candidates, read_references
     from captionkit.metrics.matching import pair
-    from captionkit.metrics.reading import read_candidates, read_references
 
     pairs = pair(read_candidates(candidates), read_references(references))
     return [(said, list(some)) for said, some in zip(pairs.candidates, pairs.references, strict=True)]

@@ -134,8 +134,8 @@ class Torch(Onnx):
         import torch
 
         from captionkit.models.serialization import load_model
-        from captionkit.models.stepper import TorchStepper
         from captionkit.models.summary import summarise_folder
+        from captionkit.models.torch_stepper import TorchStepper
 
         torch.set_num_threads(threads)
         folder = open_model(model)

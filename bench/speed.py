@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import speed_cases as cases
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import open_model
-from captionkit.utils.files import write_text
+from captionkit.utils.atomic_write import write_text
 from captionkit.utils.progress import say
 from photos import found_photos, made_photos
 from speed_report import BEGIN, END, check_document, report, update_document

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captionkit.utils.files import write_bytes
+from captionkit.utils.atomic_write import write_bytes
 from captionkit.viz.curves import new_figure
 from speed_cases import BATCHES, COLD, COMMAND, FORCED, IMPORTS, LIBRARY, PARTS, STAGES, STEPS, case
 from speed_report import PEERS, figure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captionkit.errors import CaptionkitError
-from captionkit.utils.files import write_text
+from captionkit.utils.atomic_write import write_text
 from speed_cases import (
     ARITHMETIC,
     BATCHES,

@@ -46,7 +46,7 @@ from captionkit.models.encoder import EncoderConfig
 from captionkit.models.serialization import load_model
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.transformer import SIZES, TransformerConfig
+from captionkit.models.transformer_decoder import SIZES, TransformerConfig
 from captionkit.training.config.recipe import Recipe, load_recipe
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.feature_cache import cached_features

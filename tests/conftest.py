@@ -120,7 +120,7 @@ def model_folder(untrained: Path, photos: Path, tmp_path_factory: pytest.TempPat
     import shutil
 
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    from captionkit.export.folder import export_model
+    from captionkit.export.export_model import export_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     shutil.copytree(untrained, folder)

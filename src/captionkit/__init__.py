@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from captionkit.data.layouts import open_dataset as open_dataset
     from captionkit.errors import CaptionkitError as CaptionkitError
     from captionkit.eval.evaluate import evaluate_model as evaluate_model
-    from captionkit.eval.score import score_files as score_files
-    from captionkit.export.folder import export_model as export_model
+    from captionkit.eval.score_files import score_files as score_files
+    from captionkit.export.export_model import export_model as export_model
     from captionkit.inference.captioner import Caption as Caption
     from captionkit.inference.captioner import Captioner as Captioner
     from captionkit.inference.captioner import Outcome as Outcome
@@ -54,14 +54,14 @@ _MODULES = {
     "Word": "inference.captioner",
     "evaluate": "metrics",
     "evaluate_model": "eval.evaluate",
-    "export_model": "export.folder",
+    "export_model": "export.export_model",
     "load": "inference.load",
     "load_recipe": "training.config.recipe",
     "open_dataset": "data.layouts",
     "open_image": "data.images",
     "open_model": "inference.model_folder",
     "push_model": "inference.model_folder",
-    "score_files": "eval.score",
+    "score_files": "eval.score_files",
     "train": "training.trainer",
 }
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -357,7 +357,7 @@ def test_errors_are_one_line(
 def test_missing_extra_says_what_to_install(
     untrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "captionkit.export.folder", raising=False)
+    monkeypatch.delitem(sys.modules, "captionkit.export.export_model", raising=False)
     monkeypatch.delitem(sys.modules, "captionkit.export.graphs", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert run("export", untrained) == 1

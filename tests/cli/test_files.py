@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from captionkit.errors import CaptionkitError
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="neither pipes nor modes of this kind")
 
@@ -29,7 +29,7 @@ def test_a_link_is_written_through(tmp_path: Path, there: bool) -> None:
         target.write_text("old")
     (tmp_path / "middle.json").symlink_to("store/real.json")
     (tmp_path / "link.json").symlink_to(tmp_path / "middle.json")
-    files.write_text(tmp_path / "link.json", "new")
+    atomic_write.write_text(tmp_path / "link.json", "new")
     assert target.read_text() == "new" and not target.is_symlink()
     assert (tmp_path / "link.json").is_symlink() and (tmp_path / "middle.json").is_symlink()
     assert names(tmp_path) == ["link.json", "middle.json", "store"] and names(target.parent) == ["real.json"]
@@ -38,7 +38,7 @@ def test_a_link_is_written_through(tmp_path: Path, there: bool) -> None:
 def test_a_link_that_leads_nowhere_is_refused_and_stays(tmp_path: Path) -> None:
     (tmp_path / "loop.json").symlink_to("loop.json")
     with pytest.raises(CaptionkitError, match=r"loop\.json: cannot be written"):
-        files.write_text(tmp_path / "loop.json", "new")
+        atomic_write.write_text(tmp_path / "loop.json", "new")
     assert (tmp_path / "loop.json").is_symlink()
 
 
@@ -49,7 +49,7 @@ def test_the_mode_stays_and_a_new_file_has_that_of_the_umask(tmp_path: Path) -> 
     usual = os.umask(0o027)
     try:
         for path in (old, new):
-            files.write_text(path, "new")
+            atomic_write.write_text(path, "new")
     finally:
         os.umask(usual)
     assert stat.S_IMODE(old.stat().st_mode) == 0o600 and stat.S_IMODE(new.stat().st_mode) == 0o640
@@ -61,7 +61,7 @@ def test_the_owner_stays(tmp_path: Path) -> None:
     path.write_text("old")
     os.chown(path, 1234, 2345)
     path.chmod(0o640)
-    files.write_text(path, "new")
+    atomic_write.write_text(path, "new")
     found = path.stat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, 0o640)
     assert path.read_text() == "new"
@@ -72,7 +72,7 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: said.append(pipe.read_bytes()), daemon=True)
     reader.start()
-    files.write_bytes(pipe, b"x" * 200_000)
+    atomic_write.write_bytes(pipe, b"x" * 200_000)
     reader.join(10)
     assert said == [b"x" * 200_000]
     assert stat.S_ISFIFO(pipe.stat().st_mode) and names(tmp_path) == ["pipe.json"]
@@ -95,7 +95,7 @@ def device(tmp_path: Path) -> Path:
 def test_a_device_is_written_into(tmp_path: Path, device: Path) -> None:
     (tmp_path / "away.csv").symlink_to(device)
     for path in (device, tmp_path / "away.csv"):
-        files.write_text(path, "gone")
+        atomic_write.write_text(path, "gone")
         assert stat.S_ISCHR(path.stat().st_mode)
     assert (tmp_path / "away.csv").is_symlink()
 
@@ -107,8 +107,8 @@ def test_standard_output_is_written_on_where_it_stands(tmp_path: Path, name: str
     if not Path(name).parent.exists():
         pytest.skip(f"no {name} here")
     (tmp_path / "stdout").symlink_to(name)
-    steps = ["import sys", "from captionkit.utils import files", "print('before')"]
-    code = "; ".join([*steps, "files.write_text(sys.argv[1], 'this\\n')", "print('after')"])
+    steps = ["import sys", "from captionkit.utils import atomic_write", "print('before')"]
+    code = "; ".join([*steps, "atomic_write.write_text(sys.argv[1], 'this\\n')", "print('after')"])
     out = tmp_path / "out.txt"
     with out.open("wb") as file:
         done = subprocess.run(
@@ -123,7 +123,7 @@ def test_standard_output_is_written_on_where_it_stands(tmp_path: Path, name: str
 
 def test_names_as_long_as_the_system_takes_are_written(tmp_path: Path) -> None:
     for name in ("x" * 250 + ".json", "ä" * 125 + ".json"):
-        files.write_text(tmp_path / name, "new")
+        atomic_write.write_text(tmp_path / name, "new")
         assert (tmp_path / name).read_text() == "new"
 
 
@@ -143,10 +143,10 @@ def as_ordinary_user(*arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 WRITE = """
 import sys
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 from captionkit.errors import CaptionkitError
 try:
-    files.write_text(sys.argv[1], "new")
+    atomic_write.write_text(sys.argv[1], "new")
 except CaptionkitError as error:
     print(error)
 """

@@ -16,7 +16,7 @@ from captionkit.cli.inputs import find_inputs
 from captionkit.data.images import open_image
 from captionkit.data.layouts import open_dataset
 from captionkit.utils import paths
-from captionkit.utils.files import PLAIN_SUFFIXES
+from captionkit.utils.paths import PLAIN_SUFFIXES
 
 #: Pillow's name of the format that a suffix stands for, where that is not the suffix
 FORMATS = {

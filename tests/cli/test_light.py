@@ -14,9 +14,17 @@ import captionkit
 HEAVY = ("torch", "transformers", "accelerate", "pydantic", "safetensors", "matplotlib")
 LATER = ("onnxruntime", "rich", "huggingface_hub", "numpy", "PIL", "tokenizers")
 LIGHT = (
-    *("cli.caption", "cli.inspect", "data.images", "data.layouts", "data.tokenizer", "eval.evaluate", "eval.score"),
+    *(
+        "cli.caption",
+        "cli.inspect",
+        "data.images",
+        "data.layouts",
+        "data.tokenizer",
+        "eval.evaluate",
+        "eval.score_files",
+    ),
     *("inference.captioner", "inference.model_folder", "inference.onnx_runtime", "inference.results"),
-    *("inference.search", "metrics", "utils.outputs", "viz"),
+    *("inference.search", "metrics", "utils.output_checks", "viz"),
 )
 
 

@@ -20,10 +20,10 @@ from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference import model_folder
 from captionkit.inference.model_folder import CARD, CONFIG, TOKENIZER, check_place, open_model, write_model
-from captionkit.utils import files, outputs
+from captionkit.utils import atomic_write, output_checks
 from captionkit.viz.animation import attention_gif
+from captionkit.viz.attention_files import save_attention
 from captionkit.viz.page import captions_page
-from captionkit.viz.saving import save_attention
 
 CONTENTS = {TOKENIZER: b"{}", CARD: b"# a card\n"}
 
@@ -71,20 +71,20 @@ def test_a_drawing_is_known_again_and_a_photo_is_not(tmp_path: Path, suffix: str
     image = Image.new("RGB", (40, 30), "red")
     words = [("dog", np.ones((2, 2), np.float32)), ("runs", np.eye(2, dtype=np.float32))]
     save_attention(tmp_path / f"drawn{suffix}", image, words, (0, 0, 40, 30), caption="dog runs")
-    assert outputs.is_drawing(tmp_path / f"drawn{suffix}")
+    assert output_checks.is_drawing(tmp_path / f"drawn{suffix}")
     other = tmp_path / f"other{suffix}"
     if suffix == ".npz":
         np.savez(other, words=np.array(["x"]))
     else:
         image.save(other)
-    assert not outputs.is_drawing(other)
+    assert not output_checks.is_drawing(other)
     other.write_bytes(b"no image")
-    assert not outputs.is_drawing(other)
+    assert not output_checks.is_drawing(other)
 
 
 def test_a_gif_that_stands_still_is_known_again(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(attention_gif(Image.new("RGB", (40, 30)), [], (0, 0, 40, 30)))
-    assert outputs.is_drawing(tmp_path / "a.gif")
+    assert output_checks.is_drawing(tmp_path / "a.gif")
 
 
 def test_pages_are_known_again_those_of_earlier_versions_too(tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_pages_are_known_again_those_of_earlier_versions_too(tmp_path: Path) -> 
     earlier = captions_page("What captionkit sees", []).replace('<meta name="generator" content="captionkit">', "")
     for text, ours in ((page, True), (earlier, True), ("<title>My diary</title>", False), ("captionkit", False)):
         path.write_text(text)
-        assert outputs.is_page(path) is ours, text[:300]
+        assert output_checks.is_page(path) is ours, text[:300]
     path.write_text("# A run\n\nWritten by captionkit 0.1; `captionkit report run` rewrites it.\n")
-    assert outputs.is_report(path)
+    assert output_checks.is_report(path)
     path.write_text("# My notes on a report\n\nWritten by me.\n")
-    assert not outputs.is_report(path)
+    assert not output_checks.is_report(path)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_pages_are_known_again_those_of_earlier_versions_too(tmp_path: Path) -> 
 )
 def test_results_are_known_by_their_structure(tmp_path: Path, name: str, text: str, ours: bool) -> None:
     (tmp_path / name).write_text(text, encoding="latin-1")
-    assert outputs.replaceable(tmp_path / name, outputs.is_captions) is ours
+    assert output_checks.replaceable(tmp_path / name, output_checks.is_captions) is ours
     if not ours:
         with pytest.raises(CaptionkitError, match=rf"{name}: is there already, and not written by captionkit"):
-            outputs.check_file(tmp_path / name, outputs.is_captions)
+            output_checks.check_output_file(tmp_path / name, output_checks.is_captions)
 
 
 @pytest.mark.parametrize("how", ["name", "relative", "symbolic link", "hard link"])
@@ -139,7 +139,7 @@ def test_an_input_is_no_output_by_whatever_name(tmp_path: Path, monkeypatch: pyt
     else:
         other = source
     with pytest.raises(CaptionkitError, match="is an input of this run"):
-        outputs.check_file(other, outputs.is_captions, inputs=[source])
+        output_checks.check_output_file(other, output_checks.is_captions, inputs=[source])
 
 
 # --- model folders ---
@@ -279,7 +279,7 @@ def test_drawings_in_the_folder_of_the_images_take_other_names(att: Path, capsys
     assert len(capsys.readouterr().out.splitlines()) == 3
     first = tree(att)
     assert first.items() >= before.items() and len(first) == 6
-    assert all(outputs.is_drawing(att / name) for name in first.keys() - before.keys())
+    assert all(output_checks.is_drawing(att / name) for name in first.keys() - before.keys())
     assert run("caption", att, "--attention", att) == 0  # its drawings are neither captioned nor doubled
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 3 and "3 drawings of an earlier run passed over" in said.err
@@ -445,13 +445,13 @@ def test_curves_replace_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_place_that_is_out_of_reach_is_known_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(CaptionkitError, match="cannot be written"):
-        outputs.check_file(tmp_path / ("x" * 300 + ".json"), outputs.is_captions)
+        output_checks.check_output_file(tmp_path / ("x" * 300 + ".json"), output_checks.is_captions)
     with pytest.raises(CaptionkitError, match="is a folder; name a file"):
-        outputs.check_file(tmp_path, outputs.is_captions)
+        output_checks.check_output_file(tmp_path, output_checks.is_captions)
     shutil.rmtree(tmp_path / "gone", ignore_errors=True)
-    outputs.check_file(tmp_path / "gone" / "x.json", outputs.is_captions)
+    output_checks.check_output_file(tmp_path / "gone" / "x.json", output_checks.is_captions)
     assert not (tmp_path / "gone").exists()
-    files.write_text(tmp_path / "gone" / "x.json", "[]")
+    atomic_write.write_text(tmp_path / "gone" / "x.json", "[]")
 
 
 def test_a_model_in_the_hubs_cache_is_not_written_to(tmp_path, photos, capsys):

@@ -13,7 +13,7 @@ import pytest
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.results import ResultsFile
-from captionkit.utils import files, outputs
+from captionkit.utils import atomic_write, output_checks
 
 RIGHTS = "-dac_override,-dac_read_search"
 
@@ -21,47 +21,49 @@ RIGHTS = "-dac_override,-dac_read_search"
 @pytest.mark.parametrize(
     ("name", "text", "proof"),
     [
-        ("a.jsonl", '{"path": "a.jpg", "captions": ["a dog", "a brown dog"]}\n', outputs.is_captions),
-        ("a.jsonl", '{"path": "a.jpg", "captions": "a dog"}\n', outputs.is_captions),
-        ("a.jsonl", "[" * 100_000, outputs.is_captions),
-        ("a.csv", "x" * 200_000, outputs.is_captions),
+        ("a.jsonl", '{"path": "a.jpg", "captions": ["a dog", "a brown dog"]}\n', output_checks.is_captions),
+        ("a.jsonl", '{"path": "a.jpg", "captions": "a dog"}\n', output_checks.is_captions),
+        ("a.jsonl", "[" * 100_000, output_checks.is_captions),
+        ("a.csv", "x" * 200_000, output_checks.is_captions),
         (
             "a.json",
             '[{"image_id": 1, "caption": "a dog"}, {"image_id": 1, "caption": "a cat"}]',
-            outputs.is_captions,
+            output_checks.is_captions,
         ),
-        ("a.csv", "image_id,caption,split\n1,a dog,train\n", outputs.is_image_scores),
-        ("a.csv", "image_id,caption,id\n1,a dog,7\n", outputs.is_image_scores),
-        ("a.csv", "image_id,caption,id\n1,a dog\n", outputs.is_image_scores),
-        ("a.csv", "x" * 200_000, outputs.is_image_scores),
-        ("a.log", "[" * 100_000, outputs.is_journal),
-        ("a.json", "[" * 100_000, outputs.is_scores),
-        ("a.tif", "II*\0\x08\0\0\0\xff\xff", outputs.is_drawing),
-        ("a.npz", "PK\x05\x06" + "\xff" * 18, outputs.is_drawing),
+        ("a.csv", "image_id,caption,split\n1,a dog,train\n", output_checks.is_image_scores),
+        ("a.csv", "image_id,caption,id\n1,a dog,7\n", output_checks.is_image_scores),
+        ("a.csv", "image_id,caption,id\n1,a dog\n", output_checks.is_image_scores),
+        ("a.csv", "x" * 200_000, output_checks.is_image_scores),
+        ("a.log", "[" * 100_000, output_checks.is_journal),
+        ("a.json", "[" * 100_000, output_checks.is_scores),
+        ("a.tif", "II*\0\x08\0\0\0\xff\xff", output_checks.is_drawing),
+        ("a.npz", "PK\x05\x06" + "\xff" * 18, output_checks.is_drawing),
     ],
 )
-def test_a_file_of_the_user_is_no_earlier_output(tmp_path: Path, name: str, text: str, proof: outputs.Proof) -> None:
+def test_a_file_of_the_user_is_no_earlier_output(
+    tmp_path: Path, name: str, text: str, proof: output_checks.Proof
+) -> None:
     (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(CaptionkitError, match="not written by captionkit"):
-        outputs.check_file(tmp_path / name, proof)
+        output_checks.check_output_file(tmp_path / name, proof)
 
 
 def test_scores_of_each_image_are_known_again(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('image_id,caption,CIDEr-D,note\n1,"a dog,\nruns",0.123456,ok\n')
-    outputs.check_file(path, outputs.is_image_scores)
+    output_checks.check_output_file(path, output_checks.is_image_scores)
     path.write_text("image_id,caption,CIDEr-D\n")
-    outputs.check_file(path, outputs.is_image_scores)
+    output_checks.check_output_file(path, output_checks.is_image_scores)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_that_nobody_reads_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_PATIENCE", 0.1)
+    monkeypatch.setattr(atomic_write, "_PATIENCE", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CaptionkitError, match="a named pipe that nobody reads"):
-        files.write_bytes(tmp_path / "pipe", b"x")
+        atomic_write.write_bytes(tmp_path / "pipe", b"x")
 
 
 def test_what_goes_with_a_file_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +73,7 @@ def test_what_goes_with_a_file_that_cannot_be_replaced_stays(tmp_path: Path, mon
     def fails(*_: object) -> None:
         raise CaptionkitError("no space")
 
-    monkeypatch.setattr(files, "write_text", fails)
+    monkeypatch.setattr(atomic_write, "write_text", fails)
     with pytest.raises(CaptionkitError), ResultsFile(tmp_path / "r.json", outdated=[scores]) as results:
         results.add({"path": "a.jpg", "captions": [{"text": "a dog"}]})
     assert scores.exists()

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionkit.data.layouts import LAYOUTS, CaptionSet, Dataset, Example, finder, open_dataset
-from captionkit.data.layouts.captions import is_missing
+from captionkit.data.layouts import LAYOUTS, CaptionSet, Dataset, Example, image_finder, open_dataset
+from captionkit.data.layouts.caption_values import is_missing
 from captionkit.errors import DatasetError
 
 Splits = dict[str, dict[str, list[str]]]  # split -> image name -> captions
@@ -517,7 +517,7 @@ def test_each_folder_is_listed_once_and_no_image_is_touched(tmp_path: Path, monk
     touch(tmp_path / "images", images)
     listed: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(finder.os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    monkeypatch.setattr(image_finder.os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     opened: list[str] = []
     path_open = Path.open
     monkeypatch.setattr(Path, "open", lambda path, mode="r": opened.append(path.suffix) or path_open(path, mode))

@@ -14,7 +14,7 @@ from test_datasets import coco, read_back, touch, write
 
 from captionkit.data.layouts import inspect_dataset, open_dataset
 from captionkit.errors import DatasetError
-from captionkit.metrics.reading import read_references
+from captionkit.metrics.caption_files import read_references
 
 TWO = {"1.jpg": ["a dog", "dog runs"], "2.jpg": ["a cat"]}
 

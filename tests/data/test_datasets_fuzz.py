@@ -196,8 +196,8 @@ def try_them(folder: Path, seed: int, count: int) -> None:
     """Read mutated files, `count` of them, each announced beforehand. Raises whatever is no CaptionkitError."""
     from captionkit.data.layouts import inspect_dataset, open_dataset
     from captionkit.errors import CaptionkitError
+    from captionkit.metrics.caption_files import read_candidates, read_references
     from captionkit.metrics.matching import pair
-    from captionkit.metrics.reading import read_candidates, read_references
 
     kinds = [*((name, content, True) for name, content in DATASETS.items()),
              *((name, content, False) for name, content in CANDIDATES.items())]  # fmt: skip
@@ -273,7 +273,7 @@ def test_damaged_files_are_read_or_refused() -> None:
 def test_each_sound_file_is_read(tmp_path: Path) -> None:
     """What is damaged above is worth damaging."""
     from captionkit.data.layouts import open_dataset
-    from captionkit.metrics.reading import read_candidates
+    from captionkit.metrics.caption_files import read_candidates
 
     for name, content in DATASETS.items():
         root = tmp_path / name.replace("/", "-")

@@ -10,7 +10,7 @@ from test_datasets import read_back, touch, write
 import captionkit
 from captionkit.data.layouts import open_dataset
 from captionkit.errors import DatasetError
-from captionkit.metrics.reading import read_candidates
+from captionkit.metrics.caption_files import read_candidates
 
 
 def problems(root: Path) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from captionkit.data.images import open_image
 from captionkit.data.layouts import inspect_dataset, open_dataset, shards, stated_captions, tar
 from captionkit.data.layouts.caption_set import Problem
 from captionkit.errors import DatasetError, ImageError
-from captionkit.utils.files import Member
+from captionkit.utils.archive import ArchiveMember
 
 
 @pytest.fixture(autouse=True)
@@ -283,9 +283,9 @@ def test_a_shard_that_changed_since_is_an_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"0\.tar/1\.png: cannot be read \(No such file"):
         open_image(images[0])
     with pytest.raises(ImageError, match="empty"):
-        open_image(Member(path, "x.png", 0, 0))
+        open_image(ArchiveMember(path, "x.png", 0, 0))
     with pytest.raises(ImageError, match="bytes are more than"):
-        open_image(Member(path, "x.png", 0, 1 << 40))
+        open_image(ArchiveMember(path, "x.png", 0, 1 << 40))
 
 
 # --- the commands ---

@@ -14,7 +14,7 @@ import captionkit
 from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError
 from captionkit.inference.results import ResultsFile, image_ids
-from captionkit.metrics.reading import read_candidates, read_references
+from captionkit.metrics.caption_files import read_candidates, read_references
 
 WRITTEN = {
     0: ["A brown dog runs on the grass.", "The dog is running outside."],

@@ -10,14 +10,14 @@ import onnx
 import pytest
 
 from captionkit.errors import ModelError
-from captionkit.export import folder as export_folder
-from captionkit.export.folder import export_model
+from captionkit.export import export_model as export_folder
+from captionkit.export.export_model import export_model
 from captionkit.export.graphs import decoder_graph, encoder_graph
 from captionkit.export.quantization.weight_compression import store_half
 from captionkit.inference.model_folder import DECODER, ENCODER, open_model, update_model
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 
 GENERATOR = np.random.default_rng(3)
 

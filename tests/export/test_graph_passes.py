@@ -28,7 +28,7 @@ from captionkit.models.encoder import EncoderConfig  # noqa: E402
 from captionkit.models.serialization import architecture  # noqa: E402
 from captionkit.models.show_attend_tell import ShowAttendTellConfig  # noqa: E402
 from captionkit.models.show_tell import ShowTellConfig  # noqa: E402
-from captionkit.models.transformer import TransformerConfig  # noqa: E402
+from captionkit.models.transformer_decoder import TransformerConfig  # noqa: E402
 
 PICTURES = 3
 

@@ -21,10 +21,10 @@ from captionkit.data.images import Preprocessing, load_image
 from captionkit.data.layouts import open_dataset
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.export.folder import export_model
+from captionkit.export.export_model import export_model
 from captionkit.export.quantization import mixed_precision
 from captionkit.export.quantization.int8 import export_int8
-from captionkit.export.quantization.kl import nats_per_word, walk
+from captionkit.export.quantization.kl_divergence import nats_per_word, walk
 from captionkit.export.quantization.quantize import calibrate, quantised, units_of, work_of
 from captionkit.export.quantization.weight_compression import plain_graph, store_bytes, store_half, store_tables
 from captionkit.inference.captioner import Captioner
@@ -44,8 +44,8 @@ from captionkit.models.encoder import EncoderConfig
 from captionkit.models.serialization import architecture, weights
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.stepper import TorchStepper
-from captionkit.models.transformer import TransformerConfig
+from captionkit.models.torch_stepper import TorchStepper
+from captionkit.models.transformer_decoder import TransformerConfig
 from decoders import pack
 
 SHAPE = (64, 96)

@@ -12,7 +12,7 @@ from captionkit.models.captioning_model import DECODERS, DecoderConfig
 from captionkit.models.decoder import Decoder, PackedCaptions
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.transformer import TransformerConfig
+from captionkit.models.transformer_decoder import TransformerConfig
 
 WORDS, CELLS, WIDTH = 13, 6, 8
 # The row of the image, and the words that are fed: several captions of an image, of several lengths.

@@ -139,7 +139,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_torch_and_onnx_say_the_same(captioner: Captioner, paths: list[str], mode: str) -> None:
     from captionkit.models.serialization import load_model
-    from captionkit.models.stepper import TorchStepper
+    from captionkit.models.torch_stepper import TorchStepper
 
     other, settings = Captioner(captioner.folder, TorchStepper(load_model(captioner.folder))), MODES[mode]
     for ours, theirs in zip(captioner.caption(paths, **settings), other.caption(paths, **settings), strict=True):

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 from captionkit.inference.model_folder import open_model
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 
 
 def test_both_steppers_give_the_same_overview() -> None:

@@ -11,7 +11,7 @@ import pytest
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference import model_folder
 from captionkit.inference.model_folder import CONFIG, ENCODER, TOKENIZER, open_model, update_model, write_model
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.Mo
         raise CaptionkitError("disk full")
 
     before = (folder / CONFIG).read_bytes()
-    monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setattr(atomic_write, "write_bytes", full)
     with pytest.raises(CaptionkitError, match="disk full"):
         write_model(folder, {}, {"a": b"1"})
     assert (folder / CONFIG).read_bytes() == before
@@ -181,19 +181,19 @@ def test_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.Mo
 def test_write_bytes_names_the_file_when_it_cannot(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CaptionkitError, match=r"x\.json: cannot be written"):
-        files.write_bytes(tmp_path / "file" / "x.json", b"")
+        atomic_write.write_bytes(tmp_path / "file" / "x.json", b"")
 
 
 def test_failing_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
-    files.write_text(path, "old")
+    atomic_write.write_text(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(CaptionkitError, match="No space left on device"):
-        files.write_text(path, "new")
+        atomic_write.write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 

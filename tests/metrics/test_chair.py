@@ -16,7 +16,7 @@ import captionkit
 from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError
 from captionkit.eval import evaluate
-from captionkit.metrics import Chair, coco_objects, objects_invented, objects_named, scoring, tokenize
+from captionkit.metrics import Chair, coco_objects, evaluation, objects_invented, objects_named, tokenize
 from captionkit.metrics.bootstrap import bootstrap
 from captionkit.metrics.chair import OBJECTS, plural
 from real_photos import make_photos
@@ -48,7 +48,7 @@ def results(path: Path, said: dict[int, str]) -> Path:
     return path
 
 
-def score(said: list[str], written: list[list[str]]) -> captionkit.metrics.Result:
+def score(said: list[str], written: list[list[str]]) -> captionkit.metrics.MetricResult:
     chair = Chair()
     chair.update([tokenize(text) for text in said], [[tokenize(text) for text in some] for some in written])
     return chair.compute()
@@ -308,7 +308,7 @@ def test_chair_is_not_computed_unasked(tmp_path: Path, references: Path, capsys)
 
 def test_chair_needs_no_data_of_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for besides the usual metrics does not make METEOR one that was asked for."""
-    monkeypatch.setattr(scoring, "data_missing", lambda: "its data is not installed")
+    monkeypatch.setattr(evaluation, "data_missing", lambda: "its data is not installed")
     scores = captionkit.evaluate(SAID, WRITTEN, ["usual", "chair"])
     assert "METEOR" not in scores and {"CIDEr-D", "CHAIRi"} <= set(scores) and scores.variety is not None
     assert "METEOR is left out: its data is not installed" in scores.notes

@@ -21,6 +21,7 @@ from captionkit.errors import CaptionkitError
 from captionkit.metrics.meteor import Meteor, data_missing, table
 from captionkit.metrics.meteor.aligner import BEAM, align
 from captionkit.metrics.meteor.data import Tables, data_folder, jar_of, paraphrases_of, read_tables
+from captionkit.metrics.meteor.lexicon import Lexicon, java_hash
 from captionkit.metrics.meteor.matches import (
     EXACT,
     PARAPHRASE,
@@ -34,7 +35,6 @@ from captionkit.metrics.meteor.matches import (
 from captionkit.metrics.meteor.normalizer import normalize
 from captionkit.metrics.meteor.paraphrases import Paraphrases
 from captionkit.metrics.meteor.stemmer import stem
-from captionkit.metrics.meteor.words import Lexicon, java_hash
 
 # candidate, references, and what METEOR 1.5 gives (-stdio -l en -norm)
 ORACLE = (

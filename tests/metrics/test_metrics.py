@@ -15,9 +15,9 @@ from captionkit.errors import CaptionkitError
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.bootstrap import bootstrap, paired
 from captionkit.metrics.cider import Cider, CiderD
-from captionkit.metrics.core import Result, mean_result
 from captionkit.metrics.diversity import Diversity
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
+from captionkit.metrics.metric import MetricResult, mean_result
 from captionkit.metrics.ngrams import count, find, ngrams, number
 from captionkit.metrics.rouge import RougeL, _common
 
@@ -79,7 +79,7 @@ def split(captions):
     return [caption.split() for caption in captions]
 
 
-def score(metric, candidates, references) -> Result:
+def score(metric, candidates, references) -> MetricResult:
     metric.update(split(candidates), [split(some) for some in references])
     return metric.compute()
 

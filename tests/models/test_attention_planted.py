@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from captionkit.data.images import Preprocessing
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import open_model
-from captionkit.models.encoder import BUILDERS, Encoder
+from captionkit.models.encoder import Encoder
+from captionkit.models.encoder_registry import BUILDERS
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training.config.recipe import load_recipe
 from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train

@@ -31,8 +31,8 @@ from captionkit.models.encoder import EncoderConfig
 from captionkit.models.serialization import architecture, load_model, weights
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
-from captionkit.models.stepper import TorchStepper
-from captionkit.models.transformer import SIZES, Transformer, TransformerConfig
+from captionkit.models.torch_stepper import TorchStepper
+from captionkit.models.transformer_decoder import SIZES, Transformer, TransformerConfig
 from captionkit.training import factory
 from captionkit.training.objectives.losses import losses
 from captionkit.training.run.run_dir import LAST, RunFolder

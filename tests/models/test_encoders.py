@@ -16,7 +16,7 @@ from torch import nn
 from captionkit.data.images import preprocess
 from captionkit.errors import ModelError
 from captionkit.models.encoder import Encoder, EncoderConfig
-from captionkit.models.encoders import build_encoder
+from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.mobilenet import SameConv
 from captionkit.viz.samples import sample_photos
 

@@ -22,13 +22,13 @@ from captionkit.errors import ModelError
 from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
 from captionkit.inference.search import Begun, Decoding, search
 from captionkit.models import show_attend_tell
-from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.decoder import Decoded
 from captionkit.models.encoder import EncoderConfig
+from captionkit.models.huggingface import load_huggingface_encoder
 from captionkit.models.serialization import architecture, load_model, weights
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 from decoders import CAPTIONS, CELLS, WIDTH, WORDS, follow, pack, unpack
 from shapes import draw, make_backbone
 
@@ -137,7 +137,7 @@ def penalised(decoded: Decoded, targets: Tensor) -> Tensor:
 
 
 def test_gradients_reach_every_parameter(tmp_path):
-    encoder, config = load_backbone(EncoderConfig(str(make_backbone(tmp_path / "resnet"))))
+    encoder, config = load_huggingface_encoder(EncoderConfig(str(make_backbone(tmp_path / "resnet"))))
     for width in (0, 10):
         decoder = ShowAttendTellConfig(embedding=6, hidden=7, attention=5)
         model = CaptioningModel(ModelConfig(config, decoder, memory=width), WORDS, encoder=encoder).train()
@@ -149,7 +149,7 @@ def test_gradients_reach_every_parameter(tmp_path):
 
 
 def test_kept_features_give_what_the_pictures_give(tmp_path):
-    encoder, config = load_backbone(EncoderConfig(str(make_backbone(tmp_path / "resnet"))))
+    encoder, config = load_huggingface_encoder(EncoderConfig(str(make_backbone(tmp_path / "resnet"))))
     decoder = ShowAttendTellConfig(embedding=6, hidden=7, attention=5)
     model = CaptioningModel(ModelConfig(config, decoder), WORDS, encoder=encoder)
     model.encoder.train_from(None)
@@ -179,7 +179,9 @@ TEXT = Tokenizer.train(["a red circle", "a green square on paper", "there is a b
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> CaptioningModel:
     """A small model with random weights; not to be changed."""
-    encoder, config = load_backbone(EncoderConfig(str(make_backbone(tmp_path_factory.mktemp("backbone") / "resnet"))))
+    encoder, config = load_huggingface_encoder(
+        EncoderConfig(str(make_backbone(tmp_path_factory.mktemp("backbone") / "resnet")))
+    )
     network = CaptioningModel(
         ModelConfig(config, ShowAttendTellConfig(embedding=6, hidden=7, attention=5), memory=10),
         len(TEXT),
@@ -308,7 +310,7 @@ DRAWN = {
 def test_a_model_learns_four_pictures_by_heart(kind, tmp_path):
     torch.manual_seed(0)
     if kind == "whole":
-        encoder, config = load_backbone(EncoderConfig(str(make_backbone(tmp_path / "resnet"))))
+        encoder, config = load_huggingface_encoder(EncoderConfig(str(make_backbone(tmp_path / "resnet"))))
     else:
         encoder, config = None, EncoderConfig("mobilenet-v2", batch_norm=True)
     decoder = ShowAttendTellConfig(embedding=24, hidden=32, attention=16, dropout=0.1)

@@ -15,7 +15,7 @@ from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.encoder import EncoderConfig
-from captionkit.models.encoders import build_encoder
+from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.mobilenet import MobileNet
 from captionkit.models.serialization import load_model
 from captionkit.training import factory

@@ -24,7 +24,7 @@ from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
 from captionkit.models.summary import BEAM, WORDS, Summary, summarise, summarise_folder
-from captionkit.models.transformer import TransformerConfig
+from captionkit.models.transformer_decoder import TransformerConfig
 
 CHANNELS, MEMORY, VOCABULARY = 8, 20, 50
 E, H, A = 16, 24, 12  # of show-attend-tell
@@ -184,13 +184,13 @@ def test_encoders_take_what_is_published(name, billions, millions):
 @pytest.mark.parametrize("family", ["vit", "beit"])
 def test_a_backbone_still_works_after_it(family, tmp_path):
     hf = pytest.importorskip("transformers", reason="the extra `train` is not installed")
-    from captionkit.models.backbones import load_backbone
+    from captionkit.models.huggingface import load_huggingface_encoder
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
     kinds = {"vit": hf.ViTConfig, "beit": lambda **more: hf.BeitConfig(use_relative_position_bias=True, **more)}
     torch.manual_seed(0)
     hf.AutoModel.from_config(kinds[family](image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path)
-    encoder, config = load_backbone(EncoderConfig(str(tmp_path)))
+    encoder, config = load_huggingface_encoder(EncoderConfig(str(tmp_path)))
     network = CaptioningModel(ModelConfig(config, SHOW_ATTEND_TELL), VOCABULARY, encoder=encoder).eval()
     images = torch.randn(2, 3, 40, 72)
     with torch.no_grad():
@@ -206,10 +206,10 @@ def test_a_backbone_still_works_after_it(family, tmp_path):
 
 def test_a_size_that_the_encoder_refuses_is_named(tmp_path):
     hf = pytest.importorskip("transformers", reason="the extra `train` is not installed")
-    from captionkit.models.backbones import load_backbone
+    from captionkit.models.huggingface import load_huggingface_encoder
 
     hf.AutoModel.from_config(hf.LevitConfig(image_size=64)).save_pretrained(tmp_path)
-    encoder, config = load_backbone(EncoderConfig(str(tmp_path)))
+    encoder, config = load_huggingface_encoder(EncoderConfig(str(tmp_path)))
     network = CaptioningModel(ModelConfig(config, SHOW_ATTEND_TELL), VOCABULARY, encoder=encoder)
     with pytest.raises(ModelError, match="takes no images of 64 x 96 pixels"):
         summarise(network, 64, 96)

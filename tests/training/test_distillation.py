@@ -31,7 +31,7 @@ from captionkit.training.objectives import distillation
 from captionkit.training.objectives.losses import losses
 from captionkit.training.run.run_dir import BEST
 from captionkit.training.trainer import train
-from captionkit.utils import files
+from captionkit.utils import paths
 from decoders import follow
 from kept import rows, same_tensors
 from shapes import make_recipe
@@ -157,10 +157,10 @@ def test_a_run_comes_close_to_its_teacher(teachers: list[Path], data: Path, back
 
     wanted = told(teacher)
     assert (told(pupil) - wanted).abs().mean() < 0.3 * (told(other) - wanted).abs().mean()
-    kept = list((files.cache_folder() / "targets").glob("*.npy"))
+    kept = list((paths.cache_folder() / "targets").glob("*.npy"))
     assert len(kept) == 1
     train(data, tmp_path / "again", recipe, export=False)
-    assert list((files.cache_folder() / "targets").glob("*.npy")) == kept
+    assert list((paths.cache_folder() / "targets").glob("*.npy")) == kept
     assert same_tensors(tmp_path / "run" / BEST / "model.safetensors", tmp_path / "again" / BEST / "model.safetensors")
     assert rows(tmp_path / "run", "eval")
 

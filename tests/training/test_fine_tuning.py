@@ -25,7 +25,7 @@ from captionkit.models.encoder import EncoderConfig
 from captionkit.models.mobilenet import MobileNet
 from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training.config.recipe import FINE_TUNE, load_recipe
 from captionkit.training.config.schema import OptimizerRecipe
 from captionkit.training.data.sampler import EpochSampler

@@ -17,7 +17,7 @@ from captionkit.data.layouts import open_dataset  # noqa: E402
 from captionkit.inference.captioner import Captioner  # noqa: E402
 from captionkit.inference.model_folder import WEIGHTS, open_model, update_model  # noqa: E402
 from captionkit.models.serialization import load_model, stores_half  # noqa: E402
-from captionkit.models.stepper import TorchStepper  # noqa: E402
+from captionkit.models.torch_stepper import TorchStepper  # noqa: E402
 from captionkit.training.config.decoding import DECODING  # noqa: E402
 from captionkit.training.tools.model_soup import average_models, mean_of  # noqa: E402
 from real_photos import make_photos  # noqa: E402

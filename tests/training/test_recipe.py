@@ -204,7 +204,7 @@ def test_a_file_is_told_too_and_defaults_of_other_decoders_may_stand_in_it(toml)
 def test_the_decoders_are_those_that_can_be_built() -> None:
     pytest.importorskip("torch", reason="the extra `train` is not installed")
     from captionkit.models.captioning_model import DECODERS
-    from captionkit.models.transformer import SIZES
+    from captionkit.models.transformer_decoder import SIZES
 
     fields = dict(recipe_fields())
     types = get_type_hints(DecoderRecipe)

@@ -23,7 +23,7 @@ from captionkit.data.layouts import open_dataset
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import open_model
 from captionkit.metrics import tokenize
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.training import trainer
 from captionkit.training.report import curves, examples
 from captionkit.training.report.run_data import load_kept

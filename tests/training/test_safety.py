@@ -33,7 +33,7 @@ from captionkit.training.engine.signals import deferred_interrupts
 from captionkit.training.run.run_dir import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 from kept import step_of
 from sessions import launch, start
 from shapes import make_recipe
@@ -161,8 +161,8 @@ def test_a_disk_that_fills_anywhere_loses_nothing(
         return write
 
     with monkeypatch.context() as patched:
-        patched.setattr(files.tempfile, "mkstemp", full(files.tempfile.mkstemp))
-        patched.setattr(files.tempfile, "mkdtemp", full(files.tempfile.mkdtemp))
+        patched.setattr(atomic_write.tempfile, "mkstemp", full(atomic_write.tempfile.mkstemp))
+        patched.setattr(atomic_write.tempfile, "mkdtemp", full(atomic_write.tempfile.mkdtemp))
         if what == METRICS:
             patched.setattr(RunFolder, "rewind", full_rows(RunFolder.rewind, patched))
         with pytest.raises(CaptionkitError, match=r"No space left on device.*free space") as caught:
@@ -218,7 +218,7 @@ def test_features_that_do_not_fit_leave_nothing_behind(
             train(data, tmp_path / "run", make_recipe(backbone))
     one_line(caught)
     with monkeypatch.context() as patched:
-        patched.setattr(files.tempfile, "mkstemp", lambda **_: full())
+        patched.setattr(atomic_write.tempfile, "mkstemp", lambda **_: full())
         patched.setattr(RunFolder, "open", lambda *_, **__: None)
         with pytest.raises(CaptionkitError, match=r"broken\.json.*No space left on device"):
             train(data, tmp_path / "run2", make_recipe(backbone))

@@ -22,11 +22,11 @@ from captionkit.inference.model_folder import open_model
 from captionkit.inference.search import Begun, Decoding, search
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training import trainer
 from captionkit.training.config.recipe import load_recipe
 from captionkit.training.objectives import scst

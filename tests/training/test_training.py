@@ -29,8 +29,8 @@ from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
 from captionkit.errors import CaptionkitError, DatasetError, RecipeError, TrainingError
 from captionkit.eval.evaluate import evaluate_model
-from captionkit.inference.calibration import Calibration
 from captionkit.inference.model_folder import open_model
+from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.decoder import Decoded
 from captionkit.models.serialization import load_model
 from captionkit.training import factory, train_step, trainer
@@ -632,7 +632,7 @@ def test_patience_ends_a_run_that_gets_no_better(
 
     def validated(*_: object) -> Validation:
         cider, loss = next(coming)
-        return Validation(loss, {"cider": cider}, {}, Calibration(), set())
+        return Validation(loss, {"cider": cider}, {}, WordConfidence(), set())
 
     monkeypatch.setattr(trainer, "validate", validated)
     recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2, "run.keep": keep})
@@ -750,15 +750,15 @@ def test_a_failed_export_loses_nothing(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator\nand a long story")
 
-    pytest.importorskip("captionkit.export.folder", reason="the extra `export` is not installed")
-    monkeypatch.setattr("captionkit.export.folder.export_model", fails)
+    pytest.importorskip("captionkit.export.export_model", reason="the extra `export` is not installed")
+    monkeypatch.setattr("captionkit.export.export_model.export_model", fails)
     assert train(data, tmp_path / "run", recipe).steps == 3
     said = capsys.readouterr().err
     assert "not exported (no such operator); `captionkit export" in said and "long story" not in said
     open_model(tmp_path / "run/best").verify()
     given = {}
     monkeypatch.setattr(
-        "captionkit.export.folder.export_model", lambda path, **options: given.update(path=path, **options)
+        "captionkit.export.export_model.export_model", lambda path, **options: given.update(path=path, **options)
     )
     train(data, tmp_path / "run", resume=True)
     assert given["path"] == tmp_path / "run/best" and len(given["pictures"]) == 3 and given["half"] is False

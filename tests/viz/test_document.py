@@ -16,10 +16,10 @@ from captionkit.viz.document import (
     Gallery,
     Listing,
     Paragraph,
-    Row,
     Section,
     Shown,
     Table,
+    TableRow,
 )
 from captionkit.viz.document_html import document_html
 from captionkit.viz.document_markdown import document_markdown
@@ -39,8 +39,12 @@ DOCUMENT = Document(
         Section(
             "Figures",
             [
-                Table(["score", "value"], [Row("BLEU", ["0.2"], "0 to 1"), Row(NASTY, [NASTY])]),
-                Table(["result", "value"], [Row("epochs", ["5"], "passes"), Row("minutes", ["22.5"])], across=True),
+                Table(["score", "value"], [TableRow("BLEU", ["0.2"], "0 to 1"), TableRow(NASTY, [NASTY])]),
+                Table(
+                    ["result", "value"],
+                    [TableRow("epochs", ["5"], "passes"), TableRow("minutes", ["22.5"])],
+                    across=True,
+                ),
                 Bars([("steps", 0.75, "3 min", "learning"), ("other", 0.25, "1 min", "")]),
                 Drawings([("Loss", "it falls", b"<svg xmlns='http://www.w3.org/2000/svg'/>")], "curves.png"),
             ],

@@ -24,8 +24,8 @@ from captionkit.viz import (
     attention_figure,
     captions_page,
     draw_curves,
-    lettering,
     sample_photos,
+    text_drawing,
     write_page,
 )
 from captionkit.viz.curves import curve_drawings
@@ -138,7 +138,7 @@ def test_long_words_are_drawn_whole(size):
     blank, photo = (0, 0, *size), Image.new("RGB", size, "white")
     drawn = ink(attention_figure(photo, [(word, np.ones((2, 2)))], blank))
     line = Image.new("RGB", (1000, 60), "white")
-    ImageDraw.Draw(line).text((10, 10), word, lettering.INK, ImageFont.load_default(attention.FONT_SIZE))
+    ImageDraw.Draw(line).text((10, 10), word, text_drawing.INK, ImageFont.load_default(attention.FONT_SIZE))
     assert drawn == pytest.approx(ink(line), rel=0.05)
 
 
@@ -147,13 +147,13 @@ def label_of(word: str) -> bytes:
 
 
 def test_words_beyond_ascii_use_a_font_of_the_system():
-    if not any(map(lettering.system_font, lettering.SYSTEM_FONTS)):
+    if not any(map(text_drawing.system_font, text_drawing.SYSTEM_FONTS)):
         pytest.skip("none of the fonts that are looked for is installed here")
     assert label_of("ж") != label_of("ф")
 
 
 def test_words_without_a_font_are_still_drawn(monkeypatch):
-    monkeypatch.setattr(lettering, "system_font", lambda name: None)
+    monkeypatch.setattr(text_drawing, "system_font", lambda name: None)
     assert label_of("ж") == label_of("ф") != label_of("")
 
 

@@ -24,7 +24,7 @@ from captionkit.viz import (
     terminal,
 )
 from captionkit.viz.animation import MARKED
-from captionkit.viz.saving import attention_lists
+from captionkit.viz.attention_files import attention_lists
 
 RED = (255, 0, 0)
 LONG = "Donaudampfschifffahrtsgesellschaftskapitaen"

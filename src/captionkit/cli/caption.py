@@ -20,7 +20,8 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.figures import attention_of, figure_inputs
 from captionkit.inference.load import load
 from captionkit.inference.results import ResultsFile
-from captionkit.utils import files, outputs, paths
+from captionkit.utils import atomic_write, output_checks, paths
+from captionkit.utils.archive import ArchiveMember
 from captionkit.utils.progress import say, tell, track
 
 # Imported lazily by `load`, in parallel with opening the model.
@@ -50,7 +51,7 @@ def caption_inputs(
     if batch_size < 1:
         raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
     if min_confidence is not None:  # fail before any file is started
-        from captionkit.inference.confidence import check_confidence
+        from captionkit.inference.caption_confidence import check_confidence
 
         check_confidence(min_confidence)
     shown = str(attention) == "-"  # in the terminal, or in the JSON
@@ -95,18 +96,18 @@ class _Drawings:
     """
 
     def __init__(self, place: Path, single: bool, inputs: Sequence[str]) -> None:
-        self._place, self._inputs, self._written = place, outputs.Files(inputs), outputs.Files()
+        self._place, self._inputs, self._written = place, output_checks.FileSet(inputs), output_checks.FileSet()
         self._names, self._numbers = set[str](), Counter[str]()
         self._file = bool(place.suffix) and not paths.is_folder(place)
         if self._file:
-            from captionkit.viz.saving import check_name
+            from captionkit.viz.attention_files import check_name
 
             check_name(place)
             if not single:
                 raise CaptionkitError(f"{place}: is one file, but there may be several images; name a folder")
-            outputs.check_file(place, outputs.is_drawing, inputs=inputs)
+            output_checks.check_output_file(place, output_checks.is_drawing, inputs=inputs)
         else:
-            outputs.check_folder(place)
+            output_checks.check_output_folder(place)
 
     @contextmanager
     def place(self, given: Input) -> Iterator[Path]:
@@ -134,9 +135,9 @@ class _Drawings:
         except FileNotFoundError:
             link = False
         except OSError as error:  # an error of the folder: another name would fail too
-            raise files.cannot_write(path, error) from None
+            raise atomic_write.cannot_write(path, error) from None
         try:
-            ours = not link and outputs.replaceable(path, outputs.is_drawing)
+            ours = not link and output_checks.replaceable(path, output_checks.is_drawing)
         except OSError:
             return False
         return ours and not self._inputs.holds(path)
@@ -160,7 +161,9 @@ def _survey(named: Sequence[str], drawn: Path | None) -> tuple[Iterator[Input], 
     inputs = find_inputs(named)
     if "-" not in named:
         listed = _without_drawings(list(inputs), named, drawn) if drawn else list(inputs)
-        sources = (given.source.archive if isinstance(given.source, files.Member) else given.source for given in listed)
+        sources = (
+            given.source.archive if isinstance(given.source, ArchiveMember) else given.source for given in listed
+        )
         held = [str(path) for path in sources if path and not isinstance(path, bytes)]
         return iter(listed), len(listed), len(listed) == 1, held
     first = next(inputs)
@@ -168,14 +171,14 @@ def _survey(named: Sequence[str], drawn: Path | None) -> tuple[Iterator[Input], 
 
 
 def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -> list[Input]:
-    drawn = outputs.Files([folder])
+    drawn = output_checks.FileSet([folder])
 
     def is_drawing(given: Input) -> bool:
         path = Path(given.source) if isinstance(given.source, str) and given.source else None
         if path is None or given.name in named or not drawn.holds(path.parent):
             return False
         with suppress(OSError, ValueError):
-            return outputs.is_drawing(path)
+            return output_checks.is_drawing(path)
         return False
 
     kept = [given for given in inputs if not is_drawing(given)]
@@ -194,7 +197,7 @@ def _outcomes(
 
     waiting: list[Input] = []
 
-    def sources() -> Iterator[str | bytes | files.Member]:
+    def sources() -> Iterator[str | bytes | ArchiveMember]:
         for given in inputs:
             waiting.append(given)
             if not given.error:
@@ -226,7 +229,7 @@ def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
 
 
 def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
-    from captionkit.viz.saving import save_attention
+    from captionkit.viz.attention_files import save_attention
 
     photo, words, region = figure_inputs(captioner, given.source, caption)
     save_attention(path, photo, words, region, caption=caption.text)
@@ -248,7 +251,7 @@ def caption_samples(output: Path, *, model: str | None, min_confidence: float | 
     from captionkit.viz.page import Card, captions_page
     from captionkit.viz.samples import sample_photos
 
-    outputs.check_file(output, outputs.is_page)
+    output_checks.check_output_file(output, output_checks.is_page)
     captioner = load(model)
     photos = sample_photos()
     cards = []
@@ -272,6 +275,6 @@ def caption_samples(output: Path, *, model: str | None, min_confidence: float | 
             )
         )
     note = "Sample photographs that come with scikit-image, captioned by captionkit."
-    files.write_text(output, captions_page("What captionkit sees", cards, note=note))
+    atomic_write.write_text(output, captions_page("What captionkit sees", cards, note=note))
     say(f"page with attention maps: {output}")
     return 0

@@ -18,7 +18,8 @@ from captionkit.data.images import MAX_BYTES, SUFFIXES, UNOPENED, url_problem
 from captionkit.data.layouts import Problem, shards
 from captionkit.errors import CaptionkitError
 from captionkit.utils import paths
-from captionkit.utils.files import PLAIN_SUFFIXES, Member
+from captionkit.utils.archive import ArchiveMember
+from captionkit.utils.paths import PLAIN_SUFFIXES
 
 _LOOKED_FOR = f"{', '.join(PLAIN_SUFFIXES)}, HEIC and camera raw"
 _NAMED = 10  # images listed in one message
@@ -29,7 +30,7 @@ class Input:
     """An image to caption, or the reason why it cannot be captioned."""
 
     name: str
-    source: str | bytes | Member = ""
+    source: str | bytes | ArchiveMember = ""
     error: str = ""
 
 

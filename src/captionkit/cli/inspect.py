@@ -12,7 +12,7 @@ from captionkit.data.run_metrics import read_metrics, read_rows
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference import model_folder
 from captionkit.inference.model_folder import parameters_of
-from captionkit.utils import outputs, paths
+from captionkit.utils import output_checks, paths
 
 
 class Report(Protocol):
@@ -190,7 +190,7 @@ def plot_runs(runs: Sequence[str], output: Path) -> None:
 
     if output.suffix.lower() != ".png":
         raise CaptionkitError(f"{output}: curves are drawn as PNG; end the name in .png")
-    outputs.check_file(output, outputs.is_drawing)
+    output_checks.check_output_file(output, output_checks.is_drawing)
     rows = {name: read_metrics(Path(name)) for name in dict.fromkeys(runs)}
     if len(rows) == 1:
         draw_curves(next(iter(rows.values())), output)

@@ -221,7 +221,7 @@ def name(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """Score captions against references."""
-    from captionkit.eval.score import score_files
+    from captionkit.eval.score_files import score_files
 
     scored = score_files(
         options.references,
@@ -314,7 +314,7 @@ def export(options: argparse.Namespace) -> int:
         given["keep_weights"] = options.keep_weights
         tell(export_int8(options.model, options.output, pictures=options.pictures, **given))
         return 0
-    from captionkit.export.folder import export_model
+    from captionkit.export.export_model import export_model
 
     if given or options.output or options.keep_weights:
         others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"

@@ -19,7 +19,7 @@ from captionkit.data.layouts.class_folders import caption_of
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import BATCH
 from captionkit.inference.load import load
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 from captionkit.utils.progress import say, track
 
 CAPTIONS = "captions.csv"
@@ -86,7 +86,7 @@ def name_images(data: Path, noun: str, *, model: str | None = None, batch_size: 
         rows += [(str(example.id), caption, split, example.label) for caption in said]
     buffer = io.StringIO()
     csv.writer(buffer).writerows(rows)
-    files.write_text(file, buffer.getvalue())
+    atomic_write.write_text(file, buffer.getvalue())
     return Naming(file, len(images) - len(failures), templates_only, failures)
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from captionkit.data import image_kinds
 from captionkit.errors import ImageError, ImageTooLargeError
-from captionkit.utils.files import EXTRA_SUFFIXES, SOFTWARE
+from captionkit.utils.atomic_write import SOFTWARE
+from captionkit.utils.paths import EXTRA_SUFFIXES
 
 #: the package that each extra installs
 _PACKAGES = {"heif": "pi_heif", "raw": "rawpy"}
@@ -115,7 +116,7 @@ def _turn(preview: Image.Image, sizes: Any) -> int:
     return 1 if orientation >= 5 and is_wide != sensor_is_wide else orientation
 
 
-def _import(extra: str, kind: image_kinds.Lookalike) -> Any:
+def _import(extra: str, kind: image_kinds.FileKind) -> Any:
     try:
         return import_module(_PACKAGES[extra])
     except ImportError:

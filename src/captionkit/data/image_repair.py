@@ -293,7 +293,7 @@ def _every_coefficient_is_there(data: bytes) -> bool:
     return bool(missing) and not any(missing.values())
 
 
-MENDERS: dict[str, Callable[[bytes], bytes | None]] = {
+REPAIRS: dict[str, Callable[[bytes], bytes | None]] = {
     "Jpeg": jpeg,
     "Png": png,
     "WebP": webp,

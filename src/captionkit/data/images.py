@@ -26,14 +26,15 @@ from PIL import Image
 
 from captionkit.data import image_extras, image_kinds, image_repair
 from captionkit.errors import ImageError, ImageTooLargeError, ModelError
+from captionkit.utils.archive import ArchiveMember
 from captionkit.utils.dataclasses import check_fields
-from captionkit.utils.files import IMAGE_SUFFIXES, Member
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 MAX_PIXELS = 2**27  # 134 megapixels, above any common camera; 512 MiB once decoded
 MAX_BYTES = 2**28  # 256 MiB of file
 MAX_SIDE = 4096  # of a model's input
 
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Member | Image.Image | np.ndarray
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | ArchiveMember | Image.Image | np.ndarray
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Fit = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
@@ -175,7 +176,7 @@ def describe(source: Source) -> str:
         return "array"
     if isinstance(source, Image.Image):
         source = getattr(source, "filename", "") or "image"
-    elif isinstance(source, Member):
+    elif isinstance(source, ArchiveMember):
         source = str(source)
     elif _is_file(source) and isinstance(name := getattr(source, "name", None), str):
         source = name
@@ -318,7 +319,7 @@ def _open(source: Source, target: tuple[int, int] | None, max_pixels: int, notes
     except ImageError:
         raise
     except Exception:  # Pillow raises almost any exception for a damaged file
-        mended = image_repair.MENDERS[kind](data) if kind in image_repair.MENDERS else None
+        mended = image_repair.REPAIRS[kind](data) if kind in image_repair.REPAIRS else None
         if mended is None:
             raise
     return _decoded(kind, mended, target, max_pixels)
@@ -376,18 +377,18 @@ def _ignore_metadata_warnings() -> None:
 
 
 def _is_file(source: object) -> bool:
-    return callable(getattr(source, "read", None)) and not isinstance(source, Member)
+    return callable(getattr(source, "read", None)) and not isinstance(source, ArchiveMember)
 
 
-def _read(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Member) -> bytes:
+def _read(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | ArchiveMember) -> bytes:
     """Return the bytes of the file that `source` is or names."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(memoryview(source).nbytes)
         return bytes(source)
-    if not isinstance(source, (str, os.PathLike, Member)) and not _is_file(source):
+    if not isinstance(source, (str, os.PathLike, ArchiveMember)) and not _is_file(source):
         raise ImageError("not a path, bytes, binary file, Pillow image or numpy array; give one of these")
     try:
-        if isinstance(source, Member):
+        if isinstance(source, ArchiveMember):
             _check_bytes(source.size)
             return source.read()
         if isinstance(source, (str, os.PathLike)):

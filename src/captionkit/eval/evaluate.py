@@ -26,8 +26,8 @@ from captionkit.inference.load import load
 from captionkit.inference.results import ResultsFile
 from captionkit.inference.search import Decoding
 from captionkit.metrics import Metric, Scores, evaluate
-from captionkit.metrics.scoring import check_metrics, check_numbers, make_metrics
-from captionkit.utils import files, outputs
+from captionkit.metrics.evaluation import check_metrics, check_numbers, make_metrics
+from captionkit.utils import atomic_write, output_checks
 from captionkit.utils.progress import say, track
 from captionkit.viz.page import Card, sectioned_page
 
@@ -94,19 +94,19 @@ def evaluate_model(
     )
     scores.notes.extend([*left_out, *_named(said, pictures)])
     made = _made_by(captioner, pictures, chosen, round(time.monotonic() - started, 1))
-    files.write_text(
+    atomic_write.write_text(
         output / SCORES, json.dumps({**scores.to_dict(), **made}, ensure_ascii=False, indent=1, default=str) + "\n"
     )
-    files.write_text(output / GALLERY, _gallery(captioner, pictures, scores, made))
+    atomic_write.write_text(output / GALLERY, _gallery(captioner, pictures, scores, made))
     return Evaluation(scores, output, failures)
 
 
 def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
     """Refuse, before any work, a folder in which a file not written by an earlier evaluation would be replaced."""
-    outputs.check_folder(output, inputs=inputs)
-    proofs = {RESULTS: outputs.is_captions, SCORES: outputs.is_scores, GALLERY: outputs.is_page}
+    output_checks.check_output_folder(output, inputs=inputs)
+    proofs = {RESULTS: output_checks.is_captions, SCORES: output_checks.is_scores, GALLERY: output_checks.is_page}
     for name, proof in proofs.items():
-        outputs.check_file(output / name, proof, inputs=inputs)
+        output_checks.check_output_file(output / name, proof, inputs=inputs)
 
 
 def _captions(

@@ -2,9 +2,9 @@
 
 The model captions the images of the datasets, and out-of-distribution images (`captionkit.eval.out_of_distribution`).
 The references decide which captions are right (`captionkit.metrics.agreement`), and two models are fitted: a word's
-confidence (`captionkit.inference.calibration`) and a caption's (`captionkit.inference.confidence`). Everything reported
-about caption confidence is cross-validated: each fifth of the images is scored by a fit on the other four fifths, and
-each kind of out-of-distribution image by a fit that saw only other kinds.
+confidence (`captionkit.inference.word_confidence`) and a caption's (`captionkit.inference.caption_confidence`).
+Everything reported about caption confidence is cross-validated: each fifth of the images is scored by a fit on the
+other four fifths, and each kind of out-of-distribution image by a fit that saw only other kinds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from captionkit.data.images import Source
 from captionkit.data.layouts import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError
 from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
-from captionkit.inference.calibration import Calibration, Floats, calibration_error, fit, logistic, sigmoid
+from captionkit.inference.caption_confidence import TOLD, CaptionConfidence, told
 from captionkit.inference.captioner import BATCH, Caption, Captioner
-from captionkit.inference.confidence import TOLD, Confidence, told
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
+from captionkit.inference.word_confidence import Floats, WordConfidence, calibration_error, fit, logistic, sigmoid
 from captionkit.metrics.agreement import RIGHT_FROM, People
 from captionkit.utils.progress import say, track
 
@@ -88,8 +88,8 @@ class Fitted:
     data: list[dict[str, str]]
     shares: list[Share]
     unfamiliar: dict[str, float]
-    calibration: Calibration
-    confidence: Confidence
+    calibration: WordConfidence
+    confidence: CaptionConfidence
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything except the weights."""
@@ -321,9 +321,9 @@ def area_under_curve(values: Floats, right: NDArray[np.bool_]) -> float:
     return float((ranks[right].sum() - true * (true + 1) / 2) / (true * false))
 
 
-def _confidence(weights: Floats) -> Confidence:
+def _confidence(weights: Floats) -> CaptionConfidence:
     offset, *others = _short(weights)
-    return Confidence(offset, dict(zip(TOLD, others, strict=False)), others[len(TOLD) :])
+    return CaptionConfidence(offset, dict(zip(TOLD, others, strict=False)), others[len(TOLD) :])
 
 
 def _short(weights: Iterable[float]) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from captionkit.data.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.errors import CaptionkitError, ImageError, ModelError
-from captionkit.inference.confidence import check_confidence, told
+from captionkit.inference.caption_confidence import check_confidence, told
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
 from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
@@ -36,7 +36,7 @@ class Word:
     """A word of a caption."""
 
     text: str
-    #: probability that references of this image use the word too, 0..1 (see captionkit.inference.calibration)
+    #: probability that references of this image use the word too, 0..1 (see captionkit.inference.word_confidence)
     confidence: float
     #: natural logarithm of the model's probability of the word, given the image and the words before it
     log_prob: float
@@ -47,7 +47,7 @@ class Word:
         """Return the word for the machine-readable output; with `maps`, including its attention [rows][columns]."""
         said: dict[str, Any] = {"text": self.text, "confidence": round(self.confidence, 4)}
         if maps:
-            from captionkit.viz.saving import attention_lists
+            from captionkit.viz.attention_files import attention_lists
 
             said["attention"] = attention_lists(self.attention)
         return said
@@ -62,8 +62,8 @@ class Caption:
     score: float
     #: natural logarithm of the model's probability of the whole sentence, including a given prefix and the end token
     log_prob: float
-    #: probability that the main statement is right, 0..1 (see captionkit.inference.confidence); for a model without
-    #: fitted confidence, the mean of the words' confidences: the expected share of words that references use too
+    #: probability that the main statement is right, 0..1 (see captionkit.inference.caption_confidence); for a model
+    #: without fitted confidence, the mean of the words' confidences: the expected share of words in the references
     confidence: float
     words: tuple[Word, ...] = field(repr=False)
     tokens: tuple[int, ...] = field(repr=False)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.inference.calibration import Calibration
-from captionkit.inference.confidence import Confidence
-from captionkit.utils import files, outputs, paths
+from captionkit.inference.caption_confidence import CaptionConfidence
+from captionkit.inference.word_confidence import WordConfidence
+from captionkit.utils import atomic_write, output_checks, paths
 from captionkit.utils.progress import say
 
 # What reads a folder's parts is imported with the first of them: see captionkit.inference.load.
@@ -85,14 +85,16 @@ class ModelFolder:
         return self._parse("decoding", Decoding.from_dict)
 
     @cached_property
-    def calibration(self) -> Calibration:
+    def calibration(self) -> WordConfidence:
         """The curve from a word's probability to its confidence; that of a folder without one changes nothing."""
-        return self._parse("calibration", Calibration.from_dict) if "calibration" in self.config else Calibration()
+        return (
+            self._parse("calibration", WordConfidence.from_dict) if "calibration" in self.config else WordConfidence()
+        )
 
     @cached_property
-    def confidence(self) -> Confidence | None:
+    def confidence(self) -> CaptionConfidence | None:
         """How likely a caption is right in the main thing; None where that was not fitted."""
-        return self._parse("confidence", Confidence.from_dict) if "confidence" in self.config else None
+        return self._parse("confidence", CaptionConfidence.from_dict) if "confidence" in self.config else None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -216,7 +218,7 @@ def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], content
     try:
         _write(path, {**contents, CONFIG: told})
     except OSError as error:
-        raise files.cannot_write(path, error) from None
+        raise atomic_write.cannot_write(path, error) from None
     return ModelFolder(path, full)
 
 
@@ -231,7 +233,7 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
         raise CaptionkitError(f"the bundled model belongs to the package and {way_out}")
     if _in_hub_cache(path):
         raise CaptionkitError(f"{path}: belongs to the Hub's cache and {way_out}")
-    outputs.check_folder(path, inputs=inputs)
+    output_checks.check_output_folder(path, inputs=inputs)
     known = _files_at(path)
     for name in sorted({TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD, *known}):
         if os.path.lexists(path / name) and not _is_saved(path / name, known.get(name)):
@@ -283,7 +285,7 @@ def _write(path: Path, contents: Mapping[str, bytes]) -> None:
     staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{place.name[:50]}.", suffix=".partial"))
     try:
         for name, content in contents.items():
-            files.write_bytes(staged / name, content)
+            atomic_write.write_bytes(staged / name, content)
         staged.rename(place / _NEXT)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
@@ -332,11 +334,11 @@ def _listed(config: Path) -> dict[str, Any] | None:
 
 def _move(path: Path, to: Path) -> None:
     if to.is_symlink():
-        files.write_bytes(to, path.read_bytes())
+        atomic_write.write_bytes(to, path.read_bytes())
         path.unlink()
         return
     if to.exists():
-        files.set_rights(path, to.stat())
+        atomic_write.set_rights(path, to.stat())
     path.replace(to)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from captionkit.data.layouts.caption_set import id_of_file
 from captionkit.errors import CaptionkitError
-from captionkit.utils import files, outputs
+from captionkit.utils import atomic_write, output_checks
 from captionkit.utils.progress import say
 
 Record = Mapping[str, Any]
@@ -91,7 +91,7 @@ class ResultsFile:
     def __init__(
         self, path: Path, *, inputs: Iterable[str | os.PathLike[str]] = (), outdated: Sequence[Path] = ()
     ) -> None:
-        """Raise CaptionkitError, before any work, if the file cannot or must not be written: see `outputs.check_file`.
+        """Raise CaptionkitError, before any work, if the file cannot or must not be written (`check_output_file`).
 
         Args:
             path: the file.
@@ -105,8 +105,8 @@ class ResultsFile:
         self._records: list[Record] = []
         self._outdated = outdated
         self._written = time.monotonic()
-        outputs.check_file(path, outputs.is_captions, inputs=inputs)
-        self._once = files.is_stream(path)  # a stream cannot be rewritten
+        output_checks.check_output_file(path, output_checks.is_captions, inputs=inputs)
+        self._once = atomic_write.is_stream(path)  # a stream cannot be rewritten
 
     def add(self, record: Record) -> None:
         """Add one image's record, in the format of the machine-readable output."""
@@ -119,7 +119,7 @@ class ResultsFile:
         return any("captions" in record for record in self._records)
 
     def _write(self) -> None:
-        files.write_text(self.path, self._format(self._records))
+        atomic_write.write_text(self.path, self._format(self._records))
         for path in self._outdated:
             path.unlink(missing_ok=True)
         self._written = time.monotonic()

@@ -4,8 +4,8 @@
     print(scores)                 # a table with confidence intervals
     scores["CIDEr-D"], scores.per_image["CIDEr-D"]
 
-A metric is a small class with `update`, `compute` and `reset` (see core.py), usable in a training loop on tokens of any
-kind.
+A metric is a small class with `update`, `compute` and `reset` (see metric.py), usable in a training loop on tokens of
+any kind.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.chair import Chair, objects_invented, objects_named
 from captionkit.metrics.cider import Cider, CiderD
-from captionkit.metrics.core import Metric, Result
 from captionkit.metrics.diversity import Diversity, Variety
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
+from captionkit.metrics.evaluation import METRICS, USUAL, evaluate
 from captionkit.metrics.meteor import Meteor
+from captionkit.metrics.metric import Metric, MetricResult
 from captionkit.metrics.ptb import tokenize, tokenize_all
 from captionkit.metrics.rouge import RougeL
 from captionkit.metrics.scores import Comparison, Scores
-from captionkit.metrics.scoring import METRICS, USUAL, evaluate
 from captionkit.metrics.spice import Spice
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "DocumentFrequencies",
     "Meteor",
     "Metric",
-    "Result",
+    "MetricResult",
     "RougeL",
     "Scores",
     "Spice",

@@ -11,21 +11,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captionkit.metrics.core import CollectedWords, Floats, Result, Tokens
+from captionkit.metrics.metric import Floats, MetricResult, Tokens, WordCollector
 from captionkit.metrics.ngrams import LONGEST, Counts, Ints, count, find, ngrams, number
 
 _TINY, _SMALL = 1e-15, 1e-9
 
 
-class Bleu(CollectedWords):
+class Bleu(WordCollector):
     """BLEU-1 to BLEU-4 of tokenised captions."""
 
     names: tuple[str, ...] = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Return the scores of all images so far."""
         statistics = _statistics(self.candidates, self.references)
-        return Result(self.names, _bleu(statistics), statistics, _bleu)
+        return MetricResult(self.names, _bleu(statistics), statistics, _bleu)
 
 
 def _statistics(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:

@@ -1,6 +1,6 @@
 """Confidence intervals of corpus scores, and significance of the difference of two systems, by resampling the images.
 
-A corpus score is a function of sums over images (`Result`), so R resamples are one product [R,N] x [N,S].
+A corpus score is a function of sums over images (`MetricResult`), so R resamples are one product [R,N] x [N,S].
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from captionkit.metrics.core import Floats, Result
+from captionkit.metrics.metric import Floats, MetricResult
 
 #: resamples drawn at a time, to bound the memory: 64 x N floats
 _CHUNK = 64
 _EDGES = (2.5, 97.5)  # percentiles of the 95 % interval
 
 
-def bootstrap(results: list[Result], *, resamples: int, seed: int) -> list[Floats]:
+def bootstrap(results: list[MetricResult], *, resamples: int, seed: int) -> list[Floats]:
     """Return 95 % percentile intervals [2,M] of each result's corpus scores (Efron 1979), from shared resamples."""
     samples: list[list[Floats]] = [[] for _ in results]
     images = len(results[0].statistics) if results else 0
@@ -26,7 +26,7 @@ def bootstrap(results: list[Result], *, resamples: int, seed: int) -> list[Float
     return [np.percentile(np.concatenate(found), _EDGES, axis=0) for found in samples]
 
 
-def paired(one: Result, other: Result, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
+def paired(one: MetricResult, other: MetricResult, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
     """Return the 95 % interval [2,M] of the difference `one` - `other` on the same images, and p-values [M].
 
     The interval is that of a paired bootstrap (Koehn 2004). The p-value comes from approximate randomisation, which

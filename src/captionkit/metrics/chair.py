@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from captionkit.metrics import coco_objects
-from captionkit.metrics.core import Collected, Floats, Result, Tokens
+from captionkit.metrics.metric import CaptionCollector, Floats, MetricResult, Tokens
 from captionkit.metrics.ptb import tokenize
 
 #: the 80 COCO categories
@@ -43,7 +43,7 @@ class Mention(NamedTuple):
     things: tuple[str, ...]
 
 
-class Chair(Collected):
+class Chair(CaptionCollector):
     """CHAIRi and CHAIRs of tokenised English captions; less is better. Tokens must be text, else ValueError.
 
     The per-image scores are the share of a candidate's mentions that are hallucinated, 0 if it has none, and whether
@@ -53,7 +53,7 @@ class Chair(Collected):
     names: tuple[str, ...] = ("CHAIRi", "CHAIRs")
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Add a batch as `Collected.update` does; tokens must be text."""
+        """Add a batch as `CaptionCollector.update` does; tokens must be text."""
         for caption in (*candidates, *(reference for some in references for reference in some)):
             if len(caption) and not isinstance(caption[0], str):
                 raise ValueError(f"{caption[0]!r} is no word; objects are found in words, not in token ids")
@@ -71,7 +71,7 @@ class Chair(Collected):
             return ""
         return "CHAIR is left out: its table of words is English, and the references are not"
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Return the scores of all images so far."""
         counts = np.zeros((len(self.candidates), 2))  # [N,2]: mentions, hallucinated mentions
         lists = []
@@ -82,7 +82,7 @@ class Chair(Collected):
             lists.append(", ".join(dict.fromkeys(mention.things[0] for mention in invented)))
         flagged = counts[:, 1:] > 0
         statistics = np.concatenate([counts, flagged, np.ones((len(counts), 1))], axis=1)  # [N,4]
-        return Result(
+        return MetricResult(
             self.names, _rates(statistics), statistics, _rates, less_is_better=True, remarks={"invented": lists}
         )
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from captionkit.metrics.core import CollectedWords, Floats, Result, mean_result
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
+from captionkit.metrics.metric import Floats, MetricResult, WordCollector, mean_result
 from captionkit.metrics.ngrams import LONGEST, Counts, Ints, count, find, ngrams, number
 
 _SIGMA = 6.0
 
 
-class Cider(CollectedWords):
+class Cider(WordCollector):
     """Plain CIDEr of tokenised captions (equations 1 to 3), times ten as in the authors' code.
 
     `frequencies` are computed from the scored references unless those of another corpus are given.
@@ -29,7 +29,7 @@ class Cider(CollectedWords):
         super().__init__()
         self.frequencies = frequencies
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Return the scores of all images so far."""
         images = len(self.candidates)
         flat = [reference for some in self.references for reference in some]

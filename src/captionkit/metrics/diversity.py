@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from captionkit.metrics.core import Tokens
+from captionkit.metrics.metric import Tokens
 
 #: one caption for more than this share of the images, and at least this many, indicates collapse
 _SHARE, _IMAGES = 0.05, 3

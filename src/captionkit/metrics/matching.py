@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from captionkit.data.layouts.caption_set import base_name, id_of_file, normalise_split
-from captionkit.data.layouts.captions import is_missing
+from captionkit.data.layouts.caption_values import is_missing
 from captionkit.errors import CaptionkitError
-from captionkit.metrics.reading import CandidateSet, Id, ImageReferences, ReferenceSet
+from captionkit.metrics.caption_files import CandidateSet, Id, ImageReferences, ReferenceSet
 
 _NAMED = 5  # images listed in a message
 

@@ -9,17 +9,17 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from captionkit.metrics.core import Collected, Result, Tokens, mean_result
+from captionkit.metrics.metric import CaptionCollector, MetricResult, Tokens, mean_result
 
 _BETA = 1.2
 
 
-class RougeL(Collected):
+class RougeL(CaptionCollector):
     """ROUGE-L of tokenised captions."""
 
     names: tuple[str, ...] = ("ROUGE-L",)
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Return the scores of all images so far."""
         scores = [_rouge(said, written) for said, written in zip(self.candidates, self.references, strict=True)]
         return mean_result(self.names, np.array(scores, np.float64).reshape(-1, 1))

@@ -13,9 +13,9 @@ import numpy as np
 
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.bootstrap import paired
-from captionkit.metrics.core import Floats, Result
+from captionkit.metrics.caption_files import Id
 from captionkit.metrics.diversity import Variety
-from captionkit.metrics.reading import Id
+from captionkit.metrics.metric import Floats, MetricResult
 
 _LESS = "   less is better"
 
@@ -34,7 +34,7 @@ class Scores(Mapping[str, float]):
     ids: list[Id]
     candidates: list[str]
     references: list[tuple[str, ...]]
-    results: list[Result]
+    results: list[MetricResult]
     intervals: dict[str, tuple[float, float]]
     variety: Variety | None
     without_references: list[Id]
@@ -186,7 +186,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def _differences(one: Result, other: Result, facts: Mapping[str, Any]) -> Iterator[Difference]:
+def _differences(one: MetricResult, other: MetricResult, facts: Mapping[str, Any]) -> Iterator[Difference]:
     interval, p = paired(one, other, resamples=facts["resamples"], seed=facts["seed"])
     for m, name in enumerate(one.names):
         low, high, chance = (float(column[m]) for column in (*interval, p))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from captionkit.errors import CaptionkitError
-from captionkit.metrics.core import Collected, Result, mean_result
+from captionkit.metrics.metric import CaptionCollector, MetricResult, mean_result
 
 _JAR = "spice-1.0.jar"
 _MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -33,7 +33,7 @@ _JAVA = "install Java 11 (`conda install openjdk=11`) and put it first on the PA
 _NOT_CAUSES = ("at ", "... ", "Error: Could not create the Java", "Error: A fatal exception has occurred")
 
 
-class Spice(Collected):
+class Spice(CaptionCollector):
     """SPICE by the authors' program. Raises CaptionkitError, here or in `compute`, if it cannot be run.
 
     Its requirements are checked at once: pycocoevalcap, the Stanford models in it, and Java 8 to 14 on the PATH.
@@ -46,7 +46,7 @@ class Spice(Collected):
         self._jar = _find_jar()
         self._java = _find_java()
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Score all images so far; takes minutes and up to 8 GB of memory."""
         pairs = zip(self.candidates, self.references, strict=True)
         items = [

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from captionkit.errors import ModelError
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions
 from captionkit.models.encoder import Encoder, EncoderConfig
-from captionkit.models.encoders import build_encoder
+from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
-from captionkit.models.transformer import Transformer, TransformerConfig
+from captionkit.models.transformer_decoder import Transformer, TransformerConfig
 
 #: every config has `name` and `dropout`; the other fields depend on the decoder
 DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig

@@ -25,8 +25,8 @@ from torch.nn.functional import normalize
 
 from captionkit.data.images import Box, Source, describe, open_image, preprocess
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.metrics.core import Floats, Result, mean_result
-from captionkit.models.backbones import published_preprocessing, quiet, reason_of
+from captionkit.metrics.metric import Floats, MetricResult, mean_result
+from captionkit.models.huggingface import published_preprocessing, quiet, reason_of
 from captionkit.models.serialization import default_device
 
 PROMPT = "A photo depicts "
@@ -78,7 +78,7 @@ class ClipScore:
                 raise CaptionkitError(f"RefCLIPScore: {reason}; give it one, or leave the image out")
         self._scores += [self._score(rows[at : at + self._batch]) for at in range(0, len(rows), self._batch)]
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Return the scores of all images so far; corpus scores are their means."""
         return mean_result(self.names, np.concatenate([np.empty((0, 2)), *self._scores]))
 

@@ -1,14 +1,11 @@
-"""Encoders, from image to a grid of feature vectors: the base class, the config and the registry.
-
-To add an encoder, write a function `EncoderConfig -> Encoder` and decorate it with `@register("its-name")`.
-"""
+"""Encoders, from image to a grid of feature vectors: the base class and the config."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -123,21 +120,6 @@ class Encoder(nn.Module, ABC):
             if isinstance(module, _BatchNorm):
                 module.eval()
         return self
-
-
-Builder = Callable[[EncoderConfig], Encoder]
-#: encoders by name; `register` adds to it, `encoders.build_encoder` reads it
-BUILDERS: dict[str, Builder] = {}
-
-
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Register the decorated builder as encoder `name`."""
-
-    def add(build: Builder) -> Builder:
-        BUILDERS[name] = build
-        return build
-
-    return add
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captionkit.models.attention import AdditiveAttention
+from captionkit.models.additive_attention import AdditiveAttention
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, take
 from captionkit.models.hard_attention import Sampler
 

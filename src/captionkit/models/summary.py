@@ -29,7 +29,7 @@ BEAM = 3
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerSummary:
     """One line of the summary."""
 
     #: plain "encoder" and "decoder" are what belongs to none of their parts
@@ -52,7 +52,7 @@ class Part:
 class Summary:
     """A model's parts and their totals."""
 
-    parts: list[Part]
+    parts: list[LayerSummary]
     #: height and width of the counted image
     picture: tuple[int, int]
     words: int
@@ -143,7 +143,7 @@ def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
     for name, module in parts.items():
         own = _own(name, module, parts)
         rows.append(
-            Part(
+            LayerSummary(
                 name,
                 type(module).__name__ if not isinstance(module, nn.ModuleList) else type(module[0]).__name__,
                 meter.shapes.get(name, []),

@@ -15,15 +15,15 @@ from captionkit.data.layouts.caption_set import WHOLE
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.inference.model_folder import open_model
-from captionkit.models.adapters import is_adapted, load_adapted
-from captionkit.models.backbones import load_backbone
 from captionkit.models.captioning_model import DECODERS, CaptioningModel, ModelConfig, decoder_config
 from captionkit.models.encoder import Encoder, EncoderConfig
-from captionkit.models.encoders import build_encoder
+from captionkit.models.encoder_registry import build_encoder
+from captionkit.models.huggingface import load_huggingface_encoder
 from captionkit.models.mobilenet import MobileNet
 from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
-from captionkit.models.transformer import SIZES
+from captionkit.models.timm_torchvision import is_timm_or_torchvision, load_trunk_encoder
+from captionkit.models.transformer_decoder import SIZES
 from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
 from captionkit.training.config.schema import DataRecipe, EncoderRecipe
 from captionkit.training.data.flip import check_mirroring
@@ -230,14 +230,14 @@ def _grown(
 
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     wanted = recipe.encoder
-    adapted = is_adapted(wanted.name)
-    backbone = adapted or "/" in wanted.name or bool(wanted.name and paths.is_folder(wanted.name, RecipeError))
+    trunk_encoder = is_timm_or_torchvision(wanted.name)
+    backbone = trunk_encoder or "/" in wanted.name or bool(wanted.name and paths.is_folder(wanted.name, RecipeError))
     if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
         source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
         raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")
     if backbone:
         _refuse_weights(wanted, f"{wanted.name} is a backbone that brings its own")
-        load = load_adapted if adapted else load_backbone
+        load = load_trunk_encoder if trunk_encoder else load_huggingface_encoder
         return load(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
     if wanted.weights and not wanted.weights.endswith(".safetensors"):
         return _encoder_of(wanted)

@@ -21,7 +21,7 @@ from captionkit.training.run.session_log import SessionLog
 from captionkit.training.run.sessions import DONE
 from captionkit.training.step_metrics import StepMetrics
 from captionkit.training.validation import Validation, sample_cards, samples_page
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 from captionkit.utils.progress import say, track
 from captionkit.viz.page import Card
 
@@ -167,7 +167,7 @@ class RunLogger:
         setup, folder = self.setup, self.folder
         shown = setup.val.subset(range(min(self.recipe.run.samples, len(setup.val))))
         cards = sample_cards(shown, found.said)
-        files.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
+        atomic_write.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
         self._cards = cards
         folder.draw()
         said = next((card.caption for card in cards if card.caption), "")

@@ -16,8 +16,8 @@ import torch
 from accelerate.utils import gather_object
 
 from captionkit.errors import CaptionkitError, TrainingError
-from captionkit.inference.calibration import Calibration
 from captionkit.inference.model_folder import CONFIG
+from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import Batch
@@ -43,7 +43,7 @@ from captionkit.training.run.trackers import check_trackers
 from captionkit.training.run_logger import RunLogger
 from captionkit.training.train_step import TrainStep
 from captionkit.training.validation import Validator, validate
-from captionkit.utils.outputs import check_folder
+from captionkit.utils.output_checks import check_output_folder
 
 _LOG_EVERY = 20  # steps between two rows of training loss
 
@@ -88,7 +88,7 @@ def train(
         paths = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
         if not paths:
             raise TrainingError("no dataset to train on; name at least one")
-        check_folder(Path(output), inputs=paths)
+        check_output_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.run.trackers)
         run = _Trainer(recipe, paths, folder, resume, on_eval, export)
@@ -270,7 +270,7 @@ class _Trainer:
         if self.on_eval is not None:
             self.on_eval(self.folder.rows[-1])
 
-    def _keep(self, model: CaptioningModel, calibration: Calibration) -> None:
+    def _keep(self, model: CaptioningModel, calibration: WordConfidence) -> None:
         facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
         tokenizer, preprocessing = self.setup.tokenizer, self.setup.preprocessing
         save_model(self.folder.path / BEST, model, tokenizer, preprocessing, facts, calibration, half=half)

@@ -17,16 +17,15 @@ from captionkit.data.images import open_image
 from captionkit.data.layouts import CaptionSet
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError, TrainingError
-from captionkit.inference.calibration import Calibration, fit
 from captionkit.inference.captioner import spoken_words
 from captionkit.inference.search import Begun, Hypothesis, search
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
 from captionkit.metrics.diversity import Diversity
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training.config.decoding import DECODING
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import whole
@@ -105,7 +104,7 @@ class Validation:
     #: the generated captions, by index in the split
     said: dict[int, str]
     #: maps the model's probability of a generated word to the probability that it occurs in the references
-    calibration: Calibration
+    calibration: WordConfidence
     #: images that could not be read, with the reason
     broken: set[str]
 

@@ -18,6 +18,22 @@ from captionkit.errors import CaptionkitError
 Kind = Literal["file", "folder", "pipe", "device"]
 AnyPath = str | os.PathLike[str]
 
+#: suffixes of the images that every installation opens
+PLAIN_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+#: suffixes of the images that an extra opens, by its name
+EXTRA_SUFFIXES = {
+    "heif": (".heic", ".heif", ".hif"),
+    "raw": (
+        *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".rwl"),
+        *(".pef", ".srw", ".iiq", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".x3f", ".gpr"),
+    ),
+}
+#: file suffixes that count as images, in folders, datasets and archives alike
+IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, *EXTRA_SUFFIXES["heif"], *EXTRA_SUFFIXES["raw"])
+
 _SHOWN = 100  # longest path in a message, in characters
 _SILENCE = 30.0  # seconds without data before a pipe times out
 _WHOLE = "a named pipe or device, which cannot be read as a whole; write it to a file first"
@@ -146,3 +162,9 @@ def read_text(path: AnyPath, failure: type[CaptionkitError] = CaptionkitError, *
         return read(path, failure, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise failure(f"{shown(path)}: cannot be read (not UTF-8); save it as UTF-8") from None
+
+
+def cache_folder() -> Path:
+    """Return $CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
+    base = os.environ.get("CAPTIONKIT_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "captionkit"

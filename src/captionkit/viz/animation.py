@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from captionkit.utils.files import MARK
-from captionkit.viz.lettering import INK, broken, font_for, line_height
+from captionkit.utils.atomic_write import MARK
 from captionkit.viz.overlay import Box, Words, overlays
+from captionkit.viz.text_drawing import INK, broken, font_for, line_height
 
 SIDE = 320
 NARROWEST = 240  # minimum width, so that a tall photo leaves room for words

@@ -7,8 +7,8 @@ import unicodedata
 
 from PIL import Image, ImageDraw
 
-from captionkit.viz.lettering import font_for, line_height, wrap, write
 from captionkit.viz.overlay import Box, Words, overlays
+from captionkit.viz.text_drawing import font_for, line_height, wrap, write
 
 PANEL_AREA = 240 * 240
 LONGEST_SIDE = 560

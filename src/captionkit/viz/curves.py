@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captionkit.errors import CaptionkitError
-from captionkit.utils.files import MARK, write_bytes
+from captionkit.utils.atomic_write import MARK, write_bytes
 from captionkit.viz.panels import column, panels_of, rows_of, smooth
 
 if TYPE_CHECKING:

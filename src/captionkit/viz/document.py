@@ -10,7 +10,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A table row: its name, its values, and a short explanation."""
 
     name: str
@@ -26,7 +26,7 @@ class Table:
     """
 
     columns: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     across: bool = False
     #: heading of the column of explanations in Markdown
     explained: str = "what it is"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from captionkit.utils.files import MARK, write_text
+from captionkit.utils.atomic_write import MARK, write_text
 
 #: shown instead of a percentage for captions of low confidence
 NOT_SURE = "not sure"

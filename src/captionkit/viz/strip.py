@@ -7,8 +7,8 @@ import unicodedata
 
 from PIL import Image, ImageDraw, ImageFont
 
-from captionkit.viz.lettering import broken, font_for, line_height, write
 from captionkit.viz.overlay import Box, Words, overlays
+from captionkit.viz.text_drawing import broken, font_for, line_height, write
 
 WIDTH = 1000
 HEIGHT = 96

@@ -7,40 +7,14 @@
 Images are located, not opened. What cannot be used (a missing image, an empty caption, a path outside the root) is left
 out and listed in `dataset.problems`; a file that cannot be read at all raises DatasetError.
 
-A layout is a module here with LOOKS_FOR (a description of what it looks for), `detect(place)` (returns its caption
-files in a place; none if the place has another layout) and `read(place, files)` (yields an Entry per image, and a
-Problem for what is unusable). To add a layout, write its module and register it in LAYOUTS; the first that detects
-itself is used.
+A layout is a module here, listed in `registry.LAYOUTS`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Protocol
-
-from captionkit.data.layouts import (
-    class_folders,
-    coco,
-    csv,
-    flickr,
-    folder,
-    imagefolder,
-    kaggle,
-    karpathy,
-    records,
-    shards,
-    split_folders,
-)
-from captionkit.data.layouts.assemble import Entry, Place, assemble
 from captionkit.data.layouts.caption_set import CaptionSet, Dataset, Example, Problem
-from captionkit.data.layouts.captions import CAPTION_COLUMNS
-from captionkit.data.layouts.foreign import way_out
 from captionkit.data.layouts.inspect import DatasetReport, inspect_dataset
-from captionkit.data.layouts.reading import read_json
-from captionkit.errors import DatasetError
+from captionkit.data.layouts.registry import LAYOUTS, captioned_split, open_dataset, stated_captions
 
 __all__ = [
     "LAYOUTS",
@@ -54,123 +28,3 @@ __all__ = [
     "open_dataset",
     "stated_captions",
 ]
-
-
-class Layout(Protocol):
-    """The interface of a layout's module."""
-
-    LOOKS_FOR: str
-
-    def detect(self, place: Place) -> list[Path]: ...
-
-    def read(self, place: Place, files: list[Path]) -> Iterable[Entry | Problem]: ...
-
-
-# In the order of detection: layouts that state splits first, the plain folder last.
-LAYOUTS: Mapping[str, Layout] = {
-    "karpathy": karpathy,
-    "seed": split_folders,
-    "imagefolder": imagefolder,
-    "flickr": flickr,
-    "kaggle": kaggle,
-    "coco": coco,
-    "csv": csv,
-    "json": records,
-    "shards": shards,
-    "classes": class_folders,
-    "folder": folder,
-}
-
-
-def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> Dataset:
-    """Read the dataset in the folder `path`, or the single caption file `path` with the images beside it.
-
-    `layout` is a name in LAYOUTS; without it, the layout is detected from the contents. Raises DatasetError.
-    """
-    try:
-        place = Place.of(path)
-        name, files = _detect(place) if layout is None else _named(place, layout)
-        dataset = assemble(place, name, LAYOUTS[name].read(place, files))
-        if LAYOUTS[name] not in (folder, shards):  # `folder` reports these itself; shards contain their captions
-            dataset.problems.extend(_unread(place))
-        if LAYOUTS[name] in (imagefolder, records) and not any(e.captions for part in dataset.values() for e in part):
-            detail = f"names images and no captions, which are looked for under {', '.join(CAPTION_COLUMNS)}"
-            dataset.problems.extend(Problem("unread file", place.name(file), detail) for file in files)
-    except OSError as error:
-        file = error.filename or path
-        raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    if not dataset:
-        first = "".join(f"; {problem.where}: {problem.detail}" for problem in dataset.problems[:1])
-        raise DatasetError(f"{path}: names no image, read in the layout {name!r}{first}; check its contents")
-    return dataset
-
-
-def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
-    """Return the images of a split that have captions. Raises DatasetError if none has."""
-    images = open_dataset(path).split(split)
-    captioned = images.subset([place for place, example in enumerate(images) if example.captions])
-    if not len(captioned):
-        raise DatasetError(f"{path}: no image of split {split!r} has a caption to compare with")
-    return captioned
-
-
-def stated_captions(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
-    """Yield what the caption files at `path` state, image by image; the images themselves need not exist.
-
-    Reads every layout that `open_dataset` detects, and COCO annotations without file names. Raises DatasetError.
-    """
-    try:
-        place = Place.of(path)
-        if place.file and (bare := coco.without_images(place.file)):
-            yield from coco.entries(bare, place.file, place.name(place.file), "")
-            return
-        name, files = _detect(place)
-        yield from LAYOUTS[name].read(place, files)
-    except OSError as error:
-        file = error.filename or path
-        raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-
-
-def _detect(place: Place) -> tuple[str, list[Path]]:
-    for name, layout in LAYOUTS.items():
-        if files := layout.detect(place):
-            return name, files
-    if place.file and place.file.suffix.casefold() == ".json":
-        read_json(place.file)  # reports malformed JSON
-    named = place.file or place.root
-    if place.file and (advice := way_out(place.file)):
-        raise DatasetError(f"{named}: {place.file.suffix} is not read; {advice}")
-    for problem in folder.unread(place.root) if not place.file else ():
-        raise DatasetError(f"{named}: no captions that can be read; {problem.where}: {problem.detail}")
-    looked_for = "; ".join(f"{name}: {layout.LOOKS_FOR}" for name, layout in LAYOUTS.items())
-    raise DatasetError(f"{named}: no known dataset layout ({_contents(place)}); looked for {looked_for}")
-
-
-def _unread(place: Place) -> Iterator[Problem]:
-    """Yield a Problem for each caption file, here and in the split folders, of an unsupported format."""
-    if place.file:
-        return
-    inner = place.split_folders("data")
-    for path in sorted(path for where in (place.root, *inner) for path in where.iterdir()):
-        if (advice := way_out(path)) and path.is_file():
-            yield Problem("unread file", place.name(path), f"{path.suffix} is not read; {advice}")
-
-
-def _named(place: Place, layout: str) -> tuple[str, list[Path]]:
-    if layout not in LAYOUTS:
-        near = get_close_matches(layout.casefold(), LAYOUTS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DatasetError(f"dataset layout {layout!r} is unknown; {hint}there are {', '.join(LAYOUTS)}")
-    files = [place.file] if place.file else LAYOUTS[layout].detect(place)
-    if not files:
-        looked_for = LAYOUTS[layout].LOOKS_FOR
-        raise DatasetError(f"{place.root}: not in the layout {layout!r} ({_contents(place)}); looked for {looked_for}")
-    return layout, files
-
-
-def _contents(place: Place) -> str:
-    if place.file:
-        return "neither its name nor its beginning fits one"
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in place.root.iterdir())
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"it holds {', '.join(map(ascii, names[:5]))}{more}" if names else "it is empty"

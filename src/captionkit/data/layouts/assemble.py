@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captionkit.data.layouts.caption_set import Dataset, Example, Problem, normalise_split, split_of_folder, whole
-from captionkit.data.layouts.captions import checked_captions
-from captionkit.data.layouts.finder import ImageFinder
+from captionkit.data.layouts.caption_values import checked_captions
+from captionkit.data.layouts.image_finder import ImageFinder
 from captionkit.errors import DatasetError
 from captionkit.utils import paths
-from captionkit.utils.files import IMAGE_SUFFIXES, Member
+from captionkit.utils.archive import ArchiveMember
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 # Folders whose caption files belong to the dataset one level up.
 _TEXT_FOLDERS = ("annotations", "flickr8k_text")
@@ -89,11 +90,11 @@ class Entry:
     split: str
     source: str
     folder: Path | None = None
-    member: Member | None = None
+    member: ArchiveMember | None = None
     label: str = ""
 
 
-class Row(NamedTuple):
+class CaptionRow(NamedTuple):
     """One row of a table: an image and some of its captions as stated; split and label are "" if not given."""
 
     image: str
@@ -102,13 +103,13 @@ class Row(NamedTuple):
     label: str = ""
 
 
-def by_image(rows: Iterable[Row | Problem], source: str) -> Iterator[Entry | Problem]:
+def by_image(rows: Iterable[CaptionRow | Problem], source: str) -> Iterator[Entry | Problem]:
     """Join the rows that name the same image; images in the order of their first rows.
 
     An image's id is that name, or an integer if the name consists of digits only.
     """
     images: dict[tuple[str, str], list[object]] = {}
-    firsts: dict[tuple[str, str], Row] = {}
+    firsts: dict[tuple[str, str], CaptionRow] = {}
     for row in rows:
         if isinstance(row, Problem):
             yield row

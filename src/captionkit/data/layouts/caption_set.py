@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
 from captionkit.errors import DatasetError
-from captionkit.utils.files import Member
+from captionkit.utils.archive import ArchiveMember
 
 # Karpathy's "restval" is the part of COCO's validation images that is used for training.
 _SPLIT_NAMES = {
@@ -35,7 +35,7 @@ class Example:
     """
 
     id: int | str
-    image: Path | Member | bytes
+    image: Path | ArchiveMember | bytes
     captions: tuple[str, ...]
     label: str = ""
 

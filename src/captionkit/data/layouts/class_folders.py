@@ -18,10 +18,10 @@ from pathlib import Path
 
 from captionkit.data.layouts.assemble import Entry, Place
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
-from captionkit.data.layouts.finder import is_image_folder
+from captionkit.data.layouts.image_finder import is_image_folder
 from captionkit.data.layouts.reading import peek_line, read_lines
 from captionkit.errors import DatasetError
-from captionkit.utils.files import IMAGE_SUFFIXES
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 LOOKS_FOR = "folders called after what their images show (NAME/1.jpg), here or in train/, valid/, test/"
 TEMPLATES_FILE, NAMES_FILE = "templates.txt", "names.txt"

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from captionkit.data.layouts import records
+from captionkit.data.layouts import json_records
 from captionkit.data.layouts.assemble import Entry, Place
 from captionkit.data.layouts.caption_set import Problem, is_id, split_of_file, whole
-from captionkit.data.layouts.captions import shown
+from captionkit.data.layouts.caption_values import shown
 from captionkit.data.layouts.reading import peek, read_json
 from captionkit.errors import DatasetError
 
@@ -29,7 +29,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
     for file in files:
         content, source, split = read_json(file), place.name(file), split_of_file(file.stem) or ""
         if _by_file_names(content):
-            yield from records.entries(content, file, source, split)
+            yield from json_records.entries(content, file, source, split)
         else:
             yield from entries(_with_images(content), file, source, split)
 
@@ -69,7 +69,7 @@ def _by_file_names(content: Any) -> bool:
     first = listed[0] if isinstance(listed, list) and listed else None
     if not isinstance(first, dict) or is_id(whole(first.get("image_id"))):
         return False
-    row = records.record(first, "")
+    row = json_records.record(first, "")
     return not isinstance(row, Problem) and bool(row.captions)
 
 

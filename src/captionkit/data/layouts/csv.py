@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from captionkit.data.layouts.assemble import Entry, Place, Row, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
 from captionkit.data.layouts.caption_set import Problem, split_of_file
-from captionkit.data.layouts.captions import CAPTION_COLUMNS
+from captionkit.data.layouts.caption_values import CAPTION_COLUMNS
 from captionkit.data.layouts.reading import first_line, peek_line, read_lines, read_text
 from captionkit.errors import DatasetError
-from captionkit.utils.files import IMAGE_SUFFIXES
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 IMAGE_COLUMNS = (
     *("file_name", "filename", "image", "image_name", "image_path", "image_file", "image_file_name"),
@@ -66,7 +66,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
         yield from by_image(stated, source)
 
 
-def rows(file: Path, source: str) -> Iterator[Row | Problem]:
+def rows(file: Path, source: str) -> Iterator[CaptionRow | Problem]:
     """Yield the rows after the header. Raises DatasetError if the file is not CSV; an invalid row becomes a Problem."""
     if bare_fields(peek_line(file)):
         yield from _bare_rows(file, source)
@@ -127,11 +127,11 @@ def _is_bare(file: Path) -> bool:
     return fields is not None and re.search(r"[^\W\d_]", fields[1]) is not None and "lemma" not in file.name.casefold()
 
 
-def _bare_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+def _bare_rows(file: Path, source: str) -> Iterator[CaptionRow | Problem]:
     for number, line in read_lines(file):
         fields = bare_fields(line)
         if fields:
-            yield Row(fields[0], [fields[1]], "")
+            yield CaptionRow(fields[0], [fields[1]], "")
         else:
             detail = "it does not begin with the name of an image file and a separator"
             yield Problem("malformed row", f"{source}, line {number}", detail)
@@ -149,7 +149,7 @@ def _columns(header: str) -> _Columns | None:
     return None
 
 
-def _row(cells: list[str], header: _Columns, where: str) -> Row | Problem:
+def _row(cells: list[str], header: _Columns, where: str) -> CaptionRow | Problem:
     if len(cells) > header.width and header.caption == header.width - 1:
         cells = [*cells[: header.caption], header.delimiter.join(cells[header.caption :])]  # unquoted commas
     if len(cells) != header.width:
@@ -158,4 +158,4 @@ def _row(cells: list[str], header: _Columns, where: str) -> Row | Problem:
     if not image:
         return Problem("caption without image", where, ascii(caption[:80]))
     split, label = ("" if column is None else cells[column].strip() for column in (header.split, header.label))
-    return Row(image, [caption], split, label)
+    return CaptionRow(image, [caption], split, label)

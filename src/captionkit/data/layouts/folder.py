@@ -13,9 +13,9 @@ from pathlib import Path
 
 from captionkit.data.layouts.assemble import Entry, Place
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
-from captionkit.data.layouts.captions import MAX_CAPTIONS, SIDECARS, captions_of_file
-from captionkit.data.layouts.foreign import way_out
-from captionkit.utils.files import IMAGE_SUFFIXES
+from captionkit.data.layouts.caption_values import MAX_CAPTIONS, SIDECARS, captions_of_file
+from captionkit.data.layouts.unsupported import way_out
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 LOOKS_FOR = "images (.jpg, .png, .webp, ...) at any depth, with or without captions beside them (.txt, .caption, .json)"
 _CAPTION_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".token")

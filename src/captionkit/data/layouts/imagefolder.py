@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import Entry, Place, Row, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
 from captionkit.data.layouts.csv import rows
+from captionkit.data.layouts.json_records import record
 from captionkit.data.layouts.reading import peek, read_json_lines
-from captionkit.data.layouts.records import record
 
 LOOKS_FOR = "metadata.jsonl or metadata.csv with file_name, here or in train/, validation/, test/"
 _NAMES = ("metadata.jsonl", "metadata.csv")
@@ -38,14 +38,14 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
         yield from by_image((row if isinstance(row, Problem) else _placed(row, place, file) for row in stated), source)
 
 
-def _placed(row: Row, place: Place, file: Path) -> Row:
+def _placed(row: CaptionRow, place: Place, file: Path) -> CaptionRow:
     """Return the row with its path from the root and, unless it states its split, the split of its folder."""
     image = row.image if file.parent == place.root else f"{place.name(file.parent)}/{row.image}"
     folders = (file.parent.name, row.image.split("/", 1)[0])
     split = row.split or next(filter(None, map(split_of_folder, folders)), "")
-    return Row(image, row.captions, split, row.label)
+    return CaptionRow(image, row.captions, split, row.label)
 
 
-def _json_rows(file: Path, source: str) -> Iterator[Row | Problem]:
+def _json_rows(file: Path, source: str) -> Iterator[CaptionRow | Problem]:
     for line, value in read_json_lines(file):
         yield record(value, f"{source}, line {line}")

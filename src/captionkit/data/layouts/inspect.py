@@ -15,7 +15,7 @@ import numpy as np
 
 from captionkit.data.layouts.caption_set import CaptionSet, Dataset, Example, Problem
 from captionkit.errors import ImageError, TokenizerError
-from captionkit.utils.files import Member
+from captionkit.utils.archive import ArchiveMember
 
 _NAMES_SHOWN = 5
 _BINS_SHOWN = 9
@@ -152,7 +152,7 @@ def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
             # train/1.jpg and val/1.jpg are usually different images; an equal id or size shows that they are one.
             splits_of: dict[tuple[str, object], set[str]] = defaultdict(set)
             for split, example in places:
-                if not isinstance(example.image, Member):  # each shard numbers its samples from 0
+                if not isinstance(example.image, ArchiveMember):  # each shard numbers its samples from 0
                     splits_of["id", example.id].add(split)
                 splits_of["size", _size(example.image)].add(split)
             splits = set().union(*(found for found in splits_of.values() if len(found) > 1))
@@ -161,8 +161,8 @@ def _shared_images(dataset: Dataset) -> dict[str, list[str]]:
     return shared
 
 
-def _size(image: Path | Member | bytes) -> int:
-    if isinstance(image, Member):
+def _size(image: Path | ArchiveMember | bytes) -> int:
+    if isinstance(image, ArchiveMember):
         return image.size
     return image.stat().st_size if isinstance(image, Path) else len(image)
 

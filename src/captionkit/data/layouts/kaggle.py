@@ -9,7 +9,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import Entry, Place, Row, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
 from captionkit.data.layouts.caption_set import Problem
 from captionkit.data.layouts.reading import peek_line, read_lines
 
@@ -31,13 +31,13 @@ def _is_header(line: str) -> bool:
     return line.casefold().replace('"', "").replace(" ", "") == "image,caption"
 
 
-def _rows(file: Path, source: str) -> Iterator[Row | Problem]:
+def _rows(file: Path, source: str) -> Iterator[CaptionRow | Problem]:
     for number, line in read_lines(file):
         if number == 1 and _is_header(line):
             continue
         image, caption = _fields(line)
         if image.strip():
-            yield Row(image.strip(), [caption], "")
+            yield CaptionRow(image.strip(), [caption], "")
         else:
             yield Problem("caption without image", f"{source}, line {number}", ascii(line[:80]))
 

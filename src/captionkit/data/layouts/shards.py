@@ -21,11 +21,12 @@ from typing import Any
 
 from captionkit.data.layouts.assemble import Entry, Place
 from captionkit.data.layouts.caption_set import Problem, id_of_file, split_of_file, split_of_folder
-from captionkit.data.layouts.captions import MAX_CAPTIONS, SIDECARS, captions_of_file
+from captionkit.data.layouts.caption_values import MAX_CAPTIONS, SIDECARS, captions_of_file
 from captionkit.data.layouts.tar import walk
 from captionkit.errors import CaptionkitError
-from captionkit.utils import files
-from captionkit.utils.files import IMAGE_SUFFIXES, Member
+from captionkit.utils import atomic_write, paths
+from captionkit.utils.archive import ArchiveMember
+from captionkit.utils.paths import IMAGE_SUFFIXES
 from captionkit.utils.progress import track
 
 LOOKS_FOR = "tar shards, not compressed (train-000000.tar, 00000.tar, val.tar), here or in train/, val/, test/"
@@ -71,7 +72,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
             yield Entry(known, member.name, captions, split, source, member=member)
 
 
-def pictures(path: Path) -> Iterator[Member | Problem]:
+def pictures(path: Path) -> Iterator[ArchiveMember | Problem]:
     """Yield the images in one shard, in its order, without their captions."""
     samples, problems = _contents(path)
     yield from (problem for problem in problems if problem.kind not in ("malformed caption", "missing image"))
@@ -90,7 +91,7 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, ending.casefold()
 
 
-Samples = list[tuple[Member, list[Any]]]
+Samples = list[tuple[ArchiveMember, list[Any]]]
 
 
 def _contents(path: Path) -> tuple[Samples, list[Problem]]:
@@ -98,11 +99,11 @@ def _contents(path: Path) -> tuple[Samples, list[Problem]]:
     status = path.stat()
     facts = repr((_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns))
     cached = (
-        files.cache_folder() / "shards" / f"{hashlib.sha256(facts.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
+        paths.cache_folder() / "shards" / f"{hashlib.sha256(facts.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
     )
     with suppress(OSError, ValueError, TypeError, KeyError):  # missing, or not a valid cache file
         content = json.loads(cached.read_text(encoding="utf-8"))
-        samples = [(Member(path, *where), captions) for *where, captions in content["samples"]]
+        samples = [(ArchiveMember(path, *where), captions) for *where, captions in content["samples"]]
         return samples, [Problem(*problem) for problem in content["problems"]]
     samples, problems = _scan(path)
     content = {
@@ -110,13 +111,13 @@ def _contents(path: Path) -> tuple[Samples, list[Problem]]:
         "problems": [(problem.kind, problem.where, problem.detail) for problem in problems],
     }
     with suppress(CaptionkitError):  # an unwritable cache costs time, but is not an error
-        files.write_text(cached, json.dumps(content))
+        atomic_write.write_text(cached, json.dumps(content))
     return samples, problems
 
 
 @dataclass
 class _Sample:
-    picture: Member | None = None
+    picture: ArchiveMember | None = None
     captions: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -149,7 +150,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
     return samples, problems
 
 
-def _captions(member: Member, ending: str, problems: list[Problem]) -> list[Any]:
+def _captions(member: ArchiveMember, ending: str, problems: list[Problem]) -> list[Any]:
     if member.size > MAX_CAPTIONS:
         detail = f"{member.size:,} bytes, but captions of an image may have {MAX_CAPTIONS:,}; they are left out"
         problems.append(Problem("malformed caption", member.name, detail))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from captionkit.data.layouts.caption_set import Problem
-from captionkit.utils.files import Member
+from captionkit.utils.archive import ArchiveMember
 
 _BLOCK = tarfile.BLOCKSIZE
 #: the largest extra header that is read: long names and pax records
@@ -23,7 +23,7 @@ _PAX, _PAX_GLOBAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def walk(path: Path) -> Iterator[Member | Problem]:
+def walk(path: Path) -> Iterator[ArchiveMember | Problem]:
     """Yield the regular files in the archive at `path`, in order, and a Problem for everything unusual.
 
     What follows damage cannot be found and is left out. The `where` of a Problem is a member's name, or the archive's.
@@ -40,7 +40,7 @@ class _Damage(Exception):  # noqa: N818
     """The rest of the archive cannot be read."""
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[Member | Problem]:
+def _members(path: Path, file: BinaryIO) -> Iterator[ArchiveMember | Problem]:
     end = file.seek(0, 2)
     if kind := next((kind for magic, kind in _COMPRESSED.items() if _read(file, 0, 6).startswith(magic)), None):
         yield Problem("compressed shard", path.name, f"is packed by {kind}, and only plain .tar is read; unpack it")
@@ -73,7 +73,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[Member | Problem]:
 
 def _usable(
     path: Path, name: str, info: tarfile.TarInfo, given: dict[str, str], start: int, size: int
-) -> Member | Problem | None:
+) -> ArchiveMember | Problem | None:
     """Return the member, or why it cannot be used; None for folders and for hidden files, which some systems add."""
     parts = name.replace("\\", "/").split("/")
     if info.isdir() or parts[-1].startswith("."):
@@ -84,7 +84,7 @@ def _usable(
     if sparse or not info.isreg():
         kind = "link" if info.islnk() or info.issym() else "not a plain file"
         return Problem(f"{kind} in a shard", name, "left out; `tar --dereference --hard-dereference` stores the file")
-    return Member(path, name.removeprefix("./"), start, size)
+    return ArchiveMember(path, name.removeprefix("./"), start, size)
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:

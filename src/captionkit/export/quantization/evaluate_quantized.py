@@ -10,7 +10,7 @@ import numpy as np
 from captionkit.data.images import Source
 from captionkit.data.layouts import CaptionSet
 from captionkit.errors import CaptionkitError
-from captionkit.export.quantization.report import Step
+from captionkit.export.quantization.report import QuantizationStep
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.onnx_runtime import OnnxStepper
@@ -41,7 +41,7 @@ class QuantizedEvaluator:
         if judged is not None:
             self.described += f" of {judged.name}, split {judged.split}"
 
-    def __call__(self, quantised: Mapping[str, bytes]) -> list[Step]:
+    def __call__(self, quantised: Mapping[str, bytes]) -> list[QuantizationStep]:
         """Evaluate float32, then the encoder in 8 bits, then encoder and decoder in 8 bits.
 
         Raises CaptionkitError if no image of the split could be captioned.
@@ -101,9 +101,9 @@ def _step(
     exact: list[str | None],
     scores: Scores | None,
     first: Scores | None,
-) -> Step:
+) -> QuantizationStep:
     same = float(np.mean([ours == theirs for ours, theirs in zip(captions, exact, strict=True)]))
-    step = Step(name, sum(map(len, graphs.values())) / 1e6, *speed, same)
+    step = QuantizationStep(name, sum(map(len, graphs.values())) / 1e6, *speed, same)
     if scores is None or first is None:
         return step
     if scores is first:

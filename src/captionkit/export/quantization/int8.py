@@ -13,7 +13,7 @@ from captionkit.data.layouts import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.quantization.calibration_images import pictures_of, spread_pictures
 from captionkit.export.quantization.evaluate_quantized import QuantizedEvaluator
-from captionkit.export.quantization.kl import walk
+from captionkit.export.quantization.kl_divergence import walk
 from captionkit.export.quantization.mixed_precision import DecoderSparing, EncoderSparing
 from captionkit.export.quantization.report import Int8Report, card_with
 from captionkit.inference.model_folder import (

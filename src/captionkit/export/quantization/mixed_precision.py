@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from captionkit.export.quantization.graph_passes import quicken
-from captionkit.export.quantization.kl import Trace, encode, feature_error, feeds, nats_per_word
+from captionkit.export.quantization.kl_divergence import Trace, encode, feature_error, feeds, nats_per_word
 from captionkit.export.quantization.quantize import Calibrated, Feed, calibrate, quantised, work_of
-from captionkit.export.quantization.report import Part
+from captionkit.export.quantization.report import QuantizedGraph
 from captionkit.export.quantization.weight_compression import plain_graph
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.onnx_runtime import IMAGES, OnnxStepper
@@ -33,9 +33,9 @@ class Sparing(ABC):
         self.graph = quicken(plain_graph(graphs[self.name]))
         self.work = work_of(self.graph)
         self.units = list(self.work)
-        self.tried: dict[int, Part] = {}
+        self.tried: dict[int, QuantizedGraph] = {}
 
-    def choose(self, drift: float) -> Part:
+    def choose(self, drift: float) -> QuantizedGraph:
         """Return the graph with the fewest float units that loses at most `drift` nats per word, or the closest to it.
 
         Losses add up, so the loss falls with the number of float units and a binary search finds that number.
@@ -52,12 +52,14 @@ class Sparing(ABC):
                 too_few = middle
         return self._spare(enough)
 
-    def _spare(self, many: int) -> Part:
+    def _spare(self, many: int) -> QuantizedGraph:
         if many not in self.tried:
             spared = self._order[:many] if many else []
             content = self._quantised(spared)
             nats, error = self.measure(content, self.walked)
-            self.tried[many] = Part(self.name, len(self.units), tuple(spared), nats, error, len(content), content)
+            self.tried[many] = QuantizedGraph(
+                self.name, len(self.units), tuple(spared), nats, error, len(content), content
+            )
         return self.tried[many]
 
     @cached_property

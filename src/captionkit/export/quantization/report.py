@@ -21,7 +21,7 @@ def card_without(card: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class Part:
+class QuantizedGraph:
     """One of the two quantized graphs.
 
     units: the number of its convolutions and matrix products; spared: those that stay in 32 bits. nats: the KL
@@ -44,7 +44,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Step:
+class QuantizationStep:
     """The captioner's scores relative to float32, its size and its speed after one quantization step.
 
     cider, loss, low and high are None if nothing was scored; loss, low and high are shares of float32's score, with low
@@ -81,8 +81,8 @@ class Int8Report:
     """The calibration and evaluation images, the two graphs, and the steps from float32 to both graphs in 8 bits."""
 
     calibration: str
-    parts: tuple[Part, ...]
-    steps: tuple[Step, ...]
+    parts: tuple[QuantizedGraph, ...]
+    steps: tuple[QuantizationStep, ...]
     judged: str
 
     @property

@@ -43,7 +43,7 @@ class Stepper(Protocol):
     def overview(self, state: State) -> NDArray[np.float32] | None:
         """Return the features [B,D] of a state from `begin` that a caption's confidence may use; None without any.
 
-        See captionkit.inference.confidence.
+        See captionkit.inference.caption_confidence.
         """
 
     def step(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from captionkit.metrics.meteor.lexicon import LexiconWord
 from captionkit.metrics.meteor.paraphrases import Paraphrases, Phrase
-from captionkit.metrics.meteor.words import Word
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 
@@ -37,11 +37,11 @@ class Sentence:
     parts: all its phrases. partners: cache of the matches found in this sentence, by word of the other side.
     """
 
-    words: Sequence[Word]
+    words: Sequence[LexiconWord]
     spelt: str = ""
     phrases: Sequence[Phrase] = ()
     parts: frozenset[str] = frozenset()
-    partners: dict[Word, list[Match]] = field(default_factory=dict)
+    partners: dict[LexiconWord, list[Match]] = field(default_factory=dict)
     keys: list[int] = field(init=False)
     function_words: int = field(init=False)
 
@@ -69,7 +69,7 @@ def possible_matches(candidate: Sentence, reference: Sentence, paraphrases: Para
     return matches
 
 
-def _partners(candidate: Sentence, word: Word) -> list[Match]:
+def _partners(candidate: Sentence, word: LexiconWord) -> list[Match]:
     """Return the candidate's matches of a single word: by spelling, then by stem, then by synsets."""
     found = candidate.partners.get(word)
     if found is None:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captionkit.metrics.core import Floats, Result, Tokens, checked_batch
 from captionkit.metrics.meteor.aligner import align
 from captionkit.metrics.meteor.data import data_folder, jar_of, paraphrases_of, read_tables
+from captionkit.metrics.meteor.lexicon import Lexicon
 from captionkit.metrics.meteor.matches import Match, Sentence, parts_of, possible_matches
 from captionkit.metrics.meteor.normalizer import CONTROLS, normalize
 from captionkit.metrics.meteor.paraphrases import Paraphrases
 from captionkit.metrics.meteor.table import LONGEST, load_table
-from captionkit.metrics.meteor.words import Lexicon
+from captionkit.metrics.metric import Floats, MetricResult, Tokens, checked_batch
 
 # Parameters tuned for the ranking task, the default for English (Denkowski and Lavie 2014, table 3).
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -55,16 +55,16 @@ class Meteor:
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
         """Add a batch: one candidate per image, and the references of each.
 
-        Raises ValueError as `Collected.update` does.
+        Raises ValueError as `CaptionCollector.update` does.
         """
         images = list(map(_lines, *checked_batch(candidates, references)))
         for first in range(0, len(images), _AT_ONCE):
             self._take(images[first : first + _AT_ONCE])
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Return the scores of all images so far."""
         statistics = np.array(self._statistics, np.float64).reshape(-1, _COUNTED)
-        return Result(self.names, _scores(statistics), statistics, _scores)
+        return MetricResult(self.names, _scores(statistics), statistics, _scores)
 
     def _take(self, images: Sequence[Sequence[str]]) -> None:
         sentences = self._sentences(dict.fromkeys(line for lines in images for line in lines))

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.meteor.data import damaged
-from captionkit.utils.files import cache_folder, write_bytes
+from captionkit.utils.atomic_write import write_bytes
+from captionkit.utils.paths import cache_folder
 
 Arrays = dict[str, Any]
 #: the maximum number of words of a phrase

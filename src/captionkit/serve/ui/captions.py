@@ -9,8 +9,8 @@ from typing import Any
 
 from captionkit.data.images import open_image
 from captionkit.errors import CaptionkitError
+from captionkit.inference.caption_confidence import check_confidence
 from captionkit.inference.captioner import Outcome
-from captionkit.inference.confidence import check_confidence
 from captionkit.inference.search import Decoding
 from captionkit.serve.logs import LOG
 from captionkit.serve.service import Service

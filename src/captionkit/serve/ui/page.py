@@ -23,7 +23,7 @@ from captionkit.serve.service import Service
 from captionkit.serve.ui.captions import MOST_PHOTOS, captioned, records_of
 from captionkit.serve.ui.cards import results
 from captionkit.serve.ui.file_guard import conform, guard_files
-from captionkit.utils.files import EXTRA_SUFFIXES
+from captionkit.utils.paths import EXTRA_SUFFIXES
 from captionkit.viz.page import escaped
 
 STATIC = Path(__file__).parent / "static"

@@ -20,9 +20,9 @@ from captionkit.data.images import Preprocessing, load_image
 from captionkit.data.layouts import CaptionSet, Example
 from captionkit.errors import ImageError, TrainingError
 from captionkit.models.encoder import Encoder
-from captionkit.utils import files
-from captionkit.utils.files import Member
-from captionkit.utils.memory import is_memory_error
+from captionkit.utils import atomic_write, paths
+from captionkit.utils.archive import ArchiveMember
+from captionkit.utils.out_of_memory import is_out_of_memory
 
 _CHUNK = 32
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,7 +63,7 @@ def cached_features(
     computes it. Raises TrainingError if the disk is full, or if the features overflow float16.
     """
     shape = (len(captions), 2 if flips else 1, *_shape(encoder, preprocessing))
-    path = files.cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
+    path = paths.cache_folder() / "features" / f"{_key(encoder, captions, preprocessing, flips, precision)}.npy"
     partial, notes = path.with_suffix(".partial"), path.with_suffix(".broken.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def cached_features(
                 _check_space(path.parent, shape)
                 try:
                     broken = _compute(encoder, captions, preprocessing, shape, partial, precision, shown)
-                    files.write_text(notes, json.dumps(broken))
+                    atomic_write.write_text(notes, json.dumps(broken))
                     partial.replace(path)
                 finally:
                     partial.unlink(missing_ok=True)  # may be large, and the disk may be full
@@ -143,7 +143,7 @@ def _encode_what_fits(encoder: Encoder, images: np.ndarray, precision: str) -> n
     try:
         return _encode(encoder, images, precision)
     except (RuntimeError, MemoryError) as error:
-        if not is_memory_error(error):
+        if not is_out_of_memory(error):
             raise
         if len(images) == 1:
             remedy = "lower image.height and image.width, or take a smaller encoder.name"
@@ -187,10 +187,10 @@ def _key(encoder: Encoder, captions: CaptionSet, preprocessing: Preprocessing, f
     return digest.hexdigest()[:32]
 
 
-def _version(image: Path | Member | bytes) -> object:
+def _version(image: Path | ArchiveMember | bytes) -> object:
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
-    path, place = (image.archive, (image.offset, image.size)) if isinstance(image, Member) else (image, ())
+    path, place = (image.archive, (image.offset, image.size)) if isinstance(image, ArchiveMember) else (image, ())
     try:
         status = path.stat()
     except OSError:

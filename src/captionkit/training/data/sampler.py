@@ -11,7 +11,7 @@ import numpy as np
 from captionkit.data.layouts import Example
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.random_streams import MIX, ORDER, round_robin
-from captionkit.utils.files import Member
+from captionkit.utils.archive import ArchiveMember
 
 #: (turn, index) of each image of a batch
 Keys = list[tuple[int, int]]
@@ -90,7 +90,7 @@ _SIDE_BY_SIDE, _WINDOW = 8, 4096
 
 def shards_of(examples: Sequence[Example]) -> list[Path] | None:
     """Return the shard of each image; None if not all images are stored in shards."""
-    shards = [example.image.archive for example in examples if isinstance(example.image, Member)]
+    shards = [example.image.archive for example in examples if isinstance(example.image, ArchiveMember)]
     return shards if len(shards) == len(examples) else None
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from captionkit.errors import TrainingError
 from captionkit.training.run.progress import Progress
-from captionkit.utils.memory import is_memory_error
+from captionkit.utils.out_of_memory import is_out_of_memory
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def memory_errors(progress: Progress) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_memory_error(error):
+        if not is_out_of_memory(error):
             raise
         remedy = "start again with a larger optimizer.accumulate or a smaller optimizer.batch_size"
         raise TrainingError(f"out of memory after step {progress.step}; {remedy}") from None

@@ -28,7 +28,7 @@ from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import pack, packed_rows
 from captionkit.training.data.feature_cache import ConcatFeatures, Shown
 from captionkit.training.data.soft_targets import SoftTargets
-from captionkit.utils import files
+from captionkit.utils import paths
 
 #: number of most probable words stored per distribution, renormalized to sum to 1
 _KEPT = 32
@@ -75,7 +75,7 @@ def soft_targets(
     Raises TrainingError if the cache cannot be written, for example because the disk is full.
     """
     key = _key(teachers, tokens, recipe.run.precision)
-    path = files.cache_folder() / "targets" / f"{key}.npy"
+    path = paths.cache_folder() / "targets" / f"{key}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with accelerator.main_process_first(), FileLock(path.with_suffix(".lock")):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from captionkit.data.tokenizer import EOS, Tokenizer
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
-from captionkit.metrics.core import Floats
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
+from captionkit.metrics.metric import Floats
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 
 

@@ -10,7 +10,7 @@ from captionkit.errors import CaptionkitError
 from captionkit.training.report import curves, examples, provenance, results
 from captionkit.training.report.run_data import RunData, write_captions
 from captionkit.training.run.run_dir import REPORT, REPORT_TEXT
-from captionkit.utils import files, paths
+from captionkit.utils import atomic_write, paths
 from captionkit.viz.document import Block, Document, Paragraph, Section
 from captionkit.viz.document_html import document_html
 from captionkit.viz.document_markdown import document_markdown
@@ -38,8 +38,8 @@ def write_report(material: RunData) -> Path:
     A section that fails is replaced by a line with the reason. Raises CaptionkitError if the folder cannot be written.
     """
     document = _document(material)
-    files.write_text(material.path / REPORT_TEXT, document_markdown(document))
-    files.write_text(material.path / REPORT, document_html(document))
+    atomic_write.write_text(material.path / REPORT_TEXT, document_markdown(document))
+    atomic_write.write_text(material.path / REPORT, document_html(document))
     return material.path / REPORT
 
 

@@ -18,7 +18,7 @@ from captionkit.training.report import RunData, write_report
 from captionkit.training.run.run_dir import CURVES, METRICS, RECIPE, REPORT, REPORT_TEXT
 from captionkit.training.run.sessions import read_sessions
 from captionkit.utils import paths
-from captionkit.utils.outputs import check_file, is_report
+from captionkit.utils.output_checks import check_output_file, is_report
 from captionkit.viz.curves import draw_curves
 
 
@@ -31,7 +31,7 @@ def report_run(run: Path, data: Sequence[Path] | None = None) -> Path:
     if not paths.is_file(run / RECIPE):
         raise CaptionkitError(f"{run}: holds no run ({RECIPE} not found); give a folder that `captionkit train` made")
     for name in (REPORT, REPORT_TEXT):
-        check_file(run / name, is_report)
+        check_output_file(run / name, is_report)
     rows = read_metrics(run) if paths.exists(run / METRICS) and (run / METRICS).stat().st_size else []
     material = RunData(run, load_recipe(str(run / RECIPE)), rows, read_sessions(run), live=_is_live(run))
     material.whole = material.best is not None

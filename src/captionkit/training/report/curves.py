@@ -8,7 +8,7 @@ from captionkit.training.report.formatting import brief, minutes
 from captionkit.training.report.run_data import RunData
 from captionkit.training.run.run_dir import CURVES
 from captionkit.viz.curves import curve_drawings
-from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Row, Table
+from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Table, TableRow
 
 #: what a session's seconds were spent on, in display order
 _SPENT = {
@@ -40,13 +40,13 @@ def speed(material: RunData) -> list[Block]:
     tokens = [row["tokens_per_second"] for row in material.rows if row.get("tokens_per_second") is not None]
     if tokens:
         meaning = "words learnt, all processes together; median of the run"
-        rows.append(Row("tokens a second", [f"{median(tokens):,.0f}"], meaning))
+        rows.append(TableRow("tokens a second", [f"{median(tokens):,.0f}"], meaning))
     if material.sessions:
         rows += _of_sittings(material)
     elif "minutes" in material.provenance:
         facts = material.provenance
         each = facts["minutes"] / max(facts["epoch"], 1e-9)
-        rows.append(Row("minutes an epoch", [brief(each)], "evaluations included"))
+        rows.append(TableRow("minutes an epoch", [brief(each)], "evaluations included"))
     blocks: list[Block] = [Table(["speed", "value"], rows)] if rows else []
     spent: dict[str, float] = {}
     for session in material.sessions:
@@ -60,7 +60,7 @@ def speed(material: RunData) -> list[Block]:
     return blocks or [Paragraph("The run has left no times.")]
 
 
-def _of_sittings(material: RunData) -> list[Row]:
+def _of_sittings(material: RunData) -> list[TableRow]:
     """Return rows on speed, computed from the epochs and seconds of all sessions."""
     learning, whole, epochs = 0.0, 0.0, 0.0
     for session in material.sessions:
@@ -73,7 +73,7 @@ def _of_sittings(material: RunData) -> list[Row]:
     if not (epochs and learning and images):
         return []
     return [
-        Row("images a second", [brief(epochs * images / learning)], "learnt with all their captions"),
-        Row("minutes an epoch", [brief(learning / epochs / 60)], "of learning alone"),
-        Row("with evaluations", [brief((learning + whole) / epochs / 60)], "minutes an epoch, checkpoints too"),
+        TableRow("images a second", [brief(epochs * images / learning)], "learnt with all their captions"),
+        TableRow("minutes an epoch", [brief(learning / epochs / 60)], "of learning alone"),
+        TableRow("with evaluations", [brief((learning + whole) / epochs / 60)], "minutes an epoch, checkpoints too"),
     ]

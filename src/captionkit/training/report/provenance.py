@@ -9,7 +9,7 @@ from captionkit.training.config.recipe import recipe_fields
 from captionkit.training.report.formatting import minutes, moment, same_or_each
 from captionkit.training.report.run_data import RunData
 from captionkit.training.run.sessions import DONE, Session
-from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Row, Table
+from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Table, TableRow
 
 _NAMED = 20  # most skipped items that are listed
 
@@ -23,7 +23,7 @@ def data(material: RunData) -> list[Block]:
         if split:
             counts = [f"{split[name]:,}" if name in split else "unknown" for name in ("pictures", "captions")]
             rows.append(
-                Row(str(split.get("split", what)), [*counts, split.get("fingerprint", "")[:12] or "unknown"], said)
+                TableRow(str(split.get("split", what)), [*counts, split.get("fingerprint", "")[:12] or "unknown"], said)
             )
     blocks: list[Block] = [
         Paragraph(
@@ -63,7 +63,7 @@ def sessions(material: RunData) -> list[Block]:
         end = "under way" if going else session.end.removeprefix(DONE) or "killed, as it said nothing"
         steps = f"{session.first_step:,} to {session.step:,}"
         spent = minutes(sum(session.seconds.values()))
-        rows.append(Row(f"{place}", [steps, spent, end], f"{moment(session.started)} to {moment(session.seen)}"))
+        rows.append(TableRow(f"{place}", [steps, spent, end], f"{moment(session.started)} to {moment(session.seen)}"))
     blocks: list[Block] = [Table(["sitting", "steps", "time", "how it ended"], rows, explained="when")]
     if last > 1:
         note = "A sitting takes up the last checkpoint, so the steps after it were made, and count, once more."
@@ -86,11 +86,11 @@ def _by_folder(sessions: Any) -> list[tuple[str, list[str]]]:
 def made_with(material: RunData) -> list[Block]:
     """Return versions and machine, over all sessions."""
     if not material.sessions:
-        rows = [Row(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
+        rows = [TableRow(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
         return [Table(["what", "version"], rows)] if rows else [Paragraph("The run has not left what made it.")]
     sat = material.sessions
     names = dict.fromkeys(name for session in sat for name in session.versions)
-    versions = [Row(name, [same_or_each([session.versions.get(name, "") for session in sat])]) for name in names]
+    versions = [TableRow(name, [same_or_each([session.versions.get(name, "") for session in sat])]) for name in names]
     facts = (
         (
             "device",
@@ -103,7 +103,9 @@ def made_with(material: RunData) -> list[Block]:
         ("system", "the operating system", lambda s: s.machine.get("system", "")),
         ("source", "the commit of captionkit's code, where it runs from a checkout", _source),
     )
-    machine = [Row(name, [same_or_each([str(tell(session)) for session in sat])], said) for name, said, tell in facts]
+    machine = [
+        TableRow(name, [same_or_each([str(tell(session)) for session in sat])], said) for name, said, tell in facts
+    ]
     return [
         Table(["machine", "value"], [row for row in machine if row.values[0]]),
         Table(["package", "version"], versions),
@@ -127,7 +129,7 @@ def recipe(material: RunData) -> list[Block]:
     for name, leaf in recipe_fields():
         value = material.recipe.value(name)
         if value != leaf.default:
-            rows.append(Row(name, [_value(value), _value(leaf.default)], leaf.metadata["help"]))
+            rows.append(TableRow(name, [_value(value), _value(leaf.default)], leaf.metadata["help"]))
     blocks: list[Block] = [Paragraph("What differs from the default." if rows else "All is as by default.")]
     if rows:
         blocks.append(Table(["field", "value", "default"], rows))

@@ -12,7 +12,7 @@ from captionkit.inference.model_folder import WEIGHTS, parameters_of
 from captionkit.training.report.formatting import brief, device_of, minutes_of, number
 from captionkit.training.report.run_data import RunData
 from captionkit.training.run.run_dir import BEST
-from captionkit.viz.document import Block, Code, Paragraph, Row, Table
+from captionkit.viz.document import Block, Code, Paragraph, Table, TableRow
 
 MEANINGS = {
     "CIDEr-D": "agreement with people's captions in runs of one to four words, rare ones weighing more; 0 to 10",
@@ -58,14 +58,16 @@ def results(material: RunData) -> list[Block]:
         return [Paragraph("Nothing has been evaluated yet, so there is no model to tell of.", warning=True)]
     epochs, recipe = material.rows[-1]["epoch"], material.recipe
     rows = [
-        Row("validation loss", [number(best.get("val_loss"))], "cross-entropy of people's words, nats per word"),
-        Row("model size (MB)", [_size(material)], "weights on disk, in millions of bytes"),
-        Row("parameters (M)", [_parameters(material)], "numbers that the model consists of, in millions"),
-        Row("epochs", [f"{epochs:.4g}"], f"passes over the training images; the model kept is of {best['epoch']:.4g}"),
-        Row("mode", [_mode(material)], "which encoder, what of it was trained, which decoder"),
-        Row("batch size", [str(recipe.optimizer.batch_size)], "images a step of the optimizer"),
-        Row("device", [device_of(material)], "what the steps were computed on"),
-        Row("minutes", [number(minutes_of(material), 1)], "of all sittings, evaluations and the rest included"),
+        TableRow("validation loss", [number(best.get("val_loss"))], "cross-entropy of people's words, nats per word"),
+        TableRow("model size (MB)", [_size(material)], "weights on disk, in millions of bytes"),
+        TableRow("parameters (M)", [_parameters(material)], "numbers that the model consists of, in millions"),
+        TableRow(
+            "epochs", [f"{epochs:.4g}"], f"passes over the training images; the model kept is of {best['epoch']:.4g}"
+        ),
+        TableRow("mode", [_mode(material)], "which encoder, what of it was trained, which decoder"),
+        TableRow("batch size", [str(recipe.optimizer.batch_size)], "images a step of the optimizer"),
+        TableRow("device", [device_of(material)], "what the steps were computed on"),
+        TableRow("minutes", [number(minutes_of(material), 1)], "of all sittings, evaluations and the rest included"),
     ]
     use = shlex.join(["captionkit", "caption", "PHOTO", "--model", str(material.path / BEST)])
     return [Table(["result", "value"], rows, across=True), Paragraph("To caption an image with it:"), Code(use)]
@@ -79,7 +81,7 @@ def scores(material: RunData) -> list[Block]:
     rows = []
     for name in [name for name in MEANINGS if name in found]:
         low, high = found.intervals.get(name, (float("nan"), float("nan")))
-        rows.append(Row(name, [f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}"], MEANINGS[name]))
+        rows.append(TableRow(name, [f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}"], MEANINGS[name]))
     decoding = material.kept.decoding if material.kept else None
     how = f", beam {decoding.num_beams}, length penalty {decoding.length_penalty}" if decoding else ""
     resamples = f"{found.facts['resamples']:,} resamples of the images, seed {found.facts['seed']}"
@@ -93,11 +95,11 @@ def scores(material: RunData) -> list[Block]:
     variety = found.variety
     if variety:
         rows = [
-            Row("distinct captions", [f"{variety.distinct:.1%}"], "different captions, as a share of all"),
-            Row(
+            TableRow("distinct captions", [f"{variety.distinct:.1%}"], "different captions, as a share of all"),
+            TableRow(
                 "words a caption", [f"{variety.words:.1f}"], f"on average; from {variety.shortest} to {variety.longest}"
             ),
-            Row("vocabulary", [f"{variety.vocabulary:,}"], "different words in all these captions"),
+            TableRow("vocabulary", [f"{variety.vocabulary:,}"], "different words in all these captions"),
         ]
         blocks.append(Table(["variety", "value"], rows))
     return [*blocks, *(Paragraph(note, warning=True) for note in [*found.notes, *_doubts(material)])]
@@ -120,7 +122,7 @@ def _recorded(material: RunData) -> list[Block]:
     if best is None:
         return []
     names = (("cider", "CIDEr-D"), ("bleu4", "BLEU-4"))
-    rows = [Row(name, [number(best.get(key))], MEANINGS[name]) for key, name in names]
+    rows = [TableRow(name, [number(best.get(key))], MEANINGS[name]) for key, name in names]
     note = "The other scores, their intervals and the best and worst captions come at the end of the run, or by:"
     command = shlex.join(["captionkit", "report", str(material.path)])
     return [Table(["score", "value"], rows), Paragraph(note), Code(command)]

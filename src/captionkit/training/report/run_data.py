@@ -15,13 +15,13 @@ from captionkit.inference.captioner import Captioner
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import ModelFolder, open_model
 from captionkit.metrics import Scores, evaluate
-from captionkit.metrics.frequencies import DocumentFrequencies
-from captionkit.metrics.scoring import USUAL
+from captionkit.metrics.document_frequencies import DocumentFrequencies
+from captionkit.metrics.evaluation import USUAL
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.run.run_dir import BEST, CAPTIONS
 from captionkit.training.run.sessions import Session
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 from captionkit.viz.page import Card
 
 
@@ -30,7 +30,7 @@ def load_kept(folder: ModelFolder) -> Captioner:
     if folder.runnable:
         return load(folder.path)
     from captionkit.models.serialization import load_model
-    from captionkit.models.stepper import TorchStepper
+    from captionkit.models.torch_stepper import TorchStepper
 
     return Captioner(folder, TorchStepper(load_model(folder)))
 
@@ -157,4 +157,4 @@ class RunData:
 def write_captions(run: Path, said: Mapping[Any, str]) -> None:
     """Write captions by image id in the COCO results format, atomically. Raises CaptionkitError."""
     results = [{"image_id": known, "caption": caption} for known, caption in said.items()]
-    files.write_text(run / CAPTIONS, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+    atomic_write.write_text(run / CAPTIONS, json.dumps(results, ensure_ascii=False, indent=1) + "\n")

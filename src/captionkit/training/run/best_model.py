@@ -17,8 +17,8 @@ from captionkit.data.images import Preprocessing, open_image
 from captionkit.data.layouts import CaptionSet
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError
-from captionkit.inference.calibration import Calibration
 from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model, write_model
+from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.serialization import architecture, weights
 from captionkit.training.config.decoding import DECODING
@@ -33,7 +33,7 @@ def save_model(
     tokenizer: Tokenizer,
     preprocessing: Preprocessing,
     facts: dict[str, Any],
-    calibration: Calibration,
+    calibration: WordConfidence,
     *,
     half: bool,
 ) -> ModelFolder:
@@ -67,7 +67,7 @@ def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
         return f"{by_hand}, once `pip install 'captionkit[export]'` has brought {' and '.join(missing)}"
     try:
         if not open_model(path).runnable:
-            from captionkit.export.folder import export_model
+            from captionkit.export.export_model import export_model
 
             photos = _readable(pictures)
             if not photos:

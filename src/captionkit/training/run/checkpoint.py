@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captionkit.errors import TrainingError
 from captionkit.training.run.progress import Progress
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 
 
 def save_checkpoint(
@@ -29,7 +29,7 @@ def save_checkpoint(
     }
     tensors |= {f"optimizer/{name}": tensor for name, tensor in _optimizer_tensors(optimizer)}
     metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
-    files.write_bytes(path, save({name: _plain_copy(tensor) for name, tensor in tensors.items()}, metadata))
+    atomic_write.write_bytes(path, save({name: _plain_copy(tensor) for name, tensor in tensors.items()}, metadata))
 
 
 def _plain_copy(tensor: Tensor) -> Tensor:

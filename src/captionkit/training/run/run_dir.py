@@ -20,7 +20,7 @@ from captionkit.inference.model_folder import open_model
 from captionkit.training.config.recipe import Recipe, load_recipe, recipe_fields
 from captionkit.training.run.sessions import SESSIONS
 from captionkit.training.run.trackers import TENSORBOARD, Trackers
-from captionkit.utils import files, paths
+from captionkit.utils import atomic_write, paths
 from captionkit.viz.curves import draw_curves
 
 RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
@@ -83,7 +83,7 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
         if not resume:
-            files.write_text(self.path / RECIPE, recipe.to_toml())
+            atomic_write.write_text(self.path / RECIPE, recipe.to_toml())
         self._trackers = Trackers(recipe.run.trackers, self.path)
         threading.excepthook = self._hook
         self.writes = True
@@ -117,7 +117,7 @@ class RunFolder:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         self.rows = [row for row in map(_parse, lines) if row and row["step"] <= step]
         if self.writes:
-            files.write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            atomic_write.write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl and log it to the trackers."""

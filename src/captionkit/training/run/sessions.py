@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.data.layouts import CaptionSet
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 
 SESSIONS = "sittings.jsonl"
 #: prefix of the `end` of a session that completed the run
@@ -85,7 +85,7 @@ def shortened(reasons: Iterable[str]) -> dict[str, Any]:
 
 def write_sessions(run: Path, sessions: Sequence[Session]) -> None:
     """Write the file atomically. Raises CaptionkitError if it cannot be written."""
-    files.write_text(run / SESSIONS, "".join(json.dumps(asdict(session)) + "\n" for session in sessions))
+    atomic_write.write_text(run / SESSIONS, "".join(json.dumps(asdict(session)) + "\n" for session in sessions))
 
 
 def read_sessions(run: Path) -> list[Session]:

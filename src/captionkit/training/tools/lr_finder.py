@@ -24,10 +24,10 @@ from captionkit.training.engine.distributed import make_accelerator, refuse_seve
 from captionkit.training.engine.precision import with_precision
 from captionkit.training.factory import prepare
 from captionkit.training.train_step import TrainStep
-from captionkit.utils import files, paths
-from captionkit.utils.outputs import check_file
+from captionkit.utils import atomic_write, paths
+from captionkit.utils.output_checks import check_output_file
 from captionkit.utils.progress import track
-from captionkit.viz.rates import draw_range_tests
+from captionkit.viz.learning_rates import draw_range_tests
 
 #: learning rates of the first and the last step: from where no optimizer makes progress to where all diverge
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -89,7 +89,9 @@ def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple
         recipe = replace(recipe, optimizer=replace(recipe.optimizer, **{f"lr_{part}": found.suggested}))
     values = [asdict(test) for test in tests]
     draw_range_tests(values, output)
-    files.write_text(points, json.dumps({"data": str(data), "recipe": recipe.to_dict(), "tests": values}, indent=1))
+    atomic_write.write_text(
+        points, json.dumps({"data": str(data), "recipe": recipe.to_dict(), "tests": values}, indent=1)
+    )
     return tests, recipe
 
 
@@ -104,7 +106,7 @@ def check_output(output: Path, steps: int) -> Path:
     for path in (output, points):
         if paths.exists(path):
             raise CaptionkitError(f"{path}: is there already; move it away, or give another --output")
-        check_file(path, lambda _: False)
+        check_output_file(path, lambda _: False)
     if steps < 2 * _PATIENCE:
         raise CaptionkitError(f"--steps {steps}: too few to tell anything; give {2 * _PATIENCE} or more")
     return points

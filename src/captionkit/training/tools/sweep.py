@@ -28,8 +28,8 @@ from captionkit.training.tools.search_space import Space, default_space, read_sp
 from captionkit.training.tools.sweep_report import write_report
 from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
 from captionkit.training.trainer import train
-from captionkit.utils import files, paths
-from captionkit.utils.outputs import check_file, is_journal
+from captionkit.utils import atomic_write, paths
+from captionkit.utils.output_checks import check_output_file, is_journal
 from captionkit.utils.progress import say
 
 #: file in a sweep's folder with the search space, in the format of --space
@@ -92,7 +92,7 @@ def sweep(
     study = _study(work)
     study.agree({"data": str(paths.real(data)), "recipe": recipe.to_dict(), "space": to_tables(chosen)})
     if not (folder / SPACE).exists():  # --space may name this very file, so keep it
-        files.write_text(folder / SPACE, to_toml(chosen))
+        atomic_write.write_text(folder / SPACE, to_toml(chosen))
     say(f"searching {', '.join(chosen)}; of each trial the curves are kept, and the model of the best only")
     try:
         if workers == 1:
@@ -115,7 +115,7 @@ def _check_folder(folder: Path) -> None:
         raise TrainingError(f"{folder}: is a file; give another --output")
     if kind and not paths.exists(folder / JOURNAL, TrainingError) and any(folder.iterdir()):
         raise TrainingError(f"{folder}: holds something other than a sweep; give another --output")
-    check_file(folder / JOURNAL, is_journal)
+    check_output_file(folder / JOURNAL, is_journal)
 
 
 def _study(work: Sweep) -> Study:

@@ -14,11 +14,11 @@ from captionkit import __version__
 from captionkit.training.config.recipe import Recipe, change_recipe
 from captionkit.training.tools.search_space import NAME, short_name
 from captionkit.training.tools.sweep_study import FIRST, TRIALS, Study
-from captionkit.utils import files, paths
-from captionkit.viz.document import Block, Code, Document, Drawings, Listing, Row, Section, Table
+from captionkit.utils import atomic_write, paths
+from captionkit.viz.document import Block, Code, Document, Drawings, Listing, Section, Table, TableRow
 from captionkit.viz.document_html import document_html
 from captionkit.viz.document_markdown import document_markdown
-from captionkit.viz.rates import draw_trials
+from captionkit.viz.learning_rates import draw_trials
 
 PAGE, TEXT, PICTURE, RECIPE = "report.html", "report.md", "trials.png", "best.toml"
 #: names of trial states in the report, in display order
@@ -41,7 +41,7 @@ def write_report(study: Study, data: Path) -> None:
 
     if best is not None:
         recipe = _recipe_of(study, best)
-        files.write_text(folder / RECIPE, recipe.to_toml())
+        atomic_write.write_text(folder / RECIPE, recipe.to_toml())
         command = shlex.join(["captionkit", "train", str(data), "--recipe", str(folder / RECIPE), "--output", "RUN"])
         tell("Train with the best", Code(command))
     if any("best" in trial.user_attrs for trial in trials):
@@ -55,8 +55,8 @@ def write_report(study: Study, data: Path) -> None:
         tell(f"Recipe of trial {best.number:04d} ({RECIPE})", Code(recipe.to_toml().rstrip()))
     title, made_by = f"Sweep over {paths.real(data).name}", f"Written by captionkit {__version__}."
     document = Document(title, _note(study, trials), _figures(trials, best), sections, made_by)
-    files.write_text(folder / PAGE, document_html(document))
-    files.write_text(folder / TEXT, document_markdown(document))
+    atomic_write.write_text(folder / PAGE, document_html(document))
+    atomic_write.write_text(folder / TEXT, document_markdown(document))
 
 
 def _ranked(study: Study) -> list[FrozenTrial]:
@@ -102,7 +102,7 @@ def _table(study: Study, trials: Sequence[FrozenTrial]) -> Table:
             f"{trial.user_attrs.get('minutes', 0):.1f}" if seen else "",
             *fields,
         ]
-        rows.append(Row(f"{trial.number:04d}", values))
+        rows.append(TableRow(f"{trial.number:04d}", values))
     return Table(head, rows)
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
+from captionkit.models.encoder import Encoder, EncoderConfig, without_values
+from captionkit.models.encoder_registry import register
 from captionkit.utils import paths
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -36,7 +37,7 @@ _INTERPOLATION = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's resampl
 _INCIDENTAL = ("architectures", "dtype", "id2label", "label2id", "transformers_version")
 
 
-class Backbone(Encoder):
+class HuggingFaceEncoder(Encoder):
     """A transformers vision model as an encoder. Raises ModelError if its output is not a grid."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
@@ -127,7 +128,7 @@ class Backbone(Encoder):
 
 
 @register("transformers")
-def backbone(config: EncoderConfig) -> Backbone:
+def backbone(config: EncoderConfig) -> HuggingFaceEncoder:
     """Build the backbone of a stored transformers config, with random weights."""
     from transformers import AutoConfig
 
@@ -135,10 +136,12 @@ def backbone(config: EncoderConfig) -> Backbone:
         network = _random(AutoConfig.for_model(**config.backbone))
     except Exception as error:  # transformers raises many kinds of errors for invalid values
         raise ModelError(f"encoder {config.name!r}: cannot be built from its config ({reason_of(error)})") from None
-    return Backbone(network, Preprocessing.from_dict(config.preprocessing))
+    return HuggingFaceEncoder(network, Preprocessing.from_dict(config.preprocessing))
 
 
-def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Backbone, EncoderConfig]:
+def load_huggingface_encoder(
+    config: EncoderConfig, *, pretrained: bool = True
+) -> tuple[HuggingFaceEncoder, EncoderConfig]:
     """Load the backbone named in `config` (Hub id or folder); return it and the config that rebuilds it offline.
 
     Weights are loaded from safetensors only, and no remote code is run. Raises ModelError if they are not available.
@@ -158,7 +161,7 @@ def load_backbone(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ba
         reason = f"cannot load this transformers backbone ({reason_of(error)})"
         raise ModelError(f"{config.name}: {reason}; name a Hub id, or a folder with safetensors weights") from None
     network = _vision_part(whole)
-    built = Backbone(network, published_preprocessing(config.name, network))
+    built = HuggingFaceEncoder(network, published_preprocessing(config.name, network))
     needed = {id(t) for name, t in network.state_dict(keep_vars=True).items() if name not in built.idle}
     lost = [name for name, t in whole.state_dict(keep_vars=True).items() if name in missing and id(t) in needed]
     if lost:

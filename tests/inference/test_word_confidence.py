@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from captionkit.errors import ModelError
-from captionkit.inference.calibration import Calibration, calibration_error, fit
+from captionkit.inference.word_confidence import WordConfidence, calibration_error, fit
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_one_sided_words_stay_away_from_certainty(used: list) -> None:
 
 def test_no_words_leave_probabilities_as_they_are() -> None:
     made = fit([], [])
-    assert made == Calibration()
+    assert made == WordConfidence()
     for probability in (0.001, 0.25, 0.8):
         assert made(probability) == pytest.approx(probability, abs=1e-9)
     assert 0 < made(0.0) < 1e-5 and 1 - 1e-5 < made(1.0) < 1
@@ -63,10 +63,10 @@ def test_the_calibration_error_by_hand() -> None:
 
 def test_it_is_stored_and_read() -> None:
     made = fit([0.1, 0.5, 0.9], [False, True, True])
-    assert Calibration.from_dict(made.to_dict()) == made and Calibration.from_dict({}) == Calibration()
+    assert WordConfidence.from_dict(made.to_dict()) == made and WordConfidence.from_dict({}) == WordConfidence()
     with pytest.raises(ModelError, match="calibration: slope is 'steep'"):
-        Calibration.from_dict({"slope": "steep"})
+        WordConfidence.from_dict({"slope": "steep"})
     with pytest.raises(ModelError, match=r"calibration has no field 'slpe'; did you mean slope"):
-        Calibration.from_dict({"slpe": 1})
+        WordConfidence.from_dict({"slpe": 1})
     with pytest.raises(ModelError, match="offset is nan"):
-        Calibration.from_dict({"offset": float("nan")})
+        WordConfidence.from_dict({"offset": float("nan")})

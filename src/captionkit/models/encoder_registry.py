@@ -1,20 +1,39 @@
-"""Build an encoder from its config."""
+"""The registry of encoders: a builder by name.
+
+To add an encoder, write a function `EncoderConfig -> Encoder`, decorate it with `@register("its-name")` and import its
+module in `build_encoder`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from captionkit.errors import ModelError
-from captionkit.models.encoder import BUILDERS, Encoder, EncoderConfig
+from captionkit.models.encoder import Encoder, EncoderConfig
+
+Builder = Callable[[EncoderConfig], Encoder]
+#: encoders by name
+BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Register the decorated builder as encoder `name`."""
+
+    def add(build: Builder) -> Builder:
+        BUILDERS[name] = build
+        return build
+
+    return add
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
     """Build the encoder that `config` describes, with random weights. Raises ModelError for an unknown name."""
-    from captionkit.models import adapters, backbones, efficientnet_lite, mobilenet  # noqa: F401  (each registers its encoders)
+    from captionkit.models import efficientnet_lite, huggingface, mobilenet, timm_torchvision  # noqa: F401  (each registers its encoders)
 
     if config.backbone:
         return BUILDERS["transformers"](config)
-    if adapters.is_adapted(config.name):
+    if timm_torchvision.is_timm_or_torchvision(config.name):
         return BUILDERS[config.name.partition(":")[0]](config)
     known = sorted(set(BUILDERS) - {"timm", "torchvision", "transformers"})
     if config.name not in known:

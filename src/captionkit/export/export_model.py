@@ -20,7 +20,7 @@ from captionkit.inference.captioner import Caption, Captioner
 from captionkit.inference.model_folder import CARD, DECODER, ENCODER, check_place, open_model, update_model
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.models.serialization import load_model
-from captionkit.models.stepper import TorchStepper
+from captionkit.models.torch_stepper import TorchStepper
 
 #: largest difference of a log-probability or an attention weight that counts as equal
 _TOLERANCE = 1e-3

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from captionkit.errors import CaptionkitError
-from captionkit.utils.files import MARK, SOFTWARE, cannot_write, is_stream
+from captionkit.utils.atomic_write import MARK, SOFTWARE, cannot_write, is_stream
 
 #: returns whether captionkit wrote a file, from its content; may raise OSError, or a parser's error for other content
 Proof = Callable[[Path], bool]
@@ -38,7 +38,7 @@ _ARRAYS = {f"{name}.npy" for name in ("words", "caption", "attention", "region",
 _CAPTIONS = ["path", "rank", "caption", "log_prob", "confidence", "error"]
 
 
-def check_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+def check_output_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
     """Refuse, before any work, a file that cannot be written or must not be replaced.
 
     Args:
@@ -57,7 +57,7 @@ def check_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[s
             return
         if path.is_dir():
             raise CaptionkitError(f"{path}: is a folder; name a file")
-        if Files(inputs).holds(path):
+        if FileSet(inputs).holds(path):
             raise CaptionkitError(f"{path}: is an input of this run; name another file to write")
         if not replaceable(path, proof):
             raise CaptionkitError(
@@ -68,7 +68,7 @@ def check_file(path: Path, proof: Proof, *, inputs: Iterable[str | os.PathLike[s
         raise cannot_write(path, error) from None
 
 
-def check_folder(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+def check_output_folder(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
     """Refuse, before any work, an output folder that is a file, an input of the run, or not writable.
 
     Raises CaptionkitError. The folder's contents are not checked.
@@ -77,14 +77,14 @@ def check_folder(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) -
         with suppress(FileNotFoundError):
             if not stat.S_ISDIR(path.stat().st_mode):
                 raise CaptionkitError(f"{path}: is a file where a folder is wanted; name another place")
-        if Files(inputs).holds(path):
+        if FileSet(inputs).holds(path):
             raise CaptionkitError(f"{path}: is an input of this run; name another folder to write to")
         _check_rights(path)
     except OSError as error:
         raise cannot_write(path, error) from None
 
 
-class Files:
+class FileSet:
     """A set of files and folders by identity (device and inode), independent of links and spellings of their paths."""
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]] = ()) -> None:

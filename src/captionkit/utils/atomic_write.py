@@ -1,4 +1,4 @@
-"""Atomic file writes (a file appears whole or not at all), and files inside an archive."""
+"""Atomic file writes (a file appears whole or not at all)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +18,6 @@ from captionkit.utils import paths
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-#: suffixes of the images that every installation opens
-PLAIN_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
-#: suffixes of the images that an extra opens, by its name
-EXTRA_SUFFIXES = {
-    "heif": (".heic", ".heif", ".hif"),
-    "raw": (
-        *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".rwl"),
-        *(".pef", ".srw", ".iiq", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".x3f", ".gpr"),
-    ),
-}
-#: file suffixes that count as images, in folders, datasets and archives alike
-IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, *EXTRA_SUFFIXES["heif"], *EXTRA_SUFFIXES["raw"])
 
 #: written as the generator into the images and pages that captionkit draws, so that it can recognise them later
 MARK = "captionkit"
@@ -45,34 +28,6 @@ _MOST_LINKS = 40  # symbolic links followed, as in Linux
 _PATIENCE = 30.0  # seconds to wait for a reader of a named pipe
 _PAUSE = 0.05  # seconds between two checks for a reader
 _LONGEST = 50  # characters of a file's name kept in its temporary file's, to stay within the system's limit
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file stored uncompressed inside an archive: `size` bytes from byte `offset` of `archive`."""
-
-    archive: Path
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.name}"
-
-    def read(self) -> bytes:
-        """Read the content in one call. Raises OSError, or ValueError if the archive has been truncated."""
-        with self.archive.open("rb", buffering=0) as file:
-            file.seek(self.offset)
-            content = file.read(self.size)
-        if len(content) < self.size:
-            raise ValueError(f"{self.archive.name} ends before it; it has changed since it was opened")
-        return content
-
-
-def cache_folder() -> Path:
-    """Return $CAPTIONKIT_CACHE, or captionkit's folder in the user's cache."""
-    base = os.environ.get("CAPTIONKIT_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "captionkit"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -16,7 +16,7 @@ _DETACHMENT = (
 
 
 @dataclass(frozen=True, eq=False)
-class Word:
+class LexiconWord:
     """A word. METEOR treats words with the same key as equal, and likewise stems."""
 
     key: int
@@ -25,15 +25,15 @@ class Word:
     is_function_word: bool
 
 
-class Lexicon(dict[str, Word]):
+class Lexicon(dict[str, LexiconWord]):
     """Spellings to words, each looked up on first use."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__()
         self._tables = tables
 
-    def __missing__(self, spelling: str) -> Word:
-        word = self[spelling] = Word(
+    def __missing__(self, spelling: str) -> LexiconWord:
+        word = self[spelling] = LexiconWord(
             java_hash(spelling),
             java_hash(stem(spelling)),
             self._synsets(spelling),

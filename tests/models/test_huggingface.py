@@ -19,9 +19,9 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 
 from captionkit.errors import ModelError
-from captionkit.models.backbones import Backbone, load_backbone
 from captionkit.models.encoder import EncoderConfig
-from captionkit.models.encoders import build_encoder
+from captionkit.models.encoder_registry import build_encoder
+from captionkit.models.huggingface import HuggingFaceEncoder, load_huggingface_encoder
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {**SMALL, "image_size": 32, "patch_size": 8}
@@ -101,13 +101,13 @@ def own_folder(folder, tmp_path):
     return Path(shutil.copytree(folder("vit"), tmp_path / "mine"))
 
 
-def load(path: Path, **options) -> tuple[Backbone, EncoderConfig]:
-    return load_backbone(EncoderConfig(str(path)), **options)
+def load(path: Path, **options) -> tuple[HuggingFaceEncoder, EncoderConfig]:
+    return load_huggingface_encoder(EncoderConfig(str(path)), **options)
 
 
 def refused(path: Path | str) -> str:
     with pytest.raises(ModelError) as caught:
-        load_backbone(EncoderConfig(str(path)))
+        load_huggingface_encoder(EncoderConfig(str(path)))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

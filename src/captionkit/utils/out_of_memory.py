@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def is_memory_error(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means out of memory: Python's own, torch's, or what torch raises on a CPU.
 
     torch's class is recognised by name, since nothing here imports torch.

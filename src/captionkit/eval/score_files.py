@@ -9,9 +9,9 @@ from typing import Any
 
 from captionkit.data.layouts import open_dataset
 from captionkit.metrics import Comparison, DocumentFrequencies, Metric, Scores, evaluate
-from captionkit.metrics.reading import CandidateSet, ReferenceSet, read_candidates, read_references
+from captionkit.metrics.caption_files import CandidateSet, ReferenceSet, read_candidates, read_references
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
-from captionkit.utils import files, outputs
+from captionkit.utils import atomic_write, output_checks
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ def score_files(
     """
     if per_image:
         named = (references, candidates, compare, frequencies, training)
-        outputs.check_file(per_image, outputs.is_image_scores, inputs=[path for path in named if path])
+        output_checks.check_output_file(
+            per_image, output_checks.is_image_scores, inputs=[path for path in named if path]
+        )
     wrote, said = read_references(references), read_candidates(candidates)
     other = read_candidates(compare) if compare else None
     looks = any(getattr(metric, "needs_images", False) for metric in metrics or ())
@@ -68,7 +70,7 @@ def score_files(
     scores = evaluate(said, wrote, **options)
     comparison = _compared(scores, other, wrote, options) if other else None
     if per_image:
-        files.write_text(per_image, scores.to_csv())
+        atomic_write.write_text(per_image, scores.to_csv())
     return Scored(scores, comparison)
 
 

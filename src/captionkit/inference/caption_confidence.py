@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.inference.calibration import sigmoid
+from captionkit.inference.word_confidence import sigmoid
 from captionkit.utils.dataclasses import check_fields
 
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ def told(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]
 
 
 @dataclass(frozen=True)
-class Confidence:
+class CaptionConfidence:
     """The fitted logistic regression.
 
     offset: its bias. told: weights by name, for some of the features `TOLD`. image: weights [D] for the encoder's means
@@ -116,7 +116,7 @@ class Confidence:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Confidence:
+    def from_dict(cls, values: Mapping[str, Any]) -> CaptionConfidence:
         """Read what `to_dict` wrote. Raises ModelError naming what is wrong."""
         check_fields(cls, values, "confidence")
         missing = [name for name in ("offset", "told") if name not in values]

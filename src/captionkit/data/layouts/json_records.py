@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from captionkit.data.layouts.assemble import Entry, Place, Row, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
 from captionkit.data.layouts.caption_set import Problem, is_id, split_of_file, split_of_folder, whole
-from captionkit.data.layouts.captions import CAPTION_COLUMNS, holds_captions
+from captionkit.data.layouts.caption_values import CAPTION_COLUMNS, holds_captions
 from captionkit.data.layouts.csv import IMAGE_COLUMNS
 from captionkit.data.layouts.reading import keep_repeated, peek, read_json, read_json_lines
 from captionkit.errors import DatasetError
-from captionkit.utils.files import IMAGE_SUFFIXES
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 LOOKS_FOR = '*.json or *.jsonl of {"image": ..., "caption": ...}, or {"1.jpg": ["a caption"]}'
 _LINES = (".jsonl", ".ndjson")
@@ -50,14 +50,14 @@ def entries(content: Any, file: Path, source: str, split: str) -> Iterator[Entry
     yield from by_image(stated, source)
 
 
-def record(value: Any, where: str, ids: tuple[str, ...] = ()) -> Row | Problem:
+def record(value: Any, where: str, ids: tuple[str, ...] = ()) -> CaptionRow | Problem:
     """Return the row of one object; `ids` are the keys that may give an id in place of an image file."""
     if isinstance(value, dict):
         image = _file_of(value) or next(
             (str(whole(value[name])) for name in ids if is_id(whole(value.get(name)))), None
         )
         if image:
-            return Row(image, _captions(value), str(value.get("split") or ""))
+            return CaptionRow(image, _captions(value), str(value.get("split") or ""))
     wanted = '"file_name"' if not ids else '"image" (or "file_name", ...) and a "caption"'
     return Problem("malformed entry", where, f"it needs a {wanted}")
 
@@ -86,7 +86,7 @@ def _content(file: Path) -> Any:
     return read_json(file, pairs_hook=keep_repeated)
 
 
-def _rows(content: Any, source: str, split: str = "") -> Iterator[Row | Problem]:
+def _rows(content: Any, source: str, split: str = "") -> Iterator[CaptionRow | Problem]:
     if isinstance(content, list) and not (content and isinstance(content[0], tuple)):
         for index, value in enumerate(content):
             row = record(value, f"{source}: entry {index}", ("image_id", "id"))
@@ -106,7 +106,7 @@ def _rows(content: Any, source: str, split: str = "") -> Iterator[Row | Problem]
         if key in seen:
             yield Problem("duplicate id", key, f"{source}: the key occurs more than once; its captions are joined")
         seen.add(key)
-        yield Row(key, value if isinstance(value, list) else [value], split)
+        yield CaptionRow(key, value if isinstance(value, list) else [value], split)
 
 
 def _is_inner(key: str, value: Any) -> bool:

@@ -18,7 +18,7 @@ Tokens = Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class MetricResult:
     """Scores of N images, in the order of the updates, and how the corpus score follows from them.
 
     names: names of the M scores, as in scores.json.
@@ -51,14 +51,14 @@ class Metric(Protocol):
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
         """Add a batch: one candidate per image, and the references of each."""
 
-    def compute(self) -> Result:
+    def compute(self) -> MetricResult:
         """Score all images so far. The metric may be updated further."""
 
     def reset(self) -> None:
         """Drop all images."""
 
 
-class Collected:
+class CaptionCollector:
     """Collects the batches of `update` for `compute`."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Collected:
         self.references.extend(written)
 
 
-class CollectedWords(Collected):
+class WordCollector(CaptionCollector):
     """Collects captions for counting n-grams.
 
     A few PTB tokens contain a no-break space ("1\u00a01/2"). coco-caption splits these for n-grams, but not for
@@ -87,14 +87,14 @@ class CollectedWords(Collected):
     """
 
     def update(self, candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
-        """Add a batch as `Collected.update` does, splitting text tokens at white space; token ids are unchanged."""
+        """Add a batch as `CaptionCollector` does, splitting text tokens at white space; token ids are unchanged."""
         said, written = checked_batch(candidates, references)
         self.candidates.extend(map(words_of, said))
         self.references.extend([words_of(reference) for reference in some] for some in written)
 
 
 def checked_batch(candidates: Iterable[Tokens], references: Iterable[Iterable[Tokens]]) -> tuple[list, list]:
-    """Return a copy of a batch as lists of tokens. Raises ValueError if it is invalid; see `Collected.update`."""
+    """Return a copy of a batch as lists of tokens. Raises ValueError as `CaptionCollector.update` does."""
     said, written = [tokens_of(c) for c in candidates], [[tokens_of(r) for r in some] for some in references]
     if len(said) != len(written):
         raise ValueError(f"{len(said)} candidates, but references of {len(written)} images")
@@ -120,10 +120,10 @@ def tokens_of(caption: object) -> list[Any]:
     return [token.item() for token in tokens] if tokens and hasattr(tokens[0], "item") else tokens
 
 
-def mean_result(names: tuple[str, ...], per_image: Floats) -> Result:
+def mean_result(names: tuple[str, ...], per_image: Floats) -> MetricResult:
     """Return the result of a metric whose corpus scores are the means of its image scores [N,M]."""
     counted = np.concatenate([per_image, np.ones((len(per_image), 1))], axis=1)  # [N,M] -> [N,M+1]
-    return Result(names, per_image, counted, _mean)
+    return MetricResult(names, per_image, counted, _mean)
 
 
 def _mean(sums: Floats) -> Floats:

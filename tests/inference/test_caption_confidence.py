@@ -18,8 +18,8 @@ from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.eval.fit_confidence import area_under_curve, fit_confidence
 from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
+from captionkit.inference.caption_confidence import TOLD, CaptionConfidence, told
 from captionkit.inference.captioner import Outcome
-from captionkit.inference.confidence import TOLD, Confidence, told
 from captionkit.inference.model_folder import BUNDLED, open_model, update_model
 from captionkit.metrics.agreement import RIGHT_FROM, People
 from captionkit.viz.page import Card, captions_page
@@ -43,12 +43,12 @@ def test_the_features_by_hand() -> None:
 
 
 def test_confidence_is_the_regression_and_is_stored() -> None:
-    made = Confidence(0.5, {"log_prob": 2.0, "peak": -1.0}, [1.0, -3.0], 0.4, {"note": "x"})
+    made = CaptionConfidence(0.5, {"log_prob": 2.0, "peak": -1.0}, [1.0, -3.0], 0.4, {"note": "x"})
     features = np.zeros(len(TOLD))
     features[[TOLD.index("log_prob"), TOLD.index("peak")]] = -1.0, 0.5
     value = 0.5 - 2 - 0.5 + 2 - 3
     assert made(features, np.array([2.0, 1.0], np.float32)) == pytest.approx(1 / (1 + np.exp(-value)))
-    assert Confidence.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert CaptionConfidence.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     with pytest.raises(ModelError, match=r"fitted on 2 means .* has none; fit it again with `captionkit calibrate`"):
         made(features, None)
     with pytest.raises(ModelError, match="now has 3"):
@@ -69,7 +69,7 @@ def test_confidence_is_the_regression_and_is_stored() -> None:
 )
 def test_a_damaged_table_is_named(values: dict, said: str) -> None:
     with pytest.raises(ModelError, match=f"confidence.*{said}"):
-        Confidence.from_dict(values)
+        CaptionConfidence.from_dict(values)
 
 
 def test_the_area_under_the_curve() -> None:
@@ -130,7 +130,10 @@ def test_a_folder_without_a_fit_claims_nothing(unfitted: Path) -> None:
 
 def test_a_fit_for_another_encoder_is_refused(unfitted: Path) -> None:
     other = update_model(
-        open_model(unfitted), {}, {"confidence": Confidence(0, {}, [1.0]).to_dict()}, to=unfitted.with_name("other")
+        open_model(unfitted),
+        {},
+        {"confidence": CaptionConfidence(0, {}, [1.0]).to_dict()},
+        to=unfitted.with_name("other"),
     )
     with pytest.raises(ModelError, match=r"other: confidence was fitted on 1 means .* `captionkit calibrate`"):
         captionkit.load(other.path).caption(EXAMPLES / "cat.jpg")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from captionkit.errors import ModelError, RecipeError
-from captionkit.models.adapters import Adapted, is_adapted, load_adapted
 from captionkit.models.encoder import EncoderConfig
-from captionkit.models.encoders import build_encoder
+from captionkit.models.encoder_registry import build_encoder
+from captionkit.models.timm_torchvision import TrunkEncoder, is_timm_or_torchvision, load_trunk_encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTH = 8
@@ -213,9 +213,9 @@ def torchvision(monkeypatch):
     return models
 
 
-def load(name: str, **options) -> Adapted:
+def load(name: str, **options) -> TrunkEncoder:
     torch.manual_seed(0)
-    encoder, _ = load_adapted(EncoderConfig(name), **{"pretrained": False, **options})
+    encoder, _ = load_trunk_encoder(EncoderConfig(name), **{"pretrained": False, **options})
     return encoder.eval()
 
 
@@ -296,7 +296,7 @@ def test_positions_at_the_trained_size_are_the_stored_ones(torchvision):
     ],
 )
 def test_preprocessing_is_the_librarys_and_is_kept(name, fields, timm, torchvision):
-    encoder, config = load_adapted(EncoderConfig(name), pretrained=False)
+    encoder, config = load_trunk_encoder(EncoderConfig(name), pretrained=False)
     found = encoder.preprocessing().to_dict()
     assert found.items() >= {**fields, "mean": MEAN, "std": STD}.items()
     stored = json.loads(json.dumps(asdict(config)))
@@ -427,8 +427,8 @@ def test_a_library_built_for_another_torch_is_named(library, monkeypatch, tmp_pa
 
 
 def test_names_of_other_libraries():
-    assert is_adapted("timm:resnet18") and is_adapted("torchvision:vit_b_16")
-    assert not any(map(is_adapted, ("timm", "timm/resnet18", "mobilenet-v2", "transformers:vit", "")))
+    assert is_timm_or_torchvision("timm:resnet18") and is_timm_or_torchvision("torchvision:vit_b_16")
+    assert not any(map(is_timm_or_torchvision, ("timm", "timm/resnet18", "mobilenet-v2", "transformers:vit", "")))
     for name in ("timm", "torchvision", "transformers:vit"):
         with pytest.raises(ModelError, match="is unknown"):
             build_encoder(EncoderConfig(name))
@@ -440,7 +440,7 @@ def test_a_recipe_trains_on_one(timm):
 
     recipe = load_recipe(None, {"encoder.name": "timm:vit", "encoder.pretrained": "false", "encoder.train": "all"})
     encoder, config = _encoder(recipe)
-    assert isinstance(encoder, Adapted) and config.preprocessing["height"] == 32 and not timm.made[-1][1]
+    assert isinstance(encoder, TrunkEncoder) and config.preprocessing["height"] == 32 and not timm.made[-1][1]
     frozen = load_recipe(None, {"encoder.name": "timm:vit", "encoder.pretrained": "false"})
     with pytest.raises(RecipeError, match=r"encoder\.pretrained is false, so the encoder is random"):
         _encoder(frozen)

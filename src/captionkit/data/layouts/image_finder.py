@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from captionkit.data.layouts.caption_set import WHOLE, Problem, id_of_file, split_of_file, split_of_folder
-from captionkit.utils.files import IMAGE_SUFFIXES
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 _IMAGE_FOLDER = re.compile(
     r"((flicke?r\d+k|ucm|rsicd|sydney)[_-])?(images?|imgs?|dataset)|pictures|pics|photos|jpe?gimages", re.IGNORECASE

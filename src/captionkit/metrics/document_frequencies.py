@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from captionkit.errors import CaptionkitError
-from captionkit.metrics.core import Floats, tokens_of, words_of
+from captionkit.metrics.metric import Floats, tokens_of, words_of
 from captionkit.metrics.ngrams import LONGEST, Ints, Sentences, find, number, positions
-from captionkit.utils import files, paths
+from captionkit.utils import atomic_write, paths
 
 #: far above any caption corpus: COCO's training references take 30 MB
 _MAX_BYTES = 1 << 30
@@ -83,7 +83,7 @@ class DocumentFrequencies:
         arrays |= {"images": np.array(self.images), "vocabulary": np.frombuffer(tokens.encode(), np.uint8)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        files.write_bytes(path, buffer.getvalue())
+        atomic_write.write_bytes(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DocumentFrequencies:

@@ -10,14 +10,14 @@ from captionkit.data.images import Source
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.bootstrap import bootstrap
+from captionkit.metrics.caption_files import Candidates, Id, References, read_candidates, read_references
 from captionkit.metrics.chair import Chair
 from captionkit.metrics.cider import Cider, CiderD
-from captionkit.metrics.core import Metric, Result, Tokens
 from captionkit.metrics.diversity import Diversity, Variety
-from captionkit.metrics.frequencies import DocumentFrequencies
+from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.metrics.matching import Pairs, named, pair
 from captionkit.metrics.meteor import Meteor, data_missing
-from captionkit.metrics.reading import Candidates, Id, References, read_candidates, read_references
+from captionkit.metrics.metric import Metric, MetricResult, Tokens
 from captionkit.metrics.rouge import RougeL
 from captionkit.metrics.scores import Scores
 from captionkit.metrics.spice import Spice
@@ -190,7 +190,7 @@ def _doubts(pairs: Pairs, said: list[list[str]], variety: Variety | None) -> lis
 
 def _score(
     metric: Any, pairs: Pairs, said: list[list[str]], written: list[list[list[str]]], images: Mapping[Id, Source] | None
-) -> Result:
+) -> MetricResult:
     metric.reset()
     if not getattr(metric, "needs_images", False):
         metric.update(said, written)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from captionkit.data.layouts import CaptionSet, Dataset, Problem, stated_captions
 from captionkit.data.layouts.caption_set import is_id, normalise_split, whole
-from captionkit.data.layouts.captions import (
+from captionkit.data.layouts.caption_values import (
     CAPTION_COLUMNS,
     checked_captions,
     holds_captions,
@@ -23,8 +23,8 @@ from captionkit.data.layouts.captions import (
     texts_of,
 )
 from captionkit.data.layouts.csv import IMAGE_COLUMNS, column_names, without_hint
-from captionkit.data.layouts.foreign import way_out
 from captionkit.data.layouts.reading import first_line, peek, read_json, read_json_lines, read_text
+from captionkit.data.layouts.unsupported import way_out
 from captionkit.errors import CaptionkitError, DatasetError
 from captionkit.utils import paths
 

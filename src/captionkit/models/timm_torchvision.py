@@ -25,8 +25,9 @@ from torch.nn.functional import interpolate
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.models.backbones import leaves, reason_of
-from captionkit.models.encoder import Encoder, EncoderConfig, register, without_values
+from captionkit.models.encoder import Encoder, EncoderConfig, without_values
+from captionkit.models.encoder_registry import register
+from captionkit.models.huggingface import leaves, reason_of
 
 _FITS = {"center": "crop", "squash": "squash", "border": "pad"}  # timm's crop_mode -> our fit
 #: options that let a timm model accept other input sizes; the first set that the model family supports is used
@@ -50,7 +51,7 @@ class Trunk(NamedTuple):
     patch: tuple[int, int] | None = None
 
 
-class Adapted(Encoder):
+class TrunkEncoder(Encoder):
     """A timm or torchvision trunk as an encoder. Raises ModelError if its output is not a grid."""
 
     def __init__(self, name: str, trunk: Trunk) -> None:
@@ -123,13 +124,13 @@ class Adapted(Encoder):
         return ModelError(f"encoder {self.name!r} {reason}; use another encoder or size")
 
 
-def is_adapted(name: str) -> bool:
+def is_timm_or_torchvision(name: str) -> bool:
     """Return whether `name` is that of a timm or torchvision model, such as "timm:resnet18"."""
     library, colon, _ = name.partition(":")
     return bool(colon) and library in _TRUNKS
 
 
-def load_adapted(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Adapted, EncoderConfig]:
+def load_trunk_encoder(config: EncoderConfig, *, pretrained: bool = True) -> tuple[TrunkEncoder, EncoderConfig]:
     """Load the encoder named in `config`; return it and the config that rebuilds it offline.
 
     Weights are loaded from safetensors only. timm publishes such files and torchvision does not, so torchvision models
@@ -143,14 +144,14 @@ def load_adapted(config: EncoderConfig, *, pretrained: bool = True) -> tuple[Ada
     stored = trunk.preprocessing.to_dict()
     # Lists for tuples, as a round trip through JSON would give.
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in stored.items()}
-    return Adapted(config.name, trunk), replace(config, preprocessing=listed)
+    return TrunkEncoder(config.name, trunk), replace(config, preprocessing=listed)
 
 
 @register("timm")
 @register("torchvision")
-def adapted(config: EncoderConfig) -> Adapted:
+def trunk_encoder(config: EncoderConfig) -> TrunkEncoder:
     """Build the encoder of a stored config, with random weights."""
-    return load_adapted(config, pretrained=False)[0]
+    return load_trunk_encoder(config, pretrained=False)[0]
 
 
 class _ForwardFeatures(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from captionkit.errors import CaptionkitError
-from captionkit.utils import files
+from captionkit.utils import atomic_write
 from captionkit.viz.animation import attention_gif
 from captionkit.viz.attention import attention_figure
 from captionkit.viz.overlay import Box, Words
@@ -36,11 +36,11 @@ def save_attention(
     """
     suffix = check_name(path)
     if suffix == ".gif":
-        files.write_bytes(path, attention_gif(photo, words, region))
+        atomic_write.write_bytes(path, attention_gif(photo, words, region))
     elif suffix == ".npz":
-        files.write_bytes(path, _arrays(photo.size, words, region, caption))
+        atomic_write.write_bytes(path, _arrays(photo.size, words, region, caption))
     else:
-        files.write_image(path, attention_figure(photo, words, region, title=caption))
+        atomic_write.write_image(path, attention_figure(photo, words, region, title=caption))
 
 
 def check_name(path: str | os.PathLike[str]) -> str:

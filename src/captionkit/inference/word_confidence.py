@@ -1,4 +1,4 @@
-"""Calibration of word confidence: the probability that the references use the word as well.
+"""Word confidence, calibrated: the probability that the references use the word as well.
 
 A model's probability of a word is spread over all possible continuations, so it says little about whether the word is
 right: "a" after "on" may have probability 0.3 and be right nearly always. Confidence is defined as the probability that
@@ -8,8 +8,8 @@ the word occurs in the references of the image. Two numbers fitted on validation
     confidence = sigmoid(offset + slope * logit(probability))
 
 Of words with confidence 0.8, about 80 % then occur in the references. A caption's confidence is a separate model
-(`captionkit.inference.confidence`); a model folder without one uses the mean of the words' confidences, the expected
-share of words that the references use as well.
+(`captionkit.inference.caption_confidence`); a model folder without one uses the mean of the words' confidences, the
+expected share of words that the references use as well.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CENTRE = np.array([0.0, 1.0])  # offset and slope of the identity
 
 
 @dataclass(frozen=True)
-class Calibration:
+class WordConfidence:
     """The fitted curve; with the defaults, confidence is the probability itself.
 
     words: number of words in the fit. error_before, error_after: expected calibration error on them, 0 to 1, of the
@@ -62,27 +62,27 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+    def from_dict(cls, values: Mapping[str, Any]) -> WordConfidence:
         """Read what `to_dict` wrote; missing fields take their defaults. Raises ModelError naming a wrong field."""
         check_fields(cls, values, "calibration")
         return cls(**values)
 
 
-def fit(probabilities: Sequence[float], used: Sequence[bool]) -> Calibration:
+def fit(probabilities: Sequence[float], used: Sequence[bool]) -> WordConfidence:
     """Fit the curve to words' `probabilities` and to whether the references `used` them.
 
     Without words, return the default. Logistic regression with Platt's smoothed targets and a weak penalty towards
     slope 1.
     """
     if not len(probabilities):
-        return Calibration()
+        return WordConfidence()
     x, seen = logit(np.array(probabilities, np.float64)), np.array(used, np.float64)
     hits = seen.sum()
     targets = np.where(seen > 0, (hits + 1) / (hits + 2), 1 / (len(seen) - hits + 2))
     features = np.stack([np.ones_like(x), x], axis=1)  # [N,2]
     weights = logistic(features, targets, np.full(2, _PRIOR), _CENTRE)
     before, after = (calibration_error(sigmoid(features @ w), seen) for w in (_CENTRE, weights))
-    return Calibration(float(weights[1]), float(weights[0]), len(x), before, after)
+    return WordConfidence(float(weights[1]), float(weights[0]), len(x), before, after)
 
 
 def logistic(features: Floats, targets: Floats, ridge: Floats, centre: Floats) -> Floats:
