@@ -19,6 +19,7 @@ from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError, TrainingError
 from captionkit.inference.captioner import spoken_words
 from captionkit.inference.search import Begun, Hypothesis, search
+from captionkit.inference.word_confidence import WordConfidence, fit
 from captionkit.metrics.bleu import Bleu
 from captionkit.metrics.cider import CiderD
 from captionkit.metrics.diversity import Diversity
