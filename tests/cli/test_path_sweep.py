@@ -41,7 +41,6 @@ INPUTS = {
     "references": ".json",
     "candidates": ".json",
     "path": "",
-    "place": "",
     "runs": "",
     "run": "",
     "--model": "",
@@ -52,7 +51,7 @@ INPUTS = {
     "--compare": ".json",
     "--frequencies": ".npz",
     "--training": "",
-    "--images": "",
+    "--pictures": "",
     "--evaluate": "",
     "--data": "",
     "--encoder.name": "",
@@ -91,12 +90,12 @@ USUAL: dict[str, dict[str, str]] = {
     "evaluate": {"model": "bundled", "data": "good", "--output": "new", "--metrics": "rouge"},
     "tune": {"model": "bundled", "data": "good"},
     "calibrate": {"model": "bundled", "data": "good"},
-    "average": {"models": "bundled", "data": "good", "--output": "new"},
+    "average": {"data": "good", "models": "bundled", "--output": "new"},
     "name": {"data": "good", "--noun": "shape"},
     "score": {"references": "good/captions.json", "candidates": "results.json", "--metrics": "rouge"},
     "inspect": {"path": "good"},
     "export": {"model": "bundled"},
-    "serve": {"--model": "bundled"},
+    "serve": {"model": "bundled"},
     "plot": {"runs": "run", "--output": "new.png"},
     "report": {"run": "run"},
     "demo": {"--output": "new.html"},
@@ -235,7 +234,7 @@ def command_line(place: Path, command: str, changed: dict[str, str], tried: str)
     positional = [name for name, _ in arguments_of(command) if not name.startswith("-")]
     words = [given[name] for name in positional if name in given]
     if command == "average":
-        words.insert(0, "bundled")
+        words.append("bundled")
     return [command, *words, *flags, *(f"{name}={path}" for name, path in given.items() if name.startswith("-"))]
 
 

@@ -8,9 +8,10 @@ import stat
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from captionkit.utils.progress import say, tell, track
 
 # Imported lazily by `load`, in parallel with opening the model.
 if TYPE_CHECKING:
+    from captionkit.cli.caption_writer import CaptionWriter, WriteOptions
     from captionkit.inference.captioner import Caption, Captioner, Outcome
 
 _LONGEST_STEM = 200  # bytes of a drawing's file name before its number and suffix
@@ -43,13 +45,17 @@ def caption_inputs(
     batch_size: int,
     decoding: dict[str, Any],
     min_confidence: float | None = None,
+    write: WriteOptions | None = None,
 ) -> int:
     """Caption every image that `named` stands for; return the exit status, 0 only if every image was captioned.
 
-    Captions with a confidence below `min_confidence` are marked for review.
+    Captions with a confidence below `min_confidence` are marked for review. With `write`, captions are also written to
+    where images are kept; an image whose text stays is not captioned.
     """
     if batch_size < 1:
         raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
+    if write:
+        write.check()
     if min_confidence is not None:  # fail before any file is started
         from captionkit.inference.caption_confidence import check_confidence
 
@@ -60,12 +66,21 @@ def caption_inputs(
     drawings = _Drawings(place, single, sources) if place else None
     if drawings and total is None:
         inputs = drawings.unwritten(inputs)
+    writer = _writer(write, named) if write and write.writes else None
+    if writer:
+        inputs = writer.without_kept(inputs)
     failures: list[str] = []
     with ExitStack() as stack:
         results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
         captioner = load(model)
-        settings = {**decoding, "min_confidence": min_confidence}
+        restyle, hypotheses = _style(write, captioner, decoding)
+        settings = {**decoding, **hypotheses, "min_confidence": min_confidence}
         for given, outcome in track(_outcomes(captioner, inputs, batch_size, settings), total, "captioning"):
+            if given.kept:
+                continue
+            outcome = restyle(outcome)
+            if writer and outcome.caption:
+                outcome = writer.write(given, outcome)
             record = _record(given, outcome, maps=shown and as_json)
             if results:
                 results.add(record)
@@ -80,12 +95,35 @@ def caption_inputs(
             _print(record, as_json, single)
             if shown and not as_json and outcome.caption:
                 _show_maps(outcome.caption)
+    if writer:
+        writer.sum_up()
     if failures:
         listed = ", ".join(failures[:10]) + (f" and {len(failures) - 10} more" if len(failures) > 10 else "")
         if not single:
             say(f"captionkit: {len(failures)} not captioned: {listed}")
         return 1
     return 0
+
+
+def _writer(write: WriteOptions, named: Sequence[str]) -> CaptionWriter:
+    from captionkit.cli.caption_writer import CaptionWriter
+
+    return CaptionWriter(write.publisher(), named, dry_run=write.dry_run)
+
+
+def _style(
+    write: WriteOptions | None, captioner: Captioner, decoding: dict[str, Any]
+) -> tuple[Callable[[Outcome], Outcome], dict[str, Any]]:
+    """Return what words an outcome in the style asked for, and the options of decoding that it needs."""
+    if write is None or write.style != "alt":
+        return lambda outcome: outcome, {}
+    from captionkit.publish.alt_text import MAX_CHARS, as_alt_text
+
+    wanted = decoding.get("num_captions", 1)
+    searched = replace(captioner.decoding, **decoding)
+    # A search keeps its whole beam anyway, and another hypothesis may fit where the best is too long.
+    hypotheses = {} if searched.temperature else {"num_captions": searched.num_beams}
+    return partial(as_alt_text, max_chars=write.max_chars or MAX_CHARS, wanted=wanted), hypotheses
 
 
 class _Drawings:
@@ -200,11 +238,11 @@ def _outcomes(
     def sources() -> Iterator[str | bytes | ArchiveMember]:
         for given in inputs:
             waiting.append(given)
-            if not given.error:
+            if not given.passed_over:
                 yield given.source
 
     for outcome in captioner.stream(sources(), batch_size=batch_size, **settings):
-        while waiting[0].error:
+        while waiting[0].passed_over:
             given = waiting.pop(0)
             yield given, Outcome(given.name, None, given.error)
         yield waiting.pop(0), outcome

@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,11 +27,21 @@ _NAMED = 10  # images listed in one message
 
 @dataclass(frozen=True)
 class Input:
-    """An image to caption, or the reason why it cannot be captioned."""
+    """An image to caption, or the reason why it cannot be captioned.
+
+    root: the folder in which it was found. kept: whether it has a text that stays, and needs no caption.
+    """
 
     name: str
     source: str | bytes | ArchiveMember = ""
     error: str = ""
+    root: str = ""
+    kept: bool = False
+
+    @property
+    def passed_over(self) -> bool:
+        """Return whether the model does not see it."""
+        return bool(self.error) or self.kept
 
 
 def find_inputs(named: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[Input]:
@@ -87,7 +97,7 @@ def _from_folder(name: str) -> Iterator[Input]:
         problems.append(Input(name, error=_passed_over(name, unopened)))
     if not found and not problems:
         problems.append(Input(name, error=f"{paths.shown(name)}: no images in this folder; looked for {_LOOKED_FOR}"))
-    yield from (Input(path, path) for path in sorted(found))
+    yield from (Input(path, path, root=name) for path in sorted(found))
     yield from problems
 
 
@@ -154,12 +164,20 @@ def _from_pattern(pattern: str) -> Iterator[Input]:
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
     everywhere = "**" in pattern
     matches = [match for match in found if not (everywhere and Path(match).is_dir())]
+    root = _fixed_part(pattern)
     for match in matches:
-        yield from _from_name(match)
+        yield from (given if given.root else replace(given, root=root) for given in _from_name(match))
     closed = _closed_folders(pattern)
     yield from closed
     if not matches and not closed:
         yield Input(pattern, error=f"{paths.shown(pattern)}: no file matches this pattern; check it")
+
+
+def _fixed_part(pattern: str) -> str:
+    """Return the folder that a pattern starts from: what precedes its first magic component."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)  # noqa: PTH120
+    return pattern
 
 
 def _closed_folders(pattern: str) -> list[Input]:

@@ -86,6 +86,7 @@ _GROUPS = {
 def caption(options: argparse.Namespace) -> int:
     """Describe images."""
     from captionkit.cli.caption import caption_inputs
+    from captionkit.cli.caption_writer import WriteOptions
 
     return caption_inputs(
         options.inputs,
@@ -96,6 +97,7 @@ def caption(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         decoding=_overrides(options, "decoding"),
         min_confidence=options.min_confidence,
+        write=WriteOptions(**_overrides(options, "write")),
     )
 
 
@@ -146,7 +148,7 @@ def sweep(options: argparse.Namespace) -> int:
         space=options.space,
         given=tuple(overrides),
         trials=options.trials,
-        minutes=options.max_minutes,
+        minutes=options.timeout,
         workers=options.workers,
     )
     return 0
@@ -205,24 +207,9 @@ def average(options: argparse.Namespace) -> int:
     """Average the weights of models that were trained from one."""
     from captionkit.training.tools.model_soup import average_models
 
-    models, data = _models_and_data(options.models, options.data)
     chosen = {"split": options.split, "half": options.half, "every": options.all}
-    tell(average_models(Path(data), models, options.output, **chosen))
+    tell(average_models(options.data, options.models, options.output, **chosen))
     return 0
-
-
-def _models_and_data(models: list[str], data: str) -> tuple[list[str], str]:
-    """The models and the data of `average`, which used to come in the other order: taken where it can be told."""
-    from captionkit.inference.model_folder import CONFIG
-    from captionkit.utils.paths import exists, is_file
-
-    def is_model(path: str) -> bool:
-        return path == "bundled" or is_file(Path(path) / CONFIG)
-
-    if is_model(data) and exists(models[0]) and not is_model(models[0]):
-        say("captionkit: the data comes last now: captionkit average MODEL MODEL ... DATA")
-        return [*models[1:], data], models[0]
-    return models, data
 
 
 def name(options: argparse.Namespace) -> int:
@@ -286,7 +273,7 @@ def inspect(options: argparse.Namespace) -> int:
     """Report the contents and problems of a dataset, a model or a run."""
     from captionkit.cli.inspect import ModelReport, inspect_path
 
-    report = inspect_path(options.path, layout=options.layout, check_images=options.check_images)
+    report = inspect_path(options.path, layout=options.layout, check_images=options.images)
     summary = _summary(str(Path(report.path).absolute())) if isinstance(report, ModelReport) else None
     if options.json:
         values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
@@ -327,14 +314,14 @@ def export(options: argparse.Namespace) -> int:
             raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
         given["data"] = given.pop("evaluate", None)
         given["keep_weights"] = options.keep_weights
-        tell(export_int8(options.model, options.output, pictures=options.images, **given))
+        tell(export_int8(options.model, options.output, pictures=options.pictures, **given))
         return 0
     from captionkit.export.export_model import export_model
 
     if given or options.output or options.keep_weights:
         others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
         raise CaptionkitError(f"{others} go with --int8; add it")
-    tell(export_model(options.model, pictures=options.images, half=options.half))
+    tell(export_model(options.model, pictures=options.pictures, half=options.half))
     return 0
 
 
@@ -345,9 +332,7 @@ def serve(options: argparse.Namespace) -> int:
     settings = Settings(**_overrides(options, "serve"))
     from captionkit.serve.server import serve as run
 
-    if options.place:
-        say("captionkit: the model is named by --model now: captionkit serve --model MODEL")
-    run(options.model or options.place, settings)
+    run(options.model, settings)
     return 0
 
 
@@ -386,7 +371,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add(
         "inputs",
         nargs="+",
-        metavar="IMAGE",
+        metavar="PHOTO",
         help="image, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
@@ -400,6 +385,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="where the model looked: OUT.png, .gif or .npz, a folder for several, or - for terminal or JSON",
     )
     add("--output", metavar="FILE", type=_path, help="also write a file: .json (COCO results), .jsonl or .csv")
+    _add_write(add)
 
     add = _add(commands, train, extra="train")
     add(
@@ -431,7 +417,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
     add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
     add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
-    add("--max-minutes", old=["--timeout"], type=float, metavar="X", help="after which no trial is begun")
+    add("--timeout", type=float, metavar="MINUTES", help="after which no trial is begun")
     add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
     _add_recipe(add, fields=arguments[:1] == ["sweep"])
 
@@ -497,8 +483,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, average, extra="train")
+    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("models", type=_named, nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
-    add("data", type=_named, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
     add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
@@ -534,13 +520,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, inspect, extra="train")
     add("path", type=_named, metavar="PATH", help="dataset, model folder, Hub id, or run folder")
     add("--layout", help="read the dataset as this layout instead of detecting it")
-    add("--check-images", old=["--images"], action="store_true", help="also open every image")
+    add("--images", action="store_true", help="also open every image")
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, export, extra="export")
     add("model", type=_named, metavar="MODEL", help="model folder with weights")
-    what = "real images to try the graphs on (default: sample photographs)"
-    add("--images", old=["--pictures"], type=_path, metavar="DIR", help=what)
+    add("--pictures", type=_path, metavar="DIR", help="real images to try the graphs on (default: sample photographs)")
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
     add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
     add("--output", type=_path, metavar="FOLDER", help="the folder for --int8")
@@ -551,9 +536,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
 
     add = _add(commands, serve, extra="serve")
-    add("place", type=_named, nargs="?", help=argparse.SUPPRESS)
-    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
-    _add_fields(add, Settings, "serve", old={"max_batch_size": "--max-batch"}, defaults=True)
+    add(
+        "model",
+        type=_named,
+        nargs="?",
+        metavar="MODEL",
+        help="model folder or Hub id (default: what comes with captionkit)",
+    )
+    _add_fields(add, Settings, "serve", defaults=True)
 
     add = _add(commands, plot, extra="train")
     add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
@@ -600,15 +590,28 @@ def _add_batch_size(add: Callable[..., Any]) -> None:
     add("--batch-size", old=["--batch"], type=int, default=16, metavar="N", help=what)
 
 
+def _add_write(add: Callable[..., Any]) -> None:
+    """Where captions go besides standard output, and how they are worded: the fields of WriteOptions."""
+
+    def option(flag: str, **how: Any) -> None:
+        add(flag, dest=f"write:{flag.lstrip('-').replace('-', '_')}", **how)
+
+    option("--sidecar", metavar="SUFFIX", type=_named, help="write each caption beside its image, as text: .txt")
+    option("--output-dir", metavar="DIR", type=_path, help="put the text files there, in folders like the images'")
+    option("--prepend", metavar="TEXT", help="literal text before each caption written, such as a trigger word")
+    option("--append", metavar="TEXT", help="literal text after each caption written")
+    option(
+        "--existing",
+        choices=("skip", "overwrite", "append", "prepend"),
+        help="where a text is already: leave it (the default), replace it, or add the caption after or before it",
+    )
+    option("--dry-run", action="store_true", default=None, help="only say what would be written")
+    option("--style", choices=("alt",), help="alt: a sentence for those who do not see the image")
+    option("--max-chars", metavar="N", type=int, help="most characters of --style alt (default: 125)")
+
+
 def _add_min_confidence(add: Callable[..., Any], text: str) -> None:
     add("--min-confidence", type=float, metavar="X", help=text)
-
-
-#: the headings of decoding options in the help; all others are under "search"
-_DECODING_GROUPS = {
-    "sampling": ("temperature", "top_k", "top_p", "seed"),
-    "words": ("prefix", "force_words", "bad_words"),
-}
 
 
 def _flag_of(field: str) -> str:
@@ -633,21 +636,12 @@ def _add_fields(
         str: ({"type": str, "metavar": "TEXT"}, ""),
         tuple: ({"type": _listed, "metavar": "WORDS"}, "; with commas"),
     }
-    groups = {name: group for group, names in _DECODING_GROUPS.items() for name in names}
     for field in fields(table):
         dest, (how, note) = f"{kind}:{field.name}", kinds[type(field.default)]
         if defaults and field.default:
             note += f" (default: {field.default})"
         former = [old[field.name]] if field.name in old else []
-        group = groups.get(field.name, "search") if kind == "decoding" else ""
-        add(
-            _flag_of(field.name),
-            old=former,
-            group=group,
-            dest=dest,
-            help=(field.metadata["help"] + note).replace("%", "%%"),
-            **how,
-        )
+        add(_flag_of(field.name), old=former, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
 
 
 def _named(text: str) -> str:

@@ -54,6 +54,11 @@ def unread(root: Path) -> Iterator[Problem]:
     return _of_other_kinds(root, (item for item in _walk(root) if isinstance(item, str)))
 
 
+def images(root: Path) -> Iterator[str]:
+    """Yield the paths, relative to `root`, of the images under it, in the order of folder and file names."""
+    return (item for item in _walk(root) if isinstance(item, str) and _is_image(item))
+
+
 class _Beside:
     """The caption files beside images."""
 

@@ -72,6 +72,8 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         dataset = assemble(place, name, LAYOUTS[name].read(place, files))
         if LAYOUTS[name] not in (folder, shards):  # `folder` reports these itself; shards contain their captions
             dataset.problems.extend(_unread(place))
+        if LAYOUTS[name] in (imagefolder, json_records):
+            dataset.problems.extend(_unnamed(place, files, dataset))
         if LAYOUTS[name] in (imagefolder, json_records) and not any(
             e.captions for part in dataset.values() for e in part
         ):
@@ -135,6 +137,17 @@ def _unread(place: Place) -> Iterator[Problem]:
     for path in sorted(path for where in (place.root, *inner) for path in where.iterdir()):
         if (advice := way_out(path)) and path.is_file():
             yield Problem("unread file", place.name(path), f"{path.suffix} is not read; {advice}")
+
+
+def _unnamed(place: Place, files: list[Path], dataset: Dataset) -> Iterator[Problem]:
+    """Yield a Problem for each image under the folder of a metadata file that no metadata file names."""
+    stated = {str(example.image) for examples in dataset.values() for example in examples}
+    lists = [file for file in files if file.stem.casefold() == "metadata"]
+    for file in lists:
+        own = [other.parent for other in lists if other.parent != file.parent and file.parent in other.parents]
+        for image in (file.parent / item for item in folder.images(file.parent)):
+            if str(image) not in stated and not any(inner in image.parents for inner in own):
+                yield Problem("image without caption", place.name(image), f"{place.name(file)} does not name it")
 
 
 def _named(place: Place, layout: str) -> tuple[str, list[Path]]:
