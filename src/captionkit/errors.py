@@ -33,3 +33,8 @@ class RecipeError(CaptionkitError):
 
 class TrainingError(CaptionkitError):
     """A run cannot start, go on or be resumed."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip()

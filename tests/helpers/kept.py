@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from captionkit.training.run.run_dir import LAST, METRICS
+from captionkit.data.run_files import LAST, METRICS
 
 
 def rows(run: Path, kind: str) -> list[dict]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import captionkit
 from captionkit.data.images import Preprocessing, preprocess
+from captionkit.data.run_files import LAST
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ModelError, RecipeError
 from captionkit.inference.captioner import Captioner
@@ -35,7 +36,7 @@ from captionkit.models.torch_stepper import TorchStepper
 from captionkit.models.transformer_decoder import SIZES, Transformer, TransformerConfig
 from captionkit.training import factory
 from captionkit.training.objectives.losses import losses
-from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from decoders import CAPTIONS, CELLS, CONFIGS, WIDTH, WORDS, build, follow, pack, unpack

@@ -16,6 +16,7 @@ import torch
 from captionkit.cli import main as cli
 from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
+from captionkit.data.run_files import BEST
 from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
 from captionkit.models.decoder import Decoded
@@ -29,7 +30,6 @@ from captionkit.training.data.soft_targets import SoftLabels
 from captionkit.training.engine import distributed
 from captionkit.training.objectives import distillation
 from captionkit.training.objectives.losses import losses
-from captionkit.training.run.run_dir import BEST
 from captionkit.training.trainer import train
 from captionkit.utils import paths
 from decoders import follow

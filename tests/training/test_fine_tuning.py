@@ -17,6 +17,7 @@ import torch
 from captionkit.cli import main as cli
 from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
+from captionkit.data.run_files import LAST
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.inference.model_folder import open_model
 from captionkit.inference.search import Begun, Decoding, search
@@ -32,7 +33,7 @@ from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.optim.gradual_unfreezing import GradualUnfreezing
 from captionkit.training.optim.optimizers import make_optimizer
 from captionkit.training.optim.schedule import rates, set_rates
-from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from decoders import CAPTIONS, CONFIGS, pack

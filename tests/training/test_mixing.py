@@ -19,12 +19,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from captionkit.cli import main as cli
+from captionkit.data.run_files import LAST
 from captionkit.errors import DatasetError, RecipeError, TrainingError
 from captionkit.inference.model_folder import open_model
 from captionkit.training import factory, trainer
 from captionkit.training.data import feature_cache
 from captionkit.training.data.sampler import EpochSampler
-from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from shapes import make_recipe
 

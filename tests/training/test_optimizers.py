@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from captionkit.data.run_files import LAST
 from captionkit.errors import RecipeError
 from captionkit.training import factory
 from captionkit.training.config.schema import OptimizerRecipe
@@ -25,7 +26,7 @@ from captionkit.training.optim.optimizers import check_optimizer, hidden_matrice
 from captionkit.training.optim.schedule import rate_factor, rates, set_rates
 from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
-from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from shapes import make_recipe, make_shapes
 

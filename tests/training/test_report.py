@@ -20,6 +20,7 @@ import captionkit
 from captionkit.cli import main as cli
 from captionkit.cli.inspect import inspect_run
 from captionkit.data.layouts import open_dataset
+from captionkit.data.run_files import METRICS
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import open_model
 from captionkit.metrics import tokenize
@@ -28,7 +29,6 @@ from captionkit.training import trainer
 from captionkit.training.report import curves, examples
 from captionkit.training.report.run_data import load_kept
 from captionkit.training.run import environment
-from captionkit.training.run.run_dir import METRICS
 from captionkit.training.run.sessions import SESSIONS, read_sessions
 from captionkit.training.run.timer import Timer
 from captionkit.training.train_step import TrainStep

@@ -16,8 +16,8 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 
+from captionkit.data.run_files import BEST, LAST, METRICS
 from captionkit.training import trainer
-from captionkit.training.run.run_dir import BEST, LAST, METRICS
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from kept import same_tensors, step_of

@@ -24,13 +24,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from captionkit.data.run_files import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.inference.model_folder import CARD, WEIGHTS, open_model, update_model
 from captionkit.training import train_step
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data import dataset
 from captionkit.training.engine.signals import deferred_interrupts
-from captionkit.training.run.run_dir import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from captionkit.utils import atomic_write

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.exc import TorchDynamoException
 
+from captionkit.data.run_files import BEST, LAST
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.training import factory, memory_check, train_step, trainer
 from captionkit.training.config.recipe import Recipe, load_recipe
@@ -29,7 +30,6 @@ from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import compile, free_memory
 from captionkit.training.engine.distributed import make_accelerator
 from captionkit.training.memory_check import Forecast
-from captionkit.training.run.run_dir import BEST, LAST
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 

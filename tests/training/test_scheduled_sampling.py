@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from captionkit.data.run_files import LAST
 from captionkit.models.decoder import Decoded
 from captionkit.training import factory
 from captionkit.training.data.collate import Batch, collate
@@ -22,7 +23,6 @@ from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import distributed
 from captionkit.training.objectives.scheduled_sampling import Feeding
-from captionkit.training.run.run_dir import LAST
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from shapes import make_recipe

@@ -16,6 +16,7 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 import torch
 from torch import Tensor
 
+from captionkit.data.run_files import LAST
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
@@ -34,7 +35,7 @@ from captionkit.training.objectives.collapse import detect_collapse
 from captionkit.training.objectives.rewards import CiderReward, advantages
 from captionkit.training.objectives.sampling import draw, sample_captions
 from captionkit.training.objectives.scst import SelfCriticalLoss
-from captionkit.training.run.run_dir import LAST, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from captionkit.training.validation import Validator
 from decoders import CONFIGS

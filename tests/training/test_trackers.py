@@ -14,10 +14,10 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 from accelerate import tracking
 
 from captionkit.cli import main as cli
+from captionkit.data.run_files import METRICS
 from captionkit.errors import RecipeError
 from captionkit.training import trainer
 from captionkit.training.run import trackers
-from captionkit.training.run.run_dir import METRICS
 from captionkit.training.trainer import train
 from shapes import make_recipe
 

@@ -27,6 +27,7 @@ from torch import nn
 import captionkit
 from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
+from captionkit.data.run_files import LAST, METRICS
 from captionkit.errors import CaptionkitError, DatasetError, RecipeError, TrainingError
 from captionkit.eval.evaluate import evaluate_model
 from captionkit.inference.model_folder import open_model
@@ -46,7 +47,7 @@ from captionkit.training.optim.ema import averaged
 from captionkit.training.optim.schedule import parameter_groups, rate_factor
 from captionkit.training.run import best_model
 from captionkit.training.run.progress import Progress
-from captionkit.training.run.run_dir import LAST, METRICS, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from captionkit.training.validation import Validation

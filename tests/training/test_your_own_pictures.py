@@ -18,8 +18,8 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from captionkit.cli import main as cli
 from captionkit.data.layouts import open_dataset
+from captionkit.data.run_files import METRICS
 from captionkit.training.config.recipe import FINE_TUNE, load_recipe, shipped_recipes
-from captionkit.training.run.run_dir import METRICS
 from captionkit.training.trainer import train
 from real_photos import CAPTIONS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from captionkit.data.layouts import inspect_dataset, open_dataset
-from captionkit.data.run_metrics import read_metrics, read_rows
+from captionkit.data.run_files import BEST, LAST, METRICS, RECIPE, REPORT, read_metrics, read_rows
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference import model_folder
 from captionkit.inference.model_folder import parameters_of
@@ -28,7 +28,7 @@ def inspect_path(path: str, *, layout: str | None = None, check_images: bool = F
     """Inspect whatever is at `path`. Raises CaptionkitError if captionkit does not recognise it."""
     place = Path(path)
     there = paths.exists(path)
-    if paths.is_file(place / "recipe.toml"):
+    if paths.is_file(place / RECIPE):
         return inspect_run(place)
     if path == "bundled" or paths.is_file(place / model_folder.CONFIG) or ("/" in path and not there):
         return inspect_model(model_folder.open_model(path))
@@ -164,7 +164,7 @@ class RunReport:
 
 def inspect_run(path: Path) -> RunReport:
     """Read the metrics of a run folder."""
-    rows = read_rows(path / "metrics.jsonl")
+    rows = read_rows(path / METRICS)
     evaluations = [row for row in rows if row["kind"] == "eval"]
     trained = [row.get("loss") for row in rows if row["kind"] == "train"]
     best = next((row for row in reversed(evaluations) if row["best"]), None)
@@ -178,9 +178,9 @@ def inspect_run(path: Path) -> RunReport:
         best_cider=best.get("cider") if best else None,
         best_epoch=best["epoch"] if best else None,
         evaluations=len(evaluations),
-        resumable=paths.is_file(path / "last.safetensors"),
-        model=paths.is_file(path / "best" / model_folder.CONFIG),
-        report=paths.is_file(path / "report.html"),
+        resumable=paths.is_file(path / LAST),
+        model=paths.is_file(path / BEST / model_folder.CONFIG),
+        report=paths.is_file(path / REPORT),
     )
 
 

@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from captionkit.errors import CaptionkitError, ModelError
+from captionkit.errors import CaptionkitError, ModelError, one_line
 from captionkit.inference.caption_confidence import CaptionConfidence
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.utils import atomic_write, output_checks, paths
@@ -397,7 +397,7 @@ def push_model(folder: ModelFolder, repo: str) -> str:
         api.upload_folder(repo_id=repo, folder_path=folder.path, allow_patterns=[CONFIG, *folder.config["files"]])
     except Exception as error:
         raise ModelError(
-            f"{repo}: cannot be pushed to the Hub ({_first_line(error)}); log in with `hf auth login`"
+            f"{repo}: cannot be pushed to the Hub ({one_line(error)}); log in with `hf auth login`"
         ) from None
     return f"https://huggingface.co/{repo}"
 
@@ -410,11 +410,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the Hub raises many kinds; all mean that there is no model to be had
-        raise ModelError(f"{name}: no such folder, and not to be had from the Hub ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name}: no such folder, and not to be had from the Hub ({one_line(error)})") from None
 
 
 def parameters_of(path: Path) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from captionkit.data.images import to_bytes
-from captionkit.errors import ModelError
+from captionkit.errors import ModelError, one_line
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _session(folder: ModelFolder, name: str, content: bytes | None, threads: int
     try:
         return open_session(content, threads)
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        reason = str(error).strip().splitlines()[0]
+        reason = one_line(error)
         raise ModelError(f"{folder.path / name}: ONNX Runtime cannot run it ({reason}); export it again") from None
 
 

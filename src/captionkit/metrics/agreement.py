@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
+from captionkit.utils.grouping import map_groups
 
 #: the agreement from which the main statement of a caption counts as right
 RIGHT_FROM = 0.2
@@ -38,8 +39,7 @@ class People:
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         """`references` are the captions of each image, at least one."""
         self._tokenize = TOKENIZERS[tokenizer_of(references)]
-        each = iter(self._tokenize(caption for some in references for caption in some))
-        self._written = [[set(next(each)) for _ in some] for some in references]
+        self._written = [[set(words) for words in some] for some in map_groups(self._tokenize, references)]
         self._used: list[set[str]] = [set().union(*some) for some in self._written]
         self._images_with = Counter(word for used in self._used for word in used)
 

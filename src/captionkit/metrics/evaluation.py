@@ -22,6 +22,7 @@ from captionkit.metrics.rouge import RougeL
 from captionkit.metrics.scores import Scores
 from captionkit.metrics.spice import Spice
 from captionkit.metrics.tokens import PTB, TOKENIZERS, tokenizer_of
+from captionkit.utils.grouping import map_groups
 
 _MAKERS: dict[str, Callable[[DocumentFrequencies | None], Metric]] = {
     "bleu": lambda _: Bleu(),
@@ -169,9 +170,7 @@ def _tokenizer(kind: str) -> Any:
 
 
 def _tokens(pairs: Pairs, split_up: Any) -> tuple[list[list[str]], list[list[list[str]]]]:
-    said = split_up(pairs.candidates)
-    flat = iter(split_up(caption for some in pairs.references for caption in some))
-    return said, [[next(flat) for _ in some] for some in pairs.references]
+    return split_up(pairs.candidates), map_groups(split_up, pairs.references)
 
 
 def _fitting(chosen: Sequence[Metric], written: Sequence[Sequence[Tokens]]) -> tuple[list[Metric], list[str]]:

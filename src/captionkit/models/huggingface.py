@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from captionkit.data.images import Preprocessing
-from captionkit.errors import ModelError
+from captionkit.errors import ModelError, one_line
 from captionkit.models.encoder import Encoder, EncoderConfig, without_values
 from captionkit.models.encoder_registry import register
 from captionkit.utils import paths
@@ -284,4 +284,5 @@ def leaves(output: Tensor) -> Iterator[Tensor]:
 
 
 def reason_of(error: Exception) -> str:
-    return textwrap.shorten(str(error).strip().partition("\n")[0], 200) or type(error).__name__
+    """Return the first line of a library's error, shortened to fit into a message."""
+    return textwrap.shorten(one_line(error), 200)

@@ -11,12 +11,14 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from captionkit.data.run_files import SAMPLES
+from captionkit.errors import one_line
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.factory import Setup
 from captionkit.training.report import RunData, write_captions, write_report
 from captionkit.training.run.progress import Progress
-from captionkit.training.run.run_dir import SAMPLES, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.run.session_log import SessionLog
 from captionkit.training.run.sessions import DONE
 from captionkit.training.step_metrics import StepMetrics
@@ -104,9 +106,8 @@ class RunLogger:
             yield
         except BaseException as error:
             if self.main and self.session_log.works:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 stopped = isinstance(error, KeyboardInterrupt)
-                self.session_log.end("interrupted" if stopped else f"failed: {reason}", progress)
+                self.session_log.end("interrupted" if stopped else f"failed: {one_line(error)}", progress)
                 self._write(whole=False)
             raise
 
@@ -136,8 +137,9 @@ class RunLogger:
         try:
             page = write_report(material)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.say(f"no report ({reason}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again")
+            self.say(
+                f"no report ({one_line(error)}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again"
+            )
             return
         if whole:
             self.say(f"report: {page}")

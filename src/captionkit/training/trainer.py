@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from captionkit.data.run_files import BEST, LAST
 from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.inference.model_folder import CONFIG
 from captionkit.inference.word_confidence import WordConfidence
@@ -38,7 +39,7 @@ from captionkit.training.optim.schedule import rates
 from captionkit.training.run.best_model import export_kept, save_model
 from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
-from captionkit.training.run.run_dir import BEST, LAST, RunFolder
+from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.run.trackers import check_trackers
 from captionkit.training.run_logger import RunLogger
 from captionkit.training.train_step import TrainStep

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ from captionkit.training.config.decoding import DECODING
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import whole
 from captionkit.training.objectives.losses import losses
+from captionkit.utils.grouping import map_groups
 from captionkit.viz.page import Card, captions_page
 
 #: a word that occurs at least so often in the references, and ends one in at most this share, never ends a caption
@@ -43,9 +44,8 @@ class Validator:
     def __init__(self, captions: CaptionSet) -> None:
         references = [example.captions for example in captions]
         self._tokenize = TOKENIZERS[tokenizer_of(references)]
-        written = self._tokenize(caption for some in references for caption in some)
-        each = iter(written)
-        self._references = [[next(each) for _ in some] for some in references]
+        self._references = map_groups(self._tokenize, references)
+        written = [*chain.from_iterable(self._references)]
         self._frequencies = DocumentFrequencies.of(self._references)
         self._used = [{word for reference in some for word in reference} for some in self._references]
         self._inside = _never_last(written)

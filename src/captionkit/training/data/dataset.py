@@ -20,6 +20,7 @@ from captionkit.training.data.augment import random_colour, random_crop
 from captionkit.training.data.feature_cache import ConcatFeatures
 from captionkit.training.data.flip import can_flip, swapped_captions
 from captionkit.training.data.random_streams import CAPTIONS, CHOICE, round_robin
+from captionkit.utils.grouping import map_groups
 
 if TYPE_CHECKING:
     from captionkit.training.data.soft_targets import SoftTargets
@@ -82,8 +83,8 @@ class CaptionDataset:
         self._chancy = augment and bool(recipe.data.token_dropout or recipe.optimizer.scheduled_sampling)
 
     def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        encoded = iter(self.tokenizer.encode_batch([caption for some in captions for caption in some]))
-        return [[_cut(next(encoded), self.recipe.data.max_length) for _ in some] for some in captions]
+        encoded = map_groups(self.tokenizer.encode_batch, captions)
+        return [[_cut(ids, self.recipe.data.max_length) for ids in some] for some in encoded]
 
     def _allow_swaps(self) -> None:
         swaps = {

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from captionkit.errors import RecipeError, TrainingError
+from captionkit.errors import RecipeError, TrainingError, one_line
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.training.config.schema import RunRecipe
 
@@ -50,5 +50,5 @@ def compiler_errors() -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = one_line(error)[:200]
         raise TrainingError(f"torch.compile failed ({reason}); start again without run.compile") from None

@@ -6,6 +6,8 @@ import re
 
 import torch
 
+from captionkit.errors import one_line
+
 _DEVICE = re.compile(r"CUDA error|device-side assert|CUDA driver|cuDNN error|CUDNN_STATUS|CUBLAS_STATUS|HIP error|MPS")
 _PROCESS = re.compile(
     r"connection (?:closed|reset|refused)|broken pipe|socket|NCCL|gloo|timed out|process ?group|barrier", re.IGNORECASE
@@ -18,8 +20,7 @@ def explain(error: RuntimeError) -> str | None:
     A device that has failed cannot be used again in the same process, so nothing may be read from it afterwards.
     """
     # The message is an optional location in torch's sources, then the cause, then advice for developers.
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    reason = re.sub(r"^\[\S+:\d+\] ", "", first).partition(". ")[0]
+    reason = re.sub(r"^\[\S+:\d+\] ", "", one_line(error)).partition(". ")[0]
     if isinstance(error, getattr(torch, "AcceleratorError", ())) or _DEVICE.search(str(error)):
         return f"the device failed ({reason})"
     distributed = getattr(torch.distributed, "DistError", ())

@@ -10,7 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from captionkit.errors import RecipeError, TrainingError
+from captionkit.errors import RecipeError, TrainingError, one_line
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.training.run.progress import Progress
 
@@ -40,7 +40,7 @@ def make_accelerator(precision: str, model: CaptioningModel, *, thawing: bool = 
             ],
         )
     except ValueError as error:
-        raise _lacking(precision, str(error).strip().splitlines()[0]) from None
+        raise _lacking(precision, one_line(error)) from None
     if precision != "no" and not accelerator.native_amp:  # Accelerate silently ignores fp16 on a CPU
         raise _lacking(precision, f"the device is {accelerator.device}")
     return accelerator

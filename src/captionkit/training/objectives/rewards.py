@@ -10,6 +10,7 @@ from captionkit.metrics.cider import CiderD
 from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.metrics.metric import Floats
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
+from captionkit.utils.grouping import map_groups
 
 
 class CiderReward:
@@ -23,8 +24,8 @@ class CiderReward:
     def __init__(self, references: Sequence[Sequence[str]], tokenizer: Tokenizer, bleu4: float) -> None:
         self._tokenizer, self._bleu4 = tokenizer, bleu4
         self._tokenize = TOKENIZERS[tokenizer_of(references)]
-        flat = iter(self._tokenize(caption for some in references for caption in some))
-        self._references = [[[*next(flat), EOS] for _ in some] for some in references]
+        tokenized = map_groups(self._tokenize, references)
+        self._references = [[[*words, EOS] for words in some] for some in tokenized]
         self._frequencies = DocumentFrequencies.of(self._references)
 
     def __call__(self, places: Sequence[int], captions: Sequence[Sequence[int]]) -> Floats:

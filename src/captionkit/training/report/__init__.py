@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from captionkit import __version__
-from captionkit.errors import CaptionkitError
+from captionkit.data.run_files import REPORT, REPORT_TEXT
+from captionkit.errors import CaptionkitError, one_line
 from captionkit.training.report import curves, examples, provenance, results
 from captionkit.training.report.run_data import RunData, write_captions
-from captionkit.training.run.run_dir import REPORT, REPORT_TEXT
 from captionkit.utils import atomic_write, paths
 from captionkit.viz.document import Block, Document, Paragraph, Section
 from captionkit.viz.document_html import document_html
@@ -61,7 +61,7 @@ def _told(tell: Callable[[RunData], list[Block]], material: RunData) -> list[Blo
     try:
         return tell(material)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = one_line(error)
         named = reason if isinstance(error, CaptionkitError) else f"{type(error).__name__}: {reason}"
         return [Paragraph(f"Not available: {named}", warning=True)]
 

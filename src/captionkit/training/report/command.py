@@ -10,12 +10,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from captionkit.data.layouts import CaptionSet
-from captionkit.data.run_metrics import read_metrics
+from captionkit.data.run_files import CURVES, METRICS, RECIPE, REPORT, REPORT_TEXT, read_metrics
 from captionkit.errors import CaptionkitError
 from captionkit.training.config.recipe import load_recipe
 from captionkit.training.factory import splits_of
 from captionkit.training.report import RunData, write_report
-from captionkit.training.run.run_dir import CURVES, METRICS, RECIPE, REPORT, REPORT_TEXT
 from captionkit.training.run.sessions import read_sessions
 from captionkit.utils import paths
 from captionkit.utils.output_checks import check_output_file, is_report

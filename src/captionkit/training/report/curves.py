@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
+from captionkit.data.run_files import CURVES
 from captionkit.training.report.formatting import brief, minutes
 from captionkit.training.report.run_data import RunData
-from captionkit.training.run.run_dir import CURVES
 from captionkit.viz.curves import curve_drawings
 from captionkit.viz.document import Bars, Block, Drawings, Paragraph, Table, TableRow
 

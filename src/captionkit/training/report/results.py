@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from captionkit.data.run_files import BEST
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import WEIGHTS, parameters_of
 from captionkit.training.report.formatting import brief, device_of, minutes_of, number
 from captionkit.training.report.run_data import RunData
-from captionkit.training.run.run_dir import BEST
 from captionkit.viz.document import Block, Code, Paragraph, Table, TableRow
 
 MEANINGS = {

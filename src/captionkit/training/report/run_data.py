@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.data.layouts import CaptionSet
+from captionkit.data.run_files import BEST, CAPTIONS
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.load import load
@@ -19,9 +20,9 @@ from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.metrics.evaluation import USUAL
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.training.config.recipe import Recipe
-from captionkit.training.run.run_dir import BEST, CAPTIONS
 from captionkit.training.run.sessions import Session
 from captionkit.utils import atomic_write
+from captionkit.utils.grouping import map_groups
 from captionkit.viz.page import Card
 
 
@@ -140,9 +141,7 @@ class RunData:
     def _frequencies(self) -> DocumentFrequencies:
         """CIDEr's document frequencies, counted as in the run's evaluations: images that cannot be read included."""
         references = [example.captions for example in self.val or ()]
-        split_up = TOKENIZERS[tokenizer_of(references)]
-        flat = iter(split_up(caption for some in references for caption in some))
-        return DocumentFrequencies.of([[next(flat) for _ in some] for some in references])
+        return DocumentFrequencies.of(map_groups(TOKENIZERS[tokenizer_of(references)], references))
 
     def _scored_without_meteor(self, reason: CaptionkitError) -> Scores | CaptionkitError:
         try:

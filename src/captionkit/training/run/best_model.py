@@ -16,7 +16,7 @@ from captionkit import __version__
 from captionkit.data.images import Preprocessing, open_image
 from captionkit.data.layouts import CaptionSet
 from captionkit.data.tokenizer import Tokenizer
-from captionkit.errors import ImageError
+from captionkit.errors import ImageError, one_line
 from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, ModelFolder, open_model, write_model
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
@@ -83,7 +83,7 @@ def _reason(error: BaseException) -> str:
     first = error
     while first.__cause__ is not None:
         first = first.__cause__
-    said = [(str(one).strip().splitlines() or [type(one).__name__])[0] for one in (error, first)]
+    said = [one_line(one) for one in (error, first)]
     return ": ".join(dict.fromkeys(said))
 
 

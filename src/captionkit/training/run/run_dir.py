@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from captionkit.data.run_files import BEST, CAPTIONS, CURVES, LAST, METRICS, RECIPE, REPORT, REPORT_TEXT, SAMPLES
 from captionkit.errors import ModelError, TrainingError
 from captionkit.inference.model_folder import open_model
 from captionkit.training.config.recipe import Recipe, load_recipe, recipe_fields
@@ -23,16 +24,6 @@ from captionkit.training.run.trackers import TENSORBOARD, Trackers
 from captionkit.utils import atomic_write, paths
 from captionkit.viz.curves import draw_curves
 
-RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
-    "recipe.toml",
-    "metrics.jsonl",
-    "curves.png",
-    "samples.html",
-    "last.safetensors",
-    "best",
-)
-#: the saved model's captions of the validation split, as COCO results; the report as Markdown and as HTML
-CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
 #: files and folders that a run writes, and that a new run would therefore overwrite
 _OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SESSIONS, TENSORBOARD)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
-from captionkit.errors import RecipeError
+from captionkit.errors import RecipeError, one_line
 from captionkit.utils import paths
 from captionkit.utils.progress import say
 
@@ -105,8 +105,7 @@ class Trackers:
 
     def _give_up(self, name: str, error: Exception) -> None:
         self._names.remove(name)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"{name}: failed and gets nothing more in this session ({reason}); metrics.jsonl has everything")
+        say(f"{name}: failed and gets nothing more in this session ({one_line(error)}); metrics.jsonl has everything")
 
 
 def _options(name: str, path: Path, known: str | None) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
-from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.data.run_files import BEST, LAST, RECIPE
+from captionkit.errors import CaptionkitError, TrainingError, one_line
 from captionkit.training.config.recipe import Recipe, change_recipe
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.distributed import refuse_several
 from captionkit.training.engine.signals import deferred_interrupts
 from captionkit.training.factory import prepare
-from captionkit.training.run.run_dir import BEST, LAST, RECIPE
 from captionkit.training.tools.search_space import Space, default_space, read_space, short_name, to_tables, to_toml
 from captionkit.training.tools.sweep_report import write_report
 from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
@@ -183,7 +183,7 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
     except _Ended:
         return TrialState.PRUNED, None, ""
     except Exception as error:  # no failure of a single trial may end the search
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = one_line(error)
         known = isinstance(error, CaptionkitError)
         # After the cause comes a remedy for a single run, which refers to files that a sweep removes.
         return TrialState.FAIL, None, reason.partition(";")[0] if known else f"{type(error).__name__}: {reason}"

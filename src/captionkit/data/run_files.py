@@ -1,4 +1,4 @@
-"""Reading the metrics.jsonl of a run folder."""
+"""The files of a run folder by name, and the reader of its metrics."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ from typing import Any
 from captionkit.errors import CaptionkitError
 from captionkit.utils import paths
 
+RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST = (
+    "recipe.toml",
+    "metrics.jsonl",
+    "curves.png",
+    "samples.html",
+    "last.safetensors",
+    "best",
+)
+#: the saved model's captions of the validation split, as COCO results; the report as Markdown and as HTML
+CAPTIONS, REPORT_TEXT, REPORT = "captions.json", "report.md", "report.html"
+
 _MAX_METRICS_BYTES = 1 << 30
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the recorded rows of a run. Raises CaptionkitError if there are none."""
-    rows = read_rows(run / "metrics.jsonl")
+    rows = read_rows(run / METRICS)
     if not rows:
-        raise CaptionkitError(f"{run}: no metrics of a run (metrics.jsonl); give a folder that `captionkit train` made")
+        raise CaptionkitError(f"{run}: no metrics of a run ({METRICS}); give a folder that `captionkit train` made")
     return rows
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file, none if there is no file. Raises CaptionkitError if they are no run's."""
     if not paths.exists(path):
         return []
     rows = []
