@@ -204,7 +204,8 @@ def test_hugging_face_parameters(
         assert texts(**{name: None}) == [text]
         assert name in refused(ask(**{name: 3}), 422)
     sampled = usual_of(model, photo, temperature=1.0, seed=7)
-    assert texts(do_sample=True, seed=7) == texts(temperature=1, seed=7, top_k=-1) == sampled
+    assert texts(do_sample=True, seed=7) == texts(do_sample=True, temperature=1, seed=7, top_k=-1) == sampled
+    assert texts(temperature=1, seed=7, top_k=20, top_p=0.9) == [text], "nobody asked to sample"
     assert len({texts(do_sample=True)[0] for _ in range(8)}) > 1, "without a seed, samples differ"
     assert "no option early_stopping" in refused(ask(early_stopping=True), 422)
     assert "max_new_tokens" in refused(ask(max_new_tokens=0), 422)
@@ -306,21 +307,26 @@ def test_tokens_samples_and_choices_as_the_fields_mean_them(
         assert ask(top_k=off) == ask(top_k=off, top_p=0.5, temperature=0) == [text]
         assert said(client.post(CAPTIONS, json={"image": encoded, "top_k": min(0, int(off))})) == [text]
     sampled = usual_of(model, photo, temperature=1.0, seed=5)
-    assert ask(temperature=1, seed=5, top_k=-1) == ask(temperature=1, seed=5) == sampled
+    drawing = {"do_sample": True, "temperature": 1}
+    assert ask(**drawing, seed=5, top_k=-1) == ask(do_sample=True, seed=5) == sampled
+    assert ask(temperature=1, seed=5, top_k=40, top_p=0.9) == ask(do_sample=False, temperature=1) == [text]
     assert said(client.post(f"{CAPTIONS}?top_k=-1&temperature=1&seed=5", content=photo)) == sampled
     refused(chat(client, encoded, top_k=-2, temperature=1), 422)
+    refused(chat(client, encoded, do_sample="perhaps"), 422)
 
     for seed in (-7, 2**63, 9223372036854776000):
-        assert ask(temperature=1, seed=seed) == ask(temperature=1, seed=seed)
-    assert len({ask(temperature=1)[0] for _ in range(8)}) > 1, "without a seed, samples differ"
-    assert len({ask(temperature=1, seed=-1)[0] for _ in range(8)}) > 1
-    assert len({ask(temperature=1, seed=4)[0] for _ in range(4)}) == 1
+        assert ask(**drawing, seed=seed) == ask(**drawing, seed=seed)
+    assert len({ask(**drawing)[0] for _ in range(8)}) > 1, "without a seed, samples differ"
+    assert len({ask(**drawing, seed=-1)[0] for _ in range(8)}) > 1
+    assert len({ask(**drawing, seed=4)[0] for _ in range(4)}) == 1
 
 
 def test_stop(client: TestClient, encoded: str, text: str) -> None:
     words = text.split()
     for stop in (f" {words[2]}", [words[-1] + "zz", f" {words[2]}"]):
-        choice = chat(client, encoded, stop=stop).json()["choices"][0]
+        reply = chat(client, encoded, stop=stop).json()
+        choice = reply["choices"][0]
+        assert reply["usage"]["completion_tokens"] == 2 < len(words)
         assert choice["message"]["content"] == " ".join(words[:2]) and choice["finish_reason"] == "stop"
     assert contents(chat(client, encoded, encoded, stop="\n")) == [text]
     assert contents(chat(client, encoded, stop=[])) == contents(chat(client, encoded, stop="|")) == [text]

@@ -339,19 +339,46 @@ class _Site:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         port = self.server.server_port
         self.connected: list[str] = []
+        self.unreachable: set[str] = set()
         backend = url_fetch.httpcore2.AnyIOBackend
         connect = backend.connect_tcp
 
         async def here(this: Any, host: str, *_: Any) -> Any:
             self.connected.append(host)
+            if host in self.unreachable:
+                raise url_fetch.httpcore2.ConnectError("no route to host")
             return await connect(this, "127.0.0.1", port)
 
         def resolve(host: str, *_: Any, **__: Any) -> list[Any]:
-            address = {"public.example": "93.184.216.34", "inside.example": "10.0.0.1"}[host]
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80))]
+            addresses = {
+                "public.example": ["93.184.216.34"],
+                "inside.example": ["10.0.0.1"],
+                "two.example": ["2606:2800:220:1::1", "93.184.216.34"],
+                "half.example": ["93.184.216.34", "10.0.0.1"],
+            }
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses[host]]
 
         monkeypatch.setattr(backend, "connect_tcp", here)
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_the_next_address_is_tried_where_one_does_not_answer(
+    fetching_client: TestClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = _Site(monkeypatch, {"/photo.jpg": (200, {}, photo)})
+
+    def ask(host: str) -> Any:
+        part = {"type": "image_url", "image_url": {"url": f"http://{host}/photo.jpg"}}
+        return fetching_client.post(CHAT, json={"messages": [{"role": "user", "content": [part]}]})
+
+    site.unreachable = {"2606:2800:220:1::1"}
+    assert ask("two.example").status_code == 200
+    assert site.connected == ["2606:2800:220:1::1", "93.184.216.34"]
+    site.unreachable |= {"93.184.216.34"}
+    assert "no route to host" in refused(ask("two.example"), 422)
+    site.connected.clear()
+    assert "is not a public address" in refused(ask("half.example"), 422)
+    assert site.connected == []
 
 
 def test_fetching(fetching_client: TestClient, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

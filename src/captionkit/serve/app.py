@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -26,6 +27,7 @@ from captionkit.serve.routing import Addresses, Methods, Routes
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
 from captionkit.serve.ui.front import mount_front
+from captionkit.serve.url_fetch import AT_A_TIME
 
 
 def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
@@ -44,7 +46,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.service = service
+    app.state.service, app.state.url_slots = service, asyncio.Semaphore(AT_A_TIME)
     routers = [captions(service), huggingface(service), chat(service), upkeep(service)]
     own: list[BaseRoute] = [*app.routes, *(route for router in routers for route in router.routes)]
     routes = Routes(own)

@@ -58,19 +58,19 @@ class Guard:
     async def _serve(self, exchange: _Exchange, receive: Receive) -> None:
         headers = Headers(scope=exchange.scope)
 
-        def hold(size: int) -> None:
+        def reserve(size: int) -> None:
             """Count bytes that this request keeps in memory until it ends. Raises BusyError over the limit."""
             if self._held + size > _BODIES * self._settings.max_bytes:
                 raise BusyError("too many uploads at a time", 1)
             self._held += size
             exchange.held += size
 
-        exchange.scope["state"]["hold"] = hold
+        exchange.scope["state"]["reserve"] = reserve
         try:
             if path_of(exchange.scope) not in OPEN_PATHS and not self._trusted(headers):
                 challenge = {"WWW-Authenticate": 'Bearer, Basic realm="captionkit"'}
                 raise RefusalError(401, "the token is missing or wrong; send `Authorization: Bearer TOKEN`", challenge)
-            body = await self._body(headers, receive, hold)
+            body = await self._body(headers, receive, reserve)
             await _until_gone(self._app, exchange, body, receive)
         finally:
             self._held -= exchange.held
@@ -89,7 +89,7 @@ class Guard:
             return False
         return hmac.compare_digest(given.strip().encode(), self._settings.token.encode())
 
-    async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes:
+    async def _body(self, headers: Headers, receive: Receive, reserve: Callable[[int], None]) -> bytes:
         """Read the whole body. Raises RefusalError: 408, 413 or 415."""
         most = self._settings.max_bytes
         declared = headers.get("content-length", "")
@@ -98,12 +98,12 @@ class Guard:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RefusalError(415, "compressed requests are not taken; send it without Content-Encoding")
         try:
-            return await asyncio.wait_for(self._read(receive, hold), self._settings.timeout)
+            return await asyncio.wait_for(self._read(receive, reserve), self._settings.timeout)
         except asyncio.TimeoutError:
             reason = f"the upload took more than {self._settings.timeout:g} s; try again, or send a smaller image"
             raise RefusalError(408, reason, {"Connection": "close"}) from None
 
-    async def _read(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
+    async def _read(self, receive: Receive, reserve: Callable[[int], None]) -> bytes:
         body, most, more = bytearray(), self._settings.max_bytes, True
         while more:
             message = await receive()
@@ -112,7 +112,7 @@ class Guard:
             chunk, more = message.get("body", b""), message.get("more_body", False)
             if len(body) + len(chunk) > most:
                 raise RefusalError(413, f"more than the {most:,} bytes that a request may have")
-            hold(len(chunk))
+            reserve(len(chunk))
             body += chunk
         return bytes(body)
 

@@ -129,15 +129,23 @@ def split_options(options: BaseModel) -> Wanted:
 
 
 def decoding_fields(
-    given: dict[str, Any], usual: Decoding, *, captions: int | None = None, words: int | None = None
+    given: dict[str, Any],
+    usual: Decoding,
+    *,
+    do_sample: bool | None = None,
+    captions: int | None = None,
+    words: int | None = None,
 ) -> dict[str, Any]:
     """Return the fields of Decoding for clients of other APIs.
 
-    Such clients ask for a number of `captions` of at most `words` words, send sampling options along with beam search,
-    and expect samples without a seed to differ. Raises RefusalError (422) for invalid options.
+    Such clients ask for a number of `captions` of at most `words` words, and expect samples without a seed to differ.
+    Many send a temperature with every request, which would make captions worse; so captions are sampled only with
+    `do_sample`, or where the model's own decoding samples. Raises RefusalError (422) for invalid options.
     """
     chosen = read_options(given).decoding
-    temperature = chosen.get("temperature", usual.temperature)
+    sampled = bool(usual.temperature) if do_sample is None else do_sample
+    temperature = (chosen.get("temperature") or usual.temperature or 1.0) if sampled else 0.0
+    chosen["temperature"] = temperature
     if captions and "num_captions" not in chosen:
         chosen["num_captions"] = captions
         if not temperature:

@@ -167,7 +167,9 @@ async def _picture_in(text: Any, request: Request, settings: Settings, *, most: 
     if scheme in ("http", "https"):
         if not settings.allow_urls:
             raise RefusalError(422, "this service fetches no URLs; send the image itself, in base64")
-        return await fetch(text.strip(), most=most, seconds=end - time.monotonic(), hold=request.state.hold)
+        slots = request.app.state.url_slots
+        left = end - time.monotonic()
+        return await fetch(text.strip(), most=most, seconds=left, reserve=request.state.reserve, slots=slots)
     if scheme not in ("", "data"):
         raise RefusalError(422, f"URLs that begin with {scheme + ':'!r} are not taken; send the image in base64")
     return await asyncio.to_thread(decode, text, most)

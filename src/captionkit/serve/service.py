@@ -51,6 +51,10 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await worker
 
+    def count_tokens(self, text: str) -> int:
+        """Return the number of the model's tokens in a text, without those for begin and end."""
+        return len(self.captioner.tokenizer.backend.encode(text, add_special_tokens=False).ids)
+
     @property
     def ready(self) -> bool:
         """Whether the queue has room for another image."""

@@ -32,7 +32,10 @@ _FAILURES = (
     OSError,
     ValueError,
 )
-_AT_A_TIME = asyncio.Semaphore(8)
+#: maximum number of URLs fetched at a time
+AT_A_TIME = 8
+#: what a connection to an address that does not answer raises
+_UNREACHABLE = (httpcore2.ConnectError, httpcore2.ConnectTimeout, OSError)
 #: NAT64 prefix: IPv6 addresses that translate to the IPv4 address in their last 32 bits
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 
@@ -62,33 +65,48 @@ class _PublicBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise RefusalError(422, f"{host!r} is not known; check the URL") from None
-        addresses = [str(entry[4][0]) for entry in found]
-        if not addresses or not all(map(is_public, addresses)):
-            raise RefusalError(422, f"{host!r} is not a public address; send the image itself")
-        return await self._backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        """Connect to the first of a host's addresses that answers, each within its share of the time."""
+        addresses = await _public_addresses(host, port)
+        share = (timeout or _SECONDS) / len(addresses)
+        for address in addresses[:-1]:
+            try:
+                return await self._backend.connect_tcp(address, port, share, local_address, socket_options)
+            except _UNREACHABLE:  # such as an IPv6 address where this machine has no IPv6: the next may answer
+                continue
+        return await self._backend.connect_tcp(addresses[-1], port, share, local_address, socket_options)
 
 
-async def fetch(url: str, *, most: int, seconds: float, hold: Callable[[int], None]) -> bytes:
-    """Fetch the content of a URL, at most `most` bytes; `hold` is called with the size of each chunk received.
+async def _public_addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host, all of them public. Raises RefusalError if one is not."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise RefusalError(422, f"{host!r} is not known; check the URL") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if not addresses or not all(map(is_public, addresses)):
+        raise RefusalError(422, f"{host!r} is not a public address; send the image itself")
+    return addresses
 
-    Raises RefusalError if the URL cannot be fetched or is not allowed.
+
+async def fetch(
+    url: str, *, most: int, seconds: float, reserve: Callable[[int], None], slots: asyncio.Semaphore
+) -> bytes:
+    """Fetch the content of a URL, at most `most` bytes; `reserve` is called with the size of each chunk received.
+
+    `slots` bounds how many are fetched at a time. Raises RefusalError if the URL cannot be fetched or is not allowed.
     """
     try:
-        return await asyncio.wait_for(_follow(url, most, hold), min(_SECONDS, seconds))
+        return await asyncio.wait_for(_follow(url, most, reserve, slots), min(_SECONDS, seconds))
     except asyncio.TimeoutError:
         raise RefusalError(422, "the URL did not answer in time; send the image itself") from None
     except _FAILURES as error:
         raise RefusalError(422, f"the URL cannot be fetched ({str(error) or type(error).__name__})") from None
 
 
-async def _follow(url: str, most: int, hold: Callable[[int], None]) -> bytes:
+async def _follow(url: str, most: int, reserve: Callable[[int], None], slots: asyncio.Semaphore) -> bytes:
     connections = httpcore2.AsyncConnectionPool(network_backend=_PublicBackend(), max_keepalive_connections=0)
-    async with _AT_A_TIME, connections as pool:
+    async with slots, connections as pool:
         for _ in range(_REDIRECTS + 1):
             async with pool.stream("GET", url, headers=_HEADERS) as response:
                 if response.status in _REDIRECTIONS:
@@ -96,14 +114,14 @@ async def _follow(url: str, most: int, hold: Callable[[int], None]) -> bytes:
                     continue
                 if response.status != 200:
                     raise RefusalError(422, f"the URL answers with status {response.status}")
-                return await _read(response, most, hold)
+                return await _read(response, most, reserve)
     raise RefusalError(422, f"the URL redirects more than {_REDIRECTS} times")
 
 
-async def _read(response: Any, most: int, hold: Callable[[int], None]) -> bytes:
+async def _read(response: Any, most: int, reserve: Callable[[int], None]) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_stream():
-        hold(len(chunk))
+        reserve(len(chunk))
         body += chunk
         if len(body) > most:
             raise RefusalError(413, f"the URL has more than the {most:,} bytes that an image may have")

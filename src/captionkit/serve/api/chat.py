@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,8 @@ def chat(service: Service) -> APIRouter:
         """
         asked = read_conversation(await take_json(request))
         answers = await _answers(asked, request, service)
-        completion = _Completion(service.model, [answer.stopped(asked.stops) for answer in answers])
+        count = service.count_tokens
+        completion = _Completion(service.model, [answer.stopped(asked.stops, count) for answer in answers])
         if asked.stream:
             return StreamingResponse(completion.events(asked.tells_usage), media_type="text/event-stream")
         return Reply(completion.whole())
@@ -66,10 +67,13 @@ class _Answer:
     tokens: int
     finish: str
 
-    def stopped(self, stops: Sequence[str]) -> _Answer:
-        """Return the answer truncated at the first occurrence of any stop sequence."""
+    def stopped(self, stops: Sequence[str], count: Callable[[str], int]) -> _Answer:
+        """Return the answer truncated at the first occurrence of any stop sequence, with the tokens that are left."""
         found = [place for stop in stops if (place := self.text.find(stop)) >= 0]
-        return _Answer(self.text[: min(found)], self.tokens, "stop") if found else self
+        if not found:
+            return self
+        text = self.text[: min(found)]
+        return _Answer(text, sum(map(count, text.splitlines())), "stop")
 
     def pieces(self) -> Iterator[str]:
         """Return the text word by word, for streaming."""

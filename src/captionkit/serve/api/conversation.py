@@ -92,6 +92,7 @@ class ChatRequest(BaseModel):
     n: int | None = Field(None, ge=1, le=CEILINGS["num_captions"], description="captions, best first")
     max_tokens: Annotated[_Most, BeforeValidator(_without_limit)] = Field(None, description="most words of a caption")
     max_completion_tokens: Annotated[_Most, BeforeValidator(_without_limit)] = Field(None, description="the same")
+    do_sample: bool | None = Field(None, description="sample; else temperature, top_k and top_p do nothing")
     stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = Field(
         None, description="texts before the first of which the answer ends"
     )
@@ -127,7 +128,8 @@ class ChatRequest(BaseModel):
         known = set(Options.model_fields).union(RENAMED) - {"attention", "min_confidence"}
         given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
         usual = service.captioner.decoding
-        return service.decoding(**decoding_fields(given, usual, captions=self.n, words=self.most_words))
+        asked = {"do_sample": self.do_sample, "captions": self.n, "words": self.most_words}
+        return service.decoding(**decoding_fields(given, usual, **asked))
 
     def check(self) -> None:
         """Raise RefusalError (400) for fields that ask for output that captions do not provide."""

@@ -18,10 +18,8 @@ from captionkit.serve.request_parsing import take_in
 from captionkit.serve.service import CEILINGS, Service
 
 _CURLS_OWN = "application/x-www-form-urlencoded"  # sent by `curl --data`, as in Hugging Face's examples
-#: names in transformers -> names of captionkit's options
-_NAMES = {
-    "min_new_tokens": "min_length",
-}
+#: names in transformers -> names of captionkit's options, where they differ
+_NAMES = {"min_new_tokens": "min_length"}
 
 
 class Parameters(BaseModel):
@@ -31,7 +29,7 @@ class Parameters(BaseModel):
 
     max_new_tokens: int | None = Field(None, ge=1, description="most words of a caption")
     num_return_sequences: int | None = Field(None, ge=1, le=CEILINGS["num_captions"], description="captions")
-    do_sample: bool | None = Field(None, description="draw captions at random")
+    do_sample: bool | None = Field(None, description="sample; else temperature, top_k, top_p do nothing")
 
     @model_validator(mode="before")
     @classmethod
@@ -48,11 +46,8 @@ class Parameters(BaseModel):
     def decoding(self, service: Service) -> Decoding:
         """Return the decoding options, merged from Hugging Face's and captionkit's names."""
         given = {_NAMES.get(name, name): value for name, value in (self.model_extra or {}).items()}
-        if self.do_sample is not None:
-            given["temperature"] = (given.get("temperature") or 1.0) if self.do_sample else 0.0
-        usual = service.captioner.decoding
-        chosen = decoding_fields(given, usual, captions=self.num_return_sequences, words=self.max_new_tokens)
-        return service.decoding(**chosen)
+        asked = {"do_sample": self.do_sample, "captions": self.num_return_sequences, "words": self.max_new_tokens}
+        return service.decoding(**decoding_fields(given, service.captioner.decoding, **asked))
 
 
 def huggingface(service: Service) -> APIRouter:
