@@ -198,7 +198,7 @@ def _closed_folders(pattern: str) -> list[Input]:
 
 def _from_shard(name: str) -> Iterator[Input]:
     try:
-        found = list(shards.pictures(Path(name)))
+        found = list(shards.images_in(Path(name)))
     except OSError as error:
         yield Input(name, error=paths.unreadable(name, error))
         return

@@ -567,9 +567,9 @@ def _checked(box: Box | None) -> Box:
     return left, top, right, bottom
 
 
-def _cut(box: Box, picture: tuple[int, int]) -> Box:
-    """Convert the fractional `box` of an image of size `picture` (width, height) to pixels."""
-    (left, top, right, bottom), (width, height) = box, picture
+def _cut(box: Box, size: tuple[int, int]) -> Box:
+    """Convert the fractional `box` of an image of size `size` (width, height) to pixels."""
+    (left, top, right, bottom), (width, height) = box, size
     return left * width, top * height, right * width, bottom * height
 
 

@@ -71,33 +71,33 @@ def evaluate_model(
         raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
     _check_output(output, [data, model])
     dataset = open_dataset(data)
-    pictures = dataset.split(split)
-    if not any(example.captions for example in pictures):
+    caption_set = dataset.split(split)
+    if not any(example.captions for example in caption_set):
         raise CaptionkitError(f"{data}: no image of split {split!r} has a caption to compare with")
     captioner = load(model)
     measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
     chosen = replace(captioner.decoding, **(decoding or {}))
     captioner.decoding = chosen
     started = time.monotonic()
-    said, failures = _captions(captioner, pictures, output / RESULTS, batch_size)
+    said, failures = _captions(captioner, caption_set, output / RESULTS, batch_size)
     if not said:
         raise CaptionkitError(f"{data}: no image of split {split!r} could be captioned; the first: {failures[0]}")
-    training = dataset["train"] if "train" in dataset and pictures.split != "train" else ()
+    training = dataset["train"] if "train" in dataset and caption_set.split != "train" else ()
     scores = evaluate(
-        {example.id: said[str(example.id)] for example in pictures if str(example.id) in said},
-        pictures,
+        {example.id: said[str(example.id)] for example in caption_set if str(example.id) in said},
+        caption_set,
         measures,
-        images={example.id: example.image for example in pictures},
+        images={example.id: example.image for example in caption_set},
         training=[caption for example in training for caption in example.captions] or None,
         resamples=resamples,
         seed=seed,
     )
-    scores.notes.extend([*left_out, *_named(said, pictures)])
-    made = _made_by(captioner, pictures, chosen, round(time.monotonic() - started, 1))
+    scores.notes.extend([*left_out, *_named(said, caption_set)])
+    made = _made_by(captioner, caption_set, chosen, round(time.monotonic() - started, 1))
     atomic_write.write_text(
         output / SCORES, json.dumps({**scores.to_dict(), **made}, ensure_ascii=False, indent=1, default=str) + "\n"
     )
-    atomic_write.write_text(output / GALLERY, _gallery(captioner, pictures, scores, made))
+    atomic_write.write_text(output / GALLERY, _gallery(captioner, caption_set, scores, made))
     return Evaluation(scores, output, failures)
 
 
@@ -110,15 +110,15 @@ def _check_output(output: Path, inputs: Sequence[str | Path]) -> None:
 
 
 def _captions(
-    captioner: Captioner, pictures: CaptionSet, results: Path, batch_size: int
+    captioner: Captioner, caption_set: CaptionSet, results: Path, batch_size: int
 ) -> tuple[dict[str, str], list[str]]:
     """Return the captions by image id as text, and the errors of the other images."""
     said: dict[str, str] = {}
     failures = []
-    outcomes = captioner.stream([example.image for example in pictures], batch_size=batch_size)
+    outcomes = captioner.stream([example.image for example in caption_set], batch_size=batch_size)
     # Scores of an earlier evaluation must not remain beside new results.
     with ResultsFile(results, outdated=[results.with_name(name) for name in (SCORES, GALLERY)]) as file:
-        for example, outcome in zip(pictures, track(outcomes, len(pictures), "captioning"), strict=True):
+        for example, outcome in zip(caption_set, track(outcomes, len(caption_set), "captioning"), strict=True):
             if outcome.caption is None:
                 failures.append(outcome.error)
                 say(f"captionkit: {outcome.error}")
@@ -128,13 +128,13 @@ def _captions(
     return said, failures
 
 
-def _named(said: dict[str, str], pictures: CaptionSet) -> list[str]:
+def _named(said: dict[str, str], caption_set: CaptionSet) -> list[str]:
     """Return a note on how many captions contain the class name of their image.
 
     No note if no image has a class label.
     """
     known = [
-        (example.label, said[str(example.id)]) for example in pictures if example.label and str(example.id) in said
+        (example.label, said[str(example.id)]) for example in caption_set if example.label and str(example.id) in said
     ]
     if not known:
         return []
@@ -145,22 +145,22 @@ def _named(said: dict[str, str], pictures: CaptionSet) -> list[str]:
     return [f"captions that name the class of their image: {right:,} of {len(known):,} ({right / len(known):.1%})"]
 
 
-def _made_by(captioner: Captioner, pictures: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
+def _made_by(captioner: Captioner, caption_set: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
     """Return what is needed to reproduce the scores."""
     folder = captioner.folder
     packages = {name: import_module(name).__version__ for name in ("numpy", "onnxruntime", "PIL", "tokenizers")}
     return {
         "command": shlex.join(["captionkit", *sys.argv[1:]]),
         "model": {"path": str(folder.path), "files": {name: f["sha256"] for name, f in folder.config["files"].items()}},
-        "data": {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()},
+        "data": {"name": caption_set.name, "split": caption_set.split, "fingerprint": caption_set.fingerprint()},
         "decoding": decoding.to_dict(),
         "seconds": seconds,
         "versions": {"captionkit": __version__, "python": platform.python_version(), **packages},
     }
 
 
-def _gallery(captioner: Captioner, pictures: CaptionSet, scores: Scores, made: dict[str, Any]) -> str:
-    examples = {str(example.id): example for example in pictures}
+def _gallery(captioner: Captioner, caption_set: CaptionSet, scores: Scores, made: dict[str, Any]) -> str:
+    examples = {str(example.id): example for example in caption_set}
     by = _RANKED_BY if _RANKED_BY in scores else next(iter(scores), "")
     order = _ranked(scores, by) if by else np.arange(len(scores.ids))
     sections = []

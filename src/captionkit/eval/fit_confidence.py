@@ -138,7 +138,7 @@ def fit_confidence(captioner: Captioner, sets: Sequence[CaptionSet], *, resample
     """
     if not sets:
         raise CaptionkitError("nothing to calibrate on; name at least one dataset")
-    photos = [_photos(captioner, pictures) for pictures in sets]
+    photos = [_photos(captioner, caption_set) for caption_set in sets]
     right = np.concatenate([one.evidence.right for one in photos])
     if min(right.sum(), (~right).sum()) < FEWEST:
         raise CaptionkitError(
@@ -152,7 +152,7 @@ def fit_confidence(captioner: Captioner, sets: Sequence[CaptionSet], *, resample
     low = np.quantile(np.concatenate(parts[:-1]), _LOW)
     named, confidences = np.array(kinds), parts[-1]
     return Fitted(
-        [_described(pictures) for pictures in sets],
+        [_described(caption_set) for caption_set in sets],
         [
             _share(one, confidence, _apart(everything, place, crossed.ridge), resamples)
             for place, (one, confidence) in enumerate(zip(photos, parts, strict=False))
@@ -179,12 +179,12 @@ class _Photos(NamedTuple):
     words: list[tuple[float, bool]]  # probability of each, and whether people used it
 
 
-def _photos(captioner: Captioner, pictures: CaptionSet) -> _Photos:
+def _photos(captioner: Captioner, caption_set: CaptionSet) -> _Photos:
     """Caption a dataset. Raises CaptionkitError if no image can be captioned."""
-    found = list(_captioned(captioner, [example.image for example in pictures], "captioning"))
+    found = list(_captioned(captioner, [example.image for example in caption_set], "captioning"))
     if not found:
-        raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be captioned")
-    people = People([pictures[place].captions for place, _, _ in found])
+        raise CaptionkitError(f"{caption_set.name}: no image of split {caption_set.split!r} could be captioned")
+    people = People([caption_set[place].captions for place, _, _ in found])
     right = people.agreement([caption.text for _, caption, _ in found]) >= RIGHT_FROM
     words = [
         (float(np.exp(word.log_prob)), people.used(place, word.text))
@@ -192,7 +192,7 @@ def _photos(captioner: Captioner, pictures: CaptionSet) -> _Photos:
         for word in caption.words
     ]
     before = np.array([np.mean([word.confidence for word in caption.words]) for _, caption, _ in found])
-    return _Photos(pictures.name, _Evidence(np.stack([features for *_, features in found]), right), before, words)
+    return _Photos(caption_set.name, _Evidence(np.stack([features for *_, features in found]), right), before, words)
 
 
 def _unfamiliar(captioner: Captioner) -> tuple[_Evidence, list[str]]:
@@ -331,5 +331,5 @@ def _short(weights: Iterable[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in weights]
 
 
-def _described(pictures: CaptionSet) -> dict[str, str]:
-    return {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()}
+def _described(caption_set: CaptionSet) -> dict[str, str]:
+    return {"name": caption_set.name, "split": caption_set.split, "fingerprint": caption_set.fingerprint()}

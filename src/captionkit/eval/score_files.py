@@ -109,4 +109,4 @@ def _training(path: str) -> list[str]:
 def _images(path: str, split: str | None) -> dict[Any, Any]:
     dataset = open_dataset(path)
     parts = [dataset.split(split)] if split else dataset.values()
-    return {example.id: example.image for pictures in parts for example in pictures}
+    return {example.id: example.image for part in parts for example in part}

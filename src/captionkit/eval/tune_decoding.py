@@ -107,11 +107,11 @@ def tune_model(
     ]
     if not found:
         raise CaptionkitError("nothing to try; give at least one number for each option")
-    pictures = captioned_split(data, split)
-    trials = _trials(captioner, pictures, found)
+    caption_set = captioned_split(data, split)
+    trials = _trials(captioner, caption_set, found)
     # Sorting is stable, so among equal scores the first stays first.
     best = max(sorted(trials, key=lambda trial: trial.decoding.num_beams), key=lambda trial: trial.scores[CHOOSES])
-    described = {"name": pictures.name, "split": pictures.split, "fingerprint": pictures.fingerprint()}
+    described = {"name": caption_set.name, "split": caption_set.split, "fingerprint": caption_set.fingerprint()}
     tuning = Tuning(described, trials, best)
     if write:
         update_model(captioner.folder, {}, {"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
@@ -120,29 +120,29 @@ def tune_model(
     return tuning
 
 
-def _trials(captioner: Captioner, pictures: CaptionSet, tried: Sequence[Decoding]) -> list[Trial]:
+def _trials(captioner: Captioner, caption_set: CaptionSet, tried: Sequence[Decoding]) -> list[Trial]:
     said: list[dict[int | str, str]] = [{} for _ in tried]
     tokenizer = captioner.tokenizer
-    for examples, images in _read(captioner, pictures):
+    for examples, images in _read(captioner, caption_set):
         begun = Begun(captioner.stepper.begin(images), images)
         for captions, decoding in zip(said, tried, strict=True):
             hypotheses = search(captioner.stepper, begun, decoding, tokenizer.special)
             for example, found in zip(examples, hypotheses, strict=True):
                 captions[example.id] = tokenizer.decode(found[0].tokens.tolist()) if found else ""
     if not said[0]:
-        raise CaptionkitError(f"{pictures.name}: no image of split {pictures.split!r} could be read")
-    return [_scored(captions, pictures, decoding) for captions, decoding in zip(said, tried, strict=True)]
+        raise CaptionkitError(f"{caption_set.name}: no image of split {caption_set.split!r} could be read")
+    return [_scored(captions, caption_set, decoding) for captions, decoding in zip(said, tried, strict=True)]
 
 
-def _scored(captions: dict[int | str, str], pictures: CaptionSet, decoding: Decoding) -> Trial:
-    scores = evaluate(captions, pictures, list(_METRICS), resamples=0)
+def _scored(captions: dict[int | str, str], caption_set: CaptionSet, decoding: Decoding) -> Trial:
+    scores = evaluate(captions, caption_set, list(_METRICS), resamples=0)
     words = float(np.mean([len(caption.split()) for caption in captions.values()]))
     return Trial(decoding, {name: scores[name] for name in TOLD}, words)
 
 
-def _read(captioner: Captioner, pictures: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:
+def _read(captioner: Captioner, caption_set: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:
     """Yield the readable images [B,3,H,W], a batch at a time; report the errors of the others."""
-    chunks = [pictures.examples[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    chunks = [caption_set.examples[start : start + BATCH] for start in range(0, len(caption_set), BATCH)]
     with ThreadPoolExecutor(_READERS) as pool:
         for chunk in track(chunks, len(chunks), "captioning"):
             opened = list(pool.map(lambda example: _open(captioner, example), chunk))

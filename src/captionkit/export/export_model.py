@@ -13,7 +13,7 @@ import numpy as np
 from captionkit.data.images import Source
 from captionkit.errors import ImageError, ModelError
 from captionkit.export.graphs import decoder_graph, encoder_graph
-from captionkit.export.quantization.calibration_images import pictures_of
+from captionkit.export.quantization.calibration_images import choose_images
 from captionkit.export.quantization.report import card_without
 from captionkit.export.quantization.weight_compression import store_half
 from captionkit.inference.captioner import Caption, Captioner
@@ -62,7 +62,7 @@ def export_model(
     """
     folder = open_model(source)
     check_place(folder.path)
-    photos = pictures_of(pictures)
+    images = choose_images(pictures)
     model = load_model(folder)
     height, width = folder.preprocessing.height, folder.preprocessing.width
     graphs = {ENCODER: encoder_graph(model, height, width), DECODER: decoder_graph(model, height, width)}
@@ -72,7 +72,7 @@ def export_model(
     }
     with TemporaryDirectory() as scratch:
         staged = update_model(folder, contents, to=Path(scratch) / "model")
-        parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), photos)
+        parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), images)
     parity = replace(parity, encoder_bytes=len(contents[ENCODER]), decoder_bytes=len(contents[DECODER]))
     furthest = max(parity.log_prob_difference, parity.attention_difference)
     if parity.same_captions < parity.pictures or not furthest <= (_HALF_TOLERANCE if half else _TOLERANCE):
@@ -85,23 +85,23 @@ def export_model(
     return parity
 
 
-def _compare(torch: Captioner, onnx: Captioner, pictures: Sequence[Source]) -> Parity:
+def _compare(torch: Captioner, onnx: Captioner, images: Sequence[Source]) -> Parity:
     same, log_prob, attention = 0, 0.0, 0.0
     ms: tuple[list[float], list[float]] = [], []
-    pairs = zip(_timed(torch, pictures, ms[0]), _timed(onnx, pictures, ms[1]), strict=True)
+    pairs = zip(_timed(torch, images, ms[0]), _timed(onnx, images, ms[1]), strict=True)
     for ours, theirs in pairs:
         equal = ours.tokens == theirs.tokens
         same += equal
         if equal:
             log_prob = max(log_prob, abs(ours.log_prob - theirs.log_prob))
             attention = max(attention, float(np.abs(ours.attention - theirs.attention).max(initial=0)))
-    return Parity(len(pictures), same, log_prob, attention, float(np.median(ms[0])), float(np.median(ms[1])), 0, 0)
+    return Parity(len(images), same, log_prob, attention, float(np.median(ms[0])), float(np.median(ms[1])), 0, 0)
 
 
-def _timed(captioner: Captioner, pictures: Sequence[Source], ms: list[float]) -> Iterator[Caption]:
-    captioner.caption(pictures[0])  # warm up: the first call of a runtime includes its initialization
-    for picture in pictures:
-        outcome = next(captioner.stream([picture]))
+def _timed(captioner: Captioner, images: Sequence[Source], ms: list[float]) -> Iterator[Caption]:
+    captioner.caption(images[0])  # warm up: the first call of a runtime includes its initialization
+    for image in images:
+        outcome = next(captioner.stream([image]))
         if outcome.caption is None:
             raise ImageError(outcome.error)
         ms.append(outcome.ms["encode"] + outcome.ms["decode"])

@@ -84,12 +84,12 @@ class ClipScore:
 
     def _score(self, rows: Sequence[tuple[str, Sequence[str], Source]]) -> Floats:
         """Return the scores [B,2] of B images."""
-        pictures = self._embed_images([image for _, _, image in rows])  # [B,D]
+        embedded_images = self._embed_images([image for _, _, image in rows])  # [B,D]
         texts = dict.fromkeys(chain.from_iterable((candidate, *those) for candidate, those, _ in rows))
         embedded = dict(zip(texts, self._embed_texts(list(texts)), strict=True))
         clip, nearest = np.empty(len(rows)), np.empty(len(rows))
         for n, (candidate, those, _) in enumerate(rows):
-            clip[n] = WEIGHT * max(embedded[candidate] @ pictures[n], 0)
+            clip[n] = WEIGHT * max(embedded[candidate] @ embedded_images[n], 0)
             nearest[n] = max(*(embedded[candidate] @ embedded[reference] for reference in those), 0)
         both = clip + nearest
         # The harmonic mean is undefined if both are 0; use its limit, 0.
@@ -116,8 +116,8 @@ class ClipScore:
 
     def _look(self, image: Source) -> np.ndarray:
         """Return the image [3,side,side] as in CLIP's training: shorter side resized to `side`, then a center crop."""
-        picture = open_image(image)  # at full size: decoding a JPEG at half size gives slightly different pixels
-        return preprocess(picture, self._preprocessing, box=_middle(*picture.size, self._preprocessing.width))
+        opened = open_image(image)  # at full size: decoding a JPEG at half size gives slightly different pixels
+        return preprocess(opened, self._preprocessing, box=_middle(*opened.size, self._preprocessing.width))
 
 
 def _middle(width: int, height: int, side: int) -> Box:

@@ -90,7 +90,7 @@ class Gallery:
     """Captioned images under an optional heading."""
 
     heading: str
-    pictures: Sequence[Shown]
+    shown: Sequence[Shown]
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def _drawings(block: Drawings) -> str:
 
 def _gallery(gallery: Gallery) -> str:
     heading = f"<h3>{escaped(gallery.heading)}</h3>" if gallery.heading else ""
-    wide = " wide" if any(shown.strip for shown in gallery.pictures) else ""
-    return f'{heading}<ul class="gallery{wide}">{"".join(map(_shown, gallery.pictures))}</ul>'
+    wide = " wide" if any(shown.strip for shown in gallery.shown) else ""
+    return f'{heading}<ul class="gallery{wide}">{"".join(map(_shown, gallery.shown))}</ul>'
 
 
 def _shown(shown: Shown) -> str:

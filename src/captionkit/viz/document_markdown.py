@@ -56,7 +56,7 @@ def _lines(columns: list[str], rows: list[list[str]]) -> str:
 
 def _gallery(gallery: Gallery) -> str:
     lines = [f"**{_text(gallery.heading)}**", ""] if gallery.heading else []
-    for shown in gallery.pictures:
+    for shown in gallery.shown:
         said = f"*no image: {_text(shown.error)}*" if shown.error else f"“{_text(shown.caption)}”"
         people = f"; people: “{_text(shown.references[0])}”" if shown.references else ""
         score = f" ({_text(shown.score)})" if shown.score else ""

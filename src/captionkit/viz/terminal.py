@@ -64,16 +64,16 @@ class _Block:
     """A map and its word, as wide as the wider of the two."""
 
     def __init__(self, drawn: tuple[int, list[str]], word: str, width: int) -> None:
-        self.across, picture = drawn
+        self.across, rows = drawn
         label = _broken(_printable(word), width)
-        self.parts = picture, label
+        self.parts = rows, label
         self.width = max(self.across, *map(_columns_of, label or [""]))
 
     def line(self, number: int, above: int) -> str:
         """Return line `number` of the block, padded to its width; the word starts at line `above`."""
-        picture, label = self.parts
+        rows, label = self.parts
         if number < above:
-            text, columns = (picture[number], self.across) if number < len(picture) else ("", 0)
+            text, columns = (rows[number], self.across) if number < len(rows) else ("", 0)
         else:
             text = label[number - above] if number - above < len(label) else ""
             columns = _columns_of(text)

@@ -72,7 +72,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
             yield Entry(known, member.name, captions, split, source, member=member)
 
 
-def pictures(path: Path) -> Iterator[ArchiveMember | Problem]:
+def images_in(path: Path) -> Iterator[ArchiveMember | Problem]:
     """Yield the images in one shard, in its order, without their captions."""
     samples, problems = _contents(path)
     yield from (problem for problem in problems if problem.kind not in ("malformed caption", "missing image"))
@@ -117,7 +117,7 @@ def _contents(path: Path) -> tuple[Samples, list[Problem]]:
 
 @dataclass
 class _Sample:
-    picture: ArchiveMember | None = None
+    image: ArchiveMember | None = None
     captions: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -129,22 +129,22 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
             problems.append(member)
             continue
         key, ending = _key(member.name)
-        picture = f".{ending}" in IMAGE_SUFFIXES
-        if not picture and f".{ending}" not in SIDECARS:
+        is_image = f".{ending}" in IMAGE_SUFFIXES
+        if not is_image and f".{ending}" not in SIDECARS:
             continue  # other data: classes, masks, sound
         sample = found.setdefault(key, _Sample())
-        if ending in sample.captions or (picture and sample.picture):
-            detail = f"a second .{ending} of its sample is left out" if not picture else "a second image of its sample"
+        if ending in sample.captions or (is_image and sample.image):
+            detail = f"a second .{ending} of its sample is left out" if not is_image else "a second image of its sample"
             problems.append(Problem("duplicate key", member.name, detail))
-        elif picture:
-            sample.picture = member
+        elif is_image:
+            sample.image = member
         else:
             sample.captions[ending] = _captions(member, ending, problems)
     samples = []
     for key, sample in found.items():
         captions = next(filter(None, map(sample.captions.get, ("json", "txt", "caption"))), [])
-        if sample.picture:
-            samples.append((sample.picture, captions))
+        if sample.image:
+            samples.append((sample.image, captions))
         else:
             problems.append(Problem("missing image", key, f"the shard has no image of it (captions: {len(captions)})"))
     return samples, problems

@@ -10,10 +10,10 @@ from captionkit.data.images import Source
 from captionkit.data.layouts import CaptionSet, open_dataset
 from captionkit.errors import DatasetError
 
-_PICTURES = 32
+_IMAGES = 32
 
 
-def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
+def choose_images(place: Path | Sequence[Source] | None) -> Sequence[Source]:
     """Return up to 32 images of a folder or dataset; the sample photographs (extra `demo`) if `place` is None.
 
     Raises DatasetError if there are no images.
@@ -25,13 +25,13 @@ def pictures_of(place: Path | Sequence[Source] | None) -> Sequence[Source]:
     if not isinstance(place, Path):
         return place
     dataset = open_dataset(place)
-    found = [example.image for split in dataset.values() for example in islice(split, _PICTURES)][:_PICTURES]
+    found = [example.image for split in dataset.values() for example in islice(split, _IMAGES)][:_IMAGES]
     if not found:
         raise DatasetError(f"{place}: no images to compare on; name a folder with some")
     return found
 
 
-def spread_pictures(examples: CaptionSet) -> Sequence[Source]:
+def choose_evenly(examples: CaptionSet) -> Sequence[Source]:
     """Return up to 32 images, evenly spaced over a split."""
-    step = max(1, len(examples) // _PICTURES)
-    return [example.image for example in islice(examples, 0, step * _PICTURES, step)]
+    count = min(_IMAGES, len(examples))
+    return [examples[place * len(examples) // count].image for place in range(count)]

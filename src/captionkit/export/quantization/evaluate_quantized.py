@@ -24,20 +24,20 @@ _TIMED = 12
 
 
 class QuantizedEvaluator:
-    """Compares quantized graphs with their float originals, on the dataset split `judged` or else on `pictures`."""
+    """Compares quantized graphs with their float originals, on the dataset split `judged` or else on `images`."""
 
     def __init__(
         self,
         folder: ModelFolder,
         graphs: Mapping[str, bytes],
-        pictures: Sequence[Source],
+        images: Sequence[Source],
         judged: CaptionSet | None,
     ) -> None:
         self.folder, self.graphs, self.judged = folder, dict(graphs), judged
-        self.pictures = pictures if judged is None else [example.image for example in judged]
-        self.timed = self.pictures[:_TIMED]
+        self.images = images if judged is None else [example.image for example in judged]
+        self.timed = self.images[:_TIMED]
         self._said: dict[bytes, list[str | None]] = {}
-        self.described = f"{len(self.pictures)} images"
+        self.described = f"{len(self.images)} images"
         if judged is not None:
             self.described += f" of {judged.name}, split {judged.split}"
 
@@ -65,7 +65,7 @@ class QuantizedEvaluator:
     def _captions(self, captioner: Captioner, graphs: Mapping[str, bytes]) -> list[str | None]:
         key = graphs[ENCODER] + graphs[DECODER]
         if key not in self._said:
-            outcomes = track(captioner.stream(self.pictures), len(self.pictures), "captioning")
+            outcomes = track(captioner.stream(self.images), len(self.images), "captioning")
             self._said[key] = [outcome.caption.text if outcome.caption else None for outcome in outcomes]
         return self._said[key]
 
@@ -78,16 +78,16 @@ class QuantizedEvaluator:
             raise CaptionkitError(f"{self.judged.name}: no image of split {self.judged.split!r} could be captioned")
         if len(both) < len(captions):
             say(f"captionkit: {len(captions) - len(both)} images could not be captioned and are left out")
-        pictures = self.judged.subset(both)
-        said = {example.id: captions[place] for example, place in zip(pictures, both, strict=True)}
-        return evaluate(said, pictures, ["cider"], resamples=_RESAMPLES)
+        caption_set = self.judged.subset(both)
+        said = {example.id: captions[place] for example, place in zip(caption_set, both, strict=True)}
+        return evaluate(said, caption_set, ["cider"], resamples=_RESAMPLES)
 
     def _speeds(self, captioners: Sequence[Captioner]) -> list[tuple[float, float]]:
         """Return each captioner's median milliseconds to encode and to decode an image, measured in alternation."""
         found: list[list[tuple[float, float]]] = [[] for _ in captioners]
-        for number, picture in enumerate([self.timed[0], *self.timed]):
+        for number, image in enumerate([self.timed[0], *self.timed]):
             for captioner, times in zip(captioners, found, strict=True):
-                outcome = next(captioner.stream([picture]))
+                outcome = next(captioner.stream([image]))
                 if number and outcome.caption:  # skip the first call, which includes the runtime's initialization
                     times.append((outcome.ms["encode"], outcome.ms["decode"]))
         return [tuple(np.median(times, axis=0).tolist()) if times else (0.0, 0.0) for times in found]

@@ -11,7 +11,7 @@ import numpy as np
 from captionkit.data.images import Source, load_image
 from captionkit.data.layouts import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.export.quantization.calibration_images import pictures_of, spread_pictures
+from captionkit.export.quantization.calibration_images import choose_evenly, choose_images
 from captionkit.export.quantization.evaluate_quantized import QuantizedEvaluator
 from captionkit.export.quantization.kl_divergence import walk
 from captionkit.export.quantization.mixed_precision import DecoderSparing, EncoderSparing
@@ -59,9 +59,7 @@ def export_int8(
     where, sources = _calibration(pictures, data, split)
     graphs = _float_graphs(folder)
     exact = OnnxStepper(folder, graphs=graphs)
-    images = np.stack(
-        [load_image(picture, folder.preprocessing) for picture in track(sources, len(sources), "opening")]
-    )
+    images = np.stack([load_image(source, folder.preprocessing) for source in track(sources, len(sources), "opening")])
     walked = walk(exact, images, folder.tokenizer)
     judge = QuantizedEvaluator(folder, graphs, sources, judged)
     parts = [Sparing(folder, graphs, walked, exact) for Sparing in (EncoderSparing, DecoderSparing)]
@@ -77,7 +75,7 @@ def export_int8(
             return _write(folder, output, chosen, report, keep_weights)
     raise ModelError(
         f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
-        "most was spared; nothing was written; raise --max-loss, or give pictures like its own with --pictures"
+        "most was spared; nothing was written; raise --max-loss, or give images like its own with --pictures"
     )
 
 
@@ -107,8 +105,8 @@ def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
 
 
 def _judged(data: Path, split: str, limit: int) -> CaptionSet:
-    pictures = captioned_split(data, split)
-    return pictures.subset(range(min(limit, len(pictures)))) if limit else pictures
+    caption_set = captioned_split(data, split)
+    return caption_set.subset(range(min(limit, len(caption_set)))) if limit else caption_set
 
 
 def _calibration(
@@ -116,12 +114,12 @@ def _calibration(
 ) -> tuple[str, Sequence[Source]]:
     if pictures is None and data is not None:
         dataset = open_dataset(data)
-        learnt = dataset.split("train" if "train" in dataset else split)
-        return f"{learnt.name}, split {learnt.split}", spread_pictures(learnt)
+        train = dataset.split("train" if "train" in dataset else split)
+        return f"{train.name}, split {train.split}", choose_evenly(train)
     where = (
         "the sample photographs" if pictures is None else str(pictures) if isinstance(pictures, Path) else "those given"
     )
-    return where, pictures_of(pictures)
+    return where, choose_images(pictures)
 
 
 def _write(
