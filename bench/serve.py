@@ -43,7 +43,7 @@ class Server:
     """`captionkit serve` in a process of its own, on a free port."""
 
     def __init__(self, log: Path, model: str | None, *flags: object) -> None:
-        named = [model] if model else []
+        named = ["--model", model] if model else []
         command = [sys.executable, "-m", "captionkit", "serve", *named, "--port", "0", *map(str, flags)]
         with log.open("wb") as file:
             self._process = subprocess.Popen(command, stderr=file)
@@ -156,7 +156,7 @@ def measure(options: argparse.Namespace, images: Sequence[bytes], logs: Path) ->
             return server
 
         room = ("--max-queue", 4 * options.clients, "--timeout", 120)
-        together, apart = start("together", *room), start("apart", "--max-batch", 1, *room)
+        together, apart = start("together", *room), start("apart", "--max-batch-size", 1, *room)
         cases = {TOGETHER: (together, options.clients), APART: (apart, options.clients), SINGLE: (together, 1)}
         for server in (together, apart):
             asyncio.run(ask(server.url, images, options.clients, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,9 @@ OLD = [
     (["caption", "x.jpg"], "--batch", "8", "--batch-size", "batch_size"),
     (["evaluate", "m", "d"], "--sample-seed", "7", "--seed", "decoding:seed"),
     (["name", "d", "--noun", "bird"], "--batch", "8", "--batch-size", "batch_size"),
+    (["sweep", "d", "--output", "o"], "--timeout", "3", "--max-minutes", "max_minutes"),
+    (["export", "m"], "--pictures", "d", "--images", "images"),
+    (["serve"], "--max-batch", "4", "--max-batch-size", "serve:max_batch_size"),
     (["tune", "m", "d"], "--beam", "1,2", "--num-beams", "num_beams"),
     (["tune", "m", "d"], "--no-repeat", "1,2", "--no-repeat-ngram-size", "no_repeat_ngram_size"),
     (["tune", "m", "d"], "--horizon", "1,2", "--early-stop-horizon", "early_stop_horizon"),
@@ -82,3 +86,29 @@ def test_a_mistyped_flag_is_answered_with_its_present_name(capsys: pytest.Captur
         cli.main(["caption", "x.jpg", "--num-beems", "3"])
     assert stopped.value.code == 2
     assert "--num-beems is not understood; did you mean --num-beams?" in capsys.readouterr().err
+
+
+def test_average_takes_the_data_last_and_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = tmp_path / "data", tmp_path / "model"
+    data.mkdir()
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    models = [str(model), "bundled"]
+    assert cli._models_and_data(models, str(data)) == (models, str(data))
+    assert cli._models_and_data(["owner/name", *models], "nowhere") == (["owner/name", *models], "nowhere")
+    assert capsys.readouterr().err == ""
+    assert cli._models_and_data([str(data), models[0]], models[1]) == (models, str(data))
+    assert "the data comes last now: captionkit average MODEL MODEL ... DATA" in capsys.readouterr().err
+
+
+def test_serve_takes_its_model_by_place_with_a_notice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    asked = []
+    monkeypatch.setattr("captionkit.serve.server.serve", lambda model, settings: asked.append(model))
+    assert cli.main(["serve", "--model", "one"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main(["serve", "two"]) == 0
+    assert asked == ["one", "two"]
+    assert "captionkit serve --model MODEL" in capsys.readouterr().err

@@ -41,6 +41,7 @@ INPUTS = {
     "references": ".json",
     "candidates": ".json",
     "path": "",
+    "place": "",
     "runs": "",
     "run": "",
     "--model": "",
@@ -51,7 +52,7 @@ INPUTS = {
     "--compare": ".json",
     "--frequencies": ".npz",
     "--training": "",
-    "--pictures": "",
+    "--images": "",
     "--evaluate": "",
     "--data": "",
     "--encoder.name": "",
@@ -67,10 +68,12 @@ OUTPUTS = {
     "demo --output": ".html",
     "--output": "",
     "--per-image": ".csv",
+    "--output-dir": "",
 }
 #: texts that are no paths
 WORDS = {
     *("--bad-words", "--prefix", "--force-words", "--split", "--metrics", "--layout", "--tokenizer"),
+    *("--sidecar", "--prepend", "--append", "--existing", "--style"),
     *("--noun", "--host", "--token", "--cors", "--log-format", "--root-path"),
     *("--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--early-stop-horizon"),
     *("--data.train-split", "--data.val-split", "--data.tokenizer", "--data.weights", "--image.fit", "--image.crop"),
@@ -90,12 +93,12 @@ USUAL: dict[str, dict[str, str]] = {
     "evaluate": {"model": "bundled", "data": "good", "--output": "new", "--metrics": "rouge"},
     "tune": {"model": "bundled", "data": "good"},
     "calibrate": {"model": "bundled", "data": "good"},
-    "average": {"data": "good", "models": "bundled", "--output": "new"},
+    "average": {"models": "bundled", "data": "good", "--output": "new"},
     "name": {"data": "good", "--noun": "shape"},
     "score": {"references": "good/captions.json", "candidates": "results.json", "--metrics": "rouge"},
     "inspect": {"path": "good"},
     "export": {"model": "bundled"},
-    "serve": {"model": "bundled"},
+    "serve": {"--model": "bundled"},
     "plot": {"runs": "run", "--output": "new.png"},
     "report": {"run": "run"},
     "demo": {"--output": "new.html"},
@@ -234,7 +237,7 @@ def command_line(place: Path, command: str, changed: dict[str, str], tried: str)
     positional = [name for name, _ in arguments_of(command) if not name.startswith("-")]
     words = [given[name] for name in positional if name in given]
     if command == "average":
-        words.append("bundled")
+        words.insert(0, "bundled")
     return [command, *words, *flags, *(f"{name}={path}" for name, path in given.items() if name.startswith("-"))]
 
 

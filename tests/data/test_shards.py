@@ -296,7 +296,7 @@ def test_inspect_and_score_and_caption_work_on_shards(
 ) -> None:
     members = {"1.png": picture(1), "1.txt": b"a dog\na black dog", "2.png": picture(2), "2.txt": b"two cats"}
     path = write(tmp_path / "data" / "val-0.tar", members)
-    assert cli.main(["inspect", str(path.parent), "--images", "--json"]) == 0
+    assert cli.main(["inspect", str(path.parent), "--check-images", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["val"]["captions"] == 3
     out = tmp_path / "out"
     assert cli.main(["evaluate", str(model_folder), str(path.parent), "--output", str(out), "--metrics", "bleu"]) == 0

@@ -225,7 +225,7 @@ def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Pat
         (["--int8", "--output", "OUT", "--evaluate", "DATA", "--max-loss", "2"], "share from 0 to 1"),
         (["--int8", "--output", "OUT", "--evaluate", "DATA", "--limit", "-1"], "limit -1"),
         (["--int8", "--output", "OUT", "--evaluate", "DATA", "--split", "none"], "no split"),
-        (["--int8", "--output", "OUT", "--pictures", "nowhere"], "nowhere"),
+        (["--int8", "--output", "OUT", "--images", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_wishes_are_told_in_a_line(
@@ -255,7 +255,7 @@ def test_a_folder_in_eight_bits_is_no_source(small: Path, data: Path, tmp_path: 
 @pytest.mark.slow
 def test_weights_are_taken_along_and_exported_again(learnt: Path, data: Path, tmp_path: Path) -> None:
     both = tmp_path / "both"
-    command = ["export", "--int8", "--keep-weights", "--output", str(both), str(learnt), "--pictures", str(data)]
+    command = ["export", "--int8", "--keep-weights", "--output", str(both), str(learnt), "--images", str(data)]
     assert main(command) == 0
     assert (both / WEIGHTS).read_bytes() == (learnt / WEIGHTS).read_bytes()
     again = tmp_path / "again"

@@ -293,7 +293,7 @@ def test_ends_when_what_is_under_way_is_done(tmp_path: Path, photo: Path) -> Non
     [
         (["--host", "nowhere.invalid"], "nowhere.invalid:1234: cannot listen there"),
         (["--log-format", "xml"], "--log-format is 'xml'; use text or json"),
-        (["--max-batch", "99"], "--max-batch is 99; use a number from 1 to 32"),
+        (["--max-batch-size", "99"], "--max-batch-size is 99; use a number from 1 to 32"),
         (["--token", "a\nb"], "--token has characters"),
         (["no-such-model"], "no-such-model"),
     ],

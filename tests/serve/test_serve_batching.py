@@ -73,7 +73,7 @@ def test_what_waits_goes_together_by_its_options(gate: Gate, images: list[bytes]
             said = gate.captioner.caption(images[image], num_beams=beam, max_length=30)
             assert outcome.caption and outcome.caption.text == said.text
 
-    in_service(gate, test, max_batch=4)
+    in_service(gate, test, max_batch_size=4)
 
 
 def test_dear_options_make_small_batches(gate: Gate, images: list[bytes]) -> None:

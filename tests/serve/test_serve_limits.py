@@ -157,7 +157,7 @@ def test_conversations_that_do_not_fit(client: TestClient, body: dict[str, Any])
         ({"num_beams": 0}, "num_beams"),
         ({"num_beams": 51}, "num_beams"),
         ({"num_beams": "three"}, "num_beams"),
-        ({"num_captions": 4}, "raise beam"),
+        ({"num_captions": 4}, "raise num_beams"),
         ({"max_length": 101}, "max_length"),
         ({"min_length": 9, "max_length": 3}, "min_length"),
         ({"top_p": 0.9}, "set a temperature"),

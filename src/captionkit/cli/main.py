@@ -148,7 +148,7 @@ def sweep(options: argparse.Namespace) -> int:
         space=options.space,
         given=tuple(overrides),
         trials=options.trials,
-        minutes=options.timeout,
+        minutes=options.max_minutes,
         workers=options.workers,
     )
     return 0
@@ -207,9 +207,24 @@ def average(options: argparse.Namespace) -> int:
     """Average the weights of models that were trained from one."""
     from captionkit.training.tools.model_soup import average_models
 
+    models, data = _models_and_data(options.models, options.data)
     chosen = {"split": options.split, "half": options.half, "every": options.all}
-    tell(average_models(options.data, options.models, options.output, **chosen))
+    tell(average_models(Path(data), models, options.output, **chosen))
     return 0
+
+
+def _models_and_data(models: list[str], data: str) -> tuple[list[str], str]:
+    """The models and the data of `average`, which used to come in the other order: taken where it can be told."""
+    from captionkit.inference.model_folder import CONFIG
+    from captionkit.utils.paths import exists, is_file
+
+    def is_model(path: str) -> bool:
+        return path == "bundled" or is_file(Path(path) / CONFIG)
+
+    if is_model(data) and exists(models[0]) and not is_model(models[0]):
+        say("captionkit: the data comes last now: captionkit average MODEL MODEL ... DATA")
+        return [*models[1:], data], models[0]
+    return models, data
 
 
 def name(options: argparse.Namespace) -> int:
@@ -273,7 +288,7 @@ def inspect(options: argparse.Namespace) -> int:
     """Report the contents and problems of a dataset, a model or a run."""
     from captionkit.cli.inspect import ModelReport, inspect_path
 
-    report = inspect_path(options.path, layout=options.layout, check_images=options.images)
+    report = inspect_path(options.path, layout=options.layout, check_images=options.check_images)
     summary = _summary(str(Path(report.path).absolute())) if isinstance(report, ModelReport) else None
     if options.json:
         values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
@@ -314,14 +329,14 @@ def export(options: argparse.Namespace) -> int:
             raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
         given["data"] = given.pop("evaluate", None)
         given["keep_weights"] = options.keep_weights
-        tell(export_int8(options.model, options.output, pictures=options.pictures, **given))
+        tell(export_int8(options.model, options.output, pictures=options.images, **given))
         return 0
     from captionkit.export.export_model import export_model
 
     if given or options.output or options.keep_weights:
         others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
         raise CaptionkitError(f"{others} go with --int8; add it")
-    tell(export_model(options.model, pictures=options.pictures, half=options.half))
+    tell(export_model(options.model, pictures=options.images, half=options.half))
     return 0
 
 
@@ -332,7 +347,9 @@ def serve(options: argparse.Namespace) -> int:
     settings = Settings(**_overrides(options, "serve"))
     from captionkit.serve.server import serve as run
 
-    run(options.model, settings)
+    if options.place:
+        say("captionkit: the model is named by --model now: captionkit serve --model MODEL")
+    run(options.model or options.place, settings)
     return 0
 
 
@@ -371,7 +388,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add(
         "inputs",
         nargs="+",
-        metavar="PHOTO",
+        metavar="IMAGE",
         help="image, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
@@ -417,7 +434,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
     add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
     add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
-    add("--timeout", type=float, metavar="MINUTES", help="after which no trial is begun")
+    add("--max-minutes", old=["--timeout"], type=float, metavar="X", help="after which no trial is begun")
     add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
     _add_recipe(add, fields=arguments[:1] == ["sweep"])
 
@@ -483,8 +500,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, average, extra="train")
-    add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("models", type=_named, nargs="+", metavar="MODEL", help="model folders or Hub ids, all trained from one model")
+    add("data", type=_named, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
     add("--split", default="val", help="the split that decides which are averaged (default: %(default)s)")
     add("--half", action="store_true", help="store the mean in 16 bits, as it is where all that is averaged are")
@@ -520,12 +537,13 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, inspect, extra="train")
     add("path", type=_named, metavar="PATH", help="dataset, model folder, Hub id, or run folder")
     add("--layout", help="read the dataset as this layout instead of detecting it")
-    add("--images", action="store_true", help="also open every image")
+    add("--check-images", old=["--images"], action="store_true", help="also open every image")
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, export, extra="export")
     add("model", type=_named, metavar="MODEL", help="model folder with weights")
-    add("--pictures", type=_path, metavar="DIR", help="real images to try the graphs on (default: sample photographs)")
+    what = "real images to try the graphs on (default: sample photographs)"
+    add("--images", old=["--pictures"], type=_path, metavar="DIR", help=what)
     add("--half", action="store_true", help="store the graphs' weights in 16 bits")
     add("--int8", action="store_true", help="graphs that compute in 8 bits, in a model folder of their own")
     add("--output", type=_path, metavar="FOLDER", help="the folder for --int8")
@@ -536,14 +554,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
 
     add = _add(commands, serve, extra="serve")
-    add(
-        "model",
-        type=_named,
-        nargs="?",
-        metavar="MODEL",
-        help="model folder or Hub id (default: what comes with captionkit)",
-    )
-    _add_fields(add, Settings, "serve", defaults=True)
+    add("place", type=_named, nargs="?", help=argparse.SUPPRESS)
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    _add_fields(add, Settings, "serve", old={"max_batch_size": "--max-batch"}, defaults=True)
 
     add = _add(commands, plot, extra="train")
     add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
@@ -594,7 +607,7 @@ def _add_write(add: Callable[..., Any]) -> None:
     """Where captions go besides standard output, and how they are worded: the fields of WriteOptions."""
 
     def option(flag: str, **how: Any) -> None:
-        add(flag, dest=f"write:{flag.lstrip('-').replace('-', '_')}", **how)
+        add(flag, group="writing", dest=f"write:{flag.lstrip('-').replace('-', '_')}", **how)
 
     option("--sidecar", metavar="SUFFIX", type=_named, help="write each caption beside its image, as text: .txt")
     option("--output-dir", metavar="DIR", type=_path, help="put the text files there, in folders like the images'")
@@ -612,6 +625,13 @@ def _add_write(add: Callable[..., Any]) -> None:
 
 def _add_min_confidence(add: Callable[..., Any], text: str) -> None:
     add("--min-confidence", type=float, metavar="X", help=text)
+
+
+#: the headings of decoding options in the help; all others are under "search"
+_DECODING_GROUPS = {
+    "sampling": ("temperature", "top_k", "top_p", "seed"),
+    "words": ("prefix", "force_words", "bad_words"),
+}
 
 
 def _flag_of(field: str) -> str:
@@ -636,12 +656,21 @@ def _add_fields(
         str: ({"type": str, "metavar": "TEXT"}, ""),
         tuple: ({"type": _listed, "metavar": "WORDS"}, "; with commas"),
     }
+    groups = {name: group for group, names in _DECODING_GROUPS.items() for name in names}
     for field in fields(table):
         dest, (how, note) = f"{kind}:{field.name}", kinds[type(field.default)]
         if defaults and field.default:
             note += f" (default: {field.default})"
         former = [old[field.name]] if field.name in old else []
-        add(_flag_of(field.name), old=former, dest=dest, help=(field.metadata["help"] + note).replace("%", "%%"), **how)
+        group = groups.get(field.name, "search") if kind == "decoding" else ""
+        add(
+            _flag_of(field.name),
+            old=former,
+            group=group,
+            dest=dest,
+            help=(field.metadata["help"] + note).replace("%", "%%"),
+            **how,
+        )
 
 
 def _named(text: str) -> str:

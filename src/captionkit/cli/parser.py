@@ -35,6 +35,9 @@ class _Switch(_Option):
 class _Help(argparse.HelpFormatter):
     """Leaves out the old names of options."""
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)  # fits --no-repeat-ngram-size
+
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = copy.copy(action)
         shown.option_strings = _present(action)
@@ -59,9 +62,17 @@ class Parser(argparse.ArgumentParser):
             self.register("action", kind, _Option)
         self.register("action", "store_true", _Switch)
 
+    def add_argument(self, *names: Any, group: str = "", **how: Any) -> argparse.Action:
+        """Add an argument as argparse does; with `group`, under that heading of the help."""
+        if not group:
+            return super().add_argument(*names, **how)
+        known = next((known for known in self._action_groups if known.title == group), None)
+        return (known or self.add_argument_group(group)).add_argument(*names, **how)
+
     def format_help(self) -> str:
         """Return the help; of a parser with groups, its commands by group."""
         if self._groups is None:
+            self.usage = self._short_usage()
             return super().format_help()
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {self.usage}")
@@ -75,6 +86,15 @@ class Parser(argparse.ArgumentParser):
         formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+    def _short_usage(self) -> str:
+        """Return the usage with what is required alone; a command may have sixty options."""
+        formatter = self._get_formatter()
+        required = [action for action in self._actions if action.required]
+        formatter.add_usage(f"{self.prog} [options]", [], [], prefix="")
+        formatter.add_usage(None, required, [], prefix="")
+        short, long = formatter.format_help().split("\n\n", 1)
+        return (short + " ".join(long.split()).removeprefix(self.prog)).replace("%", "%%")
 
     def _grouped(self) -> Iterator[tuple[str, list[argparse.Action]]]:
         """Yield each heading with its commands, those of no group under a heading of their own."""

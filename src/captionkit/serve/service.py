@@ -153,7 +153,7 @@ class Service:
             return self.captioner.describe(opened, decoding)
 
     def _most(self, decoding: Decoding) -> int:
-        return max(1, min(self.settings.max_batch, _OF_A_BATCH // _hypotheses(decoding)))
+        return max(1, min(self.settings.max_batch_size, _OF_A_BATCH // _hypotheses(decoding)))
 
 
 def _hypotheses(decoding: Decoding) -> int:

@@ -32,7 +32,7 @@ class Settings:
     root_path: str = _setting("", "path below which a proxy serves it, such as /captions; cut off by the proxy or not")
     cors: tuple[str, ...] = _setting((), "origins whose web pages may use the service, or *")
     allow_urls: bool = _setting(False, "fetch images that requests name by URL, from public addresses only")
-    max_batch: int = _setting(32, "images that go through the model together, at most", 1, 32)
+    max_batch_size: int = _setting(32, "images that go through the model together, at most", 1, 32)
     max_queue: int = _setting(128, "images that may wait or be at work; more are refused for a while", 1, 100_000)
     timeout: float = _setting(30.0, "seconds for an upload, and again for its captions", 0.01, 3600)
     max_bytes: int = _setting(32 * 2**20, "bytes of a request", 1024, 2**30)

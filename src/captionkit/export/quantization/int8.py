@@ -75,7 +75,7 @@ def export_int8(
             return _write(folder, output, chosen, report, keep_weights)
     raise ModelError(
         f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
-        "most was spared; nothing was written; raise --max-loss, or give images like its own with --pictures"
+        "most was spared; nothing was written; raise --max-loss, or give images like its own with --images"
     )
 
 
