@@ -8,7 +8,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from captionkit.data.images import Preprocessing  # noqa: E402
-from captionkit.export.quantization.gptq import Inputs, compensated  # noqa: E402
+from captionkit.export.quantization.gptq import Inputs, gptq_round  # noqa: E402
 
 
 def correlated(generator: np.random.Generator, many: int, size: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def correlated(generator: np.random.Generator, many: int, size: int) -> np.ndarr
 def test_inputs_that_do_not_go_together_leave_plain_rounding():
     weights = np.random.default_rng(0).normal(size=(2, 5, 7))
     scales = np.abs(weights).max(2, keepdims=True) / 64
-    found = compensated(weights, scales, 64, np.stack([np.diag(np.arange(1.0, 8.0))] * 2))
+    found = gptq_round(weights, scales, 64, np.stack([np.diag(np.arange(1.0, 8.0))] * 2))
     np.testing.assert_array_equal(found, np.rint(weights / scales))
 
 
@@ -30,7 +30,7 @@ def test_outputs_are_nearer_than_with_plain_rounding_on_inputs_never_seen():
     train, test = seen[:1000], seen[1000:]
     weights = generator.normal(size=(1, 8, 24))
     scales = np.abs(weights).max(2, keepdims=True) / 7  # coarse, so that rounding matters
-    found = compensated(weights, scales, 7, (train.T @ train)[None] / len(train))
+    found = gptq_round(weights, scales, 7, (train.T @ train)[None] / len(train))
     plain = np.rint(weights / scales)
     ours, theirs = (np.square(test @ (weights - whole * scales)[0].T).mean() for whole in (found, plain))
     assert np.abs(found).max() <= 7
@@ -45,7 +45,7 @@ def test_nearly_as_good_as_the_best_of_all_roundings():
     near = np.floor(weights / scales)[0][:, None] + np.array(list(np.ndindex(*[2] * 6)))  # [4,64,6]
     lost = weights[0][:, None] - near * 0.7
     best = np.einsum("opk,kl,opl->op", lost, together, lost).min(1)
-    left = (weights - compensated(weights, scales, 64, together[None]) * scales)[0]
+    left = (weights - gptq_round(weights, scales, 64, together[None]) * scales)[0]
     ours = np.einsum("ok,kl,ol->o", left, together, left)
     plain = (weights - np.rint(weights / scales) * scales)[0]
     theirs = np.einsum("ok,kl,ol->o", plain, together, plain)
@@ -90,7 +90,7 @@ def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monke
     graph = onnx.helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     calibrated = quantize.calibrate(model, [{"x": correlated(generator, 50, 40).astype(np.float32)} for _ in range(4)])
-    made = onnx.load_from_string(quantize.quantised(model, [], calibrated, Preprocessing()))
+    made = onnx.load_from_string(quantize.quantize_graph(model, [], calibrated, Preprocessing()))
     found = next(onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "w_quantized")
     assert (list(calibrated.rounded) == ["w_quantized"]) is anew
     nearest = np.abs(found - weight / (np.abs(weight).max(0) / 64)).max() <= 0.51

@@ -17,8 +17,8 @@ from captionkit.data.tokenizer import Tokenizer  # noqa: E402
 from captionkit.errors import ModelError  # noqa: E402
 from captionkit.export.graphs import decoder_graph, encoder_graph  # noqa: E402
 from captionkit.export.quantization import graph_passes  # noqa: E402
-from captionkit.export.quantization.graph_passes import quicken  # noqa: E402
-from captionkit.export.quantization.quantize import calibrate, quantised  # noqa: E402
+from captionkit.export.quantization.graph_passes import optimize_graph  # noqa: E402
+from captionkit.export.quantization.quantize import calibrate, quantize_graph  # noqa: E402
 from captionkit.export.quantization.weight_compression import plain_graph  # noqa: E402
 from captionkit.inference.model_folder import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model, write_model  # noqa: E402
 from captionkit.inference.onnx_runtime import OnnxStepper, open_session  # noqa: E402
@@ -41,7 +41,7 @@ def kinds(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-def walked(folder: ModelFolder, decoder: onnx.ModelProto) -> list[np.ndarray]:
+def traced(folder: ModelFolder, decoder: onnx.ModelProto) -> list[np.ndarray]:
     """All that a decoder says in four steps of several images and beams."""
     stepper = OnnxStepper(folder, graphs={DECODER: decoder.SerializeToString()})
     generator = np.random.default_rng(2)
@@ -90,9 +90,9 @@ def decoding(request: pytest.FixtureRequest, tmp_path: Path) -> ModelFolder:
 def test_every_decoder_says_the_same(decoding: ModelFolder) -> None:
     folder, graph = decoding, plain(decoding)
     before = kinds(graph)
-    expected = walked(folder, graph)
-    quick = quicken(graph)
-    for found, wanted in zip(walked(folder, quick), expected, strict=True):
+    expected = traced(folder, graph)
+    quick = optimize_graph(graph)
+    for found, wanted in zip(traced(folder, quick), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     states = sum(value.name.startswith("state.") for value in quick.graph.input)
     assert kinds(quick).count("GatherND") == states
@@ -103,9 +103,9 @@ def test_every_decoder_says_the_same(decoding: ModelFolder) -> None:
 def test_words_are_looked_up_where_their_table_is_not_too_large(model_folder: Path, monkeypatch) -> None:
     folder = open_model(model_folder)
     weighed = sum(kind == "MatMul" for kind in kinds(plain(folder)))
-    assert kinds(quicken(plain(folder))).count("MatMul") == weighed - 1
+    assert kinds(optimize_graph(plain(folder))).count("MatMul") == weighed - 1
     monkeypatch.setattr(graph_passes, "_LARGEST", 10)
-    assert kinds(quicken(plain(folder))).count("MatMul") == weighed
+    assert kinds(optimize_graph(plain(folder))).count("MatMul") == weighed
 
 
 @pytest.mark.parametrize(("shape", "left"), [((6,), []), ((1, 1, 6), ["Add"]), ((3, 6), ["Add"])])
@@ -126,7 +126,7 @@ def test_only_a_plain_bias_goes_into_the_table(shape: tuple[int, ...], left: lis
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     feed = {"tokens": generator.integers(0, 9, (2, 3))}
     wanted = open_session(model.SerializeToString()).run(None, feed)[0]
-    quick = quicken(model)
+    quick = optimize_graph(model)
     assert kinds(quick) == ["Gather", *left]
     np.testing.assert_allclose(open_session(quick.SerializeToString()).run(None, feed)[0], wanted, atol=1e-6)
 
@@ -145,7 +145,7 @@ def test_what_is_used_elsewhere_stays(model_folder: Path) -> None:
     graph.graph.output.append(onnx.helper.make_tensor_value_info(picked.output[0], onnx.TensorProto.FLOAT, ["n", "h"]))
     graph.graph.node.append(onnx.helper.make_node("Identity", [picked.output[0]], ["kept"], "kept"))
     states = sum(value.name.startswith("state.") for value in graph.graph.input)
-    assert kinds(quicken(graph)).count("GatherND") == states - 1
+    assert kinds(optimize_graph(graph)).count("GatherND") == states - 1
 
 
 def made_by(graph: onnx.ModelProto, node: onnx.NodeProto) -> str:
@@ -164,8 +164,8 @@ def test_bytes_give_what_floats_give(entered) -> None:
     images = [load_image(path, folder.preprocessing)[None] for path in pictures]
     calibrated = calibrate(graph, [{"images": image} for image in images])
     neutral = Preprocessing(64, 96, mean=(0.5, 0.5, 0.4))
-    with_floats = OnnxStepper(folder, graphs={ENCODER: quantised(graph, [], calibrated, neutral)})
-    with_bytes = OnnxStepper(folder, graphs={ENCODER: quantised(graph, [], calibrated, folder.preprocessing)})
+    with_floats = OnnxStepper(folder, graphs={ENCODER: quantize_graph(graph, [], calibrated, neutral)})
+    with_bytes = OnnxStepper(folder, graphs={ENCODER: quantize_graph(graph, [], calibrated, folder.preprocessing)})
     exact = OnnxStepper(folder)
     assert (exact.takes_bytes, with_floats.takes_bytes, with_bytes.takes_bytes) == (False, False, True)
     for path, image in zip(pictures, images, strict=True):
@@ -181,7 +181,7 @@ def test_bytes_give_what_floats_give(entered) -> None:
 def test_the_fourth_byte_means_nothing(entered) -> None:
     folder, graph, pictures = entered
     images = [load_image(path, folder.preprocessing)[None] for path in pictures]
-    content = quantised(graph, [], calibrate(graph, [{"images": image} for image in images]), folder.preprocessing)
+    content = quantize_graph(graph, [], calibrate(graph, [{"images": image} for image in images]), folder.preprocessing)
     session = open_session(content)
     pixels = to_bytes(np.concatenate(images), folder.preprocessing)
     found = session.run(None, {"pixels": pixels})
@@ -193,7 +193,7 @@ def test_pictures_that_do_not_enter_by_an_8_bit_convolution_stay_floats(entered)
     folder, graph, pictures = entered
     calibrated = calibrate(graph, [{"images": load_image(path, folder.preprocessing)[None]} for path in pictures])
     first = next(node.name for node in graph.graph.node if node.op_type == "Conv")
-    made = onnx.load_from_string(quantised(graph, [first], calibrated, folder.preprocessing))
+    made = onnx.load_from_string(quantize_graph(graph, [first], calibrated, folder.preprocessing))
     assert [value.name for value in made.graph.input] == ["images"]
 
 
@@ -202,7 +202,7 @@ def test_a_mean_between_two_bytes_moves_no_output(entered) -> None:
     folder, graph, pictures = entered
     images = [load_image(path, folder.preprocessing)[None] for path in pictures]
     calibrated = calibrate(graph, [{"images": image} for image in images])
-    made = onnx.load_from_string(quantised(graph, [], calibrated, folder.preprocessing))
+    made = onnx.load_from_string(quantize_graph(graph, [], calibrated, folder.preprocessing))
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     assert values["pixels_zero_point"] == 128
     assert values["pixels_scale"] == pytest.approx(1 / 127.5)

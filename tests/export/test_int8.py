@@ -24,8 +24,8 @@ from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.export_model import export_model
 from captionkit.export.quantization import mixed_precision
 from captionkit.export.quantization.int8 import export_int8
-from captionkit.export.quantization.kl_divergence import nats_per_word, walk
-from captionkit.export.quantization.quantize import calibrate, quantised, units_of, work_of
+from captionkit.export.quantization.kl_divergence import nats_per_word, trace
+from captionkit.export.quantization.quantize import calibrate, quantize_graph, units_of, work_of
 from captionkit.export.quantization.weight_compression import plain_graph, store_bytes, store_half, store_tables
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import (
@@ -160,8 +160,8 @@ def test_computed_in_eight_bits(small: Path, tmp_path: Path) -> None:
     folder = open_model(small)
     encoder, decoder = (onnx.load_from_string(folder.read(name)) for name in (ENCODER, DECODER))
     kinds = {tensor.name: tensor for tensor in [*encoder.graph.initializer, *decoder.graph.initializer]}
-    quantised_weights = [numpy_helper.to_array(t) for name, t in kinds.items() if name.endswith("_quantized")]
-    eight = [values for values in quantised_weights if values.dtype == np.int8]
+    quantized_weights = [numpy_helper.to_array(t) for name, t in kinds.items() if name.endswith("_quantized")]
+    eight = [values for values in quantized_weights if values.dtype == np.int8]
     assert len(eight) > 40
     assert max(np.abs(values.astype(int)).max() for values in eight) == 64
     assert not any(node.op_type == "DynamicQuantizeLinear" for node in [*encoder.graph.node, *decoder.graph.node])
@@ -206,7 +206,7 @@ def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Pat
                 tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
         return other.SerializeToString()
 
-    monkeypatch.setattr(mixed_precision, "quantised", spoilt)
+    monkeypatch.setattr(mixed_precision, "quantize_graph", spoilt)
     with pytest.raises(ModelError, match=r"CIDEr-D falls by .*nothing was written.*--max-loss"):
         export_int8(learnt, tmp_path / "int8", data=data, split="train")
     assert not (tmp_path / "int8").exists()
@@ -290,12 +290,12 @@ def test_drift_is_the_divergence_of_what_is_expected() -> None:
     share = 1 / len(text)
     exact = Fixed([0.5 + share / 2] + [share / 2] * (len(text) - 1))
     other = Fixed([0.25 + 0.75 * share] + [0.75 * share] * (len(text) - 1))
-    walked = walk(exact, np.zeros((3, 3, 4, 4), np.float32), text)
-    assert nats_per_word(walked, walked.state, exact) == pytest.approx(0, abs=1e-7)
+    traced = trace(exact, np.zeros((3, 3, 4, 4), np.float32), text)
+    assert nats_per_word(traced, traced.state, exact) == pytest.approx(0, abs=1e-7)
     p, q = (torch.tensor(np.exp(stepper.log_probs)).double() for stepper in (exact, other))
     wanted = torch.distributions.kl_divergence(torch.distributions.Categorical(p), torch.distributions.Categorical(q))
-    assert nats_per_word(walked, walked.state, other) == pytest.approx(float(wanted), rel=1e-4)
-    assert walked.first(2).tokens.shape == (2, walked.tokens.shape[1])
+    assert nats_per_word(traced, traced.state, other) == pytest.approx(float(wanted), rel=1e-4)
+    assert traced.first(2).tokens.shape == (2, traced.tokens.shape[1])
 
 
 def convolution(weight: np.ndarray, groups: int = 1) -> onnx.ModelProto:
@@ -330,10 +330,10 @@ def test_biases_take_back_what_rounding_shifts(groups: int) -> None:
     graph = convolution(weight, groups)
     calibrated = calibrate(graph, [{"images": image[None]} for image in images])
     exact = outputs_of(graph.SerializeToString(), images).mean((0, 2, 3))
-    calibrated_means = outputs_of(quantised(graph, [], calibrated, Preprocessing()), images).mean((0, 2, 3))
+    calibrated_means = outputs_of(quantize_graph(graph, [], calibrated, Preprocessing()), images).mean((0, 2, 3))
     for name in calibrated.shifts:
         calibrated.shifts[name][:] = 0
-    without = outputs_of(quantised(graph, [], calibrated, Preprocessing()), images).mean((0, 2, 3))
+    without = outputs_of(quantize_graph(graph, [], calibrated, Preprocessing()), images).mean((0, 2, 3))
     assert np.abs(calibrated_means - exact).max() < 0.01
     if groups < 6:
         assert np.abs(calibrated_means - exact).max() < np.abs(without - exact).max() / 2

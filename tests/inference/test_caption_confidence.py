@@ -18,7 +18,7 @@ from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.eval.fit_confidence import area_under_curve, fit_confidence
 from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
-from captionkit.inference.caption_confidence import TOLD, CaptionConfidence, told
+from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features
 from captionkit.inference.captioner import Outcome
 from captionkit.inference.model_folder import BUNDLED, open_model, update_model
 from captionkit.metrics.agreement import RIGHT_FROM, People
@@ -29,7 +29,7 @@ EXAMPLES = BUNDLED.parent / "examples"
 
 def test_the_features_by_hand() -> None:
     maps = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.25, 0.25, 0.25, 0.25]])
-    found = dict(zip(TOLD, told(np.log([0.5, 0.25, 0.5]), np.log(0.5**5), maps), strict=True))
+    found = dict(zip(DECODING_FEATURES, decoding_features(np.log([0.5, 0.25, 0.5]), np.log(0.5**5), maps), strict=True))
     assert found["log_prob"] == pytest.approx(np.log(0.0625) / 3) and found["least"] == pytest.approx(np.log(0.25))
     assert found["probability"] == pytest.approx(1.25 / 3) and found["end"] == pytest.approx(np.log(0.5))
     assert found["length"] == pytest.approx(np.log(3)) and found["peak"] == pytest.approx(2)
@@ -37,15 +37,17 @@ def test_the_features_by_hand() -> None:
         np.sqrt(1 / 18)
     )
     assert found["movement"] == pytest.approx(4 * np.sqrt(0.125 / 3))
-    still = dict(zip(TOLD, told(np.log([0.5] * 3), np.log(0.1), maps[[2, 2, 2]]), strict=True))
+    still = dict(
+        zip(DECODING_FEATURES, decoding_features(np.log([0.5] * 3), np.log(0.1), maps[[2, 2, 2]]), strict=True)
+    )
     assert still["movement"] == 0 and still["spread"] == pytest.approx(1)
-    assert np.isfinite(told(np.array([-np.inf, -1.0]), -np.inf, np.array([[1.0, 0.0]] * 2))).all()
+    assert np.isfinite(decoding_features(np.array([-np.inf, -1.0]), -np.inf, np.array([[1.0, 0.0]] * 2))).all()
 
 
 def test_confidence_is_the_regression_and_is_stored() -> None:
     made = CaptionConfidence(0.5, {"log_prob": 2.0, "peak": -1.0}, [1.0, -3.0], 0.4, {"note": "x"})
-    features = np.zeros(len(TOLD))
-    features[[TOLD.index("log_prob"), TOLD.index("peak")]] = -1.0, 0.5
+    features = np.zeros(len(DECODING_FEATURES))
+    features[[DECODING_FEATURES.index("log_prob"), DECODING_FEATURES.index("peak")]] = -1.0, 0.5
     value = 0.5 - 2 - 0.5 + 2 - 3
     assert made(features, np.array([2.0, 1.0], np.float32)) == pytest.approx(1 / (1 + np.exp(-value)))
     assert CaptionConfidence.from_dict(json.loads(json.dumps(made.to_dict()))) == made
@@ -198,10 +200,10 @@ def test_calibrate_writes_what_it_reports(
     assert main(given) == 0 and "fitted apart" in capsys.readouterr().out
     assert "confidence" not in open_model(path).config  # without --write, nothing is
     assert main([*given, "--write", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    decoding_features = json.loads(capsys.readouterr().out)
     kept = open_model(path).confidence
-    assert kept is not None and kept.report == told and kept.sure_from == 0.5
-    assert told["captions"][0]["images"] == 52 and told["captions"][0]["apart"] is None
+    assert kept is not None and kept.report == decoding_features and kept.sure_from == 0.5
+    assert decoding_features["captions"][0]["images"] == 52 and decoding_features["captions"][0]["apart"] is None
     assert captionkit.load(path).sure_from == 0.5
 
 

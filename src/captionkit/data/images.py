@@ -319,10 +319,10 @@ def _open(source: Source, target: tuple[int, int] | None, max_pixels: int, notes
     except ImageError:
         raise
     except Exception:  # Pillow raises almost any exception for a damaged file
-        mended = image_repair.REPAIRS[kind](data) if kind in image_repair.REPAIRS else None
-        if mended is None:
+        repaired = image_repair.REPAIRS[kind](data) if kind in image_repair.REPAIRS else None
+        if repaired is None:
             raise
-    return _decoded(kind, mended, target, max_pixels)
+    return _decoded(kind, repaired, target, max_pixels)
 
 
 def _decoded(kind: str, data: bytes, target: tuple[int, int] | None, max_pixels: int) -> Image.Image:

@@ -22,7 +22,7 @@ from captionkit.data.images import Source
 from captionkit.data.layouts import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError
 from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
-from captionkit.inference.caption_confidence import TOLD, CaptionConfidence, told
+from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features
 from captionkit.inference.captioner import BATCH, Caption, Captioner
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
@@ -221,7 +221,7 @@ def _captioned(captioner: Captioner, sources: Sequence[Source], what: str) -> It
 def _features(caption: Caption, overview: NDArray[np.float32] | None) -> Floats:
     log_probs = np.array([word.log_prob for word in caption.words])
     maps = caption.attention.reshape(len(caption.tokens), -1)  # [T,rows,columns] -> [T,G]
-    return np.concatenate([told(log_probs, caption.log_prob, maps), [] if overview is None else overview])
+    return np.concatenate([decoding_features(log_probs, caption.log_prob, maps), [] if overview is None else overview])
 
 
 class _Crossed(NamedTuple):
@@ -263,7 +263,7 @@ def _weights(evidence: _Evidence, image_ridge: float) -> Floats:
     means, deviations = evidence.features.mean(0), np.maximum(evidence.features.std(0), _ALIKE)
     scaled = np.concatenate([np.ones((len(evidence.right), 1)), (evidence.features - means) / deviations], axis=1)
     ridge = np.full(scaled.shape[1], image_ridge)
-    ridge[0], ridge[1 : 1 + len(TOLD)] = _ALIKE, _TOLD_RIDGE
+    ridge[0], ridge[1 : 1 + len(DECODING_FEATURES)] = _ALIKE, _TOLD_RIDGE
     found = logistic(scaled, evidence.right.astype(float), ridge, np.zeros(len(ridge)))
     slopes = found[1:] / deviations
     return np.concatenate([[found[0] - slopes @ means], slopes])
@@ -323,7 +323,9 @@ def area_under_curve(values: Floats, right: NDArray[np.bool_]) -> float:
 
 def _confidence(weights: Floats) -> CaptionConfidence:
     offset, *others = _short(weights)
-    return CaptionConfidence(offset, dict(zip(TOLD, others, strict=False)), others[len(TOLD) :])
+    return CaptionConfidence(
+        offset, dict(zip(DECODING_FEATURES, others, strict=False)), others[len(DECODING_FEATURES) :]
+    )
 
 
 def _short(weights: Iterable[float]) -> list[float]:

@@ -102,8 +102,8 @@ def _frequencies(path: Path | None, tokenizer: str | None) -> DocumentFrequencie
 def _training(path: str) -> list[str]:
     """Return the captions of the training split, or of all splits if there is none."""
     images = read_references(path).images
-    learnt = [image for image in images if image.split == "train"] or images
-    return [caption for image in learnt for caption in image.captions]
+    train = [image for image in images if image.split == "train"] or images
+    return [caption for image in train for caption in image.captions]
 
 
 def _images(path: str, split: str | None) -> dict[Any, Any]:

@@ -26,16 +26,16 @@ from captionkit.utils.dataclasses import check_fields
 
 Floats = NDArray[np.float64]
 
-#: the features that `told` returns, in order
-TOLD = ("log_prob", "least", "probability", "end", "length", "spread", "spread_change", "movement", "peak")
+#: the features that `decoding_features` returns, in order
+DECODING_FEATURES = ("log_prob", "least", "probability", "end", "length", "spread", "spread_change", "movement", "peak")
 #: limit on the number of weights: above any encoder's width, and quick to read
 _MOST = 1 << 16
 _LOWEST = -20.0  # lower bound of log-probabilities, so that a near-impossible word does not dominate
 _TINY = 1e-9
 
 
-def told(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]]) -> Floats:
-    """Return the decoding features `TOLD` [F] of a caption.
+def decoding_features(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]]) -> Floats:
+    """Return the decoding features `DECODING_FEATURES` [F] of a caption.
 
     log_probs: [L] of its words, at least one. log_prob: of the whole caption, including its end token. attention: [T,G]
         of its tokens.
@@ -64,7 +64,7 @@ def told(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]
 class CaptionConfidence:
     """The fitted logistic regression.
 
-    offset: its bias. told: weights by name, for some of the features `TOLD`. image: weights [D] for the encoder's means
+    offset: its bias. told: weights by name, for some of `DECODING_FEATURES`. image: weights [D] for the encoder's means
         over cells; empty if unused. sure_from: the threshold below which a caption is as likely wrong as right, and is
         reported as unsure. report: its quality, as measured by `captionkit calibrate`.
     """
@@ -77,7 +77,7 @@ class CaptionConfidence:
 
     def __post_init__(self) -> None:
         _check(isinstance(self.told, Mapping), "told must be a table of numbers")
-        unknown = [str(name) for name in self.told if name not in TOLD]
+        unknown = [str(name) for name in self.told if name not in DECODING_FEATURES]
         _check(not unknown, f"told has no feature {', '.join(unknown)}; a newer captionkit may know it")
         _check(isinstance(self.image, (list, tuple)) and len(self.image) <= _MOST, "image must be a list of numbers")
         _check(isinstance(self.report, Mapping), "report must be a table")
@@ -85,7 +85,9 @@ class CaptionConfidence:
             _check(_is_number(value), f"{value!r:.40} is no number")
         _check(_is_number(self.sure_from) and 0 <= self.sure_from <= 1, "sure_from must be a number from 0 to 1")
         # Built once, since scoring a caption takes microseconds.
-        object.__setattr__(self, "_told", np.array([self.told.get(name, 0.0) for name in TOLD], np.float64))
+        object.__setattr__(
+            self, "_told", np.array([self.told.get(name, 0.0) for name in DECODING_FEATURES], np.float64)
+        )
         object.__setattr__(self, "_image", np.array(self.image, np.float64))
 
     def __call__(self, told: Floats, image: NDArray[Any] | None) -> float:

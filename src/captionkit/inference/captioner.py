@@ -15,7 +15,7 @@ import numpy as np
 
 from captionkit.data.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.errors import CaptionkitError, ImageError, ModelError
-from captionkit.inference.caption_confidence import check_confidence, told
+from captionkit.inference.caption_confidence import check_confidence, decoding_features
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
 from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
@@ -333,7 +333,7 @@ class Captioner:
         if judge is None or (judge.image and overview is None):
             return sum(confidences) / len(confidences)
         try:
-            return judge(told(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
+            return judge(decoding_features(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
         except ModelError as error:
             raise ModelError(f"{self.folder.path}: {error}") from None
 

@@ -63,7 +63,7 @@ def _typical(model: CaptioningModel, captions: Sequence[Sequence[int]]) -> float
     memory = model.remember(blank, (1, 1))
     found = []
     for caption in captions:
-        told = PackedCaptions(torch.tensor(caption[:-1]), [1] * (len(caption) - 1), torch.tensor([0]))
-        found.append(model.decode(memory, told).logits.double().log_softmax(-1).mean())  # [P,V] -> []
+        packed = PackedCaptions(torch.tensor(caption[:-1]), [1] * (len(caption) - 1), torch.tensor([0]))
+        found.append(model.decode(memory, packed).logits.double().log_softmax(-1).mean())  # [P,V] -> []
     model.train(was)
     return torch.stack(found).mean().item()

@@ -177,9 +177,9 @@ def _marked(kind: str) -> dict[str, Any]:
     if kind == "PNG":
         from PIL.PngImagePlugin import PngInfo
 
-        told = PngInfo()
-        told.add_text("Software", MARK)
-        return {"pnginfo": told}
+        info = PngInfo()
+        info.add_text("Software", MARK)
+        return {"pnginfo": info}
     if kind == "GIF":
         return {"comment": MARK.encode()}
     from PIL.Image import Exif

@@ -164,7 +164,7 @@ def _sparse(place: Place, images: Mapping[str, Mapping[str, int]]) -> Iterator[P
     trained = any("train" in splits for splits in images.values())
     for name, splits in images.items():
         if sum(splits.values()) == 1:
-            yield Problem("class of one image", name, "a name is not learnt from one image; add more")
+            yield Problem("class of one image", name, "a name cannot be learned from one image; add more")
         elif trained and "train" not in splits:
             yield Problem("class without training images", name, f"only in {', '.join(splits)}; add some to train/")
 

@@ -24,32 +24,32 @@ _TIMED = 12
 
 
 class QuantizedEvaluator:
-    """Compares quantized graphs with their float originals, on the dataset split `judged` or else on `images`."""
+    """Compares quantized graphs with their float originals, on the dataset split `references` or else on `images`."""
 
     def __init__(
         self,
         folder: ModelFolder,
         graphs: Mapping[str, bytes],
         images: Sequence[Source],
-        judged: CaptionSet | None,
+        references: CaptionSet | None,
     ) -> None:
-        self.folder, self.graphs, self.judged = folder, dict(graphs), judged
-        self.images = images if judged is None else [example.image for example in judged]
+        self.folder, self.graphs, self.references = folder, dict(graphs), references
+        self.images = images if references is None else [example.image for example in references]
         self.timed = self.images[:_TIMED]
         self._said: dict[bytes, list[str | None]] = {}
         self.described = f"{len(self.images)} images"
-        if judged is not None:
-            self.described += f" of {judged.name}, split {judged.split}"
+        if references is not None:
+            self.described += f" of {references.name}, split {references.split}"
 
-    def __call__(self, quantised: Mapping[str, bytes]) -> list[QuantizationStep]:
+    def __call__(self, quantized: Mapping[str, bytes]) -> list[QuantizationStep]:
         """Evaluate float32, then the encoder in 8 bits, then encoder and decoder in 8 bits.
 
         Raises CaptionkitError if no image of the split could be captioned.
         """
         stages = {
             "float32": self.graphs,
-            "encoder in 8 bits": {**self.graphs, ENCODER: quantised[ENCODER]},
-            "decoder too": dict(quantised),
+            "encoder in 8 bits": {**self.graphs, ENCODER: quantized[ENCODER]},
+            "decoder too": dict(quantized),
         }
         captioners = [Captioner(self.folder, OnnxStepper(self.folder, graphs=graphs)) for graphs in stages.values()]
         said = [
@@ -71,14 +71,16 @@ class QuantizedEvaluator:
 
     def _score(self, captions: list[str | None], all_said: list[list[str | None]]) -> Scores | None:
         """Return the scores on the images that every captioner could caption; None without a split to evaluate on."""
-        if self.judged is None:
+        if self.references is None:
             return None
         both = [place for place, texts in enumerate(zip(*all_said, strict=True)) if None not in texts]
         if not both:
-            raise CaptionkitError(f"{self.judged.name}: no image of split {self.judged.split!r} could be captioned")
+            raise CaptionkitError(
+                f"{self.references.name}: no image of split {self.references.split!r} could be captioned"
+            )
         if len(both) < len(captions):
             say(f"captionkit: {len(captions) - len(both)} images could not be captioned and are left out")
-        caption_set = self.judged.subset(both)
+        caption_set = self.references.subset(both)
         said = {example.id: captions[place] for example, place in zip(caption_set, both, strict=True)}
         return evaluate(said, caption_set, ["cider"], resamples=_RESAMPLES)
 

@@ -52,9 +52,9 @@ class Inputs:
             # The bias corrects the effect of rounding on the mean, so only the covariance matters here.
             mean = self._sums / self._count
             together = self._products / self._count - mean[:, :, None] * mean[:, None, :]
-            return compensated(rows, scales.reshape(*rows.shape[:2], 1), limit, together).reshape(self._weight.shape)
+            return gptq_round(rows, scales.reshape(*rows.shape[:2], 1), limit, together).reshape(self._weight.shape)
         rows = self._weight.T[None]  # [K,O] -> [1,O,K]
-        return compensated(rows, scales.reshape(1, -1, 1), limit, self._products / self._count)[0].T
+        return gptq_round(rows, scales.reshape(1, -1, 1), limit, self._products / self._count)[0].T
 
     def _patches(self, value: np.ndarray) -> np.ndarray:
         """Return the input patches under the kernel at random positions, [g,N,C/g*h*w]."""
@@ -69,7 +69,7 @@ class Inputs:
         return found.reshape(_PLACES, self._groups, -1).transpose(1, 0, 2)  # -> [g,N,K]
 
 
-def compensated(weights: np.ndarray, scales: np.ndarray, limit: int, together: np.ndarray) -> np.ndarray:
+def gptq_round(weights: np.ndarray, scales: np.ndarray, limit: int, together: np.ndarray) -> np.ndarray:
     """Round `weights` [g,O,K] to multiples, up to `limit`, of `scales` [g,O,1], with error compensation.
 
     `together` [g,K,K] is the second-moment or covariance matrix of the inputs.

@@ -14,7 +14,7 @@ _LARGEST = 8_000_000
 _ROWS = "parent_rows"
 
 
-def quicken(model: onnx.ModelProto) -> onnx.ModelProto:
+def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Optimize `model`, a plain graph, in place: one operator selects parents, and tables replace word projections."""
     graph = model.graph
     _pick_parents(graph)

@@ -13,8 +13,8 @@ from captionkit.data.layouts import CaptionSet, captioned_split, open_dataset
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.export.quantization.calibration_images import choose_evenly, choose_images
 from captionkit.export.quantization.evaluate_quantized import QuantizedEvaluator
-from captionkit.export.quantization.kl_divergence import walk
-from captionkit.export.quantization.mixed_precision import DecoderSparing, EncoderSparing
+from captionkit.export.quantization.kl_divergence import trace
+from captionkit.export.quantization.mixed_precision import DecoderLayerSelector, EncoderLayerSelector
 from captionkit.export.quantization.report import Int8Report, card_with
 from captionkit.inference.model_folder import (
     CARD,
@@ -32,7 +32,7 @@ from captionkit.utils.progress import track
 
 #: largest KL divergence of a graph in nats per word, from loose to strict: a stricter one is tried if CIDEr-D falls by
 #: too much; the first is used only if captions are scored
-_DRIFTS = (0.004, 0.0015, 0.0005)
+_MAX_NATS = (0.004, 0.0015, 0.0005)
 
 
 def export_int8(
@@ -55,27 +55,27 @@ def export_int8(
     """
     folder = open_model(source)
     _check(folder, output, [path for path in (data, pictures) if isinstance(path, Path)], limit, max_loss)
-    judged = _judged(data, split, limit) if data else None
+    references = _references(data, split, limit) if data else None
     where, sources = _calibration(pictures, data, split)
     graphs = _float_graphs(folder)
     exact = OnnxStepper(folder, graphs=graphs)
     images = np.stack([load_image(source, folder.preprocessing) for source in track(sources, len(sources), "opening")])
-    walked = walk(exact, images, folder.tokenizer)
-    judge = QuantizedEvaluator(folder, graphs, sources, judged)
-    parts = [Sparing(folder, graphs, walked, exact) for Sparing in (EncoderSparing, DecoderSparing)]
+    traced = trace(exact, images, folder.tokenizer)
+    evaluator = QuantizedEvaluator(folder, graphs, sources, references)
+    selectors = [kind(folder, graphs, traced, exact) for kind in (EncoderLayerSelector, DecoderLayerSelector)]
     chosen: dict[str, bytes] = {}
-    for drift in _DRIFTS if judged is not None else _DRIFTS[1:]:
-        said = [part.choose(drift) for part in parts]
+    for max_nats in _MAX_NATS if references is not None else _MAX_NATS[1:]:
+        said = [selector.choose(max_nats) for selector in selectors]
         chosen, again = {part.name: part.content for part in said}, chosen
         if chosen == again:  # the limit of float units is reached already
             break
-        steps = judge(chosen)
-        report = Int8Report(f"{len(images)} images of {where}", tuple(said), tuple(steps), judge.described)
+        steps = evaluator(chosen)
+        report = Int8Report(f"{len(images)} images of {where}", tuple(said), tuple(steps), evaluator.described)
         if report.loss <= max_loss:
             return _write(folder, output, chosen, report, keep_weights)
     raise ModelError(
-        f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though what costs "
-        "most was spared; nothing was written; raise --max-loss, or give images like its own with --images"
+        f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though the units that "
+        "cost most stay in 32 bits; nothing was written; raise --max-loss, or give images like its own with --images"
     )
 
 
@@ -104,7 +104,7 @@ def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
     return {name: graph.SerializeToString(deterministic=True) for name, graph in made.items()}
 
 
-def _judged(data: Path, split: str, limit: int) -> CaptionSet:
+def _references(data: Path, split: str, limit: int) -> CaptionSet:
     caption_set = captioned_split(data, split)
     return caption_set.subset(range(min(limit, len(caption_set)))) if limit else caption_set
 

@@ -36,7 +36,7 @@ class Trace:
         return Trace(self.images[:many], state, self.tokens[:many], self.live[:many], self.log_probs[:many])
 
 
-def walk(stepper: Stepper, images: np.ndarray, tokenizer: Tokenizer) -> Trace:
+def trace(stepper: Stepper, images: np.ndarray, tokenizer: Tokenizer) -> Trace:
     """Caption `images` [B,3,H,W] greedily and return the trace."""
     begun = state = encode(stepper, images)
     token = np.full((len(images), 1), tokenizer.bos_id, np.int64)
@@ -60,34 +60,34 @@ def encode(stepper: Stepper, images: np.ndarray) -> State:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def feeds(walked: Trace, stepper: OnnxStepper) -> Iterator[State]:
+def feeds(traced: Trace, stepper: OnnxStepper) -> Iterator[State]:
     """Yield the inputs of the decoder graph at each step of the trace."""
-    state = walked.state
-    for place in range(walked.tokens.shape[1]):
-        token = walked.tokens[:, place : place + 1]  # [B,L] -> [B,1]
+    state = traced.state
+    for place in range(traced.tokens.shape[1]):
+        token = traced.tokens[:, place : place + 1]  # [B,L] -> [B,1]
         yield stepper.inputs(token, np.zeros_like(token), state, WHOLE)
         _, state = _step(stepper, token, state)
 
 
-def nats_per_word(walked: Trace, state: State, stepper: Stepper) -> float:
+def nats_per_word(traced: Trace, state: State, stepper: Stepper) -> float:
     """Return the mean KL divergence, in nats per word, of the quantized model's predictions from the float model's.
 
-    Both are fed the float model's captions in `walked`. `state` is the initial state of the images from the encoder
+    Both are fed the float model's captions in `traced`. `state` is the initial state of the images from the encoder
     under test, and `stepper` decodes it.
     """
     total = 0.0
-    for place in range(walked.tokens.shape[1]):
-        log_probs, state = _step(stepper, walked.tokens[:, place : place + 1], state)
-        wanted, live = walked.log_probs[:, place], walked.live[:, place]
+    for place in range(traced.tokens.shape[1]):
+        log_probs, state = _step(stepper, traced.tokens[:, place : place + 1], state)
+        wanted, live = traced.log_probs[:, place], traced.live[:, place]
         total += float((np.exp(wanted) * (wanted - log_probs)).sum(1)[live].sum())  # [B,V] -> [B] -> []
-    return total / walked.live.sum()
+    return total / traced.live.sum()
 
 
-def feature_error(walked: Trace, state: State) -> float:
+def feature_error(traced: Trace, state: State) -> float:
     """Return the largest relative RMS error of any tensor of the initial state."""
     return max(
         float(np.sqrt(((state[name] - wanted) ** 2).mean() / max(wanted.var(), 1e-12)))
-        for name, wanted in walked.state.items()
+        for name, wanted in traced.state.items()
         if wanted.size
     )
 

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from captionkit.export.quantization.graph_passes import quicken
+from captionkit.export.quantization.graph_passes import optimize_graph
 from captionkit.export.quantization.kl_divergence import Trace, encode, feature_error, feeds, nats_per_word
-from captionkit.export.quantization.quantize import Calibrated, Feed, calibrate, quantised, work_of
+from captionkit.export.quantization.quantize import Calibrated, Feed, calibrate, quantize_graph, work_of
 from captionkit.export.quantization.report import QuantizedGraph
 from captionkit.export.quantization.weight_compression import plain_graph
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
@@ -23,56 +23,56 @@ _RANKING = 8
 _MOST = 0.5
 
 
-class Sparing(ABC):
+class LayerSelector(ABC):
     """Quantizes one of a folder's two graphs, keeping the units with the highest loss per work saved in 32 bits."""
 
     name: str
 
-    def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], walked: Trace, exact: OnnxStepper) -> None:
-        self.folder, self.graphs, self.walked, self.exact = folder, graphs, walked, exact
-        self.graph = quicken(plain_graph(graphs[self.name]))
+    def __init__(self, folder: ModelFolder, graphs: Mapping[str, bytes], traced: Trace, exact: OnnxStepper) -> None:
+        self.folder, self.graphs, self.traced, self.exact = folder, graphs, traced, exact
+        self.graph = optimize_graph(plain_graph(graphs[self.name]))
         self.work = work_of(self.graph)
         self.units = list(self.work)
         self.tried: dict[int, QuantizedGraph] = {}
 
-    def choose(self, drift: float) -> QuantizedGraph:
-        """Return the graph with the fewest float units that loses at most `drift` nats per word, or the closest to it.
+    def choose(self, max_nats: float) -> QuantizedGraph:
+        """Return the graph with the fewest float units that loses at most `max_nats` per word, or the closest to it.
 
         Losses add up, so the loss falls with the number of float units and a binary search finds that number.
         """
-        if self._spare(0).nats <= drift:
-            return self._spare(0)
+        if self._with_float_units(0).nats <= max_nats:
+            return self._with_float_units(0)
         shares = np.cumsum([self.work[unit] for unit in self._order]) / sum(self.work.values())
         too_few, enough = 0, int((shares <= _MOST).sum())
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
-            if self._spare(middle).nats <= drift:
+            if self._with_float_units(middle).nats <= max_nats:
                 enough = middle
             else:
                 too_few = middle
-        return self._spare(enough)
+        return self._with_float_units(enough)
 
-    def _spare(self, many: int) -> QuantizedGraph:
+    def _with_float_units(self, many: int) -> QuantizedGraph:
         if many not in self.tried:
-            spared = self._order[:many] if many else []
-            content = self._quantised(spared)
-            nats, error = self.measure(content, self.walked)
+            float_units = self._order[:many] if many else []
+            content = self._quantize(float_units)
+            nats, error = self.measure(content, self.traced)
             self.tried[many] = QuantizedGraph(
-                self.name, len(self.units), tuple(spared), nats, error, len(content), content
+                self.name, len(self.units), tuple(float_units), nats, error, len(content), content
             )
         return self.tried[many]
 
     @cached_property
     def _order(self) -> list[str]:
         """The units, in descending order of loss per work saved."""
-        few, costs = self.walked.first(_RANKING), {}
+        few, costs = self.traced.first(_RANKING), {}
         for unit in track(self.units, len(self.units), f"trying {self.name}"):
             others: Collection[str] = [other for other in self.units if other != unit]
-            costs[unit], _ = self.measure(self._quantised(others), few)
+            costs[unit], _ = self.measure(self._quantize(others), few)
         return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)
 
-    def _quantised(self, spared: Collection[str]) -> bytes:
-        return quantised(self.graph, spared, self.calibrated, self.folder.preprocessing)
+    def _quantize(self, float_units: Collection[str]) -> bytes:
+        return quantize_graph(self.graph, float_units, self.calibrated, self.folder.preprocessing)
 
     @cached_property
     def calibrated(self) -> Calibrated:
@@ -84,31 +84,31 @@ class Sparing(ABC):
         """Return the graph's inputs for the calibration images."""
 
     @abstractmethod
-    def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
+    def measure(self, content: bytes, traced: Trace) -> tuple[float, float]:
         """Return the loss of a quantized graph in nats per word, and the relative error of the decoder's input."""
 
 
-class EncoderSparing(Sparing):
+class EncoderLayerSelector(LayerSelector):
     """Mixed precision for the encoder's convolutions and matrix products."""
 
     name = ENCODER
 
     def feeds(self) -> Iterable[Feed]:
-        return ({IMAGES: image[None]} for image in self.walked.images)  # [3,H,W] -> [1,3,H,W]
+        return ({IMAGES: image[None]} for image in self.traced.images)  # [3,H,W] -> [1,3,H,W]
 
-    def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
-        state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), walked.images)
-        return nats_per_word(walked, state, self.exact), feature_error(walked, state)
+    def measure(self, content: bytes, traced: Trace) -> tuple[float, float]:
+        state = encode(OnnxStepper(self.folder, graphs={**self.graphs, ENCODER: content}), traced.images)
+        return nats_per_word(traced, state, self.exact), feature_error(traced, state)
 
 
-class DecoderSparing(Sparing):
+class DecoderLayerSelector(LayerSelector):
     """Mixed precision for the decoder's matrix products."""
 
     name = DECODER
 
     def feeds(self) -> Iterable[Feed]:
-        return feeds(self.walked, self.exact)
+        return feeds(self.traced, self.exact)
 
-    def measure(self, content: bytes, walked: Trace) -> tuple[float, float]:
+    def measure(self, content: bytes, traced: Trace) -> tuple[float, float]:
         stepper = OnnxStepper(self.folder, graphs={**self.graphs, DECODER: content})
-        return nats_per_word(walked, walked.state, stepper), 0.0
+        return nats_per_word(traced, traced.state, stepper), 0.0

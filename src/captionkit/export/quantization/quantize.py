@@ -21,7 +21,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from captionkit.data.images import Preprocessing
 from captionkit.export.quantization.gptq import LARGEST, Inputs, inputs_of
-from captionkit.export.quantization.uint8_input import take_bytes
+from captionkit.export.quantization.uint8_input import accept_uint8
 from captionkit.export.quantization.weight_compression import SMALL, store_bytes, store_half, store_tables
 from captionkit.inference.onnx_runtime import open_session
 
@@ -144,8 +144,8 @@ def _range(values: np.ndarray) -> TensorData:
     errors = []
     for share in _SHARES:
         step = max((high - low) * share / _LEVELS, np.finfo(np.float32).tiny)
-        told = np.rint(values.clip(low * share, high * share) / step) * step
-        errors.append(((values - told) ** 2).mean())
+        quantized = np.rint(values.clip(low * share, high * share) / step) * step
+        errors.append(((values - quantized) ** 2).mean())
     share = _SHARES[int(np.argmin(errors))]
     return TensorData(lowest=np.float32(low * share), highest=np.float32(high * share))
 
@@ -181,19 +181,19 @@ def _shifts(
     return shifts
 
 
-def quantised(
-    graph: onnx.ModelProto, spared: Collection[str], calibrated: Calibrated, preprocessing: Preprocessing
+def quantize_graph(
+    graph: onnx.ModelProto, float_units: Collection[str], calibrated: Calibrated, preprocessing: Preprocessing
 ) -> bytes:
-    """Quantize a plain graph to 8 bits as `calibrated`, except the units `spared`; return it in compact storage.
+    """Quantize a plain graph to 8 bits as `calibrated`, except the units `float_units`; return it in compact storage.
 
-    If possible, the graph takes bytes instead of images normalised by `preprocessing`: see `take_bytes`.
+    If possible, the graph takes bytes instead of images normalised by `preprocessing`: see `accept_uint8`.
     """
     made = _copy(graph)
-    kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in spared}
-    _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in spared} | kept)
-    made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in spared])
+    kept = {name: shift for name, shift in calibrated.stored_shifts.items() if name in float_units}
+    _correct(made, {name: shift for name, shift in calibrated.shifts.items() if name not in float_units} | kept)
+    made = _static(made, calibrated.ranges, [name for name in units_of(graph) if name not in float_units])
     _replace(made, calibrated.rounded)
-    made = take_bytes(made, preprocessing)
+    made = accept_uint8(made, preprocessing)
     return store_half(store_bytes(store_tables(made))).SerializeToString(deterministic=True)
 
 
@@ -216,7 +216,7 @@ def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str])
     if not units:
         return copy
     convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name in units]
-    quantiser = QDQQuantizer(
+    quantizer = QDQQuantizer(
         copy,
         per_channel=True,
         reduce_range=True,
@@ -228,9 +228,9 @@ def _static(graph: onnx.ModelProto, ranges: TensorsData, units: Collection[str])
         op_types_to_quantize=_STATIC,
         extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
-    quantiser.quantize_model()
-    quantiser.model.topological_sort()
-    return _without_zeros(quantiser.model.model)
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return _without_zeros(quantizer.model.model)
 
 
 def _without_zeros(graph: onnx.ModelProto) -> onnx.ModelProto:

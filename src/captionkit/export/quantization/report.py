@@ -31,14 +31,14 @@ class QuantizedGraph:
 
     name: str
     units: int
-    spared: tuple[str, ...]
+    float_units: tuple[str, ...]
     nats: float
     feature_error: float
     bytes: int
     content: bytes = field(repr=False)
 
     def __str__(self) -> str:
-        kept = f"{self.units - len(self.spared)} of {self.units} convolutions and matrix products in 8 bits"
+        kept = f"{self.units - len(self.float_units)} of {self.units} convolutions and matrix products in 8 bits"
         error = f", features {self.feature_error:.1%} off" if self.name == ENCODER else ""
         return f"{self.name}: {kept}; {self.nats:.5f} nats per word lost{error}"
 
@@ -83,7 +83,7 @@ class Int8Report:
     calibration: str
     parts: tuple[QuantizedGraph, ...]
     steps: tuple[QuantizationStep, ...]
-    judged: str
+    compared_on: str
 
     @property
     def loss(self) -> float:
@@ -93,12 +93,12 @@ class Int8Report:
     def to_dict(self) -> dict[str, object]:
         """Return the report as stored in the folder's config."""
         parts = {
-            part.name: {"units": part.units, "spared": list(part.spared), "nats_per_word": part.nats}
+            part.name: {"units": part.units, "spared": list(part.float_units), "nats_per_word": part.nats}
             for part in self.parts
         }
         parts[ENCODER]["feature_error"] = self.parts[0].feature_error
         steps = [{name: value for name, value in vars(step).items() if value is not None} for step in self.steps]
-        return {"calibration": self.calibration, "judged": self.judged, "graphs": parts, "steps": steps}
+        return {"calibration": self.calibration, "judged": self.compared_on, "graphs": parts, "steps": steps}
 
     def __str__(self) -> str:
         rows = [_HEAD, *(step.cells for step in self.steps)]
@@ -110,5 +110,5 @@ class Int8Report:
             )
             for row in zip(*columns, strict=True)
         ]
-        lines = [f"calibrated on {self.calibration}", *map(str, self.parts), f"compared on {self.judged}", *table]
+        lines = [f"calibrated on {self.calibration}", *map(str, self.parts), f"compared on {self.compared_on}", *table]
         return "\n".join(line.rstrip() for line in lines)

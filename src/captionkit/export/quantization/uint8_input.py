@@ -17,16 +17,16 @@ from captionkit.inference.onnx_runtime import IMAGES, PIXELS
 
 
 class _Entry(NamedTuple):
-    """The nodes through which images enter a quantised graph."""
+    """The nodes through which images enter a quantized graph."""
 
-    quantise: NodeProto
-    dequantise: NodeProto
+    quantize: NodeProto
+    dequantize: NodeProto
     convolve: NodeProto
     weight: NodeProto
     bias: NodeProto
 
 
-def take_bytes(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+def accept_uint8(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Replace the input "images" float [B,3,height,width] by "pixels" uint8 [B,height,width,4] (RGB and any fourth).
 
     The graph is returned unchanged if that is not possible: if images do not enter through an 8-bit convolution, or if
@@ -77,10 +77,10 @@ def _widen(graph: onnx.GraphProto, entry: _Entry, preprocessing: Preprocessing) 
         f"{PIXELS}_scale": scale,
         f"{PIXELS}_zero_point": zero,
     }
-    unused = {*made, *entry.quantise.input[1:]}
+    unused = {*made, *entry.quantize.input[1:]}
     kept = [tensor for name, tensor in tensors.items() if name not in unused]
     del graph.initializer[:]
     graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in made.items())])
     planes = f"{PIXELS}_planes"
-    entry.quantise.CopyFrom(helper.make_node("Transpose", [PIXELS], [planes], planes, perm=[0, 3, 1, 2]))
-    entry.dequantise.input[:] = [planes, f"{PIXELS}_scale", f"{PIXELS}_zero_point"]
+    entry.quantize.CopyFrom(helper.make_node("Transpose", [PIXELS], [planes], planes, perm=[0, 3, 1, 2]))
+    entry.dequantize.input[:] = [planes, f"{PIXELS}_scale", f"{PIXELS}_zero_point"]
