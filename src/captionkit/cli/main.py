@@ -75,7 +75,7 @@ _MORE = "`captionkit COMMAND --help` says more of a command."
 
 #: the commands as `captionkit --help` orders them
 _GROUPS = {
-    "caption": ("caption", "serve", "demo"),
+    "caption": ("caption", "alttext", "serve", "demo"),
     "data": ("inspect", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
@@ -370,6 +370,22 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def alttext(options: argparse.Namespace) -> int:
+    """Fill missing alt text in HTML, Markdown and CSV files."""
+    from captionkit.cli.alttext import fill_alt_text
+
+    given = {"max_chars": options.max_chars} if options.max_chars is not None else {}
+    return fill_alt_text(
+        options.site,
+        model=options.model,
+        column=options.column or "",
+        min_confidence=options.min_confidence,
+        dry_run=options.dry_run,
+        batch_size=options.batch_size,
+        **given,
+    )
+
+
 def demo(options: argparse.Namespace) -> int:
     """Caption sample photographs onto a page with attention maps."""
     from captionkit.cli.caption import caption_samples
@@ -565,6 +581,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, report, extra="train")
     add("run", type=_path, metavar="RUN", help="folder that `captionkit train` made")
     add("--data", type=_path, nargs="+", metavar="DATA", help="where its images lie now (default: where they lay)")
+
+    add = _add(commands, alttext, extra="")
+    add("site", type=_path, metavar="SITE", help="folder of pages and images, or one page")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--dry-run", action="store_true", help="show what would change, as a diff, and change nothing")
+    add("--max-chars", metavar="N", type=int, help="most characters of an alt text (default: 125)")
+    _add_min_confidence(add, "word captions of less confidence, 0 to 1, as guesses, and list them for review")
+    add("--column", metavar="NAME", type=_named, help="column of a CSV for alt text (default: alt)")
+    add("--batch-size", type=int, default=16, metavar="N", help="images in one batch (default: %(default)s)")
 
     add = _add(commands, demo, extra="demo")
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
