@@ -1,6 +1,6 @@
 """What a training step takes of memory and time, beside what was foretold: by recipe, and by ways to save either.
 
-    python bench/memory.py DATA [--steps N] [--ways WAY,WAY] [--optimizer.batch-size N and other flags of train]
+    python bench/memory.py DATA [--steps N] [--ways WAY,WAY] [--trainer.batch-size N and other flags of train]
 
 Each row is a process of its own, with one thread. Memory is the growth of the process from before the forecast to its
 peak; the time of a step is processor time, the median after the first two.
@@ -18,10 +18,10 @@ from pathlib import Path
 
 WAYS: dict[str, dict[str, str]] = {
     "plain": {},
-    "accumulate 4": {"optimizer.accumulate": "4"},
-    "recompute": {"run.recompute": "true"},
-    "bf16": {"run.precision": "bf16"},
-    "compile": {"run.compile": "true"},
+    "accumulate 4": {"trainer.gradient_accumulation_steps": "4"},
+    "recompute": {"trainer.gradient_checkpointing": "true"},
+    "bf16": {"trainer.precision": "bf16"},
+    "compile": {"trainer.compile": "true"},
 }
 
 
@@ -43,7 +43,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     torch.set_num_threads(1)
     recipe = load_recipe(None, fields)
     made = factory.prepare(recipe, data)
-    accelerator = make_accelerator(recipe.run.precision, made.model)
+    accelerator = make_accelerator(recipe.trainer.precision, made.model)
     taught, val = (
         CaptionDataset(part, made.tokenizer, recipe, made.preprocessing, augment=part is made.train)
         for part in (made.train, made.val)
@@ -52,8 +52,8 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     gc.collect()
     process, ended, peak = psutil.Process(), threading.Event(), [0]
     before = process.memory_info().rss
-    foretold = Forecast(learner, val).of(recipe.optimizer.accumulate)
-    if recipe.run.compile:
+    foretold = Forecast(learner, val).of(recipe.trainer.gradient_accumulation_steps)
+    if recipe.trainer.compile:
         compile.compile_parts(made.model)
 
     def watch() -> None:
@@ -62,7 +62,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
 
     on_eval = threading.Thread(target=watch)
     on_eval.start()
-    times, pictures = [], batches(taught, learner.plan, 0, recipe.run.workers)
+    times, pictures = [], batches(taught, learner.plan, 0, recipe.data.num_workers)
     for step in range(steps):
         started = time.process_time()
         learner.step(step, pictures)

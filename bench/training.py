@@ -158,9 +158,8 @@ def real(data: str, pictures: int) -> RunData:
 def recipe_of(options: argparse.Namespace, name: str, precision: str) -> Recipe:
     """The shipped recipe, with the bench's batches."""
     recipe = load_recipe(name)
-    optimizer = replace(recipe.optimizer, batch_size=options.batch, epochs=1000)
-    run, image = replace(recipe.run, precision=precision), replace(recipe.image, flip=False)
-    return replace(recipe, optimizer=optimizer, run=run, image=image)
+    trainer = replace(recipe.trainer, batch_size=options.batch, epochs=1000, precision=precision)
+    return replace(recipe, trainer=trainer, image=replace(recipe.image, flip=False))
 
 
 def captionkits(material: RunData, recipe: Recipe, config: ModelConfig) -> Step:
@@ -172,7 +171,7 @@ def captionkits(material: RunData, recipe: Recipe, config: ModelConfig) -> Step:
         material.captions, material.tokenizer, recipe, Preprocessing(), augment=True, features=material.features
     )
     plan = EpochSampler(len(teaching), recipe)
-    learner = TrainStep(model, teaching, plan, recipe, make_accelerator(recipe.run.precision, model))
+    learner = TrainStep(model, teaching, plan, recipe, make_accelerator(recipe.trainer.precision, model))
 
     def step(number: int) -> float:
         return learner.step(number, batches(teaching, plan, number, 0)).row()["loss"]

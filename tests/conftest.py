@@ -30,24 +30,11 @@ def _no_orphans() -> Iterator[None]:
         process.kill()
 
 
-@pytest.fixture(autouse=True)
-def _unreported(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No reports of runs, which take longer than the training, but for tests that are marked `reported`."""
-    report = sys.modules.get("captionkit.training.run_logger")
-    with pytest.MonkeyPatch.context() as patched:
-        if report and not request.node.get_closest_marker("reported"):
-            patched.setattr(report.RunLogger, "_write", lambda *_, **__: None)
-        yield
-
-
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for a test, and neither curves nor an export, which take longer than the training."""
-    from captionkit.training.run.run_dir import RunFolder
-
+    """A cache of its own for a test, and no export, which takes longer than the training."""
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -76,10 +76,23 @@ WORDS = {
     *("--sidecar", "--prepend", "--append", "--existing", "--style"),
     *("--noun", "--host", "--token", "--cors", "--log-format", "--root-path"),
     *("--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--early-stop-horizon"),
-    *("--data.train-split", "--data.val-split", "--data.tokenizer", "--data.weights", "--image.fit", "--image.crop"),
+    *(
+        "--data.train-split",
+        "--data.val-split",
+        "--data.tokenizer",
+        "--data.weights",
+        "--image.fit",
+        "--image.random-resized-crop-scale",
+    ),
     *("--image.flip-unless", "--image.flip-swap", "--encoder.train", "--decoder.name", "--decoder.kind"),
-    *("--decoder.size", "--optimizer.objective", "--optimizer.name", "--optimizer.schedule", "--run.precision"),
-    *("--self-critical.baseline", "--run.recompute", "--run.compile", "--run.trackers", "--run.keep"),
+    *("--decoder.size", "--loss.objective", "--optimizer.name", "--optimizer.schedule", "--trainer.precision"),
+    *(
+        "--self-critical.baseline",
+        "--trainer.gradient-checkpointing",
+        "--trainer.compile",
+        "--trainer.report-to",
+        "--trainer.monitor",
+    ),
 }
 #: recipe fields for which "" means none, as their help says
 MAY_BE_EMPTY = {"--encoder.name", "--encoder.weights", "--distillation.teachers"}

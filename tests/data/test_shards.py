@@ -408,13 +408,13 @@ def plan_of(shards: list[int], **changes: object):
     from captionkit.training.data.sampler import EpochSampler
     from shapes import make_recipe
 
-    recipe = make_recipe("mobilenet-v2", {"optimizer.batch_size": 10, **changes})
+    recipe = make_recipe("mobilenet-v2", {"trainer.batch_size": 10, **changes})
     return EpochSampler(len(shards), recipe, shards=shards)
 
 
 def test_shards_are_read_nearly_in_order_and_mixed() -> None:
     shards = [n // 1000 for n in range(30_000)]
-    plan = plan_of(shards, **{"optimizer.epochs": 2})
+    plan = plan_of(shards, **{"trainer.epochs": 2})
     epochs = []
     for epoch in range(2):
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
@@ -441,10 +441,11 @@ def test_shards_give_the_same_steps_whatever_the_parts_and_processes() -> None:
     from shapes import make_recipe
 
     shards = [n // 9 for n in range(100)]
-    whole = plan_of(shards, **{"optimizer.epochs": 2})
+    whole = plan_of(shards, **{"trainer.epochs": 2})
     for parts, processes in ((2, 1), (3, 2)):
         recipe = make_recipe(
-            "mobilenet-v2", {"optimizer.batch_size": 10, "optimizer.epochs": 2, "optimizer.accumulate": parts}
+            "mobilenet-v2",
+            {"trainer.batch_size": 10, "trainer.epochs": 2, "trainer.gradient_accumulation_steps": parts},
         )
         plans = [EpochSampler(100, recipe, processes=processes, rank=rank, shards=shards) for rank in range(processes)]
         shares = [list(plan.keys(7)) for plan in plans]
@@ -469,7 +470,9 @@ def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
     monkeypatch.setattr(RunFolder, "draw", lambda _: None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     root = shapes_in_shards(tmp_path / "data", data)
-    recipe = make_recipe(backbone, {"encoder.train": "all", "image.crop": 0.6, "run.workers": 2})
+    recipe = make_recipe(
+        backbone, {"encoder.train": "all", "image.random_resized_crop_scale": 0.6, "data.num_workers": 2}
+    )
     original = TrainStep.step
 
     def interrupted(self, at: int, pictures):

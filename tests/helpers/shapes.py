@@ -73,7 +73,7 @@ VARIED = {
     "data.token_dropout": 0.2,
     "image.flip": "true",
     "image.flip_swap": "true",
-    "optimizer.scheduled_sampling": 0.5,
+    "loss.scheduled_sampling": 0.5,
 }
 
 
@@ -89,9 +89,9 @@ def make_backbone(root: Path) -> Path:
 
 
 def make_recipe(backbone: Path | str, changes: Mapping[str, object] | None = None) -> Recipe:
-    """A recipe for a model that trains in seconds; one to start from, `run.init`, brings its encoder and its sizes."""
+    """A recipe for a model that trains in seconds; with `trainer.init`, that model brings encoder and sizes."""
     values: dict[str, object] = {
-        "data.min_frequency": 1,
+        "data.min_freq": 1,
         "image.height": 32,
         "image.width": 32,
         "encoder.name": backbone,
@@ -100,16 +100,17 @@ def make_recipe(backbone: Path | str, changes: Mapping[str, object] | None = Non
         "decoder.attention": 8,
         "decoder.memory": 16,
         "decoder.dropout": 0.1,
-        "optimizer.epochs": 2,
-        "optimizer.batch_size": 4,
+        "trainer.epochs": 2,
+        "trainer.batch_size": 4,
         "optimizer.warmup": 2,
-        "optimizer.epoch_steps": 1,
+        "trainer.min_steps_per_epoch": 1,
         "optimizer.lr_decoder": 3e-3,
         "optimizer.lr_encoder": 1e-3,
-        "optimizer.ema": 0.9,
-        "run.samples": 1,
+        "trainer.ema_decay": 0.9,
+        "trainer.log_samples": 1,
+        "trainer.report": "false",  # which takes longer than the training
     }
-    if "run.init" in (changes or {}):
+    if "trainer.init" in (changes or {}):
         values = {name: value for name, value in values.items() if not name.startswith(("encoder.", "decoder."))}
     values.update(changes or {})
     return load_recipe(None, {name: str(value) for name, value in values.items()})

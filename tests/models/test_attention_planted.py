@@ -87,25 +87,25 @@ class Patches(Encoder):
 
 
 RECIPE = {
-    "data.min_frequency": 1,
+    "data.min_freq": 1,
     "encoder.name": "test-patches",
     "encoder.weights": "",
     "encoder.train": "all",
     "decoder.memory": 16,
     "decoder.dropout": 0,
     "decoder.feature_dropout": 0,
-    "optimizer.epochs": 50,
-    "optimizer.batch_size": 16,
+    "trainer.epochs": 50,
+    "trainer.batch_size": 16,
     "optimizer.warmup": 5,
     "optimizer.lr_encoder": 5e-3,
-    "optimizer.label_smoothing": 0,
-    "optimizer.ema": 0.9,
+    "loss.label_smoothing": 0,
+    "trainer.ema_decay": 0.9,
     # It asks that a caption looks at every cell alike. Three words cannot look at sixteen cells once each and at the
     # one with the shape besides: with it, maps stay even and the captions are wrong.
-    "optimizer.coverage": 0,
-    "run.eval_every": 20,
-    "run.patience": 0,
-    "run.samples": 1,
+    "loss.doubly_stochastic_weight": 0,
+    "trainer.eval_every": 20,
+    "trainer.patience": 0,
+    "trainer.log_samples": 1,
 }
 #: per decoder its sizes and rate. One layer, for in a deeper transformer any layer may do the looking, while the last
 #: layer's map is shown.

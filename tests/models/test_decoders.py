@@ -48,13 +48,13 @@ from shapes import PICTURES, captions, draw, make_recipe, make_shapes
 RECIPES: dict[str, dict[str, object]] = {
     "show-tell": {"decoder.name": "show-tell"},
     "soft": {"decoder.attention": 8},
-    "hard": {"decoder.attention": 8, "decoder.kind": "hard", "optimizer.coverage": 0},
+    "hard": {"decoder.attention": 8, "decoder.kind": "hard", "loss.doubly_stochastic_weight": 0},
     "transformer": {
         "decoder.name": "transformer",
         "decoder.size": "tiny",
         "decoder.width": 32,
         "decoder.heads": 2,
-        "optimizer.coverage": 0,
+        "loss.doubly_stochastic_weight": 0,
     },
 }
 every = pytest.mark.parametrize("name", CONFIGS)
@@ -303,7 +303,7 @@ def recipe_of(name: str, encoder: Path | str, changes: dict[str, object] | None 
 def test_a_resumed_run_is_the_same_bit_for_bit(
     name: str, data: Path, backbone: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_of(name, backbone, {"run.checkpoint_every": 3600, "run.patience": 0})
+    recipe = recipe_of(name, backbone, {"trainer.checkpoint_every": 3600, "trainer.patience": 0})
     original = TrainStep.step
 
     def interrupted(self, at: int, pictures):
@@ -329,14 +329,14 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
 def test_sixteen_bits_are_near_thirty_two(name: str, data: Path, backbone: Path, tmp_path: Path, quick: None) -> None:
     found = []
     for precision in ("bf16", "no"):
-        changes = {"run.precision": precision, "decoder.dropout": 0, "decoder.feature_dropout": 0}
+        changes = {"trainer.precision": precision, "decoder.dropout": 0, "decoder.feature_dropout": 0}
         found.append(train(data, tmp_path / precision, recipe_of(name, backbone, changes)).best_loss)
     assert found[0] != found[1] and found[0] == pytest.approx(found[1], rel=0.05)
 
 
 def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp_path: Path, quick: None) -> None:
-    train(data, tmp_path / "first", recipe_of("transformer", backbone, {"optimizer.epochs": 1}))
-    init = {"run.init": tmp_path / "first" / "best"}
+    train(data, tmp_path / "first", recipe_of("transformer", backbone, {"trainer.epochs": 1}))
+    init = {"trainer.init": tmp_path / "first" / "best"}
     plain = {"decoder.embedding": 512, "decoder.hidden": 512, "decoder.attention": 256}
     other = {"image.height": 48, "image.width": 64, "decoder.dropout": 0.25}  # an image of another shape
     for number, changes in enumerate([{}, other]):
@@ -352,7 +352,7 @@ def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp
         ("decoder.width=64", r"decoder\.width = 64: .*best has 32; leave it out"),
         ("decoder.size=base", r"decoder\.size = 'base': .*best has 'another size'; leave it out"),
         ("decoder.name=show-tell", r"decoder\.name = 'show-tell': .*best has 'transformer'; leave it out"),
-        ("optimizer.hard_reward=1", r"optimizer\.hard_reward = 1\.0: the decoder is transformer"),
+        ("loss.hard_reward=1", r"optimizer\.hard_reward = 1\.0: the decoder is transformer"),
     ):
         name, _, value = field.partition("=")
         with pytest.raises(RecipeError, match=said):
@@ -397,13 +397,13 @@ def test_a_model_learns_by_heart_and_says_the_same_from_its_graphs(
     changes: dict[str, object] = {
         "decoder.dropout": 0,
         "decoder.feature_dropout": 0,
-        "optimizer.epochs": 200,
-        "optimizer.batch_size": 6,
-        "optimizer.label_smoothing": 0,
+        "trainer.epochs": 200,
+        "trainer.batch_size": 6,
+        "loss.label_smoothing": 0,
         "optimizer.lr_encoder": 3e-3,
         "optimizer.lr_decoder": 3e-3 if name == "transformer" else 1e-2,
-        "run.eval_every": 100,
-        "run.patience": 0,
+        "trainer.eval_every": 100,
+        "trainer.patience": 0,
     }
     if encoder == "transformers":  # trained whole
         source: Path | str = backbone
@@ -430,7 +430,7 @@ def test_two_processes_go_together(name: str, data: Path, backbone: Path, tmp_pa
     import socket
 
     plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0}
-    recipe = recipe_of(name, backbone, {**plain, "optimizer.batch_size": 5})
+    recipe = recipe_of(name, backbone, {**plain, "trainer.batch_size": 5})
     train(data, tmp_path / "one", recipe)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

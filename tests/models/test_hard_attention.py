@@ -27,7 +27,7 @@ from captionkit.training.train_step import TrainStep
 from decoders import CAPTIONS, CELLS, WIDTH, WORDS, build, pack, unpack
 from shapes import make_recipe
 
-HARD = {"decoder.kind": "hard", "optimizer.coverage": 0}
+HARD = {"decoder.kind": "hard", "loss.doubly_stochastic_weight": 0}
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_each_word_is_rewarded_by_itself_and_what_follows() -> None:
 def test_the_baseline_moves_by_what_all_processes_earn(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(backbone, {**HARD, "optimizer.accumulate": 2, "optimizer.batch_size": 6})
+    recipe = make_recipe(backbone, {**HARD, "trainer.gradient_accumulation_steps": 2, "trainer.batch_size": 6})
     made = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
     teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
@@ -166,7 +166,7 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
     """Each term of equation 12 is there, with its weight and its sign."""
 
     def objective(changes: dict[str, object]) -> float:
-        recipe = make_recipe(backbone, {**HARD, "optimizer.label_smoothing": 0, "optimizer.batch_size": 12, **changes})
+        recipe = make_recipe(backbone, {**HARD, "loss.label_smoothing": 0, "trainer.batch_size": 12, **changes})
         made = factory.prepare(recipe, data)
         teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
         plan = EpochSampler(len(teaching), recipe)
@@ -176,11 +176,11 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
         taught.step(0, batches(teaching, plan, 0, 0))
         return minimised[0]
 
-    none = {"optimizer.hard_reward": 0, "optimizer.hard_entropy": 0}
+    none = {"loss.hard_reward": 0, "loss.hard_entropy": 0}
     plain = objective(none)
     terms = {}
     for name in none:
         once, thrice = (objective({**none, name: weight}) - plain for weight in (1, 3))
         assert thrice == pytest.approx(3 * once, rel=1e-3) and abs(once) > 1e-3
         terms[name] = once
-    assert -math.log(16) <= terms["optimizer.hard_entropy"] < 0  # entropy is rewarded; the grid has 16 cells
+    assert -math.log(16) <= terms["loss.hard_entropy"] < 0  # entropy is rewarded; the grid has 16 cells

@@ -48,11 +48,11 @@ def start(data: Path, tmp_path: Path) -> Path:
 
 
 def recipe_of(changes: dict):
-    return make_recipe("", {"optimizer.epochs": 1, "optimizer.batch_size": 6, **changes})
+    return make_recipe("", {"trainer.epochs": 1, "trainer.batch_size": 6, **changes})
 
 
 def last_stages(start: Path, changes: dict | None = None):
-    partly = {"run.init": start, "encoder.train": "stages", "encoder.first_stage": -2, "optimizer.lr_encoder": 1e-3}
+    partly = {"trainer.init": start, "encoder.train": "stages", "encoder.first_stage": -2, "optimizer.lr_encoder": 1e-3}
     return recipe_of({**partly, **SIZE, "image.flip": "true", "decoder.feature_dropout": 0, **(changes or {})})
 
 
@@ -103,9 +103,9 @@ def test_kept_maps_depend_on_the_frozen_stages_alone(data: Path, start: Path, tm
 @pytest.mark.slow
 def test_crops_and_gradual_unfreezing_keep_nothing(data: Path, start: Path, tmp_path: Path) -> None:
     before = len(list((tmp_path / "cache/features").glob("*.npy")))
-    train(data, tmp_path / "thawing", last_stages(start, {"encoder.thaw": 0.5}), export=False)
+    train(data, tmp_path / "thawing", last_stages(start, {"encoder.unfreeze_epochs": 0.5}), export=False)
     assert len(list((tmp_path / "cache/features").glob("*.npy"))) == before
-    train(data, tmp_path / "cropped", last_stages(start, {"image.crop": 0.5}), export=False)
+    train(data, tmp_path / "cropped", last_stages(start, {"image.random_resized_crop_scale": 0.5}), export=False)
     assert len(list((tmp_path / "cache/features").glob("*.npy"))) == before + 1  # the validation images, as they are
 
 
@@ -115,7 +115,7 @@ def test_a_model_to_start_from_may_be_given_another_encoder(
 ) -> None:
     weights = tmp_path / "lite.safetensors"
     publish(weights)
-    changes = {"run.init": start, "encoder.name": "efficientnet-lite2", "encoder.weights": weights, **SIZE}
+    changes = {"trainer.init": start, "encoder.name": "efficientnet-lite2", "encoder.weights": weights, **SIZE}
     made = factory.prepare(recipe_of(changes), data)
     old, new = load_model(open_model(start)), made.model
     assert new.config.encoder.name == "efficientnet-lite2" and new.encoder.frozen
@@ -153,6 +153,6 @@ def test_an_encoder_is_named_where_nothing_else_tells_which(data: Path, start: P
 def test_a_decoder_that_sees_the_encoders_own_grid_keeps_its_encoder(data: Path, start: Path) -> None:
     model = load_model(open_model(start))
     plain = CaptioningModel(factory.replace(model.config, memory=0), 20)
-    recipe = recipe_of({"run.init": start, "encoder.name": "efficientnet-lite2"})
+    recipe = recipe_of({"trainer.init": start, "encoder.name": "efficientnet-lite2"})
     with pytest.raises(RecipeError, match=r"takes its own encoder's grid as it is .* leave it out"):
         factory._check_kept(recipe, plain)

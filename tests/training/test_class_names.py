@@ -42,9 +42,9 @@ def test_names_are_learnt_and_sentences_kept(backbone: Path, tmp_path: Path, mon
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "onnx", None)
     kinds, everyday = make_kinds(tmp_path / "kinds"), make_shapes(tmp_path / "shapes", train=9, val=3)
-    changes = {"optimizer.epochs": 40, "optimizer.lr_decoder": 1e-2, "decoder.dropout": 0, "run.eval_every": 20,
+    changes = {"trainer.epochs": 40, "optimizer.lr_decoder": 1e-2, "decoder.dropout": 0, "trainer.eval_every": 20,
                "data.weights": "1,2", "decoder.feature_dropout": 0,
-               "optimizer.label_smoothing": 0}  # fmt: skip
+               "loss.label_smoothing": 0}  # fmt: skip
     train([kinds, everyday], tmp_path / "run", make_recipe(backbone, changes))
     assert max(row["cider"] for row in rows(tmp_path / "run", "eval")) > 3
     told = tell(tmp_path / "run/best", kinds)

@@ -38,9 +38,9 @@ from shapes import make_recipe
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-BRIEF = {"optimizer.epochs": 8, "run.eval_every": 8, "optimizer.lr_decoder": 1e-2, "run.samples": 0}
+BRIEF = {"trainer.epochs": 8, "trainer.eval_every": 8, "optimizer.lr_decoder": 1e-2, "trainer.log_samples": 0}
 #: enough to know the training captions nearly by heart
-LONG = {"optimizer.epochs": 40, "run.eval_every": 40, "decoder.dropout": 0.0}
+LONG = {"trainer.epochs": 40, "trainer.eval_every": 40, "decoder.dropout": 0.0}
 
 
 def unseen(items, count, what):
@@ -53,7 +53,7 @@ def teachers(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("teachers")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CAPTIONKIT_CACHE", str(folder / "cache"))
-        for name, sizes in (("one", {"decoder.hidden": 24}), ("two", {"decoder.hidden": 20, "run.seed": 1})):
+        for name, sizes in (("one", {"decoder.hidden": 24}), ("two", {"decoder.hidden": 20, "trainer.seed": 1})):
             train(data, folder / name, make_recipe(backbone, {**BRIEF, **sizes}), export=False)
     return [folder / "one" / BEST, folder / "two" / BEST]
 
@@ -173,7 +173,7 @@ def test_a_teacher_of_other_words_is_refused(untrained: Path, data: Path, backbo
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"optimizer.objective": "self-critical", "run.init": "bundled"}, "by cross-entropy; leave them out"),
+        ({"loss.objective": "self-critical", "trainer.init": "bundled"}, "by cross-entropy; leave them out"),
         ({"image.flip": True, "image.flip_swap": True}, "leave out image.flip_swap"),
     ],
 )

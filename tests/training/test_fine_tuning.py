@@ -134,12 +134,12 @@ def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> No
 
 #: what a run on twelve images does in a second or two, whatever the recipe to start from a model says
 BRIEF = {
-    "optimizer.epochs": 2,
-    "optimizer.epoch_steps": 1,
-    "optimizer.batch_size": 4,
+    "trainer.epochs": 2,
+    "trainer.min_steps_per_epoch": 1,
+    "trainer.batch_size": 4,
     "optimizer.warmup": 0,
-    "optimizer.ema": 0.5,
-    "run.samples": 1,
+    "trainer.ema_decay": 0.5,
+    "trainer.log_samples": 1,
 }
 
 
@@ -157,12 +157,14 @@ def knows_red(red: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactor
         patched.setenv("CAPTIONKIT_CACHE", str(run.parent / "cache"))
         patched.setitem(sys.modules, "onnx", None)
         patched.setattr(RunFolder, "draw", lambda _: None)
-        train(red, run, make_recipe(backbone, {"data.val_split": "all", "optimizer.epochs": 60, "run.eval_every": 60}))
+        train(
+            red, run, make_recipe(backbone, {"data.val_split": "all", "trainer.epochs": 60, "trainer.eval_every": 60})
+        )
     return run / "best"
 
 
 def recipe_from(model: Path, changes: dict | None = None):
-    values = {"run.init": model, **BRIEF, **(changes or {})}
+    values = {"trainer.init": model, **BRIEF, **(changes or {})}
     return load_recipe(None, {name: str(value) for name, value in values.items()})
 
 
@@ -170,9 +172,9 @@ def recipe_from(model: Path, changes: dict | None = None):
 def test_new_words_are_learnt_and_told(data: Path, knows_red: Path, tmp_path: Path) -> None:
     old = open_model(knows_red).tokenizer
     assert "green" not in old.tokens and "red" in old.tokens
-    changes = {"optimizer.epochs": 60, "optimizer.lr_decoder": 1e-2, "decoder.dropout": 0, "run.eval_every": 20,
+    changes = {"trainer.epochs": 60, "optimizer.lr_decoder": 1e-2, "decoder.dropout": 0, "trainer.eval_every": 20,
                "encoder.train": "all", "optimizer.lr_encoder": 1e-3, "data.val_split": "train", "image.flip": "false",
-               "decoder.feature_dropout": 0, "optimizer.label_smoothing": 0}  # fmt: skip
+               "decoder.feature_dropout": 0, "loss.label_smoothing": 0}  # fmt: skip
     train(data, tmp_path / "run", recipe_from(knows_red, changes))
     folder = open_model(tmp_path / "run/best")
     assert folder.tokenizer.tokens[: len(old)] == old.tokens
@@ -196,7 +198,12 @@ def test_the_start_is_evaluated_and_kept_where_nothing_gets_better(
     data: Path, knows_red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    wrecked = {"optimizer.lr_decoder": 10, "optimizer.clip": 1000, "run.patience": 0, "data.val_split": "train"}
+    wrecked = {
+        "optimizer.lr_decoder": 10,
+        "trainer.max_grad_norm": 1000,
+        "trainer.patience": 0,
+        "data.val_split": "train",
+    }
     recipe = recipe_from(knows_red, wrecked)
     result = train(data, run, recipe)
     evaluated = rows(run, "eval")
@@ -234,12 +241,12 @@ def test_the_command_line_takes_the_recipe_by_itself_and_says_so(
     red: Path, knows_red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    flags = ["--optimizer.epochs", "1", "--optimizer.epoch-steps", "2"]
+    flags = ["--trainer.epochs", "1", "--trainer.min-steps-per-epoch", "2"]
     assert cli.main(["train", str(red), "--init", str(knows_red), "--output", str(run), *flags]) == 0
     said = capsys.readouterr().err
     assert said.startswith(f"recipe {FINE_TUNE}, as with --init none is named")
     stored = load_recipe(str(run / "recipe.toml"))
-    assert stored.decoder == load_recipe(FINE_TUNE).decoder and stored.optimizer.epoch_steps == 2
+    assert stored.decoder == load_recipe(FINE_TUNE).decoder and stored.trainer.min_steps_per_epoch == 2
     assert "2 steps an epoch of 2 passes" in said
     capsys.readouterr()
     mine = tmp_path / "mine.toml"
@@ -261,14 +268,14 @@ def test_a_dozen_captions_of_another_language_are_enough(
     for name in names:
         (root / name).write_bytes((data / name).read_bytes())
     (root / "captions.csv").write_text("\n".join(["image,caption", *lines]), encoding="utf-8")
-    train(root, tmp_path / "run", recipe_from(knows_red, {"optimizer.epoch_steps": 3}))
+    train(root, tmp_path / "run", recipe_from(knows_red, {"trainer.min_steps_per_epoch": 3}))
     said = capsys.readouterr().err
     assert "11 training and 1 validation images" in said
     assert {"ein", "nummer"} <= set(open_model(tmp_path / "run/best").tokenizer.tokens)
 
 
 def test_an_epoch_goes_over_few_pictures_as_often_as_its_steps_take() -> None:
-    recipe = load_recipe(None, {"optimizer.epoch_steps": "10", "optimizer.batch_size": "4", "optimizer.epochs": "3"})
+    recipe = load_recipe(None, {"trainer.min_steps_per_epoch": "10", "trainer.batch_size": "4", "trainer.epochs": "3"})
     plan = EpochSampler(11, recipe)
     assert (plan.steps_per_pass, plan.passes, plan.steps_per_epoch, plan.steps) == (3, 4, 12, 36)
     passes = [plan.pictures_of(step) for step in range(36)]
@@ -281,7 +288,7 @@ def test_an_epoch_goes_over_few_pictures_as_often_as_its_steps_take() -> None:
 
 def test_a_short_run_warms_up_for_a_fifth_of_it() -> None:
     layer = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.AdamW([{"params": layer.parameters(), "peak": 1.0, "name": "decoder"}])
+    optimizer = torch.optim.AdamW([{"params": layer.parameters(), "base_lr": 1.0, "name": "decoder"}])
     found = []
     for step in range(10):
         set_rates(optimizer, step, 10, OptimizerRecipe(warmup=200))
@@ -294,8 +301,9 @@ def test_a_short_run_warms_up_for_a_fifth_of_it() -> None:
 # --- thawing ---
 
 #: the last stage of the tiny backbone's three thaws at step 2, the next at step 4, the first never
-THAWING = {"encoder.train": "stages", "encoder.first_stage": 1, "encoder.thaw": 0.5, "encoder.stage_decay": 0.5,
-           "optimizer.epochs": 3, "optimizer.batch_size": 3, "optimizer.ema": 0.5, "optimizer.warmup": 0}  # fmt: skip
+THAWING = {"encoder.train": "stages", "encoder.first_stage": 1,
+           "encoder.unfreeze_epochs": 0.5, "encoder.layer_decay": 0.5,
+           "trainer.epochs": 3, "trainer.batch_size": 3, "trainer.ema_decay": 0.5, "optimizer.warmup": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize("first", [0, 2])
@@ -341,7 +349,7 @@ def test_only_thawed_stages_move_and_at_rates_of_their_own(
         asleep = [parameter for group in self.optimizer.param_groups for parameter in group["params"]
                   if not parameter.requires_grad]  # fmt: skip
         assert not any(self.optimizer.state.get(parameter) for parameter in asleep if number < 2)
-        lrs = {g["peak"] for g in self.optimizer.param_groups if g["name"] == "encoder"}
+        lrs = {g["base_lr"] for g in self.optimizer.param_groups if g["name"] == "encoder"}
         seen.append((number, moved, [stage.training for stage in stages], lrs, rates(self.optimizer)))
         return answer
 
@@ -361,7 +369,7 @@ def test_what_belongs_to_no_stage_has_the_first_ones_rate() -> None:
     model = torch.nn.Module()
     model.encoder, model.decoder = encoder, torch.nn.Linear(2, 2)
     groups = make_optimizer(model, OptimizerRecipe(lr_encoder=1.0, lr_decoder=3.0), 0.5).param_groups
-    rate_of = {id(p): (group["name"], group["peak"]) for group in groups for p in group["params"]}
+    rate_of = {id(p): (group["name"], group["base_lr"]) for group in groups for p in group["params"]}
     assert rate_of[id(encoder.loose)] == ("encoder", 0.25)
     assert [rate_of[id(stage.weight)] for stage in encoder.stages] == [("encoder", x) for x in (0.25, 0.5, 1.0)]
     assert rate_of[id(model.decoder.weight)] == ("decoder", 3.0)
@@ -371,7 +379,7 @@ def test_what_belongs_to_no_stage_has_the_first_ones_rate() -> None:
 def test_a_run_resumed_while_thawing_changes_no_bit(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    recipe = make_recipe(backbone, {**THAWING, "run.checkpoint_every": 0, "optimizer.accumulate": 2})
+    recipe = make_recipe(backbone, {**THAWING, "trainer.checkpoint_every": 0, "trainer.gradient_accumulation_steps": 2})
     original = TrainStep.step
 
     def stopped(self, number, batches):

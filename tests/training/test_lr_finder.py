@@ -76,7 +76,7 @@ def test_a_loss_that_never_falls_is_refused() -> None:
 def test_the_command_writes_plot_and_points_and_prints_what_to_type(
     data: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = make_recipe(backbone, {"run.seed": 3}).to_flags()
+    flags = make_recipe(backbone, {"trainer.seed": 3}).to_flags()
     command = ["find-lr", str(data), "--steps", "120", *flags]
     assert cli.main(command) == 0
     out, said = capsys.readouterr()

@@ -75,7 +75,7 @@ def shown(plan: EpochSampler) -> list[list[tuple[int, int]]]:
 def test_an_epoch_shows_the_pictures_of_a_dataset_as_often_as_its_weight_says(
     weights: str, epoch: tuple[int, int]
 ) -> None:
-    recipe = make_recipe("mobilenet-v2", {"data.weights": weights, "optimizer.epochs": 12})
+    recipe = make_recipe("mobilenet-v2", {"data.weights": weights, "trainer.epochs": 12})
     plan = EpochSampler([6, 10], recipe)
     counts: Counter = Counter()
     seen: set[tuple[int, int]] = set()
@@ -100,14 +100,14 @@ def test_an_epoch_shows_the_pictures_of_a_dataset_as_often_as_its_weight_says(
 
 
 def test_without_weights_several_datasets_are_one() -> None:
-    recipe = make_recipe("mobilenet-v2", {"run.seed": 3})
+    recipe = make_recipe("mobilenet-v2", {"trainer.seed": 3})
     assert shown(EpochSampler([6, 10], recipe)) == shown(EpochSampler(16, recipe))
     turns = {turn for keys in shown(EpochSampler([6, 10], recipe))[1:] for turn, _ in keys}
     assert turns == {1}
 
 
 def test_halves_are_fresh_and_parts_and_processes_share_them() -> None:
-    recipe = make_recipe("mobilenet-v2", {"data.weights": "0.5,1", "optimizer.epochs": 4})
+    recipe = make_recipe("mobilenet-v2", {"data.weights": "0.5,1", "trainer.epochs": 4})
     orders = [{index for _, index in keys if index < 6} for keys in shown(EpochSampler([6, 10], recipe))]
     assert orders[0] | orders[1] == orders[2] | orders[3] == set(range(6)) and not orders[0] & orders[1]
     whole = [key for keys in EpochSampler([6, 10], recipe).keys(2) for key in keys]
@@ -116,19 +116,19 @@ def test_halves_are_fresh_and_parts_and_processes_share_them() -> None:
 
 
 def test_all_datasets_are_learnt_and_the_first_validates(pair: list[Path], backbone: Path) -> None:
-    made = factory.prepare(make_recipe(backbone, {"data.weights": "1,0.1", "data.min_frequency": 2}), pair)
+    made = factory.prepare(make_recipe(backbone, {"data.weights": "1,0.1", "data.min_freq": 2}), pair)
     assert [len(source.train) for source in made.sources] == [6, 10] and len(made.train) == 16
     assert {caption.split()[1] for example in made.train[6:] for caption in example.captions} == {"blue"}
     assert {example.captions[0].split()[1] for example in made.val} == {"red"} and len(made.val) == 2
     assert made.tokenizer.unk_id not in made.tokenizer.encode("a red blue paper")  # of all, whatever their weights
-    swapped = factory.prepare(make_recipe(backbone, {"data.holdout": 0.2}), pair[::-1])
+    swapped = factory.prepare(make_recipe(backbone, {"data.val_fraction": 0.2}), pair[::-1])
     assert len(swapped.val) == 2 and {e.captions[0].split()[1] for e in swapped.val} == {"blue"}
     assert [len(source.train) for source in swapped.sources] == [8, 6]  # of the others nothing is held out
 
 
 def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbone: Path, tmp_path: Path) -> None:
     """A frozen encoder's kept features are those of the image with these captions, and serve other mixes too."""
-    recipe = make_recipe(backbone, {"optimizer.epochs": 1, "image.flip": "true"})
+    recipe = make_recipe(backbone, {"trainer.epochs": 1, "image.flip": "true"})
     computed: list[int] = []
     original = feature_cache._compute
 
@@ -140,7 +140,7 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         patched.setattr(feature_cache, "_compute", counted)
         train(pair, tmp_path / "run", recipe)
         assert computed == [6, 10, 2]
-        train(pair[::-1], tmp_path / "other", make_recipe(backbone, {"optimizer.epochs": 1, "data.holdout": 0.2}))
+        train(pair[::-1], tmp_path / "other", make_recipe(backbone, {"trainer.epochs": 1, "data.val_fraction": 0.2}))
         assert computed[3:] == [8, 6, 2]  # another holdout and one view; and of those images nothing is mixed up
         del computed[:]
         train(pair[0], tmp_path / "alone", recipe)
@@ -173,7 +173,7 @@ def test_an_unreadable_picture_of_the_second_dataset_is_named_and_no_other(
 ) -> None:
     (pair[1] / "003.png").write_bytes(b"not an image")
     changes = {} if frozen else {"encoder.train": "all"}
-    train(pair, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1, **changes}))
+    train(pair, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 1, **changes}))
     left_out = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
     assert len(left_out) == 1 and str(pair[1] / "003.png") in left_out[0]
 
@@ -183,7 +183,7 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
 ) -> None:
     for folder in pair:
         (folder / "001.png").unlink()
-    recipe = make_recipe(backbone, {"optimizer.epochs": 1, "data.weights": "2,0.5"})
+    recipe = make_recipe(backbone, {"trainer.epochs": 1, "data.weights": "2,0.5"})
     train(pair, tmp_path / "run", recipe)
     said = capsys.readouterr().err
     assert f"{pair[0]}: 5 training images, 10 shown in an epoch" in said
@@ -211,7 +211,7 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
 def test_a_mix_is_resumed_and_another_one_refused(
     pair: list[Path], backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(backbone, {"data.weights": "1.5,0.5", "run.checkpoint_every": 0})
+    recipe = make_recipe(backbone, {"data.weights": "1.5,0.5", "trainer.checkpoint_every": 0})
     train(pair, tmp_path / "whole", recipe)
     original = trainer._Trainer._step
 
@@ -277,7 +277,7 @@ def test_what_cannot_be_mixed_is_said_in_a_line(pair: list[Path], backbone: Path
 def test_the_command_line_takes_several(
     pair: list[Path], backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = make_recipe(backbone, {"optimizer.epochs": 1}).to_flags()
+    flags = make_recipe(backbone, {"trainer.epochs": 1}).to_flags()
     first, second = map(str, pair)
     assert cli.main(["train", first, second, "--output", str(tmp_path / "run"), *flags]) == 0
     assert "16 training and 2 validation images" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from captionkit.training.factory import prepare
 from captionkit.training.optim import optimizers
 from captionkit.training.optim.muon import orthogonal
 from captionkit.training.optim.optimizers import check_optimizer, hidden_matrices, make_optimizer
-from captionkit.training.optim.schedule import rate_factor, rates, set_rates
+from captionkit.training.optim.schedule import lr_multiplier, rates, set_rates
 from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import RunFolder
@@ -102,7 +102,7 @@ def test_groups_have_their_rates_and_vectors_and_embeddings_no_decay(name: str) 
     of = {p: group for group in optimizer.param_groups for p in group["params"]}
     for parameter_name, parameter in model.named_parameters():
         group = of[parameter]
-        assert group["peak"] == (0.1 if parameter_name.startswith("encoder") else 0.2)
+        assert group["base_lr"] == (0.1 if parameter_name.startswith("encoder") else 0.2)
         plain = parameter.ndim == 1 or "embedding" in parameter_name
         assert group["weight_decay"] == (0.0 if plain else 0.5)
     set_rates(optimizer, 0, 10, recipe)
@@ -194,7 +194,7 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(
         "optimizer.schedule": "linear",
         "optimizer.weight_decay": 0.1,
         "encoder.train": "all",
-        "run.checkpoint_every": 0,
+        "trainer.checkpoint_every": 0,
     }
     recipe = make_recipe(backbone, changes)
     alone = train(data, tmp_path / "alone", recipe)
@@ -232,8 +232,8 @@ def test_what_is_not_to_be_had_is_refused_before_any_work(
 
 
 def test_schedules() -> None:
-    line = [rate_factor(step, 110, 10, 0.1, "linear") for step in range(110)]
-    flat = [rate_factor(step, 110, 10, 0.1, "constant") for step in range(110)]
+    line = [lr_multiplier(step, 110, 10, 0.1, "linear") for step in range(110)]
+    flat = [lr_multiplier(step, 110, 10, 0.1, "constant") for step in range(110)]
     assert line[:10] == flat[:10] == pytest.approx([n / 10 for n in range(1, 11)])
     assert flat[10:] == [1.0] * 100
     assert line[10:] == pytest.approx([1 - 0.9 * n / 100 for n in range(100)])
@@ -243,9 +243,9 @@ def test_some_pictures_of_the_validation_split_are_evaluated(backbone: Path, tmp
     data = make_shapes(tmp_path / "data", train=9, val=6)
     whole = prepare(make_recipe(backbone), data).val
     chosen = [
-        prepare(make_recipe(backbone, {"data.val_pictures": 4, "run.seed": seed}), data).val for seed in (0, 0, 1)
+        prepare(make_recipe(backbone, {"data.val_images": 4, "trainer.seed": seed}), data).val for seed in (0, 0, 1)
     ]
     ids = [[example.id for example in some] for some in chosen]
     assert len(whole) == 6 and len(ids[0]) == 4 and ids[0] == ids[1] != ids[2]
     assert ids[0] == [example.id for example in whole if example.id in ids[0]]
-    assert len(prepare(make_recipe(backbone, {"data.val_pictures": 7}), data).val) == 6
+    assert len(prepare(make_recipe(backbone, {"data.val_images": 7}), data).val) == 6

@@ -33,10 +33,10 @@ def toml(tmp_path: Path):
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(toml) -> None:
     path = toml("[optimizer]\nlr_decoder = 5e-4\nepochs = 7\n[image]\nflip_unless = ['links', 'rechts']\n")
-    recipe = load_recipe(path, {"optimizer.epochs": "9", "image.flip": "true"})
-    assert (recipe.optimizer.lr_decoder, recipe.optimizer.epochs) == (5e-4, 9)
+    recipe = load_recipe(path, {"trainer.epochs": "9", "image.flip": "true"})
+    assert (recipe.optimizer.lr_decoder, recipe.trainer.epochs) == (5e-4, 9)
     assert (recipe.image.flip, recipe.image.flip_unless) == (True, ("links", "rechts"))
-    assert recipe.optimizer.batch_size == Recipe().optimizer.batch_size
+    assert recipe.trainer.batch_size == Recipe().trainer.batch_size
     assert load_recipe(None) == Recipe()
 
 
@@ -52,12 +52,12 @@ def test_a_listed_flag_is_split_and_may_be_emptied() -> None:
         ("[decoder]\nlr_encoder = 1", "decoder.lr_encoder is not a field.*did you mean 'optimizer.lr_encoder'"),
         ("lr_decoder = 1", "lr_decoder is not a field.*did you mean 'optimizer.lr_decoder'"),
         ("[optimiser]\nepochs = 1", "optimiser is not a field.*did you mean 'optimizer'"),
-        ("[optimizer]\nepochs = 0", "optimizer.epochs = 0: .*greater than or equal to 1"),
-        ("[optimizer]\nepochs = 2.5", "optimizer.epochs = 2.5: .*integer"),
+        ("[optimizer]\nepochs = 0", "trainer.epochs = 0: .*greater than or equal to 1"),
+        ("[optimizer]\nepochs = 2.5", "trainer.epochs = 2.5: .*integer"),
         ("[optimizer]\nlr_decoder = '1e-3'", "optimizer.lr_decoder = '1e-3': .*number"),
         ("[optimizer]\nlr_decoder = true", "optimizer.lr_decoder = True: .*number"),
         ("[optimizer]\nlr_decoder = nan", "optimizer.lr_decoder = nan: .*finite"),
-        ("[optimizer]\nema = 1.0", "optimizer.ema = 1.0: .*less than 1"),
+        ("[optimizer]\nema = 1.0", "trainer.ema_decay = 1.0: .*less than 1"),
         ("[image]\nflip = 1", "image.flip = 1: .*boolean"),
         ("[encoder]\ntrain = 'al'", "encoder.train = 'al': .*'frozen', 'stages' or 'all'"),
         ("data = 5", "data = 5: .*object"),
@@ -82,15 +82,15 @@ def test_all_mistakes_are_named_at_once(toml) -> None:
     [
         ("optimizer.lr_decoder", "fast", "optimizer.lr_decoder = 'fast': .*number"),
         ("optimizer.lr_decoder", "inf", "optimizer.lr_decoder = 'inf': .*finite"),
-        ("image.crop", "0", "image.crop = '0': .*greater than 0"),
+        ("image.random_resized_crop_scale", "0", "image.random_resized_crop_scale = '0': .*greater than 0"),
         ("data.weights", "1,0", "data.weights.1 = '0': .*greater than 0"),
         ("data.weights", "1,-2", "data.weights.1 = '-2': .*greater than 0"),
         ("data.weights", "1,twice", "data.weights.1 = 'twice': .*number"),
         ("data.weights", "1,nan", "data.weights.1 = 'nan': "),
         ("data.token_dropout", "1", "data.token_dropout = '1': .*less than 1"),
-        ("image.colour", "-0.1", "image.colour = '-0.1': .*greater than or equal to 0"),
-        ("optimizer.scheduled_sampling", "1.1", "optimizer.scheduled_sampling = '1.1': .*less than or equal to 1"),
-        ("optimizer.epochs", "2.5", "optimizer.epochs"),
+        ("image.color_jitter", "-0.1", "image.color_jitter = '-0.1': .*greater than or equal to 0"),
+        ("loss.scheduled_sampling", "1.1", "loss.scheduled_sampling = '1.1': .*less than or equal to 1"),
+        ("trainer.epochs", "2.5", "trainer.epochs"),
     ],
 )
 def test_mistakes_on_the_command_line_name_the_field(name: str, value: str, message: str) -> None:
@@ -111,13 +111,13 @@ def test_a_mistaken_flag_is_answered_with_the_nearest_one(capsys: pytest.Capture
 
 def test_a_bad_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "run"
-    assert cli.main(["train", str(tmp_path), "--output", str(output), "--optimizer.epochs", "none"]) == 1
+    assert cli.main(["train", str(tmp_path), "--output", str(output), "--trainer.epochs", "none"]) == 1
     assert re.fullmatch(r"captionkit: command line: optimizer\.epochs = 'none': .*integer.*\n", capsys.readouterr().err)
     assert not output.exists()
 
 
 def test_resume_takes_no_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.main(["train", str(tmp_path), "--output", "run", "--resume", "--optimizer.epochs", "3"]) == 1
+    assert cli.main(["train", str(tmp_path), "--output", "run", "--resume", "--trainer.epochs", "3"]) == 1
     assert "recipe stored in the run" in capsys.readouterr().err
 
 
@@ -159,7 +159,7 @@ def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:
     # With a model to start from, whose decoder is not known yet, fields of all decoders may be set together.
     values = {name: _changed(leaf) for name, leaf in recipe_fields()} | {"decoder.name": "transformer"}
     recipe = load_recipe(None, values)
-    assert recipe.run.init
+    assert recipe.trainer.init
     assert all(recipe.value(name) != leaf.default for name, leaf in recipe_fields())
     assert load_recipe(toml(recipe.to_toml())) == recipe
     parsed = cli._parser(["train"]).parse_args(["train", "data", "--output", "run", *recipe.to_flags()])
@@ -169,13 +169,17 @@ def test_every_field_goes_round_through_toml_and_through_flags(toml) -> None:
 
 
 TRANSFORMERS = {"decoder.size", "decoder.width", "decoder.layers", "decoder.heads"}
-HARD = {"optimizer.hard_reward", "optimizer.hard_entropy"}
+HARD = {"loss.hard_reward", "loss.hard_entropy"}
 
 
 @pytest.mark.parametrize(
     ("decoder", "kind", "foreign"),
     [
-        ("show-tell", "soft", {"decoder.attention", "decoder.kind", "optimizer.coverage", *TRANSFORMERS, *HARD}),
+        (
+            "show-tell",
+            "soft",
+            {"decoder.attention", "decoder.kind", "loss.doubly_stochastic_weight", *TRANSFORMERS, *HARD},
+        ),
         ("show-attend-tell", "soft", {*TRANSFORMERS, *HARD}),
         ("show-attend-tell", "hard", TRANSFORMERS),
         ("transformer", "soft", {"decoder.embedding", "decoder.hidden", "decoder.attention", "decoder.kind", *HARD}),
@@ -188,7 +192,7 @@ def test_fields_of_other_decoders_are_refused(decoder: str, kind: str, foreign: 
         if name in foreign:
             with pytest.raises(RecipeError, match=rf"^{name} = .*: the decoder is {decoder}.*, but .*; leave it out$"):
                 load_recipe(None, value)
-        elif name not in ("decoder.name", "decoder.kind", "run.init"):
+        elif name not in ("decoder.name", "decoder.kind", "trainer.init"):
             assert load_recipe(None, value).value(name) != leaf.default
 
 
@@ -210,8 +214,8 @@ def test_the_decoders_are_those_that_can_be_built() -> None:
     types = get_type_hints(DecoderRecipe)
     assert set(get_args(types["name"])) == set(DECODERS)
     assert set(get_args(types["size"])) == set(SIZES)
-    for size, values in SIZES.items():
-        assert f"{size} {'/'.join(map(str, values.values()))}" in fields["decoder.size"].metadata["help"]
+    sizes = ", ".join("/".join(map(str, values.values())) for values in SIZES.values())
+    assert sizes in fields["decoder.size"].metadata["help"]
     for name, (config, _) in DECODERS.items():
         for leaf in dataclasses.fields(config):
             if leaf.name not in ("rows", "columns"):  # which follow from the images
@@ -226,7 +230,7 @@ def test_shipped_recipes_load_and_are_found_by_nearest_name() -> None:
     alike = [load_recipe(name) for name in family]
     for table in ("data", "image", "encoder"):  # so that they compare decoders and nothing else
         assert len({json.dumps(recipe.to_dict()[table]) for recipe in alike}) == 1
-    assert len({(recipe.optimizer.epochs, recipe.optimizer.batch_size) for recipe in alike}) == 1
+    assert len({(recipe.trainer.epochs, recipe.trainer.batch_size) for recipe in alike}) == 1
     for name in names:
         assert load_recipe(name) != Recipe()
     with pytest.raises(RecipeError, match="did you mean 'flickr8k'"):
@@ -236,14 +240,14 @@ def test_shipped_recipes_load_and_are_found_by_nearest_name() -> None:
 
 
 def test_a_run_that_starts_from_a_model_and_names_no_recipe_takes_the_one_for_it(toml) -> None:
-    taken = load_recipe(None, {"run.init": "bundled", "optimizer.epochs": "3"})
+    taken = load_recipe(None, {"trainer.init": "bundled", "trainer.epochs": "3"})
     named = load_recipe("fine-tune")
     assert taken.data == named.data and taken.decoder == named.decoder and taken.image == named.image
-    assert (taken.run.init, taken.optimizer.epochs) == ("bundled", 3)  # flags win
-    assert taken.to_flags() == ["--optimizer.epochs", "3", "--init", "bundled"]
-    assert load_recipe(None, {"run.init": ""}) == Recipe()
+    assert (taken.trainer.init, taken.trainer.epochs) == ("bundled", 3)  # flags win
+    assert taken.to_flags() == ["--trainer.epochs", "3", "--init", "bundled"]
+    assert load_recipe(None, {"trainer.init": ""}) == Recipe()
     # A recipe that is named is taken as it is, and its run's command spells out all that differs.
-    plain = load_recipe(toml("[optimizer]\nepochs = 20\n"), {"run.init": "bundled"})
+    plain = load_recipe(toml("[optimizer]\nepochs = 20\n"), {"trainer.init": "bundled"})
     assert dataclasses.replace(plain, run=Recipe().run) == Recipe()
     parsed = cli._parser(["train"]).parse_args(["train", "data", "--output", "run", *plain.to_flags()])
     flags = {name.removeprefix("recipe:"): value for name, value in vars(parsed).items() if name.startswith("recipe:")}

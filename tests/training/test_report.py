@@ -36,15 +36,14 @@ from captionkit.training.trainer import train
 from pages import check_page
 from shapes import make_recipe
 
-pytestmark = pytest.mark.reported
-
 CHANGES = {
-    "optimizer.epochs": 30,
+    "trainer.epochs": 30,
     "optimizer.lr_decoder": 1e-2,
-    "run.eval_every": 15,
-    "run.patience": 0,
-    "run.trackers": "",
-    "run.samples": 2,
+    "trainer.eval_every": 15,
+    "trainer.patience": 0,
+    "trainer.report_to": "",
+    "trainer.log_samples": 2,
+    "trainer.report": "true",
     "data.val_split": "train",
 }
 SECTIONS = ["Results", "Scores", "Curves", "Captions", "Where the model looked", "Speed", "Data", "Sittings"]
@@ -190,7 +189,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
         original(self)
 
     monkeypatch.setattr(trainer._Trainer, "_save", look)
-    train(data, tmp_path / "run", make_recipe(backbone, {**CHANGES, "optimizer.epochs": 2, "run.eval_every": 1}))
+    train(data, tmp_path / "run", make_recipe(backbone, {**CHANGES, "trainer.epochs": 2, "trainer.eval_every": 1}))
     assert "under way: 1 of 2 epochs so far" in seen[0] and "| under way |" in seen[0]
     assert "under way" in seen[1] and "95 % interval" in seen[1]  # asked for, the report is whole
 
@@ -199,7 +198,7 @@ def test_without_attention_there_is_nothing_word_by_word(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
-    recipe = make_recipe(backbone, {"decoder.name": "show-tell", "decoder.attention": 256, "optimizer.epochs": 1})
+    recipe = make_recipe(backbone, {"decoder.name": "show-tell", "decoder.attention": 256, "trainer.epochs": 1})
     train(data, tmp_path / "run", recipe)
     page, text = texts(tmp_path / "run")
     assert "show-tell sees an image once and as a whole" in text and "lit where" not in page
@@ -297,7 +296,7 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
 
     monkeypatch.setattr("captionkit.training.report.document_html", full)
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
-    result = train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1}))
+    result = train(data, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 1}))
     assert result.steps == 3 and read_sessions(tmp_path / "run")[-1].done
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("no report (")]
     assert lines and "No space left on device" in lines[-1] and f"captionkit report {tmp_path / 'run'}" in lines[-1]
@@ -308,7 +307,7 @@ def test_a_failed_run_tells_why(data: Path, backbone: Path, tmp_path: Path, monk
     original = TrainStep.step
     monkeypatch.setattr(TrainStep, "step", lambda self, at, p: None if at == 4 else original(self, at, p))
     with pytest.raises(CaptionkitError, match="not finite"):
-        train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 2}))
+        train(data, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 2}))
     assert "failed: the loss of step 5 is not finite" in texts(tmp_path / "run")[1]
 
 

@@ -45,13 +45,14 @@ def evaluations(run: Path) -> list[dict]:
 
 
 FROZEN = {**VARIED, "data.weights": "0.5,1"}
-TRAINED = {**FROZEN, "encoder.train": "all", "image.crop": 0.6, "image.colour": 0.3, "run.workers": 2,
-           "optimizer.accumulate": 2}  # fmt: skip
+TRAINED = {**FROZEN, "encoder.train": "all", "image.random_resized_crop_scale": 0.6, "image.color_jitter": 0.3,
+           "data.num_workers": 2,
+           "trainer.gradient_accumulation_steps": 2}  # fmt: skip
 
 
 CRITICAL = {
-    "run.init": "a model",
-    "optimizer.objective": "self-critical",
+    "trainer.init": "a model",
+    "loss.objective": "self-critical",
     "image.flip": "true",
     "data.weights": "0.5,1",
 }
@@ -66,10 +67,10 @@ CRITICAL = {
 def test_three_kills_change_no_bit(
     data: Path, backbone: Path, tmp_path: Path, changes: dict, seed: int, interrupted: bool
 ) -> None:
-    more = {"optimizer.epochs": STEPS // 3, "run.eval_every": 4, "run.checkpoint_every": 0, "run.patience": 0}
-    if "run.init" in changes:
-        train(data, tmp_path / "before", make_recipe(backbone, {"optimizer.epochs": 30, "run.patience": 0}))
-        changes = {**changes, "run.init": tmp_path / "before" / BEST}
+    more = {"trainer.epochs": STEPS // 3, "trainer.eval_every": 4, "trainer.checkpoint_every": 0, "trainer.patience": 0}
+    if "trainer.init" in changes:
+        train(data, tmp_path / "before", make_recipe(backbone, {"trainer.epochs": 30, "trainer.patience": 0}))
+        changes = {**changes, "trainer.init": tmp_path / "before" / BEST}
     flags = make_recipe(backbone, {**changes, **more}).to_flags()
     alone, killed, log = tmp_path / "alone", tmp_path / "killed", tmp_path / "log"
     datasets = [data, make_halves(tmp_path / "halves")]
@@ -121,7 +122,7 @@ def test_an_interrupt_saves_the_step_and_says_how_to_go_on(
     capfd: pytest.CaptureFixture[str],
     number: signal.Signals,
 ) -> None:
-    recipe = make_recipe(backbone, {"run.checkpoint_every": 3600})
+    recipe = make_recipe(backbone, {"trainer.checkpoint_every": 3600})
     usual = signal.getsignal(number)
     with monkeypatch.context() as patched:
         patched.setattr(TrainStep, "step", interrupted_at(4, number))
@@ -172,7 +173,7 @@ def test_several_sittings_make_one_curve(
 
         return save
 
-    recipe = make_recipe(backbone, {"optimizer.epochs": 8, "run.checkpoint_every": 3600, "run.patience": 0})
+    recipe = make_recipe(backbone, {"trainer.epochs": 8, "trainer.checkpoint_every": 3600, "trainer.patience": 0})
     for step in (3, 9, 15):  # each sitting records an evaluation that its checkpoint does not know
         with monkeypatch.context() as patched:
             patched.setattr(trainer._Trainer, "_save", killed_at(step))

@@ -44,17 +44,17 @@ pytestmark = pytest.mark.usefixtures("alone")
 def recipe_of(backbone: Path, changes: dict[str, object]) -> Recipe:
     """A recipe that trains all of a tiny model, with dropout, for three steps of four images."""
     values = {
-        "data.min_frequency": 1,
+        "data.min_freq": 1,
         "image.height": 32,
         "image.width": 32,
         "encoder.name": backbone,
         "encoder.train": "all",
         "decoder.memory": 16,
-        "optimizer.epochs": 1,
-        "optimizer.batch_size": 4,
+        "trainer.epochs": 1,
+        "trainer.batch_size": 4,
         "optimizer.warmup": 2,
         "optimizer.lr_encoder": 1e-3,
-        "run.samples": 1,
+        "trainer.log_samples": 1,
         **changes,
     }
     return load_recipe(None, {name: str(value) for name, value in values.items()})
@@ -81,7 +81,7 @@ def learner_of(recipe: Recipe, data: Path) -> tuple[TrainStep, CaptionDataset]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {**TRANSFORMER, "optimizer.accumulate": 2},
+        {**TRANSFORMER, "trainer.gradient_accumulation_steps": 2},
         {**SOFT, "encoder.train": "stages"},
     ],
     ids=["transformer", "stages"],
@@ -89,7 +89,7 @@ def learner_of(recipe: Recipe, data: Path) -> tuple[TrainStep, CaptionDataset]:
 def test_recomputing_changes_no_bit(data: Path, backbone: Path, tmp_path: Path, changes: dict) -> None:
     """Not a weight, nor a norm statistic, nor a dropout mask."""
     train(data, tmp_path / "plain", recipe_of(backbone, changes))
-    train(data, tmp_path / "again", recipe_of(backbone, {**changes, "run.recompute": "true"}))
+    train(data, tmp_path / "again", recipe_of(backbone, {**changes, "trainer.gradient_checkpointing": "true"}))
     assert same_run(tmp_path / "plain", tmp_path / "again")
     counted = [t for name, t in load_file(tmp_path / "again" / LAST).items() if name.endswith("num_batches_tracked")]
     assert any(counted)  # there are norms that learn
@@ -99,7 +99,7 @@ def test_recomputing_keeps_less(data: Path, backbone: Path) -> None:
     """Eight images' activations shrink to the stages' inputs; and what is frozen or evaluated is not recomputed."""
     needs = {}
     for name in ("false", "true"):
-        changes = {**TRANSFORMER, "run.recompute": name, "image.height": 96, "image.width": 96}
+        changes = {**TRANSFORMER, "trainer.gradient_checkpointing": name, "image.height": 96, "image.width": 96}
         taught, val = learner_of(recipe_of(backbone, changes), data)
         needs[name] = Forecast(taught, val).training.of(32)
     assert needs["true"] < 0.75 * needs["false"]
@@ -127,7 +127,7 @@ def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
 def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, changes: dict, frozen: bool) -> None:
     """From two and four images to twelve: within a tenth, with captions that differ in length."""
-    taught, val = learner_of(recipe_of(backbone, {**changes, "optimizer.batch_size": 12}), data)
+    taught, val = learner_of(recipe_of(backbone, {**changes, "trainer.batch_size": 12}), data)
     if frozen:
         taught.model.encoder.train_from(None)
     forecast = Forecast(taught, val)
@@ -155,7 +155,7 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_check, "_LIBRARIES", 0)  # beside which a tiny model is nothing
-    changes = {**SOFT, "optimizer.batch_size": 12, "optimizer.ema": 0.9}
+    changes = {**SOFT, "trainer.batch_size": 12, "trainer.ema_decay": 0.9}
     taught, val = learner_of(recipe_of(backbone, changes), data)
     forecast = Forecast(taught, val)
     between = int((forecast.of(1) + forecast.of(3)) / 2 / memory_check._FILLED)
@@ -171,7 +171,9 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     )
     assert said and 1 < int(said[1]) <= 3 and int(said[2]) == -(-12 // int(said[1]))
     assert not (run / LAST).exists()
-    train(data, run, recipe_of(backbone, {**changes, "optimizer.accumulate": said[1]}))  # in the same folder
+    train(
+        data, run, recipe_of(backbone, {**changes, "trainer.gradient_accumulation_steps": said[1]})
+    )  # in the same folder
     assert (run / BEST).is_dir()
     monkeypatch.setattr(memory_check, "free_memory", lambda _: 1000)
     with pytest.raises(TrainingError, match="too little for one image; take a smaller image or model"):
@@ -216,7 +218,7 @@ def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiled_run_learns_the_same_under_the_same_names(data: Path, backbone: Path, tmp_path: Path) -> None:
     changes = {**TRANSFORMER, "decoder.layers": 1, "decoder.dropout": 0, "decoder.feature_dropout": 0}
     train(data, tmp_path / "plain", recipe_of(backbone, changes))
-    train(data, tmp_path / "compiled", recipe_of(backbone, {**changes, "run.compile": "true"}))
+    train(data, tmp_path / "compiled", recipe_of(backbone, {**changes, "trainer.compile": "true"}))
     one, other = (load_file(tmp_path / run / LAST) for run in ("plain", "compiled"))
     assert one.keys() == other.keys()
     assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) < 1e-4
@@ -240,7 +242,7 @@ def test_compiling_calls_the_compiler_for_the_encoder_and_the_blocks_alone(
 def test_what_cannot_be_compiled_is_said_before_anything_is_done(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = recipe_of(backbone, {**SOFT, "run.compile": "true"})
+    wanted = recipe_of(backbone, {**SOFT, "trainer.compile": "true"})
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RecipeError, match=r"no C\+\+ compiler \(g\+\+, .*\); install g\+\+, or leave it out"):
         train(data, tmp_path / "run", wanted)
@@ -249,7 +251,11 @@ def test_what_cannot_be_compiled_is_said_before_anything_is_done(
         train(data, tmp_path / "run", wanted)
     assert not (tmp_path / "run").exists()
     with pytest.raises(RecipeError, match=r"run\.compile and run\.recompute exclude each other"):
-        train(data, tmp_path / "run", recipe_of(backbone, {"run.compile": "true", "run.recompute": "true"}))
+        train(
+            data,
+            tmp_path / "run",
+            recipe_of(backbone, {"trainer.compile": "true", "trainer.gradient_checkpointing": "true"}),
+        )
     monkeypatch.setattr(compile, "_COMPILERS", (sys.executable,))
     monkeypatch.delenv("CXX")
 

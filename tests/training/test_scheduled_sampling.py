@@ -182,7 +182,7 @@ def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[TrainSt
 
 DECODERS = {
     "soft": {},
-    "hard": {"decoder.kind": "hard", "optimizer.coverage": 0},
+    "hard": {"decoder.kind": "hard", "loss.doubly_stochastic_weight": 0},
     "show-tell": {"decoder.name": "show-tell", "decoder.attention": 256},
     "transformer": {
         "decoder.name": "transformer", "decoder.embedding": 512, "decoder.hidden": 512, "decoder.attention": 256,
@@ -198,10 +198,15 @@ def test_at_a_share_of_nothing_it_is_plain_teaching_bit_for_bit(
     data: Path, backbone: Path, decoder: str, encoder: str
 ) -> None:
     """And above, it is not: norms of a trained encoder move once all the same."""
-    common = {**DECODERS[decoder], "encoder.train": encoder, "image.crop": 0.7, "optimizer.epochs": 1}
+    common = {
+        **DECODERS[decoder],
+        "encoder.train": encoder,
+        "image.random_resized_crop_scale": 0.7,
+        "trainer.epochs": 1,
+    }
     found = {}
     for share in (None, 1e-9, 1.0):
-        changes = common if share is None else {**common, "optimizer.scheduled_sampling": share}
+        changes = common if share is None else {**common, "loss.scheduled_sampling": share}
         learner, teaching, plan = learner_of(data, backbone, changes)
         stream = batches(teaching, plan, 0, 0)
         lost = [learner.step(step, stream) for step in range(plan.steps)]
@@ -217,7 +222,7 @@ def test_at_a_share_of_nothing_it_is_plain_teaching_bit_for_bit(
 def test_a_frozen_encoder_looks_once_at_a_picture_that_is_taught_in_two_passes(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"image.crop": 0.7, "optimizer.scheduled_sampling": 1.0, "optimizer.epochs": 1}
+    changes = {"image.random_resized_crop_scale": 0.7, "loss.scheduled_sampling": 1.0, "trainer.epochs": 1}
     learner, teaching, plan = learner_of(data, backbone, changes)
     looks: list[int] = []
     learner.model.encoder.register_forward_hook(lambda *_: looks.append(1))
@@ -231,9 +236,9 @@ def test_a_frozen_encoder_looks_once_at_a_picture_that_is_taught_in_two_passes(
 def test_both_passes_in_sixteen_bits_teach_every_weight(
     data: Path, backbone: Path, tmp_path: Path, encoder: str
 ) -> None:
-    changes = {"optimizer.scheduled_sampling": 1.0, "data.token_dropout": 0.2, "encoder.train": encoder,
-               "optimizer.ema": 0}  # fmt: skip
-    recipe = make_recipe(backbone, {**changes, "run.precision": "bf16", "optimizer.weight_decay": 0})
+    changes = {"loss.scheduled_sampling": 1.0, "data.token_dropout": 0.2, "encoder.train": encoder,
+               "trainer.ema_decay": 0}  # fmt: skip
+    recipe = make_recipe(backbone, {**changes, "trainer.precision": "bf16", "optimizer.weight_decay": 0})
     before = {name: tensor.clone() for name, tensor in factory.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after = load_file(tmp_path / "run" / LAST)

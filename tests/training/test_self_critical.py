@@ -203,7 +203,7 @@ def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, m
 
     values = {"self_critical.samples": "3000", "self_critical.baseline": baseline}
     values |= {"self_critical.temperature": "0.8"}
-    recipe = load_recipe(None, {"run.init": "some", "optimizer.objective": "self-critical", **values})
+    recipe = load_recipe(None, {"trainer.init": "some", "loss.objective": "self-critical", **values})
     critic = SelfCriticalLoss(Pictures(written), text, recipe)
     found = []
     for turn in range(3):
@@ -234,18 +234,18 @@ def _probability(model: CaptioningModel, memory: Tensor, caption: list[int], tex
 
 
 TAUGHT = {
-    "optimizer.epochs": 40,
-    "run.patience": 0,
+    "trainer.epochs": 40,
+    "trainer.patience": 0,
     "decoder.dropout": 0,
     "decoder.feature_dropout": 0,
-    "optimizer.ema": 0.5,
+    "trainer.ema_decay": 0.5,
 }
 CRITICAL = {
-    "optimizer.objective": "self-critical",
+    "loss.objective": "self-critical",
     "decoder.dropout": 0,
     "decoder.feature_dropout": 0,
-    "optimizer.ema": 0,
-    "run.patience": 0,
+    "trainer.ema_decay": 0,
+    "trainer.patience": 0,
 }
 
 
@@ -266,7 +266,7 @@ def critical(taught: Path, backbone: Path):
     """Makes a recipe of self-critical training from the model that knows its captions a little."""
 
     def recipe(changes: dict | None = None):
-        return make_recipe(backbone, {**CRITICAL, "run.init": taught, **(changes or {})})
+        return make_recipe(backbone, {**CRITICAL, "trainer.init": taught, **(changes or {})})
 
     return recipe
 
@@ -276,7 +276,7 @@ def test_the_reward_rises_and_is_reported(
     data: Path, critical, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "detect_collapse", lambda *_: "")  # three validation images are too few to tell
-    result = train(data, tmp_path / "run", critical({"optimizer.epochs": 40}))
+    result = train(data, tmp_path / "run", critical({"trainer.epochs": 40}))
     said = capsys.readouterr().err
     assert "reward" in said and "nan" not in said
     learnt, judged = rows(tmp_path / "run", "train"), rows(tmp_path / "run", "eval")
@@ -293,7 +293,7 @@ def test_the_reward_rises_and_is_reported(
     "changes",
     [
         {"decoder.name": "show-tell"},
-        {"decoder.kind": "hard", "optimizer.epochs": 3},
+        {"decoder.kind": "hard", "trainer.epochs": 3},
         {"decoder.name": "transformer", "decoder.size": "tiny"},
     ],
     ids=["show-tell", "hard", "transformer"],
@@ -305,10 +305,12 @@ def test_any_model_learns_so(
     foreign = sizes if changes.get("decoder.name") == "transformer" else {}
     if changes.get("decoder.name") == "show-tell":
         foreign = {"decoder.attention": "256"}
-    train(data, tmp_path / "first", make_recipe(backbone, {"optimizer.epochs": 2, **foreign, **changes}))
+    train(data, tmp_path / "first", make_recipe(backbone, {"trainer.epochs": 2, **foreign, **changes}))
     init = tmp_path / "first/best"
     train(
-        data, tmp_path / "run", critical({"run.init": init, "optimizer.epochs": 1, "self_critical.baseline": baseline})
+        data,
+        tmp_path / "run",
+        critical({"trainer.init": init, "trainer.epochs": 1, "self_critical.baseline": baseline}),
     )
     before, after = (load_model(open_model(path)).decoder for path in (init, tmp_path / "run/best"))
     assert before.state_dict().keys() == after.state_dict().keys()
@@ -316,22 +318,22 @@ def test_any_model_learns_so(
 
 
 def test_it_needs_a_model_to_start_from(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"optimizer.objective = 'self-critical': needs a model .*--init"):
+    with pytest.raises(RecipeError, match=r"loss.objective = 'self-critical': needs a model .*--init"):
         train(data, tmp_path / "run", load_recipe("self-critical"))
     assert not (tmp_path / "run").exists()
 
 
 def test_what_means_nothing_to_it_is_refused(data: Path, critical, tmp_path: Path) -> None:
-    for name, value in (("data.token_dropout", 0.1), ("optimizer.scheduled_sampling", 0.1)):
+    for name, value in (("data.token_dropout", 0.1), ("loss.scheduled_sampling", 0.1)):
         with pytest.raises(RecipeError, match=f"{name} = 0.1: is for learning people's captions; leave it out"):
             train(data, tmp_path / "run", critical({name: value}))
 
 
 @pytest.mark.slow
 def test_parts_and_cropped_pictures_change_nothing_but_the_sum(data: Path, critical, tmp_path: Path) -> None:
-    common = {"optimizer.epochs": 1, "image.crop": 0.8}
+    common = {"trainer.epochs": 1, "image.random_resized_crop_scale": 0.8}
     for name, parts in (("whole", 1), ("parts", 4)):
-        train(data, tmp_path / name, critical({**common, "optimizer.accumulate": parts}))
+        train(data, tmp_path / name, critical({**common, "trainer.gradient_accumulation_steps": parts}))
     one, other = (rows(tmp_path / name, "eval") for name in ("whole", "parts"))
     assert [row["val_loss"] for row in one] == pytest.approx([row["val_loss"] for row in other], rel=1e-4)
 
@@ -379,7 +381,7 @@ def test_a_harmed_run_stops_says_why_and_keeps_what_was_better(
         return original(self, said) | ({"words": 99.0, "cider": 9.0} if len(calls) > 2 else {"cider": 0.5})
 
     monkeypatch.setattr(Validator, "scores", worse)
-    recipe = critical({"optimizer.epochs": 9})
+    recipe = critical({"trainer.epochs": 9})
     result = train(data, tmp_path / "run", recipe)
     assert "captions lengthen: 99.0 words" in capsys.readouterr().err
     assert result.steps == 6 and result.best_step < 6 and result.best_cider < 9

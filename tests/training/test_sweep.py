@@ -100,8 +100,8 @@ def test_a_sweep_makes_runs_and_a_report_and_goes_on_where_it_was(
     # another sitting makes the trials that an uninterrupted one would have made
     sweep(data, tmp_path / "alone", recipe, space=space, trials=3)
     assert fields(tmp_path / "alone") == chosen
-    with pytest.raises(TrainingError, match=r"another recipe.optimizer.epochs \(2 there, 3 here\)"):
-        sweep(data, folder, make_recipe(backbone, {"optimizer.epochs": 3}), space=space, trials=5)
+    with pytest.raises(TrainingError, match=r"another recipe.trainer.epochs \(2 there, 3 here\)"):
+        sweep(data, folder, make_recipe(backbone, {"trainer.epochs": 3}), space=space, trials=5)
 
 
 def test_a_trial_that_fails_does_not_end_the_sweep(
@@ -267,7 +267,7 @@ def test_two_workers_share_the_trials_and_lose_none_to_an_interrupt_or_a_kill(
     data: Path, backbone: Path, space: Path, tmp_path: Path
 ) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
-    recipe = make_recipe(backbone, {"optimizer.epochs": 12, "run.eval_every": 2, "run.checkpoint_every": 0})
+    recipe = make_recipe(backbone, {"trainer.epochs": 12, "trainer.eval_every": 2, "trainer.checkpoint_every": 0})
     command = ["sweep", data, "--output", folder, "--space", space, "--trials", 3, "--workers", 2, *flags_of(recipe)]
     process = begin(command, log)
     wait_for_checkpoints(folder, 2, process)
@@ -299,25 +299,25 @@ def test_two_workers_share_the_trials_and_lose_none_to_an_interrupt_or_a_kill(
     [
         ("", "names no field"),
         ("[optimizer", "not TOML"),
-        ("epochs = [1]", "epochs is not a field of the recipe; did you mean 'optimizer.epochs'"),
+        ("epochs = [1]", "epochs is not a field of the recipe; did you mean 'trainer.epochs'"),
         ("[optimizer]\nlr_decodr = [1]", "optimizer.lr_decodr is not a field.*did you mean 'optimizer.lr_decoder'"),
         ("[optimizer]\nname = ['adamw', 'adamx']", "optimizer.name = 'adamx': .*should be 'adamw'"),
         ("[optimizer]\nname = []", "optimizer.name: choices are a list"),
         ("[optimizer]\nname = {low = 1, high = 2}", "optimizer.name: is no number"),
-        ("[optimizer]\nclip = 1.0", "optimizer.clip: a range goes from low to high"),
-        ("[optimizer]\nclip = {low = 1.0}", "optimizer.clip: a range goes from low to high"),
-        ("[optimizer]\nclip = {low = 1, high = 2, base = 2}", "optimizer.clip: a range goes from low to high"),
+        ("[optimizer]\nclip = 1.0", "trainer.max_grad_norm: a range goes from low to high"),
+        ("[optimizer]\nclip = {low = 1.0}", "trainer.max_grad_norm: a range goes from low to high"),
+        ("[optimizer]\nclip = {low = 1, high = 2, base = 2}", "trainer.max_grad_norm: a range goes from low to high"),
         ("[optimizer]\nclip = {low = 2.0, high = 1.0}", "low = 2.0 is not below high = 1.0"),
         ("[optimizer]\nclip = {low = '1', high = 2}", "low, high and step are numbers"),
         ("[optimizer]\nclip = {low = 0.1, high = 2, log = 1}", "log is true or false"),
         ("[optimizer]\nweight_decay = {low = 0, high = 1, log = true}", "low = 0 has no logarithm"),
         ("[optimizer]\nclip = {low = 1, high = 2, step = 3}", "step = 3 goes without log"),
-        ("[optimizer]\nclip = {low = -1.0, high = 2.0}", "optimizer.clip = -1.0: .*greater than 0"),
+        ("[optimizer]\nclip = {low = -1.0, high = 2.0}", "trainer.max_grad_norm = -1.0: .*greater than 0"),
         ("[optimizer]\nwarmup = {low = 0.5, high = 2}", "low, high and step are whole numbers"),
         ("[optimizer]\nlr_decoder = {sgd = {low = 0.1, high = 1}}", "ranges for sgd, but the optimizers are adamw"),
         ("[decoder]\nlayers = [1, 2]", "decoder.layers = 1: the decoder is show-attend-tell"),
-        ("[run]\neval_every = [0.5, 1.0]", "run.eval_every cannot be searched"),
-        ("[data]\nval_pictures = [10, 20]", "data.val_pictures cannot be searched"),
+        ("[run]\neval_every = [0.5, 1.0]", "trainer.eval_every cannot be searched"),
+        ("[data]\nval_pictures = [10, 20]", "data.val_images cannot be searched"),
     ],
 )
 def test_mistakes_in_a_space_are_one_line_with_file_and_field(tmp_path: Path, content: str, message: str) -> None:

@@ -68,7 +68,7 @@ def told(notebook: type[Notebook], what: str) -> list[Any]:
     return [value for kind, value in notebook.told if kind == what]
 
 
-CHANGES = {"optimizer.epochs": 8, "run.eval_every": 4, "run.patience": 0, "run.trackers": "notebook"}
+CHANGES = {"trainer.epochs": 8, "trainer.eval_every": 4, "trainer.patience": 0, "trainer.report_to": "notebook"}
 
 
 def test_a_tracker_is_told_the_recipe_and_every_row(
@@ -77,7 +77,7 @@ def test_a_tracker_is_told_the_recipe_and_every_row(
     train(data, tmp_path / "run", make_recipe(backbone, CHANGES))
     assert [kind for kind, _ in notebook.told] == ["project", "config", "log", "log", "log", "finish"]
     (config,) = told(notebook, "config")
-    assert config["optimizer.epochs"] == 8 and config["image.flip_unless"] == "left,right"
+    assert config["trainer.epochs"] == 8 and config["image.flip_unless"] == "left,right"
     recorded = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text(encoding="utf-8").splitlines()]
     rows = [
         (row["step"], f"{row['kind']}/{name}", row[name])
@@ -91,7 +91,13 @@ def test_a_tracker_is_told_the_recipe_and_every_row(
 
 
 def test_a_run_without_trackers_leaves_metrics_alone(data: Path, backbone: Path, tmp_path: Path) -> None:
-    arguments = ["train", data, "--output", tmp_path / "run", *make_recipe(backbone, {"run.trackers": ""}).to_flags()]
+    arguments = [
+        "train",
+        data,
+        "--output",
+        tmp_path / "run",
+        *make_recipe(backbone, {"trainer.report_to": ""}).to_flags(),
+    ]
     assert cli.main([str(argument) for argument in arguments]) == 0
     assert (tmp_path / "run" / METRICS).stat().st_size and not (tmp_path / "run" / "tensorboard").exists()
 
@@ -107,7 +113,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_ends_well(
     capsys,
 ) -> None:
     monkeypatch.setattr(notebook, "fails_at", at)
-    recipe = make_recipe(backbone, {**CHANGES, "run.trackers": "notebook,tensorboard"})
+    recipe = make_recipe(backbone, {**CHANGES, "trainer.report_to": "notebook,tensorboard"})
     assert train(data, tmp_path / "run", recipe).steps == 24
     lines = [line for line in capsys.readouterr().err.splitlines() if "notebook" in line]
     assert len(lines) == 1 and "the network is down" in lines[0] and "long story" not in lines[0]
@@ -117,9 +123,9 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_ends_well(
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ("wandb", "run.trackers: wandb is not installed; `pip install wandb`, or leave it out"),
-        ("mlfow", "run.trackers: 'mlfow' is unknown; did you mean 'mlflow'? there are"),
-        ("tensorboard,pigeon", "run.trackers: 'pigeon' is unknown; there are aim,"),
+        ("wandb", "trainer.report_to: wandb is not installed; `pip install wandb`, or leave it out"),
+        ("mlfow", "trainer.report_to: 'mlfow' is unknown; did you mean 'mlflow'? there are"),
+        ("tensorboard,pigeon", "trainer.report_to: 'pigeon' is unknown; there are aim,"),
     ],
 )
 def test_a_tracker_that_is_not_there_is_refused_before_any_work(
@@ -128,7 +134,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_any_work(
     monkeypatch.setattr(trackers, "get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setattr(trainer, "prepare", lambda *_: pytest.fail("work began"))
     with pytest.raises(RecipeError) as caught:
-        train(data, tmp_path / "run", make_recipe(backbone, {"run.trackers": names}))
+        train(data, tmp_path / "run", make_recipe(backbone, {"trainer.report_to": names}))
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

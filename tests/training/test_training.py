@@ -44,7 +44,7 @@ from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import distributed, precision
 from captionkit.training.objectives.losses import losses
 from captionkit.training.optim.ema import averaged
-from captionkit.training.optim.schedule import parameter_groups, rate_factor
+from captionkit.training.optim.schedule import lr_multiplier, parameter_groups
 from captionkit.training.run import best_model
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import RunFolder
@@ -96,12 +96,12 @@ def test_a_model_learns_its_captions_by_heart_and_tells_them_from_its_folder(
     (data / "captions.json").rename(data / "captions_train.json")
     shutil.copy(data / "captions_train.json", data / "captions_val.json")
     changes = {
-        "optimizer.epochs": 150,
-        "optimizer.batch_size": 8,
-        "optimizer.label_smoothing": 0,
+        "trainer.epochs": 150,
+        "trainer.batch_size": 8,
+        "loss.label_smoothing": 0,
         "optimizer.lr_decoder": 1e-2,
-        "run.eval_every": 50,
-        "run.patience": 0,
+        "trainer.eval_every": 50,
+        "trainer.patience": 0,
     }
     recipe = make_recipe(backbone, {**WHOLE, **changes})
     result = train(data, tmp_path / "run", recipe)
@@ -123,7 +123,7 @@ def test_the_training_loss_falls_and_is_recorded_everywhere(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
-    result = train(data, run, make_recipe(backbone, {"optimizer.epochs": 20, "run.eval_every": 5}))
+    result = train(data, run, make_recipe(backbone, {"trainer.epochs": 20, "trainer.eval_every": 5}))
     trained, evaluated = rows(run, "train"), rows(run, "eval")
     assert [row["step"] for row in trained] == [20, 40, 60] and [row["epoch"] for row in evaluated] == [5, 10, 15, 20]
     assert trained[-1]["loss"] < trained[0]["loss"] - 0.3
@@ -180,7 +180,7 @@ def test_the_scores_of_a_run_are_those_of_evaluating_its_model(
 ) -> None:
     monkeypatch.undo()
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    changes = {"optimizer.epochs": 30, "optimizer.lr_decoder": 1e-2, "run.eval_every": 10, "data.val_split": "train"}
+    changes = {"trainer.epochs": 30, "optimizer.lr_decoder": 1e-2, "trainer.eval_every": 10, "data.val_split": "train"}
     result = train(data, tmp_path / "run", make_recipe(backbone, {**WHOLE, **changes}))
     row = next(row for row in rows(tmp_path / "run", "eval") if row["step"] == result.best_step)
     best, out = str(tmp_path / "run/best"), tmp_path / "out"
@@ -211,7 +211,12 @@ def test_label_smoothing_is_torchs_own() -> None:
 def test_a_step_minimises_the_mean_over_its_words_and_captions(
     data: Path, transformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {**WHOLE, "optimizer.accumulate": 2, "optimizer.coverage": 0.7, "optimizer.label_smoothing": 0.2}
+    changes = {
+        **WHOLE,
+        "trainer.gradient_accumulation_steps": 2,
+        "loss.doubly_stochastic_weight": 0.7,
+        "loss.label_smoothing": 0.2,
+    }
     recipe = make_recipe(transformer, changes)
     made = factory.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
@@ -260,13 +265,13 @@ def test_the_average_is_what_one_computes_by_hand() -> None:
 
 
 def test_without_an_average_the_weights_themselves_are_kept(data: Path, backbone: Path, tmp_path: Path) -> None:
-    train(data, tmp_path / "run", make_recipe(backbone, {"optimizer.ema": 0, "optimizer.epochs": 1}))
+    train(data, tmp_path / "run", make_recipe(backbone, {"trainer.ema_decay": 0, "trainer.epochs": 1}))
     kept, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
     assert all(torch.equal(tensor, last[f"model/{name}"]) for name, tensor in kept.items())
 
 
 def test_rates_rise_linearly_then_fall_as_a_cosine() -> None:
-    factors = [rate_factor(step, 110, 10, 0.1) for step in range(110)]
+    factors = [lr_multiplier(step, 110, 10, 0.1) for step in range(110)]
     assert factors[:10] == pytest.approx([n / 10 for n in range(1, 11)])
     assert (
         factors[10] == 1
@@ -274,13 +279,13 @@ def test_rates_rise_linearly_then_fall_as_a_cosine() -> None:
         and factors[35] == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
     )
     assert all(a > b for a, b in pairwise(factors[10:])) and 0.1 < factors[-1] < 0.101
-    assert rate_factor(0, 1, 0, 0.1) == 1
+    assert lr_multiplier(0, 1, 0, 0.1) == 1
 
 
 def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Path, tmp_path: Path) -> None:
     recipe = make_recipe(
-        backbone, {**WHOLE, "optimizer.epochs": 1, "optimizer.batch_size": 12, "optimizer.warmup": 0,
-                   "optimizer.weight_decay": 0, "optimizer.ema": 0}
+        backbone, {**WHOLE, "trainer.epochs": 1, "trainer.batch_size": 12, "optimizer.warmup": 0,
+                   "optimizer.weight_decay": 0, "trainer.ema_decay": 0}
     )  # fmt: skip
     before = {name: t.clone() for name, t in factory.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
@@ -300,23 +305,23 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
     assert all((p.ndim > 1) for g in groups if g["weight_decay"] for p in g["params"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer.batch_size": 5}])
+@pytest.mark.parametrize("changes", [{}, {"trainer.batch_size": 5}])
 def test_a_step_in_parts_is_the_same_step(data: Path, backbone: Path, tmp_path: Path, changes: dict) -> None:
     # Norms of a trained encoder would see each part alone, so it is frozen here.
     for parts in (1, 2, 4):  # of 12 images by 5, the last step has fewer than parts
-        plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "optimizer.accumulate": parts}
+        plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "trainer.gradient_accumulation_steps": parts}
         train(data, tmp_path / str(parts), make_recipe(backbone, {**plain, **changes}))
         assert furthest(tmp_path / "1", tmp_path / str(parts)) < 1e-5
         ours, theirs = (rows(tmp_path / run, "eval")[-1]["val_loss"] for run in ("1", str(parts)))
         assert ours == pytest.approx(theirs, rel=1e-5)
     (tmp_path / "cache").rename(tmp_path / "other")
-    train(data, tmp_path / "seed", make_recipe(backbone, {**plain, **changes, "run.seed": 1}))
+    train(data, tmp_path / "seed", make_recipe(backbone, {**plain, **changes, "trainer.seed": 1}))
     assert furthest(tmp_path / "1", tmp_path / "seed") > 1e-3  # so the comparison above can fail
 
 
 def test_sixteen_bits_and_thirty_two_after_one_another(data: Path, backbone: Path, tmp_path: Path) -> None:
     for bits in ("bf16", "no"):
-        train(data, tmp_path / bits, make_recipe(backbone, {**WHOLE, "run.precision": bits}))
+        train(data, tmp_path / bits, make_recipe(backbone, {**WHOLE, "trainer.precision": bits}))
     half, full = (rows(tmp_path / bits, "eval")[-1]["val_loss"] for bits in ("bf16", "no"))
     assert half != full and half == pytest.approx(full, rel=0.02)
 
@@ -326,17 +331,17 @@ def test_auto_is_bf16_only_where_the_machine_computes_in_it(
     native: bool, data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "computes_in_bf16", lambda: native)
-    train(data, tmp_path / "run", make_recipe(backbone, {"run.precision": "auto", "optimizer.epochs": 1}))
+    train(data, tmp_path / "run", make_recipe(backbone, {"trainer.precision": "auto", "trainer.epochs": 1}))
     kept = open_model(tmp_path / "run/best").config["provenance"]
     named = "bf16" if native else "no"
-    assert kept["recipe"]["run"]["precision"] == named  # so that a resumed run goes on in the same
-    assert "--run.precision auto" not in kept["command"]
+    assert kept["recipe"]["trainer"]["precision"] == named  # so that a resumed run goes on in the same
+    assert "--trainer.precision auto" not in kept["command"]
 
 
 def test_a_precision_that_the_machine_lacks_is_said(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, said = make_recipe(backbone, {"run.precision": "fp16"}), r"run\.precision = 'fp16': not on this machine"
+    recipe, said = make_recipe(backbone, {"trainer.precision": "fp16"}), r"run\.precision = 'fp16': not on this machine"
     if not torch.accelerator.is_available():
         with pytest.raises(RecipeError, match=rf"{said} \(the device is cpu\); use 'bf16' or 'no'"):
             train(data, tmp_path / "run", recipe)
@@ -377,17 +382,19 @@ def test_a_frozen_encoder_is_kept_as_it_was_and_looks_once(
 
     def looks(name: str, changes: dict | None = None, *, data: Path = data, backbone: Path = backbone) -> list[str]:
         computed.clear()
-        train(data, tmp_path / name, make_recipe(backbone, {"optimizer.epochs": 1, **(changes or {})}))
+        train(data, tmp_path / name, make_recipe(backbone, {"trainer.epochs": 1, **(changes or {})}))
         return list(computed)
 
     assert looks("first") == ["train", "val"]
     given, kept = load_file(backbone / "model.safetensors"), load_file(tmp_path / "first/best/model.safetensors")
     encoder = {name.removeprefix("encoder.network."): t for name, t in kept.items() if name.startswith("encoder.")}
     assert encoder.keys() == given.keys() and all(torch.equal(encoder[name], given[name]) for name in given)
-    assert looks("again", {"run.seed": 5, "decoder.hidden": 8}) == []
+    assert looks("again", {"trainer.seed": 5, "decoder.hidden": 8}) == []
     assert looks("mirrored", {"image.flip": "true"}) == ["train"]
     assert looks("larger", {"image.height": 40}) == ["train", "val"]
-    assert looks("cropped", {"image.crop": 0.5}) == []  # what is cropped afresh each time cannot be kept
+    assert (
+        looks("cropped", {"image.random_resized_crop_scale": 0.5}) == []
+    )  # what is cropped afresh each time cannot be kept
     other = Path(shutil.copytree(backbone, tmp_path / "backbone"))
     torch.manual_seed(1)
     from safetensors.torch import save_file
@@ -438,8 +445,8 @@ def test_a_disk_without_room_for_features_is_said_at_once(
 
 
 def test_an_own_encoder_is_trained_from_scratch(data: Path, tmp_path: Path) -> None:
-    changes = {"encoder.weights": "", "encoder.train": "all", "optimizer.epochs": 1, "optimizer.batch_size": 12}
-    recipe = make_recipe("mobilenet-v2", {**changes, "run.half_weights": "true"})
+    changes = {"encoder.weights": "", "encoder.train": "all", "trainer.epochs": 1, "trainer.batch_size": 12}
+    recipe = make_recipe("mobilenet-v2", {**changes, "trainer.save_dtype": "true"})
     before = {name: t.clone() for name, t in factory.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
@@ -471,7 +478,7 @@ def test_a_random_encoder_cannot_be_frozen(data: Path, backbone: Path, tmp_path:
 def test_a_run_may_start_from_a_model(data: Path, backbone: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "first", make_recipe(backbone))
     best = tmp_path / "first" / "best"
-    changes = {"run.init": best, "encoder.name": "", "optimizer.lr_decoder": 1e-9}
+    changes = {"trainer.init": best, "encoder.name": "", "optimizer.lr_decoder": 1e-9}
     recipe = make_recipe(backbone, {**changes, "decoder.dropout": 0.4})
     train(data, tmp_path / "second", recipe)
     assert furthest(tmp_path / "first", tmp_path / "second") < 1e-6
@@ -485,7 +492,7 @@ def test_a_run_may_start_from_a_model(data: Path, backbone: Path, tmp_path: Path
 
 def test_a_dataset_in_one_piece_gets_a_validation_split(backbone: Path, tmp_path: Path) -> None:
     data = make_shapes(tmp_path / "data", val=0)
-    recipe = make_recipe(backbone, {"data.holdout": 0.25})
+    recipe = make_recipe(backbone, {"data.val_fraction": 0.25})
     made = factory.prepare(recipe, data)
     names = [{example.name for example in captions_} for captions_ in (made.train, made.val)]
     assert list(map(len, names)) == [9, 3] and not names[0] & names[1]
@@ -527,18 +534,18 @@ def damaged(data: Path, tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("changes", [{}, WHOLE, {**WHOLE, "optimizer.batch_size": 1}, {"optimizer.batch_size": 1}])
+@pytest.mark.parametrize("changes", [{}, WHOLE, {**WHOLE, "trainer.batch_size": 1}, {"trainer.batch_size": 1}])
 def test_unreadable_pictures_are_left_out_and_named_at_the_end(
     damaged: Path, backbone: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = train(damaged, tmp_path / "run", make_recipe(backbone, changes))
-    assert result.steps == 2 * math.ceil(12 / changes.get("optimizer.batch_size", 4))
+    assert result.steps == 2 * math.ceil(12 / changes.get("trainer.batch_size", 4))
     left_out = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
     assert len(left_out) == 2
     assert "black-circle.png" in left_out[0] and "red-square.png" in left_out[1]
 
 
-@pytest.mark.parametrize("changes", [{}, {**WHOLE, "image.crop": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {**WHOLE, "image.random_resized_crop_scale": 0.5}])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_nothing_but_unreadable_pictures_is_an_error(
     data: Path, backbone: Path, tmp_path: Path, changes: dict, split: str
@@ -557,7 +564,7 @@ def test_problems_of_the_dataset_are_said(
 ) -> None:
     root = Path(shutil.copytree(data, tmp_path / "data"))
     (root / "red-bar.png").unlink()
-    train(root, tmp_path / "run", make_recipe(backbone, {"optimizer.epochs": 1}))
+    train(root, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 1}))
     said = capsys.readouterr().err
     assert re.search(r"problems in the data: 1, .*red-bar\.png.*captionkit inspect", said)
     assert said.startswith("11 training and 3 validation images")
@@ -589,7 +596,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, how: Callable) -> None:
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable
 ) -> None:
-    recipe = make_recipe(backbone, {"run.checkpoint_every": 0})
+    recipe = make_recipe(backbone, {"trainer.checkpoint_every": 0})
     train(data, tmp_path / "whole", recipe)
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
@@ -606,7 +613,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_an_absurd_rate_ends_in_an_error(data: Path, backbone: Path, tmp_path: Path) -> None:
-    changes = {**WHOLE, "optimizer.lr_decoder": 1e30, "run.checkpoint_every": 0, "optimizer.warmup": 0}
+    changes = {**WHOLE, "optimizer.lr_decoder": 1e30, "trainer.checkpoint_every": 0, "optimizer.warmup": 0}
     with pytest.raises(TrainingError, match=r"loss.* step \d is not finite"):
         train(data, tmp_path / "run", make_recipe(backbone, changes))
     load_file(tmp_path / "run" / LAST)
@@ -636,7 +643,7 @@ def test_patience_ends_a_run_that_gets_no_better(
         return Validation(loss, {"cider": cider}, {}, WordConfidence(), set())
 
     monkeypatch.setattr(trainer, "validate", validated)
-    recipe = make_recipe(backbone, {"optimizer.epochs": 9, "run.patience": 2, "run.keep": keep})
+    recipe = make_recipe(backbone, {"trainer.epochs": 9, "trainer.patience": 2, "trainer.monitor": keep})
     result = train(data, tmp_path / "run", recipe)
     assert (result.best_cider, result.best_loss, result.best_step, result.steps) == (0.5, 0.9, 6, 12)
     assert "no better for a while" in capsys.readouterr().err
@@ -648,7 +655,7 @@ def test_patience_ends_a_run_that_gets_no_better(
 def test_a_full_disk_leaves_the_earlier_checkpoint(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(backbone, {"run.checkpoint_every": 0})
+    recipe = make_recipe(backbone, {"trainer.checkpoint_every": 0})
     run, original, before = tmp_path / "run", os.fsync, []
 
     def full(handle: int) -> None:
@@ -681,7 +688,7 @@ def test_a_disk_that_fills_while_metrics_are_written(
 
 
 def test_a_folder_that_holds_a_run_is_not_written_to(data: Path, backbone: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(backbone, {"optimizer.epochs": 1})
+    recipe = make_recipe(backbone, {"trainer.epochs": 1})
     train(data, tmp_path / "run", recipe)
     before = (tmp_path / "run" / METRICS).read_bytes()
     with pytest.raises(TrainingError, match="holds a run already; continue it with --resume or give another --output"):
@@ -699,7 +706,7 @@ def test_what_cannot_be_resumed_says_why(data: Path, backbone: Path, tmp_path: P
     with pytest.raises(TrainingError, match=r"holds no run to resume.*leave out --resume"):
         train(data, run, resume=True)
     assert not run.exists()
-    train(data, run, make_recipe(backbone, {"optimizer.epochs": 1}))
+    train(data, run, make_recipe(backbone, {"trainer.epochs": 1}))
     checkpoint = (run / LAST).read_bytes()
     smaller = make_shapes(tmp_path / "smaller", train=11)
     with pytest.raises(TrainingError, match="another recipe, dataset or captionkit"):
@@ -718,7 +725,7 @@ def test_what_cannot_be_resumed_says_why(data: Path, backbone: Path, tmp_path: P
 
 def test_what_a_killed_run_left_half_written_is_mended(data: Path, backbone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(data, run, make_recipe(backbone, {"optimizer.epochs": 10}))
+    train(data, run, make_recipe(backbone, {"trainer.epochs": 10}))
     whole = (run / METRICS).read_text(encoding="utf-8")
     (run / METRICS).write_text(whole + whole.splitlines()[-1][:25], encoding="utf-8")
     (run / ".last.safetensors.abc.partial").write_bytes(b"half")
@@ -743,7 +750,7 @@ def test_out_of_memory_is_an_error_with_a_way_out(
 def test_a_failed_export_loses_nothing(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = make_recipe(backbone, {"optimizer.epochs": 1})
+    recipe = make_recipe(backbone, {"trainer.epochs": 1})
     train(data, tmp_path / "without", recipe)
     assert re.search(r"`captionkit export .*best`.*pip install 'captionkit\[export\]'", capsys.readouterr().err)
     monkeypatch.delitem(sys.modules, "onnx")
@@ -770,7 +777,7 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
 
     from captionkit.cli import main as cli
 
-    recipe = make_recipe(backbone, {"optimizer.epochs": 1, "image.flip": "true", "image.flip_unless": "to the left,up"})
+    recipe = make_recipe(backbone, {"trainer.epochs": 1, "image.flip": "true", "image.flip_unless": "to the left,up"})
     train(data, tmp_path / "run", recipe)
     card = (tmp_path / "run/best/README.md").read_text(encoding="utf-8")
     command = shlex.split(re.search(r"\| command \| `(.*)` \|", card)[1])
@@ -784,7 +791,7 @@ def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone
 # --- several processes ---
 
 
-TRAINED = {"encoder.train": "all", "image.crop": 0.7, "optimizer.accumulate": 2}
+TRAINED = {"encoder.train": "all", "image.random_resized_crop_scale": 0.7, "trainer.gradient_accumulation_steps": 2}
 MIXED = {**VARIED, "data.weights": "1,0.5"}
 TRANSFORMER = {"decoder.name": "transformer", "decoder.width": 16, "decoder.layers": 1, "decoder.heads": 2}
 TRANSFORMER |= {"decoder.embedding": 512, "decoder.hidden": 512, "decoder.attention": 256}  # which are not its own
@@ -797,24 +804,29 @@ TRANSFORMER |= {"decoder.embedding": 512, "decoder.hidden": 512, "decoder.attent
         {},
         TRAINED,
         MIXED,
-        {**TRAINED, **MIXED, "image.colour": 0.3},
-        {"encoder.train": "all", "encoder.thaw": 1, "encoder.stage_decay": 0.5, "optimizer.accumulate": 2},
+        {**TRAINED, **MIXED, "image.color_jitter": 0.3},
+        {
+            "encoder.train": "all",
+            "encoder.unfreeze_epochs": 1,
+            "encoder.layer_decay": 0.5,
+            "trainer.gradient_accumulation_steps": 2,
+        },
         # One image a step: a process has none in every step, and both have none where it cannot be read.
-        {"encoder.train": "all", "optimizer.batch_size": 1},
-        {**TRANSFORMER, "image.flip": "true", "optimizer.batch_size": 2},
-        {"run.init": "a model", "optimizer.objective": "self-critical", "data.weights": "1,0.5"},
+        {"encoder.train": "all", "trainer.batch_size": 1},
+        {**TRANSFORMER, "image.flip": "true", "trainer.batch_size": 2},
+        {"trainer.init": "a model", "loss.objective": "self-critical", "data.weights": "1,0.5"},
     ],
     ids=["features", "parts", "mixed", "all", "thawing", "one image", "transformer", "self-critical"],
 )
 def test_two_processes_teach_what_one_does(
     damaged: Path, transformer: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "run.checkpoint_every": 0, "optimizer.batch_size": 5}
-    if "run.init" in changes:
-        train(damaged, tmp_path / "before", make_recipe(transformer, {**plain, "optimizer.epochs": 40}))
-        changes = {**changes, "run.init": tmp_path / "before/best"}
+    plain = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "trainer.checkpoint_every": 0, "trainer.batch_size": 5}
+    if "trainer.init" in changes:
+        train(damaged, tmp_path / "before", make_recipe(transformer, {**plain, "trainer.epochs": 40}))
+        changes = {**changes, "trainer.init": tmp_path / "before/best"}
         capsys.readouterr()
-    recipe = make_recipe(transformer, {**plain, "optimizer.epochs": 4, "run.patience": 0, **changes})
+    recipe = make_recipe(transformer, {**plain, "trainer.epochs": 4, "trainer.patience": 0, **changes})
     datasets = [damaged, make_halves(tmp_path / "halves")] if recipe.data.weights else [damaged]
     alone = train(datasets, tmp_path / "one", recipe)
     said = capsys.readouterr().err
@@ -825,7 +837,7 @@ def test_two_processes_teach_what_one_does(
     heard, silent = ((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
     assert [process.exitcode for process in both] == [0, 0], heard + silent
     assert furthest(tmp_path / "one", tmp_path / "two") < 2e-5
-    learnt = ("reward", "entropy", "words", "distinct") if "run.init" in changes else ("loss",)
+    learnt = ("reward", "entropy", "words", "distinct") if "trainer.init" in changes else ("loss",)
     for kind, names in (("train", learnt), ("eval", ("val_loss", "cider", "bleu4", "distinct", "words", "best"))):
         ours, theirs = (rows(tmp_path / run, kind) for run in ("one", "two"))
         assert len(ours) == len(theirs)
@@ -852,7 +864,7 @@ def test_two_processes_with_norms_and_chance_are_one_run_and_keep_what_they_scor
     data: Path, backbone: Path, tmp_path: Path, decoder: dict
 ) -> None:
     # The encoder has norms over batches, each process' own; dropout and sampled cells differ in each, too.
-    recipe = make_recipe(backbone, {"encoder.train": "all", "run.checkpoint_every": 0, **decoder})
+    recipe = make_recipe(backbone, {"encoder.train": "all", "trainer.checkpoint_every": 0, **decoder})
     for run in ("once", "twice"):
         both = launch(2, ["train", data, "--output", tmp_path / run, *recipe.to_flags()], tmp_path / "logs")
         for process in both:

@@ -25,7 +25,7 @@ from real_photos import CAPTIONS
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "your-own-pictures.md").read_text(encoding="utf-8")
 #: what makes the tutorial's runs short
-BRIEF = ["--optimizer.epochs", "1", "--optimizer.epoch-steps", "2", "--run.samples", "2"]
+BRIEF = ["--trainer.epochs", "1", "--trainer.min-steps-per-epoch", "2", "--trainer.log-samples", "2"]
 
 
 def commands() -> list[list[str]]:
@@ -108,7 +108,7 @@ def test_a_hundred_aerial_pictures_make_a_far_better_captioner_in_a_minute(
         ids = {image["id"] for image in chosen}
         said = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
         (data / f"captions_{split}.json").write_text(json.dumps({"images": chosen, "annotations": said}))
-    result = train(data, tmp_path / "run", load_recipe(None, {"run.init": "bundled", "optimizer.epochs": "2"}))
+    result = train(data, tmp_path / "run", load_recipe(None, {"trainer.init": "bundled", "trainer.epochs": "2"}))
     lines = (tmp_path / "run" / METRICS).read_text(encoding="utf-8").splitlines()
     start = next(row for row in map(json.loads, lines) if row["kind"] == "eval")
     assert start["step"] == 0 and start["cider"] < 0.1

@@ -8,8 +8,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,7 @@ from captionkit import __version__
 from captionkit.cli.parser import Parser
 from captionkit.errors import CaptionkitError
 from captionkit.utils.paths import unreadable
-from captionkit.utils.progress import discard, say, tell
+from captionkit.utils.progress import discard, log_to_console, say, tell
 from captionkit.utils.signals import Stopped, stoppable
 
 Command = Callable[[argparse.Namespace], int]
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = _parser(arguments if arguments is not None else sys.argv[1:]).parse_known_args(arguments)
         if unknown:
             parsed.parser.refuse(unknown)
-        with nullcontext() if parsed.command is serve else stoppable():  # a server ends in its own way
+        with _running(parsed.command):
             return parsed.command(parsed)
     except CaptionkitError as error:
         say(f"captionkit: {error}")
@@ -54,6 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("captionkit: interrupted")
         return 130
     return 1
+
+
+@contextmanager
+def _running(command: Command) -> Iterator[None]:
+    """Show what the library logs, and end on signals; a server does both in its own way."""
+    if command is serve:
+        yield
+        return
+    with log_to_console(), stoppable():
+        yield
 
 
 def _fill_closed_streams() -> None:
@@ -109,7 +119,7 @@ def train(options: argparse.Namespace) -> int:
     if options.resume and (options.recipe or overrides):
         raise CaptionkitError("--resume goes on with the recipe stored in the run; leave out --recipe and its fields")
     recipe = load_recipe(options.recipe, overrides)
-    usual = usual_recipe(recipe.run.init)
+    usual = usual_recipe(recipe.trainer.init)
     if usual and not options.recipe and os.environ.get("RANK", "0") == "0":
         say(f"recipe {usual}, as with --init none is named; --recipe names another, and flags change its fields")
     from captionkit.training.trainer import train as run
@@ -394,6 +404,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from captionkit.cli.recipe_flags import add_recipe
     from captionkit.serve.settings import Settings
 
     parser = Parser(prog="captionkit", usage="captionkit COMMAND ...", description=_ABOUT, epilog=_MORE, groups=_GROUPS)
@@ -431,7 +442,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     add("--output", type=_path, required=True, metavar="RUN", help="folder for everything the run makes")
     add("--resume", action="store_true", help="go on with the run in --output")
-    _add_recipe(add, fields=arguments[:1] == ["train"])
+    add_recipe(commands.choices["train"], _named, fields=arguments[:1] == ["train"])
 
     add = _add(commands, find_lr, extra="train")
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
@@ -443,7 +454,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="the plot; its points come beside it, as .json (default: %(default)s)",
     )
     add("--steps", type=int, default=200, help="over which the rate rises (default: %(default)s)")
-    _add_recipe(add, fields=arguments[:1] == ["find-lr"])
+    add_recipe(commands.choices["find-lr"], _named, fields=arguments[:1] == ["find-lr"])
 
     add = _add(commands, sweep, extra="sweep")
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
@@ -452,7 +463,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
     add("--max-minutes", old=["--timeout"], type=float, metavar="X", help="after which no trial is begun")
     add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
-    _add_recipe(add, fields=arguments[:1] == ["sweep"])
+    add_recipe(commands.choices["sweep"], _named, fields=arguments[:1] == ["sweep"])
 
     add = _add(commands, evaluate, extra="train")
     add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
@@ -734,36 +745,3 @@ def _add_scoring(add: Callable[..., Any], *, seed: bool = True) -> None:
     if seed:
         add("--seed", type=int, default=0, metavar="N", help="seed of the resamples (default: 0)")
     add("--json", action="store_true", help="machine-readable")
-
-
-def _add_recipe(add: Callable[..., Any], *, fields: bool) -> None:
-    """The recipe's flags: a name or a file, and (with `fields`, which take a while) one for every field."""
-    add("--recipe", type=_named, metavar="NAME|FILE", help="shipped recipe, or a TOML file")
-    add(
-        "--init",
-        type=_named,
-        dest="recipe:run.init",
-        metavar="MODEL",
-        help="start from a model: a folder, a Hub id, or 'bundled'",
-    )
-    if fields:
-        _add_recipe_fields(add)
-
-
-def _add_recipe_fields(add: Callable[..., Any]) -> None:
-    """A flag for every field of the recipe, from its dataclasses."""
-    try:
-        from captionkit.training.config.recipe import flag_of, recipe_fields
-    except ModuleNotFoundError:
-        return  # without the extra the command itself says what to install
-    for name, leaf in recipe_fields():
-        if name != "run.init":
-            default = leaf.default
-            if isinstance(default, tuple):
-                default = ",".join(map(str, default)) or "none"
-            add(
-                flag_of(name),
-                dest=f"recipe:{name}",
-                metavar=name.rpartition(".")[2].upper(),
-                help=f"{leaf.metadata['help']} (default: {default})".replace("%", "%%"),
-            )

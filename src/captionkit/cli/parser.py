@@ -32,11 +32,11 @@ class _Switch(_Option):
         super().__init__(option_strings, dest, nargs=0, const=True, default=default, **how)
 
 
-class _Help(argparse.HelpFormatter):
+class Help(argparse.HelpFormatter):
     """Leaves out the old names of options."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)  # fits --no-repeat-ngram-size
+    def __init__(self, prog: str, max_help_position: int = 28, width: int | None = None) -> None:
+        super().__init__(prog, max_help_position=max_help_position, width=width)  # 28 fits --no-repeat-ngram-size
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = copy.copy(action)
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *values: Any, groups: Mapping[str, Sequence[str]] | None = None, **named: Any) -> None:
-        super().__init__(*values, formatter_class=_Help, **named)
+        super().__init__(*values, formatter_class=Help, **named)
         self._groups = groups
         for kind in (None, "store"):
             self.register("action", kind, _Option)

@@ -68,14 +68,14 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     """
     check_optimizer(recipe.optimizer.name)
     _check_objective(recipe)
-    torch.manual_seed(recipe.run.seed)
+    torch.manual_seed(recipe.trainer.seed)
     check_mirroring(recipe.image)
     _check_teachers(recipe)
     sources, val = _sources([data] if isinstance(data, Path) else data, recipe)
     train = _joined([source.train for source in sources])
     notes: list[str] = []
-    if recipe.run.init:
-        folder = open_model(recipe.run.init)
+    if recipe.trainer.init:
+        folder = open_model(recipe.trainer.init)
         model = load_model(folder)
         _check_kept(recipe, model)
         model, expected = _with_encoder(model, folder.preprocessing, recipe, notes)
@@ -91,7 +91,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
     model.encoder.freeze_norms = recipe.encoder.freeze_norms
     model.encoder.train_from(train_from)
-    preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.run.init))
+    preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.trainer.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # raises now if the encoder does not support the size
     sources = [replace(source, train=_with_words(source.train, tokenizer)) for source in sources]
     train, val = _joined([source.train for source in sources]), _some(_with_words(val, tokenizer), recipe)
@@ -133,13 +133,13 @@ def _training_split(dataset: Dataset, recipe: Recipe) -> CaptionSet:
 
 def _check_objective(recipe: Recipe) -> None:
     """Raise RecipeError if self-critical training has no model to start from, or is combined with unsuitable fields."""
-    if recipe.optimizer.objective != "self-critical":
+    if recipe.loss.objective != "self-critical":
         return
-    if not recipe.run.init:
+    if not recipe.trainer.init:
         raise RecipeError(
-            "optimizer.objective = 'self-critical': needs a model that knows captions already; name it by --init"
+            "loss.objective = 'self-critical': needs a model that knows captions already; name it by --init"
         )
-    for name in ("data.token_dropout", "optimizer.scheduled_sampling", "image.flip_swap"):
+    for name in ("data.token_dropout", "loss.scheduled_sampling", "image.flip_swap"):
         if recipe.value(name):
             raise RecipeError(f"{name} = {recipe.value(name)!r}: is for learning people's captions; leave it out")
 
@@ -148,7 +148,7 @@ def _check_teachers(recipe: Recipe) -> None:
     """Raise RecipeError if teachers are combined with unsuitable fields, ModelError if a teacher does not exist."""
     if not recipe.distillation.teachers:
         return
-    if recipe.optimizer.objective == "self-critical":
+    if recipe.loss.objective == "self-critical":
         raise RecipeError("distillation.teachers: are for learning people's captions, by cross-entropy; leave them out")
     if recipe.image.flip_swap:
         raise RecipeError("distillation.teachers: know the captions as they are; leave out image.flip_swap")
@@ -175,7 +175,7 @@ def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
         return train, _captioned(dataset.split(wanted.val_split))
     if len(train) < 2:
         raise TrainingError(f"{dataset.root}: one captioned image is too few to train and validate; add more")
-    return train.split_off(wanted.holdout, recipe.run.seed)
+    return train.split_off(wanted.val_fraction, recipe.trainer.seed)
 
 
 def _captioned(captions: CaptionSet) -> CaptionSet:
@@ -197,34 +197,34 @@ def _with_words(captions: CaptionSet, tokenizer: Tokenizer) -> CaptionSet:
 
 def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
     """Return the part of the validation split that the recipe evaluates, sampled since splits may be sorted."""
-    most = recipe.data.val_pictures
+    most = recipe.data.val_images
     if not 0 < most < len(val):
         return val
-    return val.subset(sorted(np.random.default_rng(recipe.run.seed).permutation(len(val))[:most].tolist()))
+    return val.subset(sorted(np.random.default_rng(recipe.trainer.seed).permutation(len(val))[:most].tolist()))
 
 
 def _vocabulary(train: CaptionSet, recipe: Recipe) -> Tokenizer:
     captions = [caption for example in train for caption in example.captions]
     data = recipe.data
-    return Tokenizer.train(captions, kind=data.tokenizer, min_frequency=data.min_frequency, vocab_size=data.vocab_size)
+    return Tokenizer.train(captions, kind=data.tokenizer, min_frequency=data.min_freq, vocab_size=data.vocab_size)
 
 
 def _grown(
     model: CaptioningModel, tokenizer: Tokenizer, train: CaptionSet, recipe: Recipe, notes: list[str]
 ) -> Tokenizer:
     """Add new words of the training captions to the vocabulary, and to `model`; return the grown vocabulary."""
-    if recipe.optimizer.objective == "self-critical":
+    if recipe.loss.objective == "self-critical":
         return tokenizer  # a word that the model was never trained on is never sampled, and so never rewarded
     captions = [caption for example in train for caption in example.captions]
-    grown = tokenizer.extended(captions, recipe.data.min_frequency)
+    grown = tokenizer.extended(captions, recipe.data.min_freq)
     new = grown.tokens[len(tokenizer) :]
     if new:
         counts = tokenizer.count_words(captions)
         told = sum(counts.values()) + len(captions)  # plus one end token per caption
         heard = [ids[: recipe.data.max_length + 1] for ids in tokenizer.encode_batch(captions[:_LISTENED])]
-        resize_token_embeddings(model, heard, [counts[word] / told for word in new], recipe.run.seed)
+        resize_token_embeddings(model, heard, [counts[word] / told for word in new], recipe.trainer.seed)
         shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
-        notes.append(f"words of the captions new to {recipe.run.init}, added to its own: {len(new)} ({shown})")
+        notes.append(f"words of the captions new to {recipe.trainer.init}, added to its own: {len(new)} ({shown})")
     return grown
 
 
@@ -294,7 +294,7 @@ def _with_encoder(
         return model, expected
     encoder, config = _encoder(recipe)
     model.replace_encoder(encoder, config)
-    name, start = recipe.encoder.name, recipe.run.init
+    name, start = recipe.encoder.name, recipe.trainer.init
     notes.append(
         f"{start}: its encoder {own} is replaced by {name}; what joins that to the decoder starts from scratch"
     )
@@ -316,11 +316,11 @@ def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
 def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
     """Raise RecipeError if the recipe contradicts the model to start from, whose decoder is given."""
     if not _names_another_encoder(recipe, model):
-        _refuse_weights(recipe.encoder, f"{recipe.run.init} brings its encoder's weights")
+        _refuse_weights(recipe.encoder, f"{recipe.trainer.init} brings its encoder's weights")
     elif not model.config.memory:
         raise RecipeError(
-            f"encoder.name = {recipe.encoder.name!r}: the decoder of {recipe.run.init} takes its own encoder's grid as "
-            "it is (decoder.memory = 0); leave it out"
+            f"encoder.name = {recipe.encoder.name!r}: the decoder of {recipe.trainer.init} takes its own encoder's "
+            "grid as it is (decoder.memory = 0); leave it out"
         )
     decoder = asdict(model.config.decoder)
     stored = {f"decoder.{name}": value for name, value in decoder.items()} | {"decoder.memory": model.config.memory}
@@ -330,7 +330,7 @@ def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
     for name, leaf in recipe_fields():
         asked = recipe.value(name)
         if name in stored and name != "decoder.dropout" and asked not in (leaf.default, stored[name]):
-            raise RecipeError(f"{name} = {asked!r}: {recipe.run.init} has {stored[name]!r}; leave it out")
+            raise RecipeError(f"{name} = {asked!r}: {recipe.trainer.init} has {stored[name]!r}; leave it out")
     check_decoder_fields(recipe, decoder["name"], decoder.get("kind", ""))
 
 

@@ -83,7 +83,7 @@ class Forecast:
     def __init__(self, train_step: TrainStep, val: CaptionDataset) -> None:
         self.train_step = train_step
         plan, model, dataset = train_step.plan, train_step.model, train_step.dataset
-        self.batch, self.processes = plan.recipe.optimizer.batch_size, plan.processes
+        self.batch, self.processes = plan.recipe.trainer.batch_size, plan.processes
         words = np.array([sum(_lengths(dataset, index)) for index in range(len(dataset))])
         parts = (part for step in range(plan.steps_per_epoch) for _, part in plan.parts_of(step))
         fullest = max(parts, key=lambda part: words[part].sum())
@@ -118,7 +118,7 @@ class Forecast:
 
     def _pictures(self, taught: int) -> int:
         """Return the bytes of the images themselves; on a CPU, also of those prepared ahead and being collated."""
-        ahead = images_ahead(self.train_step.recipe.run.workers, taught) + taught
+        ahead = images_ahead(self.train_step.recipe.data.num_workers, taught) + taught
         return (taught + (ahead if self._on_processor else 0)) * _blank(self.train_step.dataset).nbytes
 
     def _need(self, few: int, dataset: CaptionDataset, indices: np.ndarray, run: Callable) -> Need:
@@ -152,8 +152,8 @@ def check_memory(train_step: TrainStep, val: CaptionDataset) -> None:
         raise TrainingError(f"memory: {shown}, which is too little for one image; take a smaller image or model")
     smaller = fitting[1] * parts * forecast.processes
     raise TrainingError(
-        f"memory: {shown}; set optimizer.accumulate to {fitting[0]}, which gives the same result, or "
-        f"optimizer.batch_size to {smaller}"
+        f"memory: {shown}; set trainer.gradient_accumulation_steps to {fitting[0]}, which gives the same result, or "
+        f"trainer.batch_size to {smaller}"
     )
 
 
@@ -186,7 +186,7 @@ def _teach(train_step: TrainStep, batch: Batch) -> None:
     train_step.model.train()
     with train_step.accelerator.autocast():
         decoded = train_step.model(batch.images, batch.features, batch.captions, _grid(train_step))
-    found = losses(decoded, batch.targets, train_step.recipe.optimizer.label_smoothing)
+    found = losses(decoded, batch.targets, train_step.recipe.loss.label_smoothing)
     surrogate = 0 if found.reward is None else found.reward.surrogate + found.reward.entropy
     trained = [parameter for parameter in train_step.model.parameters() if parameter.requires_grad]
     # Not `backward`, which would trigger DDP's gradient synchronization.

@@ -1,11 +1,12 @@
-"""Logging of a run: messages and a progress bar on the terminal; metrics, curves, samples and report in the folder."""
+"""Logging of a run: messages and a progress bar for whoever asks; metrics, curves, samples and report in the folder."""
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator
@@ -24,9 +25,10 @@ from captionkit.training.run.sessions import DONE
 from captionkit.training.step_metrics import StepMetrics
 from captionkit.training.validation import Validation, sample_cards, samples_page
 from captionkit.utils import atomic_write
-from captionkit.utils.progress import say, track
+from captionkit.utils.progress import progress_bar
 from captionkit.viz.page import Card
 
+_log = logging.getLogger(__name__)
 #: labels of training figures in the log line, and their names in metrics.jsonl
 _FIGURES = (("train", "loss"), ("reward", "reward"))
 
@@ -42,15 +44,14 @@ class RunLogger:
         self.session_log = SessionLog(folder.path, setup)
         self._cards: Sequence[Card] = ()
 
-    def say(self, line: str) -> None:
-        """Print a line; errors are ignored, because a run may outlive its terminal."""
+    def info(self, line: str) -> None:
+        """Log a line."""
         if self.main:
-            with suppress(OSError):
-                say(line)
+            _log.info("%s", line)
 
     def bar(self, items: Iterable, total: int, what: str, done: int = 0) -> Generator:
         """Yield from `items` with a progress bar."""
-        return track(items, total, what, done=done, shown=self.main)
+        return progress_bar(items, total, what, done=done) if self.main else (item for item in items)
 
     def command(self, *, resume: bool = False) -> str:
         """Return the command line that reproduces this run; every non-default field is given as a flag."""
@@ -59,33 +60,33 @@ class RunLogger:
         return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
     def begin(self, plan: EpochSampler, progress: Progress, thawing: str, *, done: bool) -> None:
-        """Print a summary of data and model, and start the session unless the run is `done` already."""
+        """Log a summary of data and model, and start the session unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
         for parameter in setup.model.parameters():
             total += parameter.numel()
             trained += parameter.numel() * parameter.requires_grad
-        self.say(
+        self.info(
             f"{len(setup.train)} training and {len(setup.val)} validation images, {len(setup.tokenizer)} tokens, "
             f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
             f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
         )
         for note in (*setup.notes, thawing):
             if note:
-                self.say(note)
+                self.info(note)
         for source, shown in zip(setup.sources, plan.shown, strict=True):
             if len(setup.sources) > 1 or shown != len(source.train):
-                self.say(f"{source.path}: {len(source.train)} training images, {shown} shown in an epoch")
+                self.info(f"{source.path}: {len(source.train)} training images, {shown} shown in an epoch")
             if classes := {example.label for example in source.train if example.label}:
-                self.say(f"{source.path}: names of {len(classes)} classes are taught")
+                self.info(f"{source.path}: names of {len(classes)} classes are taught")
             if source.problems:
                 first = source.problems[0]
-                self.say(
+                self.info(
                     f"problems in the data: {len(source.problems)}, the first {first.kind}, {first.where} "
                     f"({first.detail}); `{shlex.join(['captionkit', 'inspect', str(source.path)])}` names them all"
                 )
         if progress.step:
-            self.say(f"resumed after step {progress.step} of {plan.steps}")
+            self.info(f"resumed after step {progress.step} of {plan.steps}")
         if self.main:
             session_log = self.session_log
             session_log.open(steps_per_epoch=plan.steps_per_epoch)
@@ -122,7 +123,12 @@ class RunLogger:
         session_log.end(end, progress)  # after the report, so that resuming a run killed before this writes the report
 
     def _write(self, *, whole: bool) -> None:
-        """Write report.html and report.md of the results so far; a failure prints a line and does not end the run."""
+        """Write report.html and report.md of the results so far, if the recipe says so.
+
+        A failure is logged and does not end the run.
+        """
+        if not self.recipe.trainer.report:
+            return
         folder, session_log = self.folder, self.session_log
         material = RunData(
             folder.path,
@@ -137,12 +143,12 @@ class RunLogger:
         try:
             page = write_report(material)
         except Exception as error:
-            self.say(
+            self.info(
                 f"no report ({one_line(error)}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again"
             )
             return
         if whole:
-            self.say(f"report: {page}")
+            self.info(f"report: {page}")
 
     def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
         """Record a training row: metrics and speed since the last such row, over all processes."""
@@ -167,13 +173,14 @@ class RunLogger:
 
     def _show(self, where: dict[str, Any], found: Validation, better: bool, seconds: float) -> None:
         setup, folder = self.setup, self.folder
-        shown = setup.val.subset(range(min(self.recipe.run.samples, len(setup.val))))
+        shown = setup.val.subset(range(min(self.recipe.trainer.log_samples, len(setup.val))))
         cards = sample_cards(shown, found.said)
         atomic_write.write_text(folder.path / SAMPLES, samples_page(cards, where["step"], found))
         self._cards = cards
-        folder.draw()
+        if self.recipe.trainer.report:
+            folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
-        self.say(
+        self.info(
             f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  {self._trained()}  "
             f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
         )

@@ -64,12 +64,12 @@ class TrainStep:
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.dataset, self.plan, self.recipe, self.accelerator = dataset, plan, recipe, accelerator
         self.critic = critic
-        self.average = averaged(self.model, recipe.optimizer.ema)
-        if recipe.run.recompute:
+        self.average = averaged(self.model, recipe.trainer.ema_decay)
+        if recipe.trainer.gradient_checkpointing:
             recompute(self.model)
-        self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.encoder.stage_decay)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.encoder.layer_decay)
         self._schedule = schedule or (lambda optimizer, step: set_rates(optimizer, step, plan.steps, recipe.optimizer))
-        self.thawing = GradualUnfreezing(self.model.encoder, recipe.encoder.thaw, plan.steps_per_epoch)
+        self.thawing = GradualUnfreezing(self.model.encoder, recipe.encoder.unfreeze_epochs, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = dataset.preprocessing.height, dataset.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
@@ -93,7 +93,7 @@ class TrainStep:
 
         Returns None, without changing any weight, if the loss or the gradient is not finite in any process.
         """
-        recipe, accelerator = self.recipe.optimizer, self.accelerator
+        accelerator = self.accelerator
         turns, pictures = self.plan.pictures_of(number)
         if self.critic is None:
             totals = self.dataset.totals(turns, pictures)
@@ -105,14 +105,14 @@ class TrainStep:
         self._reward_sum.zero_()
         for part in range(self.plan.parts):
             batch = self._feeding.fed(self._checked(next(batches)), self._feeding.share(number, self.plan.steps))
-            torch.manual_seed(_seed(self.recipe.run.seed, number, part, accelerator.process_index))
+            torch.manual_seed(_seed(self.recipe.trainer.seed, number, part, accelerator.process_index))
             objective, more = self._backward(batch, totals, last=part == self.plan.parts - 1)
             finite = finite and math.isfinite(objective)
             learnt += more
         if not self._sum(learnt.words):
             self._wrapped_optimizer.zero_grad(set_to_none=True)
             return learnt
-        norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), recipe.clip)
+        norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), self.recipe.trainer.max_grad_norm)
         if accelerator.scaler is None:  # the scaler itself skips steps whose gradients overflow fp16
             finite = finite and math.isfinite(norm)
         if self._sum(not finite):
@@ -178,12 +178,12 @@ class TrainStep:
         return (0.0, StepMetrics()) if empty else (objective.item(), learnt)
 
     def _cross_entropy(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, StepMetrics]:
-        recipe, (words, captions) = self.recipe.optimizer, totals
+        recipe, (words, captions) = self.recipe.loss, totals
         with self.accelerator.autocast():
             decoded = self._wrapped(batch.images, batch.features, batch.captions, self._grid)
         weight = self.recipe.distillation.weight
         found = losses(decoded, batch.targets, recipe.label_smoothing, batch.soft, weight)
-        objective = found.objective / max(words, 1) + recipe.coverage * found.coverage / captions
+        objective = found.objective / max(words, 1) + recipe.doubly_stochastic_weight * found.coverage / captions
         if found.reward is not None:
             looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy
             objective = objective + looked / words

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.inference.model_folder import CONFIG
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.training.config.recipe import Recipe
+from captionkit.training.config.recipe import Recipe, weights_fields
 from captionkit.training.data.collate import Batch
 from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler, shards_of
@@ -91,7 +91,7 @@ def train(
             raise TrainingError("no dataset to train on; name at least one")
         check_output_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
-        check_trackers(recipe.run.trackers)
+        check_trackers(recipe.trainer.report_to)
         run = _Trainer(recipe, paths, folder, resume, on_eval, export)
         with run.report.session(run.progress):
             return run.go()
@@ -111,8 +111,10 @@ class _Trainer:
     ) -> None:
         self.recipe, self.folder, self.on_eval, self.export = recipe, folder, on_eval, export
         self.setup = prepare(recipe, data)
-        self.accelerator = make_accelerator(recipe.run.precision, self.setup.model, thawing=recipe.encoder.thaw > 0)
-        check_compiler(recipe.run, self.accelerator.device)
+        self.accelerator = make_accelerator(
+            recipe.trainer.precision, self.setup.model, thawing=recipe.encoder.unfreeze_epochs > 0
+        )
+        check_compiler(recipe.trainer, self.accelerator.device)
         self.report = RunLogger(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # all ranks must see that the folder is free before it is opened
         if self.accelerator.is_main_process:
@@ -127,7 +129,7 @@ class _Trainer:
         counts = [len(source.train) for source in self.setup.sources]
         self.plan = EpochSampler(counts, recipe, processes=processes, rank=rank, shards=shards)
         critic = None
-        if recipe.optimizer.objective == "self-critical":
+        if recipe.loss.objective == "self-critical":
             critic = SelfCriticalLoss(train_set, self.setup.tokenizer, recipe)
         self.train_step = TrainStep(self.setup.model, train_set, self.plan, recipe, self.accelerator, critic)
         self.validator = Validator(self.setup.val)
@@ -147,7 +149,7 @@ class _Trainer:
         except TrainingError:
             folder.forget(new=not resume)
             raise
-        if recipe.run.compile:
+        if recipe.trainer.compile:
             compile_parts(self.setup.model)
 
     def _check_best(self) -> None:
@@ -156,7 +158,7 @@ class _Trainer:
         if math.isfinite(progress.best_cider) and not (best / CONFIG).exists():
             if progress.step == self.plan.steps:
                 raise TrainingError(f"{best}: missing, and no step is left to make it again; put it back")
-            self.report.say(f"{best}: missing; the next evaluation writes it again")
+            self.report.info(f"{best}: missing; the next evaluation writes it again")
             progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
             progress.stale = 0
 
@@ -179,7 +181,7 @@ class _Trainer:
         return self._end()
 
     def _train(self, first: int, last: int) -> None:
-        workers, pin = self.recipe.run.workers, self.accelerator.device.type == "cuda"
+        workers, pin = self.recipe.data.num_workers, self.accelerator.device.type == "cuda"
         with (
             memory_errors(self.progress),
             compiler_errors(),
@@ -194,8 +196,8 @@ class _Trainer:
 
     def _run_steps(self, steps: Iterable[int], images: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
         progress, before, started = self.progress, self.progress.seconds, time.monotonic()
-        evaluate_every = max(1, round(self.recipe.run.eval_every * self.plan.steps_per_epoch))
-        if self.recipe.run.init and not progress.start:
+        evaluate_every = max(1, round(self.recipe.trainer.eval_every * self.plan.steps_per_epoch))
+        if self.recipe.trainer.init and not progress.start:
             self._evaluate()  # so that the saved model is never worse than the initial one
             self._save()
         saved = time.monotonic()
@@ -211,11 +213,11 @@ class _Trainer:
             if due:
                 self._evaluate()
             stop = self._any_rank(interrupted())
-            if due or stop or time.monotonic() - saved >= self.recipe.run.checkpoint_every:
+            if due or stop or time.monotonic() - saved >= self.recipe.trainer.checkpoint_every:
                 self._save()
                 saved = time.monotonic()
             if stop:
-                self.report.say(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
+                self.report.info(f"stopped after step {progress.step}; to go on: {self.report.command(resume=True)}")
                 raise KeyboardInterrupt
 
     def _any_rank(self, so: bool) -> bool:
@@ -225,7 +227,7 @@ class _Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
 
     def _finished(self) -> bool:
-        return bool(self.progress.harm) or 0 < self.recipe.run.patience <= self.progress.stale
+        return bool(self.progress.harm) or 0 < self.recipe.trainer.patience <= self.progress.stale
 
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
@@ -259,7 +261,7 @@ class _Trainer:
         if self.train_step.critic is not None:
             progress.harm = detect_collapse(progress.start, found.scores, self.validator.words)
         now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
-        if self.recipe.run.keep == "loss":
+        if self.recipe.trainer.monitor == "loss":
             now, before = now[::-1], before[::-1]
         better = not progress.harm and now > before
         progress.stale = 0 if better else progress.stale + 1
@@ -272,7 +274,7 @@ class _Trainer:
             self.on_eval(self.folder.rows[-1])
 
     def _keep(self, model: CaptioningModel, calibration: WordConfidence) -> None:
-        facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.run.half_weights
+        facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.trainer.save_dtype == "float16"
         tokenizer, preprocessing = self.setup.tokenizer, self.setup.preprocessing
         save_model(self.folder.path / BEST, model, tokenizer, preprocessing, facts, calibration, half=half)
 
@@ -331,34 +333,24 @@ class _Trainer:
         self.kept = self.progress.step
 
     def _end(self) -> Result:
-        progress, best, say = self.progress, self.folder.path / BEST, self.report.say
+        progress, best, log = self.progress, self.folder.path / BEST, self.report.info
         why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
-        say(f"{why}: best on validation at step {progress.best_step}, {scores}")
+        log(f"{why}: best on validation at step {progress.best_step}, {scores}")
         left_out = sorted(set().union(*gather_object([self.train_step.broken])))
         for reason in left_out:
-            say(f"left out: {reason}")
+            log(f"left out: {reason}")
         if self.accelerator.is_main_process:
             with self.report.session_log.clock.on("export"):
-                half = self.recipe.run.half_weights
+                half = self.recipe.trainer.save_dtype == "float16"
                 more = f"; {export_kept(best, self.setup.val, half=half)}" if self.export else ""
-                say(f"model in {best}{more}")
+                log(f"model in {best}{more}")
             self.report.end(progress, why, left_out)
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
 
 
-#: recipe fields added since runs were first checkpointed: at their default, a run made before them is the same run
-_ADDED = (("encoder", "freeze_norms", False),)
-
-
 def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:
     """Hash everything that affects the weights, and nothing else; a checkpoint can only be resumed with the same."""
-    values = asdict(recipe)
-    for section, name, usual in _ADDED:
-        if values[section][name] == usual:
-            del values[section][name]
-    for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
-        del values["run"][name]
     sources = [source.train.fingerprint() for source in setup.sources]
-    facts = [values, sources, setup.val.fingerprint(), setup.tokenizer.to_json(), teachers]
+    facts = [weights_fields(recipe), sources, setup.val.fingerprint(), setup.tokenizer.to_json(), teachers]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -125,9 +125,11 @@ def validate(
     nats, words, broken, said, chances = 0.0, 0, set(), {}, []
     recipe, rank, processes = dataset.recipe, accelerator.process_index, accelerator.num_processes
     grid = model.encoder.grid(dataset.preprocessing.height, dataset.preprocessing.width)
-    size = -(-recipe.optimizer.batch_size // recipe.optimizer.accumulate)  # a size that fits in training fits here
+    size = -(
+        -recipe.trainer.batch_size // recipe.trainer.gradient_accumulation_steps
+    )  # a size that fits in training fits here
     pin = accelerator.device.type == "cuda"
-    for batch in whole(dataset, size, rank, processes, recipe.run.workers, pin=pin):
+    for batch in whole(dataset, size, rank, processes, recipe.data.num_workers, pin=pin):
         broken.update(batch.broken)
         if not batch.captions.sizes:
             continue

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
-from collections.abc import Generator, Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -34,6 +35,40 @@ def say(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
     except OSError:  # a full disk, or a closed pipe: no reason to lose the work
         discard(sys.stderr)
+
+
+class _Console(logging.Handler):
+    """Prints log messages as lines; warnings are marked as captionkit's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(f"captionkit: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage())
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def log_to_console() -> Iterator[None]:
+    """Print what captionkit's loggers say on standard error, and show `progress_bar`, while inside the block.
+
+    Library code logs to children of the logger "captionkit", progress as INFO, which Python leaves out unless asked.
+    """
+    logger, handler = logging.getLogger("captionkit"), _Console()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def progress_bar(items: Iterable[T], total: int | None, what: str, *, done: int = 0) -> Generator[T, None, None]:
+    """Yield `items` as `track` does, with a bar only if captionkit's progress is logged (see `log_to_console`)."""
+    return track(items, total, what, done=done, shown=logging.getLogger("captionkit").isEnabledFor(logging.INFO))
 
 
 def tell(answer: object) -> None:

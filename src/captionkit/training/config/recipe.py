@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import resources
@@ -19,15 +20,17 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from captionkit.errors import RecipeError
+from captionkit.training.config.renamed import EARLIER, notice, with_present_names
 from captionkit.training.config.schema import (
     DataRecipe,
     DecoderRecipe,
     DistillationRecipe,
     EncoderRecipe,
     ImageRecipe,
+    LossRecipe,
     OptimizerRecipe,
-    RunRecipe,
     SelfCriticalRecipe,
+    TrainerRecipe,
 )
 from captionkit.utils import paths
 
@@ -36,6 +39,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_log = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 24  # size limit of a recipe or another TOML file
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -51,10 +55,11 @@ class Recipe:
     image: ImageRecipe = field(default_factory=ImageRecipe)
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    loss: LossRecipe = field(default_factory=LossRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     distillation: DistillationRecipe = field(default_factory=DistillationRecipe)
     self_critical: SelfCriticalRecipe = field(default_factory=SelfCriticalRecipe)
-    run: RunRecipe = field(default_factory=RunRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the recipe as nested dictionaries of plain values."""
@@ -73,7 +78,7 @@ class Recipe:
 
     def to_flags(self) -> list[str]:
         """Return the command-line flags that reproduce this recipe: one per field that differs from the default."""
-        usual = load_recipe(usual_recipe(self.run.init))
+        usual = load_recipe(usual_recipe(self.trainer.init))
         flags = []
         for name, _ in recipe_fields():
             value = self.value(name)
@@ -88,29 +93,51 @@ for _table in (
     ImageRecipe,
     EncoderRecipe,
     DecoderRecipe,
+    LossRecipe,
     OptimizerRecipe,
     DistillationRecipe,
     SelfCriticalRecipe,
-    RunRecipe,
+    TrainerRecipe,
     Recipe,
 ):
     _table.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
 _ADAPTER = TypeAdapter(Recipe)
 
 
+def recipe_tables() -> Iterator[tuple[str, type, tuple[dataclasses.Field[Any], ...]]]:
+    """Yield every table of the recipe: its name, its dataclass, and the fields of that."""
+    for table in dataclasses.fields(Recipe):
+        kind: type = table.default_factory  # type: ignore[assignment]
+        yield table.name, kind, dataclasses.fields(kind)
+
+
 def recipe_fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
     """Yield every field with its dotted name: ("optimizer.lr_decoder", ...)."""
-    for table in dataclasses.fields(Recipe):
-        for leaf in dataclasses.fields(table.default_factory):  # type: ignore[arg-type]
-            yield f"{table.name}.{leaf.name}", leaf
+    for table, _, leaves in recipe_tables():
+        for leaf in leaves:
+            yield f"{table}.{leaf.name}", leaf
 
 
 _DEFAULTS = {name: leaf.default for name, leaf in recipe_fields()}
+#: fields that do not affect the weights, so that a run may be resumed with other values
+_WITHOUT_EFFECT = {
+    "data.num_workers",
+    "trainer.gradient_checkpointing",
+    "trainer.checkpoint_every",
+    "trainer.log_samples",
+    "trainer.save_dtype",
+    "trainer.report",
+    "trainer.report_to",
+}
+#: fields added since runs were first checkpointed: at their default, a run made before them is the same run
+_ADDED = {"encoder.freeze_norms"}
+#: table that had only fields that are elsewhere now
+_OLD_TABLE = "run"
 
 
 def flag_of(name: str) -> str:
     """Return the command-line flag of a field: "optimizer.lr_decoder" -> "--optimizer.lr-decoder"."""
-    return "--init" if name == "run.init" else f"--{name.replace('_', '-')}"
+    return "--init" if name in ("trainer.init", "run.init") else f"--{name.replace('_', '-')}"
 
 
 def usual_recipe(init: str) -> str | None:
@@ -121,12 +148,13 @@ def usual_recipe(init: str) -> str | None:
 def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
     """Load a shipped recipe by name, a TOML file by path, or the default recipe if `source` is None.
 
-    `overrides` are values from the command line, by dotted name. Raises RecipeError, which names the field that is
-    unknown or out of bounds.
+    `overrides` are values from the command line, by dotted name. Earlier names of fields are read too, and a warning
+    logged. Raises RecipeError, which names the field that is unknown or out of bounds.
     """
-    source = source or usual_recipe((overrides or {}).get("run.init", ""))
+    given = _present(overrides or {}, "command line", flag_of)
+    source = source or usual_recipe(given.get("trainer.init", ""))
     values = _from_toml(*_read(source)).to_dict() if source is not None else {}
-    for name, value in (overrides or {}).items():
+    for name, value in given.items():
         table, _, leaf = name.partition(".")
         parts = [part.strip() for part in value.split(",") if part.strip()]
         values.setdefault(table, {})[leaf] = parts if isinstance(_DEFAULTS.get(name), tuple) else value
@@ -134,7 +162,7 @@ def load_recipe(source: str | None, overrides: Mapping[str, str] | None = None) 
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
         raise RecipeError(f"command line: {_explain(error)}") from None
-    if not recipe.run.init:  # the decoder of a model to start from is not known yet
+    if not recipe.trainer.init:  # the decoder of a model to start from is not known yet
         check_decoder_fields(recipe, recipe.decoder.name, recipe.decoder.kind)
     return recipe
 
@@ -145,11 +173,11 @@ def change_recipe(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> Re
     Raises RecipeError, whose message starts with `origin`.
     """
     values = recipe.to_dict()
-    for name, value in changes.items():
+    for name, value in with_present_names(changes, origin)[0].items():
         table, _, leaf = name.partition(".")
         values.setdefault(table, {})[leaf] = value
     changed = _checked(values, origin)
-    if not recipe.run.init:
+    if not recipe.trainer.init:
         try:
             check_decoder_fields(changed, changed.decoder.name, changed.decoder.kind)
         except RecipeError as error:
@@ -169,8 +197,51 @@ def check_decoder_fields(recipe: Recipe, decoder: str, kind: str) -> None:
             raise RecipeError(f"{name} = {value!r}: the decoder is {what}, but this is for {owners}; leave it out")
 
 
+def weights_fields(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return the fields that affect the weights, as nested tables under the names that they had at first.
+
+    A run's checkpoint is bound to them, so neither renaming nor adding a field may change them.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for name, leaf in recipe_fields():
+        value = recipe.value(name)
+        if name not in _WITHOUT_EFFECT and not (name in _ADDED and value == leaf.default):
+            table, _, field_name = EARLIER.get(name, name).partition(".")
+            values.setdefault(table, {})[field_name] = value
+    return values
+
+
 def _from_toml(origin: str, content: str) -> Recipe:
-    return _checked(_parsed(origin, content), origin)
+    return _checked(present_tables(_parsed(origin, content), origin), origin)
+
+
+def present_tables(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Return nested tables of recipe fields with earlier names replaced by present ones; log a warning about them.
+
+    Raises RecipeError if a field is given under both names.
+    """
+    given = {
+        f"{table}.{leaf}": value
+        for table, leaves in tables.items()
+        if isinstance(leaves, Mapping)
+        for leaf, value in leaves.items()
+    }
+    present: dict[str, Any] = {
+        table: {} if isinstance(leaves, Mapping) else leaves
+        for table, leaves in tables.items()
+        if not (table == _OLD_TABLE and isinstance(leaves, Mapping))
+    }
+    for name, value in _present(given, origin).items():
+        table, _, leaf = name.partition(".")
+        present.setdefault(table, {})[leaf] = value
+    return present
+
+
+def _present(values: Mapping[str, Any], origin: str, spelt: Callable[[str], str] = str) -> dict[str, Any]:
+    present, found = with_present_names(values, origin)
+    if found:
+        _log.warning("%s", notice(found, origin, spelt))
+    return present
 
 
 def _checked(values: Mapping[str, Any], origin: str) -> Recipe:
@@ -224,7 +295,12 @@ def _explain(error: ValidationError) -> str:
     reasons = []
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "unexpected_keyword_argument":
+        if name == _OLD_TABLE and isinstance(problem["input"], Mapping):
+            reasons += [
+                f"{name}.{leaf} is not a field of the recipe{nearest_field(f'trainer.{leaf}')}"
+                for leaf in problem["input"]
+            ]
+        elif problem["type"] == "unexpected_keyword_argument":
             reasons.append(f"{name} is not a field of the recipe{nearest_field(name)}")
         else:
             reasons.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")

@@ -80,7 +80,7 @@ class CaptionDataset:
         self.mirrored: dict[int, list[list[int]]] = {}
         if augment and recipe.image.flip and recipe.image.flip_swap:
             self._allow_swaps()
-        self._chancy = augment and bool(recipe.data.token_dropout or recipe.optimizer.scheduled_sampling)
+        self._chancy = augment and bool(recipe.data.token_dropout or recipe.loss.scheduled_sampling)
 
     def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         encoded = map_groups(self.tokenizer.encode_batch, captions)
@@ -102,7 +102,7 @@ class CaptionDataset:
 
     def plan_item(self, turn: int, index: int) -> ItemPlan:
         """Select the captions of an image in a turn and whether it is flipped; return them with the random stream."""
-        seed, most = self.recipe.run.seed, self.recipe.data.captions_per_image
+        seed, most = self.recipe.trainer.seed, self.recipe.data.captions_per_image
         generator = np.random.default_rng((seed, CHOICE, turn, index))
         flip = bool(self.augment and self.flippable[index] and generator.random() < 0.5)
         captions = self.mirrored.get(index, self.tokens[index]) if flip else self.tokens[index]
@@ -138,8 +138,8 @@ class CaptionDataset:
         if self.features is not None:
             return self.features[index, int(plan_item.flip)]
         image = self.recipe.image
-        box = random_crop(plan_item.generator, image.crop) if self.augment else None
-        colour = random_colour(plan_item.generator, image.colour) if self.augment else None
+        box = random_crop(plan_item.generator, image.random_resized_crop_scale) if self.augment else None
+        colour = random_colour(plan_item.generator, image.color_jitter) if self.augment else None
         source = self.examples[index].image
         return load_image(source, self.preprocessing, box=box, flip=plan_item.flip, colour=colour)
 

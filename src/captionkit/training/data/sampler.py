@@ -42,23 +42,23 @@ class EpochSampler:
         #: images of each dataset in a pass, repetitions included
         self.shown = [max(1, round(n * weight)) for n, weight in zip(self.datasets, weights, strict=True)]
         self._shards = numbered(shards) if shards else None
-        self.parts = recipe.optimizer.accumulate
-        self.steps_per_pass = -(-sum(self.shown) // recipe.optimizer.batch_size)
-        self.passes = -(-recipe.optimizer.epoch_steps // self.steps_per_pass)
+        self.parts = recipe.trainer.gradient_accumulation_steps
+        self.steps_per_pass = -(-sum(self.shown) // recipe.trainer.batch_size)
+        self.passes = -(-recipe.trainer.min_steps_per_epoch // self.steps_per_pass)
         self.steps_per_epoch = self.passes * self.steps_per_pass
-        self.steps = recipe.optimizer.epochs * self.steps_per_epoch
+        self.steps = recipe.trainer.epochs * self.steps_per_epoch
         self._pass = lru_cache(maxsize=2)(self._shuffled)  # the current pass, and the one prepared ahead
 
     def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the turns (how often each image was shown before) and indices of all images of a step."""
         number, place = divmod(step, self.steps_per_pass)
-        size = self.recipe.optimizer.batch_size
+        size = self.recipe.trainer.batch_size
         turns, indices = self._pass(number)
         return turns[place * size : (place + 1) * size], indices[place * size : (place + 1) * size]
 
     def _shuffled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the turns and indices of all images of a pass, in shuffled order."""
-        seed, start, turns, indices = self.recipe.run.seed, 0, [], []
+        seed, start, turns, indices = self.recipe.trainer.seed, 0, [], []
         for dataset, (many, some) in enumerate(zip(self.datasets, self.shown, strict=True)):
             taken, before = round_robin((seed, MIX, dataset), many, some, number)
             order = np.lexsort((taken, before))

@@ -13,23 +13,23 @@ from torch._dynamo.exc import TorchDynamoException
 
 from captionkit.errors import RecipeError, TrainingError, one_line
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.training.config.schema import RunRecipe
+from captionkit.training.config.schema import TrainerRecipe
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
-def check_compiler(run: RunRecipe, device: torch.device) -> None:
-    """Raise RecipeError if run.compile is set, but this machine or the rest of the recipe does not allow it."""
-    if not run.compile:
+def check_compiler(trainer: TrainerRecipe, device: torch.device) -> None:
+    """Raise RecipeError if trainer.compile is set, but this machine or the rest of the recipe does not allow it."""
+    if not trainer.compile:
         return
-    if run.recompute:
-        raise RecipeError("run.compile and run.recompute exclude each other; leave one out")
+    if trainer.gradient_checkpointing:
+        raise RecipeError("trainer.compile and trainer.gradient_checkpointing exclude each other; leave one out")
     named = os.environ.get("CXX")
     if not any(map(shutil.which, [named] if named else _COMPILERS)):
         looked = f"$CXX = {named}" if named else ", ".join(_COMPILERS)
-        raise RecipeError(f"run.compile: there is no C++ compiler ({looked}); install g++, or leave it out")
+        raise RecipeError(f"trainer.compile: there is no C++ compiler ({looked}); install g++, or leave it out")
     if device.type == "cuda" and find_spec("triton") is None:
-        raise RecipeError("run.compile: triton is not installed; `pip install triton`, or leave it out")
+        raise RecipeError("trainer.compile: triton is not installed; `pip install triton`, or leave it out")
 
 
 def compile_parts(model: CaptioningModel) -> None:
@@ -51,4 +51,4 @@ def compiler_errors() -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         reason = one_line(error)[:200]
-        raise TrainingError(f"torch.compile failed ({reason}); start again without run.compile") from None
+        raise TrainingError(f"torch.compile failed ({reason}); start again without trainer.compile") from None

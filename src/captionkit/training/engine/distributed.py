@@ -53,7 +53,7 @@ def refuse_several(command: str) -> None:
 
 
 def _lacking(precision: str, reason: str) -> RecipeError:
-    return RecipeError(f"run.precision = {precision!r}: not on this machine ({reason}); use 'bf16' or 'no'")
+    return RecipeError(f"trainer.precision = {precision!r}: not on this machine ({reason}); use 'bf16' or 'no'")
 
 
 def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:

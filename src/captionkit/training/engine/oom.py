@@ -18,5 +18,5 @@ def memory_errors(progress: Progress) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        remedy = "start again with a larger optimizer.accumulate or a smaller optimizer.batch_size"
+        remedy = "start again with a larger trainer.gradient_accumulation_steps or a smaller trainer.batch_size"
         raise TrainingError(f"out of memory after step {progress.step}; {remedy}") from None

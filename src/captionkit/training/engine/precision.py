@@ -12,13 +12,13 @@ from captionkit.training.config.recipe import Recipe
 
 
 def with_precision(recipe: Recipe) -> Recipe:
-    """Resolve run.precision='auto' to 'bf16' if the device has bf16 instructions, else to 'no'.
+    """Resolve trainer.precision='auto' to 'bf16' if the device has bf16 instructions, else to 'no'.
 
     A CPU that only emulates bf16 is up to eighty times slower with it.
     """
-    if recipe.run.precision != "auto":
+    if recipe.trainer.precision != "auto":
         return recipe
-    return replace(recipe, run=replace(recipe.run, precision="bf16" if computes_in_bf16() else "no"))
+    return replace(recipe, trainer=replace(recipe.trainer, precision="bf16" if computes_in_bf16() else "no"))
 
 
 def computes_in_bf16() -> bool:

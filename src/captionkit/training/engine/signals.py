@@ -6,6 +6,7 @@ or `disown` makes the process ignore it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -31,6 +32,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     usual = {number: signal.getsignal(number) for number in _SIGNALS}
     usual = {number: handler for number, handler in usual.items() if handler is not signal.SIG_IGN}
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    shown = logging.getLogger(__name__).isEnabledFor(logging.INFO) and os.environ.get("RANK", "0") == "0"
 
     def restore() -> None:
         for number, handler in usual.items():
@@ -43,7 +45,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             return  # the terminal is gone, so there is nowhere to print to
         if not several:
             restore()
-        if first and os.environ.get("RANK", "0") == "0":
+        if first and shown:
             again = "" if several else "; once more stops at once"
             with suppress(OSError):
                 os.write(2, f"\nfinishing this step to save it{again}\n".encode())

@@ -74,7 +74,7 @@ def soft_targets(
 
     Raises TrainingError if the cache cannot be written, for example because the disk is full.
     """
-    key = _key(teachers, tokens, recipe.run.precision)
+    key = _key(teachers, tokens, recipe.trainer.precision)
     path = paths.cache_folder() / "targets" / f"{key}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from captionkit.training.objectives.sampling import draw
 
 
 class Feeding:
-    """Replaces input words of batches according to `data.token_dropout` and `optimizer.scheduled_sampling`.
+    """Replaces input words of batches according to `data.token_dropout` and `loss.scheduled_sampling`.
 
     Three random numbers per word, drawn with its image (`Batch.chances`), decide what happens to it, so the result does
     not depend on gradient accumulation or the number of processes.
@@ -31,7 +31,7 @@ class Feeding:
         self, model: CaptioningModel, dataset: CaptionDataset, grid: tuple[int, int], accelerator: Accelerator
     ) -> None:
         recipe, tokenizer = dataset.recipe, dataset.tokenizer
-        self.hidden, self.final = recipe.data.token_dropout, recipe.optimizer.scheduled_sampling
+        self.hidden, self.final = recipe.data.token_dropout, recipe.loss.scheduled_sampling
         self._model, self._grid, self._accelerator, self._unknown = model, grid, accelerator, tokenizer.unk_id
         said = sorted(set(range(len(tokenizer))) - tokenizer.never_generated - {tokenizer.eos_id})
         #: the ids of the words that a caption may contain, [W]

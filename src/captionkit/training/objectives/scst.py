@@ -46,7 +46,7 @@ class SelfCriticalLoss:
     """Samples captions of training images, rewards them, and computes the SCST objective."""
 
     def __init__(self, dataset: CaptionDataset, tokenizer: Tokenizer, recipe: Recipe) -> None:
-        self._tokenizer, self._seed, self._recipe = tokenizer, recipe.run.seed, recipe.self_critical
+        self._tokenizer, self._seed, self._recipe = tokenizer, recipe.trainer.seed, recipe.self_critical
         references = [example.captions for example in dataset.examples]
         self._reward = CiderReward(references, tokenizer, self._recipe.bleu4)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="captionkit-reward")

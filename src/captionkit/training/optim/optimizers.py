@@ -39,7 +39,7 @@ def check_optimizer(name: str) -> None:
         raise RecipeError(f"optimizer.name = 'lion': lion-pytorch is not installed; {remedy}")
 
 
-def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float = 1.0) -> Optimizer:
+def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> Optimizer:
     """Build the recipe's optimizer over the trainable parameters of `model`; see `parameter_groups`.
 
     adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov momentum
@@ -50,7 +50,7 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, stage_decay: float
         RecipeError: the optimizer is not available in this environment.
     """
     check_optimizer(recipe.name)
-    groups = parameter_groups(model, recipe, stage_decay)
+    groups = parameter_groups(model, recipe, layer_decay)
     return MuonWithAdamW(groups, hidden_matrices(model)) if recipe.name == "muon" else _MAKE[recipe.name](groups)
 
 

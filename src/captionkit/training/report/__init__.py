@@ -73,7 +73,7 @@ def _lead(material: RunData) -> str:
     name = f"The run {paths.real(material.path).name}"
     data = f" on {material.data['name']}" if material.data.get("name") else ""
     if material.live:
-        return f"{name}{data}, under way: {epochs} of {material.recipe.optimizer.epochs} epochs so far."
+        return f"{name}{data}, under way: {epochs} of {material.recipe.trainer.epochs} epochs so far."
     kept = f"; the model kept is that of epoch {best['epoch']:.4g}" if best else "; no model is kept yet"
     done = "stopped after" if material.sessions and not material.sessions[-1].done else "after"
-    return f"{name}{data}, {done} {epochs} of at most {material.recipe.optimizer.epochs} epochs{kept}."
+    return f"{name}{data}, {done} {epochs} of at most {material.recipe.trainer.epochs} epochs{kept}."

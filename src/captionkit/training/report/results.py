@@ -65,7 +65,7 @@ def results(material: RunData) -> list[Block]:
             "epochs", [f"{epochs:.4g}"], f"passes over the training images; the model kept is of {best['epoch']:.4g}"
         ),
         TableRow("mode", [_mode(material)], "which encoder, what of it was trained, which decoder"),
-        TableRow("batch size", [str(recipe.optimizer.batch_size)], "images a step of the optimizer"),
+        TableRow("batch size", [str(recipe.trainer.batch_size)], "images a step of the optimizer"),
         TableRow("device", [device_of(material)], "what the steps were computed on"),
         TableRow("minutes", [number(minutes_of(material), 1)], "of all sittings, evaluations and the rest included"),
     ]

@@ -140,7 +140,7 @@ def _made(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "pictures", ", ".join(pictures)
     at = ""
     if "recipe" in facts:
-        yield "seed", str(facts["recipe"]["run"]["seed"])
+        yield "seed", str(facts["recipe"]["trainer"]["seed"])
         at = f" (epoch {facts['epoch']:.2f}, step {facts['step']})"
     yield "validation CIDEr-D", f"{facts['val_cider']:.4f}, of generated captions ({_decoding()})"
     yield "validation loss", f"{facts['val_loss']:.4f} nats per word{at}"

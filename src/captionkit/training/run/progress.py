@@ -11,7 +11,7 @@ class Progress:
 
     #: number of optimizer steps completed
     step: int = 0
-    #: scores and step of the best evaluation so far, by CIDEr-D and then loss (the reverse if run.keep is "loss")
+    #: scores and step of the best evaluation so far, by CIDEr-D and then loss (trainer.monitor "loss": the reverse)
     best_cider: float = float("-inf")
     best_loss: float = float("inf")
     best_step: int = 0

@@ -75,7 +75,7 @@ class RunFolder:
             raise self._unwritable(error) from None
         if not resume:
             atomic_write.write_text(self.path / RECIPE, recipe.to_toml())
-        self._trackers = Trackers(recipe.run.trackers, self.path)
+        self._trackers = Trackers(recipe.trainer.report_to, self.path)
         threading.excepthook = self._hook
         self.writes = True
 

@@ -7,6 +7,7 @@ same program needs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,8 +17,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 
 from captionkit.errors import RecipeError, one_line
 from captionkit.utils import paths
-from captionkit.utils.progress import say
 
+_log = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
 #: project or experiment name for trackers that group runs
 _PROJECT = "captionkit"
@@ -31,10 +32,10 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise RecipeError(f"run.trackers: {name!r} is unknown; {hint}there are {', '.join(sorted(known))}")
+            raise RecipeError(f"trainer.report_to: {name!r} is unknown; {hint}there are {', '.join(sorted(known))}")
         # Trackers that a program has registered itself have no package that Accelerate checks for.
         if name not in here and LOGGER_TYPE_TO_CLASS[name].__module__ == GeneralTracker.__module__:
-            raise RecipeError(f"run.trackers: {name} is not installed; `pip install {name}`, or leave it out")
+            raise RecipeError(f"trainer.report_to: {name} is not installed; `pip install {name}`, or leave it out")
 
 
 class Trackers:
@@ -105,7 +106,8 @@ class Trackers:
 
     def _give_up(self, name: str, error: Exception) -> None:
         self._names.remove(name)
-        say(f"{name}: failed and gets nothing more in this session ({one_line(error)}); metrics.jsonl has everything")
+        reason = one_line(error)
+        _log.warning(f"{name}: failed and gets nothing more in this session ({reason}); metrics.jsonl has everything")
 
 
 def _options(name: str, path: Path, known: str | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from captionkit.training.factory import prepare
 from captionkit.training.train_step import TrainStep
 from captionkit.utils import atomic_write, paths
 from captionkit.utils.output_checks import check_output_file
-from captionkit.utils.progress import track
+from captionkit.utils.progress import progress_bar
 from captionkit.viz.learning_rates import draw_range_tests
 
 #: learning rates of the first and the last step: from where no optimizer makes progress to where all diverge
@@ -124,27 +124,27 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
     `recipe`.
     """
     setup = prepare(recipe, data)
-    accelerator = make_accelerator(recipe.run.precision, setup.model)
+    accelerator = make_accelerator(recipe.trainer.precision, setup.model)
     setup.model.to(accelerator.device)
-    dataset = build_datasets(setup, recipe, accelerator, "train", track)
+    dataset = build_datasets(setup, recipe, accelerator, "train", progress_bar)
     per_epoch = EpochSampler(len(dataset), recipe).steps_per_epoch
-    lasting = replace(recipe, optimizer=replace(recipe.optimizer, epochs=-(-steps // per_epoch), ema=0.0))
+    lasting = replace(recipe, trainer=replace(recipe.trainer, epochs=-(-steps // per_epoch), ema_decay=0.0))
     plan = EpochSampler(len(dataset), lasting)
 
     def schedule(optimizer: Optimizer, step: int) -> None:
         for group in optimizer.param_groups:
             if group["name"].startswith(part):  # keeps the ratio between layers of different learning rates
-                group["lr"] = rate_at(step, steps) * group["peak"] / getattr(recipe.optimizer, f"lr_{part}")
+                group["lr"] = rate_at(step, steps) * group["base_lr"] / getattr(recipe.optimizer, f"lr_{part}")
             else:
-                group["lr"] = group["peak"] if part == "encoder" else 0.0
+                group["lr"] = group["base_lr"] if part == "encoder" else 0.0
 
     train_step = TrainStep(setup.model, dataset, plan, lasting, accelerator, schedule=schedule)
     tried: list[float] = []
     losses: list[float] = []
     diverged = False
     with (
-        closing(track(range(steps), steps, f"rate of the {part}")) as numbers,
-        closing(batches(dataset, plan, 0, recipe.run.workers)) as images,
+        closing(progress_bar(range(steps), steps, f"rate of the {part}")) as numbers,
+        closing(batches(dataset, plan, 0, recipe.data.num_workers)) as images,
     ):
         for step in numbers:
             learnt = train_step.step(step, images)

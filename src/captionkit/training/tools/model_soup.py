@@ -8,6 +8,7 @@ are averaged (the uniform soup): if the models are about equally good, the greed
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.run.best_model import export_kept, save_model
 from captionkit.training.validation import Validation, Validator, validate
 from captionkit.utils import paths
-from captionkit.utils.progress import say
 
+_log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
 
 
@@ -98,7 +99,7 @@ def average_models(
     for folder in folders:
         weights = load_model(folder).state_dict()
         offered.append(Candidate(folder, weights, look(weights)))
-        say(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
+        _log.info(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
     ranked = sorted(offered, key=lambda one: -one.cider)
     ingredients, found = _uniform(ranked, look) if every else _greedy(ranked, look)
     look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
@@ -142,7 +143,7 @@ def _greedy(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candida
     for one in ranked[1:]:
         found = look(mean_of([*(other.weights for other in taken), one.weights]))
         better = found.scores["cider"] > best.scores["cider"]
-        say(f"CIDEr-D {found.scores['cider']:.4f} with {one.folder.path}" + ("" if better else ", left out"))
+        _log.info(f"CIDEr-D {found.scores['cider']:.4f} with {one.folder.path}" + ("" if better else ", left out"))
         if better:
             taken, best = [*taken, one], found
     chosen = {id(one) for one in taken}

@@ -8,14 +8,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import RecipeError
-from captionkit.training.config.recipe import Recipe, change_recipe, nearest_field, read_toml, recipe_fields
+from captionkit.training.config.recipe import (
+    Recipe,
+    change_recipe,
+    nearest_field,
+    present_tables,
+    read_toml,
+    recipe_fields,
+)
 from captionkit.training.optim.optimizers import check_optimizer
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 #: fields that cannot be searched, because trials would not be comparable: they change what is measured, or how often
-_MEASURING = ("data.train_split", "data.val_split", "data.holdout", "data.val_pictures", "run.")
+_MEASURING = (
+    "data.train_split",
+    "data.val_split",
+    "data.val_fraction",
+    "data.val_images",
+    "data.num_workers",
+    "trainer.",
+)
+#: fields of the trainer that can
+_TRAINING = {
+    f"trainer.{name}"
+    for name in (
+        "epochs",
+        "min_steps_per_epoch",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "max_grad_norm",
+        "ema_decay",
+    )
+}
 _KEYS = {"low", "high", "log", "step"}
 NAME = "optimizer.name"
 
@@ -203,7 +229,7 @@ def read_space(path: Path, recipe: Recipe, given: Iterable[str]) -> Space:
         RecipeError: one line that says what is wrong, with the file and the field.
     """
     space: Space = {}
-    for table, fields in read_toml(path).items():
+    for table, fields in present_tables(read_toml(path), str(path)).items():
         if not isinstance(fields, dict):
             raise RecipeError(f"{path}: {table} is not a field of the recipe{nearest_field(table)}")
         for leaf, value in fields.items():
@@ -222,7 +248,7 @@ def _dimension(where: str, name: str, value: Any) -> Dimension:
     fields = dict(recipe_fields())
     if name not in fields:
         raise RecipeError(f"{where} is not a field of the recipe{nearest_field(name)}")
-    if name.startswith(_MEASURING):
+    if name.startswith(_MEASURING) and name not in _TRAINING:
         raise RecipeError(f"{where} cannot be searched: trials with different values could not be compared")
     if isinstance(value, list):
         if not value or any(isinstance(some, list | dict) for some in value):

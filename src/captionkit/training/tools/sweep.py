@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -30,8 +31,9 @@ from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
 from captionkit.training.trainer import train
 from captionkit.utils import atomic_write, paths
 from captionkit.utils.output_checks import check_output_file, is_journal
-from captionkit.utils.progress import say
+from captionkit.utils.progress import log_to_console
 
+_log = logging.getLogger(__name__)
 #: file in a sweep's folder with the search space, in the format of --space
 SPACE = "space.toml"
 
@@ -93,20 +95,20 @@ def sweep(
     study.agree({"data": str(paths.real(data)), "recipe": recipe.to_dict(), "space": to_tables(chosen)})
     if not (folder / SPACE).exists():  # --space may name this very file, so keep it
         atomic_write.write_text(folder / SPACE, to_toml(chosen))
-    say(f"searching {', '.join(chosen)}; of each trial the curves are kept, and the model of the best only")
+    _log.info(f"searching {', '.join(chosen)}; of each trial the curves are kept, and the model of the best only")
     try:
         if workers == 1:
             _work(work)
         else:
             _watch(work, workers)
     except KeyboardInterrupt:
-        say(f"stopped; the same command goes on with the sweep in {folder}")
+        _log.info(f"stopped; the same command goes on with the sweep in {folder}")
         raise
     with study.lock:
         write_report(study, data)
     if study.best() is None:
         raise TrainingError(f"{folder}: no trial was completed; report.md tells why, and the same command goes on")
-    say(f"report in {folder / 'report.html'}")
+    _log.info(f"report in {folder / 'report.html'}")
 
 
 def _check_folder(folder: Path) -> None:
@@ -129,7 +131,7 @@ class _Ended(Exception):  # noqa: N818  (no error: the trial ends early)
     """Raised at an evaluation to prune the trial."""
 
 
-def _work(work: Sweep, tell: Callable[[str], object] = say) -> None:
+def _work(work: Sweep, tell: Callable[[str], object] = _log.info) -> None:
     """Run trials until there are enough; `tell` prints the result of each.
 
     Raises TrainingError if the folder cannot be written, for example because the disk is full.
@@ -166,15 +168,15 @@ def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str
     started = time.monotonic()
 
     def on_eval(row: Mapping[str, Any]) -> None:
-        evaluation = math.ceil(row["epoch"] / work.recipe.run.eval_every - 1e-6)
+        evaluation = math.ceil(row["epoch"] / work.recipe.trainer.eval_every - 1e-6)
         worse = trial.report(evaluation, row, (time.monotonic() - started) / 60)
-        if worse and row["epoch"] < recipe.optimizer.epochs:  # at the end of its run it counts as complete anyway
+        if worse and row["epoch"] < recipe.trainer.epochs:  # at the end of its run it counts as complete anyway
             raise _Ended
         if _alone():
             raise KeyboardInterrupt
 
     chosen = ", ".join(f"{short_name(name)} {value}" for name, value in trial.fields.items())
-    say(f"trial {trial.number}: {chosen}")
+    _log.info(f"trial {trial.number}: {chosen}")
     recipe = work.recipe
     try:
         recipe = change_recipe(work.recipe, trial.fields, f"trial {trial.number}")
@@ -213,8 +215,9 @@ def _watch(work: Sweep, workers: int) -> None:
     """Run the trials in `workers` processes of one thread each and wait for them; interrupts are forwarded."""
     context = multiprocessing.get_context("spawn")
     logs = [work.folder / f"worker-{number}.log" for number in range(1, workers + 1)]
-    crew: list[BaseProcess] = [context.Process(target=_serve, args=(work, log)) for log in logs]
-    say(f"{workers} processes; what they say of their trials goes to {logs[0]} and so on")
+    shown = _log.isEnabledFor(logging.INFO)
+    crew: list[BaseProcess] = [context.Process(target=_serve, args=(work, log, shown)) for log in logs]
+    _log.info(f"{workers} processes; what they say of their trials goes to {logs[0]} and so on")
     for process in crew:
         process.start()
     try:
@@ -234,7 +237,9 @@ def _watch(work: Sweep, workers: int) -> None:
         raise KeyboardInterrupt
     failed = [process.exitcode for process in crew if process.exitcode]
     if failed and len(failed) < workers:
-        say(f"{len(failed)} of the {workers} processes failed ({', '.join(map(str, failed))}); the others went on")
+        _log.info(
+            f"{len(failed)} of the {workers} processes failed ({', '.join(map(str, failed))}); the others went on"
+        )
     if len(failed) == workers:
         raise TrainingError(
             f"{work.folder}: all processes failed ({', '.join(map(str, failed))}); {logs[0].name} and so on tell why; "
@@ -247,17 +252,21 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
         os.kill(process.pid, number)
 
 
-def _serve(work: Sweep, log: Path) -> None:
-    """Run a worker process, detached from the terminal, so that interrupts reach it only through the main process."""
+def _serve(work: Sweep, log: Path, shown: bool) -> None:
+    """Run a worker process, detached from the terminal, so that interrupts reach it only through the main process.
+
+    Its messages go to `log`; the results of trials go to the terminal, if `shown`.
+    """
     os.setsid()
     terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    try:
-        _work(work, lambda line: print(line, file=terminal, flush=True))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except CaptionkitError as error:
-        say(f"captionkit: {error}")
-        raise SystemExit(1) from None
+    with log_to_console():
+        try:
+            _work(work, lambda line: print(line, file=terminal, flush=True) if shown else None)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except CaptionkitError as error:
+            _log.error("%s", error)
+            raise SystemExit(1) from None

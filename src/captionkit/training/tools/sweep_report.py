@@ -119,8 +119,8 @@ def _figures(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[tu
 
 def _note(study: Study, trials: Sequence[FrozenTrial]) -> str:
     recipe = study.recipe
-    looked = f"{recipe.data.val_pictures} images" if recipe.data.val_pictures else "all images"
-    every = "each epoch" if recipe.run.eval_every == 1 else f"every {recipe.run.eval_every:g} epochs"
+    looked = f"{recipe.data.val_images} images" if recipe.data.val_images else "all images"
+    every = "each epoch" if recipe.trainer.eval_every == 1 else f"every {recipe.trainer.eval_every:g} epochs"
     return (
         f"Trials: {len(trials)}. Each is a run in {TRIALS}/, evaluated {every} on {looked} of the validation split by "
         "the CIDEr-D of its own captions (beam 3); the best evaluation of each counts. Loss in nats per word. "

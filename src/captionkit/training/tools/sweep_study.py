@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from captionkit.errors import TrainingError
-from captionkit.training.config.recipe import Recipe
+from captionkit.training.config.recipe import Recipe, present_tables
 from captionkit.training.tools.search_space import NAME, Choices, Space, suggest
 
 JOURNAL, TRIALS = "journal.jsonl", "trials"
@@ -114,6 +114,8 @@ class Study:
         """Store the definition of the sweep; raise TrainingError if the folder holds a sweep with another one."""
         with self.lock:
             stored = self._study.user_attrs.get("definition")
+            if stored is not None:
+                stored = stored | {part: present_tables(stored[part], str(self.folder)) for part in ("recipe", "space")}
             if stored is None:
                 self._study.set_user_attr("definition", definition)
                 for name in self._optimizers():
@@ -163,7 +165,7 @@ class Study:
 
     def _begin(self, begun: int) -> TrialInHand:
         # A separately seeded sampler for each trial, so that a resumed sweep behaves like an uninterrupted one.
-        digest = hashlib.sha256(repr((self.recipe.run.seed, begun)).encode()).digest()
+        digest = hashlib.sha256(repr((self.recipe.trainer.seed, begun)).encode()).digest()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = TPESampler(seed=int.from_bytes(digest[:4], "little"), constant_liar=True)
