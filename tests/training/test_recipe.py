@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
@@ -17,8 +15,18 @@ pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 
 from captionkit.cli import main as cli
 from captionkit.errors import RecipeError
-from captionkit.training.config.recipe import Recipe, flag_of, load_recipe, recipe_fields, shipped_recipes
+from captionkit.training.config.recipe import (
+    Recipe,
+    flag_of,
+    load_recipe,
+    recipe_fields,
+    recipe_tables,
+    shipped_recipes,
+)
+from captionkit.training.config.renamed import RENAMED
 from captionkit.training.config.schema import DecoderRecipe
+
+tomli_w = pytest.importorskip("tomli_w", reason="the extra `train` is not installed")
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def toml(tmp_path: Path):
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(toml) -> None:
-    path = toml("[optimizer]\nlr_decoder = 5e-4\nepochs = 7\n[image]\nflip_unless = ['links', 'rechts']\n")
+    path = toml("[optimizer]\nlr_decoder = 5e-4\n[trainer]\nepochs = 7\n[image]\nflip_unless = ['links', 'rechts']\n")
     recipe = load_recipe(path, {"trainer.epochs": "9", "image.flip": "true"})
     assert (recipe.optimizer.lr_decoder, recipe.trainer.epochs) == (5e-4, 9)
     assert (recipe.image.flip, recipe.image.flip_unless) == (True, ("links", "rechts"))
@@ -52,12 +60,14 @@ def test_a_listed_flag_is_split_and_may_be_emptied() -> None:
         ("[decoder]\nlr_encoder = 1", "decoder.lr_encoder is not a field.*did you mean 'optimizer.lr_encoder'"),
         ("lr_decoder = 1", "lr_decoder is not a field.*did you mean 'optimizer.lr_decoder'"),
         ("[optimiser]\nepochs = 1", "optimiser is not a field.*did you mean 'optimizer'"),
-        ("[optimizer]\nepochs = 0", "trainer.epochs = 0: .*greater than or equal to 1"),
-        ("[optimizer]\nepochs = 2.5", "trainer.epochs = 2.5: .*integer"),
+        ("[trainer]\nepochs = 0", "trainer.epochs = 0: .*greater than or equal to 1"),
+        ("[trainer]\nepochs = 2.5", "trainer.epochs = 2.5: .*integer"),
         ("[optimizer]\nlr_decoder = '1e-3'", "optimizer.lr_decoder = '1e-3': .*number"),
         ("[optimizer]\nlr_decoder = true", "optimizer.lr_decoder = True: .*number"),
         ("[optimizer]\nlr_decoder = nan", "optimizer.lr_decoder = nan: .*finite"),
-        ("[optimizer]\nema = 1.0", "trainer.ema_decay = 1.0: .*less than 1"),
+        ("[trainer]\nema_decay = 1.0", "trainer.ema_decay = 1.0: .*less than 1"),
+        ("[run]\npatiense = 1", "run.patiense is not a field.*did you mean 'trainer.patience'"),
+        ("[trainer]\nsave_dtype = true", "trainer.save_dtype = True: .*'float32' or 'float16'"),
         ("[image]\nflip = 1", "image.flip = 1: .*boolean"),
         ("[encoder]\ntrain = 'al'", "encoder.train = 'al': .*'frozen', 'stages' or 'all'"),
         ("data = 5", "data = 5: .*object"),
@@ -74,7 +84,7 @@ def test_mistakes_in_a_file_name_the_field(toml, content: str, message: str) -> 
 
 def test_all_mistakes_are_named_at_once(toml) -> None:
     with pytest.raises(RecipeError, match=r"epochs.*batch_size"):
-        load_recipe(toml("[optimizer]\nepochs = 0\nbatch_size = 0"))
+        load_recipe(toml("[trainer]\nepochs = 0\nbatch_size = 0"))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,7 @@ def test_a_mistaken_flag_is_answered_with_the_nearest_one(capsys: pytest.Capture
 def test_a_bad_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     assert cli.main(["train", str(tmp_path), "--output", str(output), "--trainer.epochs", "none"]) == 1
-    assert re.fullmatch(r"captionkit: command line: optimizer\.epochs = 'none': .*integer.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"captionkit: command line: trainer\.epochs = 'none': .*integer.*\n", capsys.readouterr().err)
     assert not output.exists()
 
 
@@ -128,8 +138,9 @@ def test_every_field_is_a_flag_with_help() -> None:
         for action in group.choices["train"]._actions
     }
     for name, leaf in recipe_fields():
-        assert known[f"recipe:{name}"] == [flag_of(name)]
+        assert flag_of(name) in known[f"recipe:{name}"]
         assert leaf.metadata["help"]
+    assert known["recipe:trainer.seed"] == ["--trainer.seed", "--seed"]
 
 
 def _changed(leaf: dataclasses.Field) -> str:
@@ -139,7 +150,8 @@ def _changed(leaf: dataclasses.Field) -> str:
         "fit": "crop",
         "train": "stages",
         "precision": "bf16",
-        "keep": "loss",
+        "monitor": "loss",
+        "save_dtype": "float16",
         "flip_unless": "links,rechts",
     }
     choices |= {"kind": "hard", "size": "tiny", "weights": "2.0,0.5", "schedule": "linear"}
@@ -244,11 +256,11 @@ def test_a_run_that_starts_from_a_model_and_names_no_recipe_takes_the_one_for_it
     named = load_recipe("fine-tune")
     assert taken.data == named.data and taken.decoder == named.decoder and taken.image == named.image
     assert (taken.trainer.init, taken.trainer.epochs) == ("bundled", 3)  # flags win
-    assert taken.to_flags() == ["--trainer.epochs", "3", "--init", "bundled"]
+    assert taken.to_flags() == ["--init", "bundled", "--trainer.epochs", "3"]
     assert load_recipe(None, {"trainer.init": ""}) == Recipe()
     # A recipe that is named is taken as it is, and its run's command spells out all that differs.
-    plain = load_recipe(toml("[optimizer]\nepochs = 20\n"), {"trainer.init": "bundled"})
-    assert dataclasses.replace(plain, run=Recipe().run) == Recipe()
+    plain = load_recipe(toml("[trainer]\nepochs = 20\n"), {"trainer.init": "bundled"})
+    assert dataclasses.replace(plain, trainer=Recipe().trainer) == Recipe()
     parsed = cli._parser(["train"]).parse_args(["train", "data", "--output", "run", *plain.to_flags()])
     flags = {name.removeprefix("recipe:"): value for name, value in vars(parsed).items() if name.startswith("recipe:")}
     assert load_recipe(None, {name: value for name, value in flags.items() if value is not None}) == plain
@@ -262,16 +274,124 @@ def test_the_recipe_to_start_from_a_model_fits_any_decoder_and_encoder() -> None
             assert recipe.value(name) == leaf.default, name
 
 
-def test_a_field_that_was_added_changes_no_earlier_run(tmp_path: Path) -> None:
+#: each field that has another name now, changed
+EARLIER = {
+    "data.holdout": "0.1",
+    "data.val_pictures": "7",
+    "data.min_frequency": "2",
+    "image.crop": "0.5",
+    "image.colour": "0.2",
+    "encoder.thaw": "0.5",
+    "encoder.stage_decay": "0.9",
+    "optimizer.objective": "self-critical",
+    "optimizer.epochs": "3",
+    "optimizer.epoch_steps": "4",
+    "optimizer.batch_size": "16",
+    "optimizer.accumulate": "2",
+    "optimizer.floor": "0.1",
+    "optimizer.clip": "0.5",
+    "optimizer.label_smoothing": "0.2",
+    "optimizer.coverage": "0.5",
+    "optimizer.hard_reward": "0.3",
+    "optimizer.hard_entropy": "0.01",
+    "optimizer.scheduled_sampling": "0.25",
+    "optimizer.ema": "0.9",
+    "run.seed": "5",
+    "run.init": "bundled",
+    "run.precision": "bf16",
+    "run.workers": "2",
+    "run.recompute": "true",
+    "run.compile": "true",
+    "run.eval_every": "0.5",
+    "run.keep": "loss",
+    "run.patience": "2",
+    "run.checkpoint_every": "60",
+    "run.samples": "3",
+    "run.half_weights": "true",
+    "run.trackers": "wandb",
+}
+
+
+def test_earlier_names_of_fields_are_read_with_one_notice(toml, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(EARLIER) == set(RENAMED)
+    present = {RENAMED[name]: value for name, value in EARLIER.items()} | {"trainer.save_dtype": "float16"}
+    expected = load_recipe(None, present)
+    assert all(expected.value(name) != leaf.default for name, leaf in recipe_fields() if name in present)
+    assert load_recipe(None, EARLIER) == expected
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert notice.startswith("captionkit: command line: --data.holdout is now --data.val-fraction,")
+
+    tables: dict[str, dict] = {}
+    for name in EARLIER:
+        table, _, leaf = name.partition(".")
+        tables.setdefault(table, {})[leaf] = name == "run.half_weights" or expected.value(RENAMED[name])
+    path = toml(tomli_w.dumps(tables))
+    assert load_recipe(path).trainer == expected.trainer
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert notice.startswith(f"captionkit: {path}: data.holdout is now data.val_fraction,")
+    assert load_recipe(toml("[trainer]\nepochs = 3\n")).trainer.epochs == 3
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", ["[optimizer]\nepochs = 3\n[trainer]\nepochs = 3\n", "[data]\nmin_frequency = 2\nmin_freq = 2\n"]
+)
+def test_a_field_under_both_names_is_refused(toml, content: str) -> None:
+    path = toml(content)
+    with pytest.raises(RecipeError, match=r"is given twice, as \w+\.\w+ too, its earlier name; leave out") as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(path)
+    with pytest.raises(
+        RecipeError, match=r"command line: trainer\.batch_size is given twice, as optimizer\.batch_size"
+    ):
+        load_recipe(None, {"trainer.batch_size": "2", "optimizer.batch_size": "2"})
+
+
+def test_earlier_flags_are_understood(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ["--optimizer.batch-size", "4", "--run.keep", "cider"]
+    assert cli.main(["train", str(tmp_path), "--output", str(tmp_path / "run"), *flags]) == 1  # there are no data
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == (
+        "captionkit: command line: --optimizer.batch-size is now --trainer.batch-size, --run.keep is now "
+        "--trainer.monitor; the earlier names are read for one more version"
+    )
+
+
+def test_help_lists_the_fields_by_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "132")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    told = capsys.readouterr().out
+    assert re.findall(r"^\[(\w+)\]:", told, re.MULTILINE) == [table for table, _, _ in recipe_tables()]
+    assert "--trainer.batch-size N, --batch-size N" in told and "--run.keep" not in told
+    for name, _ in recipe_fields():
+        assert re.search(rf"^  .*{re.escape(flag_of(name))} .*", told, re.MULTILINE), name
+    assert max(map(len, told.splitlines())) <= 132
+
+
+def test_the_documentation_has_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    sections = dict(zip(*[iter(re.split(r"^## `\[(\w+)\]`\n", page, flags=re.MULTILINE)[1:])] * 2, strict=True))
+    for table, _, leaves in recipe_tables():
+        assert re.findall(r"^\| `(\w+)` \|", sections[table].partition("## ")[0], re.MULTILINE) == [
+            leaf.name for leaf in leaves
+        ]
+    assert set(re.findall(r"^\| `(\w+\.\w+)` \| `\w+\.\w+`", page, re.MULTILINE)) == set(RENAMED)
+
+
+def test_what_binds_a_checkpoint_to_its_recipe_is_as_it_was_at_first() -> None:
+    """The digests are those of captionkit before fields were added and renamed."""
     trainer = pytest.importorskip("captionkit.training.trainer", reason="the extra `train` is not installed")
     setup = SimpleNamespace(
         sources=[], val=SimpleNamespace(fingerprint=lambda: "val"), tokenizer=SimpleNamespace(to_json=lambda: "text")
     )
-    usual, frozen = (load_recipe(None, {"encoder.freeze_norms": value}) for value in ("false", "true"))
-    assert trainer._fingerprint(usual, setup, "") != trainer._fingerprint(frozen, setup, "")
-    before = asdict(usual)
-    del before["encoder"]["freeze_norms"]
-    for name in ("workers", "recompute", "checkpoint_every", "samples", "half_weights", "trackers"):
-        del before["run"][name]
-    facts = json.dumps([before, [], "val", "text", ""], sort_keys=True)
-    assert trainer._fingerprint(usual, setup, "") == hashlib.sha256(facts.encode()).hexdigest()
+
+    def fingerprint(fields: dict[str, str]) -> str:
+        return trainer._fingerprint(load_recipe(None, fields), setup, "")
+
+    usual = fingerprint({})
+    assert usual == "9555c77d6aba4909cdaee9c06d2f61d6cb24f7bea89a0777ff577fdee25eadf8"
+    assert fingerprint(EARLIER) == "fd26203a4571fc243ca2160260699b02efa1504d83783ef46bc34710c9d37b05"
+    assert fingerprint({"encoder.freeze_norms": "true"}) != usual
+    free = {"data.num_workers": "1", "trainer.report": "false", "trainer.save_dtype": "float16"}
+    assert fingerprint(free) == usual
