@@ -92,6 +92,7 @@ WORDS = {
         "--trainer.compile",
         "--trainer.report-to",
         "--trainer.monitor",
+        "--trainer.save-dtype",
     ),
 }
 #: recipe fields for which "" means none, as their help says
