@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 from captionkit.cli.inputs import Input
 from captionkit.errors import CaptionkitError
 from captionkit.publish.alt_text import MAX_CHARS, alt_text, check_max_chars
+from captionkit.publish.embedded import EmbeddedMetadata
 from captionkit.publish.merging import Existing
+from captionkit.publish.metadata import FIELDS, MetadataFields, Store, check_fields
 from captionkit.publish.publisher import Destination, Publisher, Wording, inside
 from captionkit.publish.text_sidecars import TextSidecars
+from captionkit.publish.xmp_sidecars import XmpSidecars
 from captionkit.utils import output_checks, paths
 from captionkit.utils.progress import say
 
@@ -30,6 +33,8 @@ class WriteOptions:
     sidecar: str | None = None
     output_dir: Path | None = None
     existing: Existing | None = None
+    write: str | None = None
+    fields: tuple[str, ...] | None = None
     prepend: str = ""
     append: str = ""
     dry_run: bool = False
@@ -39,7 +44,7 @@ class WriteOptions:
     @property
     def writes(self) -> bool:
         """Return whether anything is to be written."""
-        return self.sidecar is not None
+        return self.sidecar is not None or self.write is not None
 
     def check(self) -> None:
         """Raise CaptionkitError, before any work, for options that mean nothing together or cannot be met."""
@@ -47,21 +52,20 @@ class WriteOptions:
             if self.style != "alt":
                 raise CaptionkitError("--max-chars is for alt text; add --style alt")
             check_max_chars(self.max_chars)
-        if self.output_dir is not None and self.sidecar is None:
-            raise CaptionkitError("--output-dir is for text files; add --sidecar .txt")
-        if not self.writes:
-            given = {"--existing": self.existing, "--prepend": self.prepend, "--append": self.append}
-            for flag in [flag for flag, value in given.items() if value]:
-                raise CaptionkitError(f"{flag} is for captions that are written beside images; add --sidecar .txt")
-            if self.dry_run:
-                raise CaptionkitError("--dry-run is for captions that are written beside images; add --sidecar .txt")
-        elif self.output_dir is not None:
+        texts = {"--output-dir": self.output_dir, "--prepend": self.prepend, "--append": self.append}
+        _check_unused(texts if self.sidecar is None else {}, "text files; add --sidecar .txt")
+        _check_unused({"--fields": self.fields} if self.write is None else {}, "metadata; add --write xmp")
+        either = {"--existing": self.existing, "--dry-run": self.dry_run}
+        _check_unused({} if self.writes else either, "captions that are written; add --sidecar .txt or --write xmp")
+        if self.output_dir is not None:
             output_checks.check_output_folder(self.output_dir)
+        if self.fields is not None:
+            check_fields(self.fields)
 
     def publisher(self) -> Publisher:
         """Return what writes the captions. Raises CaptionkitError as `check` does."""
         self.check()
-        destinations: list[Destination] = []
+        destinations: list[Destination] = [*self._metadata()]
         if self.sidecar is not None:
             destinations.append(
                 TextSidecars(
@@ -75,6 +79,15 @@ class WriteOptions:
             )
         return Publisher(destinations, self._wording)
 
+    def _metadata(self) -> Iterator[Destination]:
+        stores: list[Store] = [XmpSidecars(look_inside=True)] if self.write in ("xmp", "both") else []
+        if self.write in ("embed", "both"):
+            stores.append(EmbeddedMetadata())
+        for store in stores:
+            yield MetadataFields(
+                store, fields=self.fields or tuple(FIELDS), existing=self.existing or "skip", dry_run=self.dry_run
+            )
+
     def _wording(self, outcome: Outcome) -> Wording:
         texts = [caption.text for caption in outcome.captions]
         if self.style == "alt":
@@ -82,6 +95,11 @@ class WriteOptions:
         guess = bool(outcome.caption and outcome.caption.review)
         alone = [alt_text([text], max_chars=_UNBOUND, guess=guess) for text in texts]
         return Wording(texts[0], alt_text(texts, max_chars=MAX_CHARS, guess=guess), " ".join(alone))
+
+
+def _check_unused(flags: dict[str, object], what: str) -> None:
+    for flag in [flag for flag, value in flags.items() if value]:
+        raise CaptionkitError(f"{flag} is for {what}")
 
 
 class CaptionWriter:

@@ -86,7 +86,7 @@ _MORE = "`captionkit COMMAND --help` says more of a command."
 #: the commands as `captionkit --help` orders them
 _GROUPS = {
     "caption": ("caption", "alttext", "serve", "demo"),
-    "data": ("inspect", "name"),
+    "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
     "deploy": ("export",),
@@ -380,6 +380,15 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def metadata(options: argparse.Namespace) -> int:
+    """Show captions in metadata and XMP files, or clear captionkit's own."""
+    from captionkit.cli.metadata import clear_metadata, show_metadata
+
+    if options.clear:
+        return clear_metadata(options.inputs, dry_run=options.dry_run)
+    return show_metadata(options.inputs, as_json=options.json)
+
+
 def alttext(options: argparse.Namespace) -> int:
     """Fill missing alt text in HTML, Markdown and CSV files."""
     from captionkit.cli.alttext import fill_alt_text
@@ -593,6 +602,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("run", type=_path, metavar="RUN", help="folder that `captionkit train` made")
     add("--data", type=_path, nargs="+", metavar="DATA", help="where its images lie now (default: where they lay)")
 
+    add = _add(commands, metadata, extra="metadata")
+    add("inputs", nargs="+", metavar="PHOTO", help="image, folder, or pattern such as 'photos/*.jpg'")
+    add("--clear", action="store_true", help="remove the texts that captionkit wrote and nobody changed since")
+    add("--dry-run", action="store_true", help="with --clear: only say what would be removed")
+    add("--json", action="store_true", help="one JSON object a line")
+
     add = _add(commands, alttext, extra="")
     add("site", type=_path, metavar="SITE", help="folder of pages and images, or one page")
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
@@ -654,6 +669,12 @@ def _add_write(add: Callable[..., Any]) -> None:
         choices=("skip", "overwrite", "append", "prepend"),
         help="where a text is already: leave it (the default), replace it, or add the caption after or before it",
     )
+    option(
+        "--write",
+        choices=("xmp", "embed", "both"),
+        help="write metadata: XMP files beside the images, into the images (needs exiftool), or both",
+    )
+    option("--fields", metavar="NAMES", type=_listed, help="some of description, image-description, alt, extended")
     option("--dry-run", action="store_true", default=None, help="only say what would be written")
     option("--style", choices=("alt",), help="alt: a sentence for those who do not see the image")
     option("--max-chars", metavar="N", type=int, help="most characters of --style alt (default: 125)")

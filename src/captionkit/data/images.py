@@ -96,7 +96,7 @@ _DATA_URL = re.compile(r"(?i)data:image/[\w.+-]+[;,]")
 _NO_END = "lacks its end marker, but none of its pixels; captioned all the same"
 
 # TIFF tags
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _IMAGE_DESCRIPTION, _XMP = 258, 262, 339, 270, 700
 
 # Cameras and editors often write damaged metadata, of which only the orientation is used here.
 _METADATA_WARNINGS = r"PIL\.(Tiff|Png)ImagePlugin$"
@@ -224,6 +224,24 @@ def open_image(
         raise ImageError(
             f"{describe(source)}: cannot be decoded ({reason}); replace it or save it again as JPEG or PNG"
         ) from error
+
+
+def embedded_texts(source: Source) -> tuple[bytes, str]:
+    """Return the XMP packet in an image and its EXIF description; empty where there is none.
+
+    Raises ImageError for what is no image. RAW files are not looked into.
+    """
+    data = _read(source)
+    kind = _kind(data)
+    if kind == _RAW or (kind == "Tiff" and image_extras.is_raw_tiff(data)):
+        return b"", ""
+    try:
+        image = _header(kind, data)
+        packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or _tags(image).get(_XMP) or b""
+        described = image.getexif().get(_IMAGE_DESCRIPTION, "")
+    except Exception:  # Pillow raises almost any exception for damaged metadata
+        return b"", ""
+    return packet.encode() if isinstance(packet, str) else bytes(packet), str(described).strip()
 
 
 def preprocess(
