@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from captionkit.cli.stdin_list import read_piped
 from captionkit.data.image_extras import missing_extra
 from captionkit.data.images import MAX_BYTES, SUFFIXES, UNOPENED, url_problem
 from captionkit.data.layouts import Problem, shards
+from captionkit.data.path_list import read_piped
 from captionkit.errors import CaptionkitError
 from captionkit.utils import paths
 from captionkit.utils.archive import ArchiveMember

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from captionkit.bulk.status import inspect_output, is_bulk_output
 from captionkit.data.layouts import inspect_dataset, open_dataset
 from captionkit.data.run_files import BEST, LAST, METRICS, RECIPE, REPORT, read_metrics, read_rows
 from captionkit.errors import CaptionkitError, ModelError
@@ -30,6 +31,8 @@ def inspect_path(path: str, *, layout: str | None = None, check_images: bool = F
     there = paths.exists(path)
     if paths.is_file(place / RECIPE):
         return inspect_run(place)
+    if is_bulk_output(path):
+        return inspect_output(path)
     if path == "bundled" or paths.is_file(place / model_folder.CONFIG) or ("/" in path and not there):
         return inspect_model(model_folder.open_model(path))
     return inspect_dataset(open_dataset(place, layout=layout), check_images=check_images)

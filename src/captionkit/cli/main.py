@@ -85,7 +85,7 @@ _MORE = "`captionkit COMMAND --help` says more of a command."
 
 #: the commands as `captionkit --help` orders them
 _GROUPS = {
-    "caption": ("caption", "alttext", "serve", "demo"),
+    "caption": ("caption", "bulk", "alttext", "serve", "demo"),
     "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
@@ -109,6 +109,13 @@ def caption(options: argparse.Namespace) -> int:
         min_confidence=options.min_confidence,
         write=WriteOptions(**_overrides(options, "write")),
     )
+
+
+def bulk(options: argparse.Namespace) -> int:
+    """Caption datasets of any size in parts, and go on where a run was interrupted."""
+    from captionkit.cli.bulk import bulk_inputs
+
+    return bulk_inputs(options, decoding=_overrides(options, "decoding"))
 
 
 def train(options: argparse.Namespace) -> int:
@@ -440,6 +447,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--output", metavar="FILE", type=_path, help="also write a file: .json (COCO results), .jsonl or .csv")
     _add_write(add)
 
+    add = _add(commands, bulk, extra="bulk")
+    _add_bulk(add, fields=arguments[:1] == ["bulk"])
+
     add = _add(commands, train, extra="train")
     add(
         "data",
@@ -637,6 +647,36 @@ def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     )
     parser.set_defaults(command=command, extra=extra, parser=parser)
     return parser.add_argument
+
+
+def _add_bulk(add: Callable[..., Any], *, fields: bool) -> None:
+    add(
+        "places",
+        type=_named,
+        nargs="+",
+        metavar="INPUT OUTPUT",
+        help="INPUT: folder, .tar shard, .parquet, list of paths, - for standard input, hf:NAME, or an address such as "
+        "s3://...; OUTPUT: folder or address for the parts. Or: merge SHARE ... OUTPUT, to join what --shard made",
+    )
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--format", default="jsonl", metavar="KIND", help="of the parts: jsonl, parquet, txt, shards (default: jsonl)")
+    _add_decoding(add, fields=fields)
+    _add_min_confidence(add, "mark captions of less confidence, 0 to 1: review is true in their records")
+    add("--image-column", type=_named, metavar="NAME", help="of tables (default: what fits)")
+    add("--allow-urls", action="store_true", help="fetch images that the input names by URL, from public addresses")
+    add("--part-size", type=int, default=1024, metavar="N", help="images of a part (default: %(default)s)")
+    add("--shard", default="1/1", metavar="I/N", help="caption share I of N only, as on one of N machines")
+    add("--restart", action="store_true", help="discard what an earlier run wrote, and begin anew")
+    add("--max-errors", type=int, metavar="N", help="images that may fail; more end the run (default: any number)")
+    add("--workers", type=int, default=0, metavar="N", help="processes (default: one a processor)")
+    add("--threads", type=int, default=1, metavar="N", help="of each worker (default: %(default)s)")
+    add("--engine", default="local", choices=("local", "ray"), help="what runs the workers (default: %(default)s)")
+    add(
+        "--address", type=_named, metavar="RAY", help="of the Ray cluster: auto, or ray://... (default: one of its own)"
+    )
+    add("--push", type=_named, metavar="OWNER/NAME", help="upload the parts to this dataset of the Hugging Face Hub")
+    add("--log-format", default="text", metavar="KIND", help="of the log: text or json (default: text)")
+    add("--metrics-file", type=_path, metavar="FILE", help="numbers for Prometheus' textfile collector, FILE.prom")
 
 
 def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:

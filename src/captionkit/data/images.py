@@ -199,6 +199,13 @@ def url_problem(name: str) -> str:
     return f"a URL, which is not fetched; pipe it in: {fetch.format(shlex.quote(name))} | captionkit caption -"
 
 
+def suffix_of(data: bytes) -> str:
+    """Return the usual suffix of a file with these bytes, such as ".jpg"; "" if it is not an image that is opened."""
+    kind = next((kind for kind, start in _ALL_KINDS.items() if re.match(start, data, re.DOTALL)), "")
+    known = {"": "", "Jpeg": ".jpg", "Tiff": ".tif", _HEIF: ".heic", _RAW: ".dng"}
+    return known.get(kind, f".{kind.lower()}")
+
+
 def open_image(
     source: Source,
     *,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 #: default batch size
 BATCH = 16
-_READERS = 2
+#: default number of threads that open images
+READERS = 2
 
 
 @dataclass(frozen=True)
@@ -202,13 +204,16 @@ class Captioner:
         *,
         batch_size: int = BATCH,
         min_confidence: float | None = None,
+        opener: Callable[[Any], Opened] | None = None,
+        readers: int = READERS,
         **decoding: Any,
     ) -> Iterator[Outcome]:
         """Caption images in order, `batch_size` at a time; an image that fails gives an Outcome with an error.
 
         The next images are read and encoded while the current ones are decoded. With `min_confidence`, 0 to 1, `review`
-        is True for captions below it and False for the others. Raises CaptionkitError for incompatible settings, and
-        for a required word that is not in the vocabulary.
+        is True for captions below it and False for the others. `opener` opens a source in place of `open`, in one of
+        `readers` threads; the sources may then be anything that it takes. Raises CaptionkitError for incompatible
+        settings, and for a required word that is not in the vocabulary.
         """
         if "batch" in decoding:
             warn_renamed("batch", "batch_size")
@@ -216,10 +221,17 @@ class Captioner:
         if batch_size < 1:
             raise CaptionkitError(f"batch_size is {batch_size}; use a whole number from 1")
         check_confidence(min_confidence)
-        for outcome in self._stream(sources, batch_size, decoding):
+        for outcome in self._stream(sources, batch_size, opener or self.open, readers, decoding):
             yield outcome.reviewed(min_confidence)
 
-    def _stream(self, sources: Iterable[Source], batch_size: int, decoding: dict[str, Any]) -> Iterator[Outcome]:
+    def _stream(
+        self,
+        sources: Iterable[Source],
+        batch_size: int,
+        opener: Callable[[Any], Opened],
+        readers: int,
+        decoding: dict[str, Any],
+    ) -> Iterator[Outcome]:
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.tokenizer)
         waiting = iter(sources)
@@ -227,23 +239,24 @@ class Captioner:
         if len(first) == 1:
             following = list(islice(waiting, 1))
             if not following:  # a single image leaves nothing to overlap; threads would only add delay
-                yield from self._describe(_Encoded(self.stepper, [self.open(first[0])]), chosen, constraints)
+                yield from self._describe(_Encoded(self.stepper, [opener(first[0])]), chosen, constraints)
                 return
             waiting = chain(following, waiting)
         with (
-            ThreadPoolExecutor(_READERS, thread_name_prefix="captionkit-read") as readers,
+            ThreadPoolExecutor(readers, thread_name_prefix="captionkit-read") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="captionkit-encode") as encoder,
         ):
-            ahead = self._go_ahead(readers, encoder, first)
+            opening: Callable[[Source], Future[Opened]] = partial(pool.submit, opener)
+            ahead = self._go_ahead(opening, encoder, first)
             while ahead:
-                encoded, ahead = ahead, self._go_ahead(readers, encoder, islice(waiting, batch_size))
+                encoded, ahead = ahead, self._go_ahead(opening, encoder, islice(waiting, batch_size))
                 yield from self._describe(encoded.result(), chosen, constraints)
 
     def _go_ahead(
-        self, readers: ThreadPoolExecutor, encoder: ThreadPoolExecutor, sources: Iterable[Source]
+        self, submit: Callable[[Source], Future[Opened]], encoder: ThreadPoolExecutor, sources: Iterable[Source]
     ) -> Future[_Encoded] | None:
         """Start opening and encoding the next images; return None if there are none."""
-        opening = [readers.submit(self.open, source) for source in sources]
+        opening = [submit(source) for source in sources]
         if not opening:
             return None
         return encoder.submit(lambda: _Encoded(self.stepper, [future.result() for future in opening]))

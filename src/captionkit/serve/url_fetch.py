@@ -18,6 +18,8 @@ from urllib.parse import urljoin
 import httpcore2
 
 from captionkit import __version__
+from captionkit.data.images import MAX_BYTES
+from captionkit.errors import ImageError
 from captionkit.serve.errors import RefusalError
 
 _REDIRECTS = 3
@@ -102,6 +104,19 @@ async def fetch(
         raise RefusalError(422, "the URL did not answer in time; send the image itself") from None
     except _FAILURES as error:
         raise RefusalError(422, f"the URL cannot be fetched ({str(error) or type(error).__name__})") from None
+
+
+def fetch_image(url: str) -> bytes:
+    """Fetch an image by its URL, for programs that are no service. Raises ImageError if it cannot be had."""
+    try:
+        return asyncio.run(_fetch_image(url))
+    except RefusalError as refused:
+        raise ImageError(f"{url}: {refused}") from None
+
+
+async def _fetch_image(url: str) -> bytes:
+    slots = asyncio.Semaphore(1)  # of this call's event loop
+    return await fetch(url, most=MAX_BYTES, seconds=_SECONDS, reserve=lambda _: None, slots=slots)
 
 
 async def _follow(url: str, most: int, reserve: Callable[[int], None], slots: asyncio.Semaphore) -> bytes:

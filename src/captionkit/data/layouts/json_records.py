@@ -30,7 +30,13 @@ def detect(place: Place) -> list[Path]:
 
     One with an id and no file only if it was named explicitly.
     """
-    return [file for file in place.files("*.json", "*.jsonl", "*.ndjson") if _fits(file, pointed_at=bool(place.file))]
+    files = place.files("*.json", "*.jsonl", "*.ndjson")
+    return [file for file in files if _fits(file, pointed_at=bool(place.file)) and (place.file or not _of_shard(file))]
+
+
+def _of_shard(file: Path) -> bool:
+    """Return whether a file holds the records of the tar shard beside it, as `captionkit bulk` writes them."""
+    return file.with_suffix(".tar").is_file()
 
 
 def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:

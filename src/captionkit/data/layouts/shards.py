@@ -64,7 +64,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
         for problem in problems:
             yield Problem(problem.kind, problem.where, f"{source}: {problem.detail}")
         for member, captions in samples:
-            key = _key(member.name)[0]
+            key = sample_key(member.name)[0]
             known: int | str = key if "/" in key else id_of_file(key)
             if (split, str(known)) in taken:
                 known = f"{path.stem}/{key}"
@@ -84,7 +84,7 @@ def _numbered(path: Path) -> bool:
     return bool(match and (match[1][-1].isdigit() or split_of_file(match[1])))
 
 
-def _key(name: str) -> tuple[str, str]:
+def sample_key(name: str) -> tuple[str, str]:
     """Split a name into the sample's key and the rest: "dir/a.seg.png" -> ("dir/a", "seg.png")."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
@@ -128,7 +128,7 @@ def _scan(path: Path) -> tuple[Samples, list[Problem]]:
         if isinstance(member, Problem):
             problems.append(member)
             continue
-        key, ending = _key(member.name)
+        key, ending = sample_key(member.name)
         is_image = f".{ending}" in IMAGE_SUFFIXES
         if not is_image and f".{ending}" not in SIDECARS:
             continue  # other data: classes, masks, sound
