@@ -139,7 +139,7 @@ def test_gradients_reach_every_parameter_and_dropout_is_for_training_alone(name:
     decoder.train()
     torch.manual_seed(0)
     found = losses(decoder.decode(decoder.place(memory, (2, 3)), packed), packed.tokens.roll(-1), 0.0)
-    (found.objective + (found.reward.surrogate if found.reward else 0)).backward()
+    (found.objective + (found.auxiliary.terms["reward"] if found.auxiliary else 0)).backward()
     assert [n for n, p in decoder.named_parameters() if p.grad is None or not p.grad.any()] == []
     if name not in ("hard", "show-tell"):  # which sample cells, and normalise over the batch
         decoder.eval()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from captionkit.models import hard_attention
-from captionkit.models.decoder import Decoded, Decoder, HardAttentionStats
+from captionkit.models.decoder import Decoded, Decoder
+from captionkit.models.hard_attention import HardAttentionStats
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.training import factory, train_step
 from captionkit.training.data.dataset import CaptionDataset
@@ -61,10 +62,10 @@ def test_the_learning_rules_mean_is_the_bounds_gradient(hard: ShowAttendTell, mo
         )
         decoded = hard.decode(memory, packed)
         found = losses(decoded, targets, 0.0)
-        probability = decoded.glimpses.log_probs.sum().exp()
+        probability = decoded.auxiliary.log_probs.sum().exp()
         bound = bound + probability * found.nats
         total += probability.item()
-        for mean, value in ((rule, found.objective + found.reward.surrogate), (without, found.objective)):
+        for mean, value in ((rule, found.objective + found.auxiliary.terms["reward"]), (without, found.objective)):
             for name, g in gradient(hard, value).items():
                 mean[name] = mean.get(name, 0) + probability.item() * g
     assert total == pytest.approx(1, abs=1e-6)
@@ -86,20 +87,20 @@ def test_a_sampled_caption_sees_one_cell_a_word(hard: ShowAttendTell, monkeypatc
         return looked[-1][1]
 
     monkeypatch.setattr(hard_attention.Sampler, "look", noted)
-    glimpses = hard.decode(memory, pack(CAPTIONS)).glimpses
+    stats = hard.decode(memory, pack(CAPTIONS)).auxiliary
     attention, seen = (torch.cat([step[k].flatten(0, 1) for step in looked]) for k in (0, 1))  # [P,G]
-    assert glimpses.sampled.all() and glimpses.sizes == pack(CAPTIONS).sizes
+    assert stats.sampled.all() and stats.sizes == pack(CAPTIONS).sizes
     assert ((seen == 0) | (seen == 1)).all() and (seen.sum(-1) == 1).all()
-    torch.testing.assert_close(glimpses.log_probs, (attention * seen).sum(-1).log())
-    torch.testing.assert_close(glimpses.entropy, torch.distributions.Categorical(attention).entropy())
+    torch.testing.assert_close(stats.log_probs, (attention * seen).sum(-1).log())
+    torch.testing.assert_close(stats.entropy, torch.distributions.Categorical(attention).entropy())
 
     monkeypatch.setattr(hard_attention, "EXPECTED", 1.0)  # all on the expected value: soft attention
     expected = hard.decode(memory, pack(CAPTIONS))
     soft = hard.eval().decode(memory, pack(CAPTIONS))
     torch.testing.assert_close(expected.logits, soft.logits)
-    assert not expected.glimpses.sampled.any() and soft.glimpses is None
-    reward = losses(expected, pack(CAPTIONS).tokens, 0.0).reward
-    assert reward.surrogate == 0 and reward.earned.tolist() == [0, 0]
+    assert not expected.auxiliary.sampled.any() and soft.auxiliary is None
+    found = losses(expected, pack(CAPTIONS).tokens, 0.0).auxiliary
+    assert found.terms["reward"] == 0 and found.statistics.tolist() == [0, 0]
 
 
 def test_cells_are_drawn_as_often_as_they_are_likely() -> None:
@@ -119,19 +120,19 @@ def test_each_word_is_rewarded_by_itself_and_what_follows() -> None:
     sampled = torch.rand(len(said), generator=generator) < 0.7
     logits = torch.zeros(len(said), WORDS)
     logits.scatter_(1, packed.tokens[:, None], 3 * said[:, None])
-    glimpses = HardAttentionStats(chosen, chosen.exp(), sampled, torch.tensor(-1.5), packed.sizes)
-    found = losses(Decoded(logits, None, glimpses), packed.tokens, 0.0)
+    stats = HardAttentionStats(chosen, chosen.exp(), sampled, torch.tensor(-1.5), packed.sizes)
+    found = losses(Decoded(logits, None, stats), packed.tokens, 0.0)
     log_probs = logits.log_softmax(-1)[range(len(said)), packed.tokens]
     assert found.coverage == 0
     by_hand = 0.0
     for values, looks, flags in zip(*(unpack(x, packed.sizes) for x in (log_probs, chosen, sampled)), strict=True):
         for t in range(len(values)):
             by_hand -= float((values[t:] + 1.5).sum() * looks[t]) * float(flags[t])
-    assert found.reward.surrogate.item() == pytest.approx(by_hand, rel=1e-4)
-    assert found.reward.earned.tolist() == pytest.approx(
+    assert found.auxiliary.terms["reward"].item() == pytest.approx(by_hand, rel=1e-4)
+    assert found.auxiliary.statistics.tolist() == pytest.approx(
         [float(log_probs[sampled].sum()), float(sampled.sum())], rel=1e-5
     )
-    assert found.reward.entropy.item() == pytest.approx(float(chosen.exp().sum()), rel=1e-5)
+    assert -found.auxiliary.terms["entropy"].item() == pytest.approx(float(chosen.exp().sum()), rel=1e-5)
 
 
 def test_the_baseline_moves_by_what_all_processes_earn(
@@ -147,7 +148,7 @@ def test_the_baseline_moves_by_what_all_processes_earn(
 
     def noted(*arguments: object):
         found = original(*arguments)
-        earned.append(found.reward.earned)
+        earned.append(found.auxiliary.statistics)
         return found
 
     monkeypatch.setattr(train_step, "losses", noted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,34 +28,38 @@ class PackedCaptions(NamedTuple):
         return PackedCaptions(tokens, self.sizes, image_index)
 
 
-class HardAttentionStats(NamedTuple):
-    """The samples of hard attention in training, for its loss; see `captionkit.models.hard_attention`."""
+class AuxiliaryLoss(NamedTuple):
+    """What a decoder adds to the training objective, besides the cross-entropy of its words."""
 
-    #: log p(s_t | s_<t, a) of the cell sampled for each word, [P]
-    log_probs: Tensor
-    #: entropy of the distribution that it was sampled from, in nats, [P]
-    entropy: Tensor
-    #: whether a word's cell was sampled; otherwise the expected value was used, [P]
-    sampled: Tensor
-    #: the moving average b of log p(y_t | s, a) before this step, []
-    baseline: Tensor
-    #: number of captions that have a first, a second, ... word, as in `PackedCaptions`
-    sizes: list[int]
+    #: terms by name, as sums over words; the recipe has a weight for each
+    terms: dict[str, Tensor]
+    #: what `Decoder.update_statistics` needs; sums over words, so that micro-batches and processes add up, [S]
+    statistics: Tensor
+
+
+class AuxiliaryRecord(Protocol):
+    """What a decoder noted while it decoded, and computes its own loss from."""
+
+    def loss(self, log_probs: Tensor) -> AuxiliaryLoss:
+        """Compute the loss from the log-probabilities [P] of the reference words, without a gradient."""
 
 
 class Decoded(NamedTuple):
     """A decoder's output for `PackedCaptions`: logits [P,V] and, per caption, the attention summed over words [N,G].
 
-    `coverage` is None for decoders without learned attention; `glimpses` is set only for hard attention in training.
+    `coverage` is None for decoders without learned attention; `auxiliary` for decoders without a loss of their own.
     """
 
     logits: Tensor
     coverage: Tensor | None
-    glimpses: HardAttentionStats | None = None
+    auxiliary: AuxiliaryRecord | None = None
 
 
 class Decoder(nn.Module, ABC):
     """Base class of decoders. Sizes: B images, G cells, D memory, N captions, P words, K beams, V vocabulary."""
+
+    #: number S of the statistics in its `AuxiliaryLoss`; 0 for a decoder without one
+    statistics = 0
 
     @abstractmethod
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
@@ -82,6 +86,9 @@ class Decoder(nn.Module, ABC):
     def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """Add position information to `memory` [B,G,D] of a `grid` of rows and columns; by default none."""
         return memory
+
+    def update_statistics(self, sums: Tensor) -> None:
+        """Update what a decoder tracks over training steps, from the sums of `statistics` [S] over a whole step."""
 
     def set_dropout(self, share: float) -> None:
         """Set the probability of all dropout layers to `share`."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from captionkit.models.additive_attention import AdditiveAttention
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, take
-from captionkit.models.hard_attention import Sampler
+from captionkit.models.hard_attention import DECAY, Sampler
 
 #: up to this many cells, projections cached per cell are less memory to read for each word than the weight matrices
 _FEW_CELLS = 100
@@ -67,6 +67,7 @@ class ShowAttendTell(Decoder):
         #: for hard attention: the moving average of log p(y_t | s, a), starting at that of a uniform prediction
         self.baseline: Tensor | None
         self.register_buffer("baseline", torch.tensor(-math.log(vocabulary)) if config.kind == "hard" else None)
+        self.statistics = 0 if self.baseline is None else 2
         self._initialise()
 
     def _initialise(self) -> None:
@@ -117,7 +118,13 @@ class ShowAttendTell(Decoder):
             attended.append(attention.squeeze(1).float())  # [n,1,G] -> [n,G]
         logits = self._logits(embedded, torch.cat(hs), self.output_z(torch.cat(zs)))  # [P,V]
         coverage = Padding(captions.sizes, logits.device).sum(torch.cat(attended))  # [P,G] -> [N,G]
-        return Decoded(logits, coverage, sampler and sampler.glimpses())
+        return Decoded(logits, coverage, sampler and sampler.stats())
+
+    def update_statistics(self, sums: Tensor) -> None:
+        """Move the baseline of hard attention: `sums` [2] of log p(y | s, a) over sampled words, and their number."""
+        total, words = sums.unbind()
+        if self.baseline is not None and words:
+            self.baseline.lerp_(total / words, 1 - DECAY)
 
     def _fan_out(self, memory: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return keys, memory and initial state per caption, each computed once per image: [B,...] -> [N,...]."""

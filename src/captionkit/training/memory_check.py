@@ -187,10 +187,10 @@ def _teach(train_step: TrainStep, batch: Batch) -> None:
     with train_step.accelerator.autocast():
         decoded = train_step.model(batch.images, batch.features, batch.captions, _grid(train_step))
     found = losses(decoded, batch.targets, train_step.recipe.loss.label_smoothing)
-    surrogate = 0 if found.reward is None else found.reward.surrogate + found.reward.entropy
+    auxiliary = sum(found.auxiliary.terms.values()) if found.auxiliary else 0
     trained = [parameter for parameter in train_step.model.parameters() if parameter.requires_grad]
     # Not `backward`, which would trigger DDP's gradient synchronization.
-    torch.autograd.grad(found.objective + found.coverage + surrogate, trained, allow_unused=True)
+    torch.autograd.grad(found.objective + found.coverage + auxiliary, trained, allow_unused=True)
 
 
 @torch.no_grad()

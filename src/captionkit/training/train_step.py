@@ -34,8 +34,6 @@ from captionkit.training.step_metrics import StepMetrics
 _UNREADABLE = 256
 #: number of recent images to read again, to tell a missing image from a missing disk
 _REREAD = 8
-#: decay of the hard attention baseline: b_k = 0.9 b_{k-1} + 0.1 log p(y | s_k, a)
-_BASELINE = 0.9
 
 
 #: sets the learning rates of an optimizer for a step (from 0)
@@ -74,8 +72,8 @@ class TrainStep:
         size = dataset.preprocessing.height, dataset.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
         self._feeding = Feeding(self.model, dataset, self._grid, accelerator)
-        #: hard attention only: sum of log p(y | s, a) over the step's sampled words, and their number
-        self._reward_sum = torch.zeros(2, device=accelerator.device)
+        #: sums over the step of the statistics that the decoder tracks
+        self._statistics = torch.zeros(self.model.decoder.statistics, device=accelerator.device)
         #: images that could not be read, with the reason
         self.broken: set[str] = set()
         self._unread = 0
@@ -102,7 +100,7 @@ class TrainStep:
         self._schedule(self.optimizer, number)
         self.thawing.apply(number)
         learnt, finite = StepMetrics(), True
-        self._reward_sum.zero_()
+        self._statistics.zero_()
         for part in range(self.plan.parts):
             batch = self._feeding.fed(self._checked(next(batches)), self._feeding.share(number, self.plan.steps))
             torch.manual_seed(_seed(self.recipe.trainer.seed, number, part, accelerator.process_index))
@@ -119,7 +117,7 @@ class TrainStep:
             return None
         self._wrapped_optimizer.step()
         self._wrapped_optimizer.zero_grad(set_to_none=True)
-        self._move_baseline()
+        self._update_statistics()
         self.average.update_parameters(self.model)
         return learnt
 
@@ -184,10 +182,10 @@ class TrainStep:
         weight = self.recipe.distillation.weight
         found = losses(decoded, batch.targets, recipe.label_smoothing, batch.soft, weight)
         objective = found.objective / max(words, 1) + recipe.doubly_stochastic_weight * found.coverage / captions
-        if found.reward is not None:
-            looked = recipe.hard_reward * found.reward.surrogate - recipe.hard_entropy * found.reward.entropy
-            objective = objective + looked / words
-            self._reward_sum += found.reward.earned
+        if found.auxiliary is not None:
+            weights = {"reward": recipe.hard_reward, "entropy": recipe.hard_entropy}
+            objective = objective + sum(weights[name] * term for name, term in found.auxiliary.terms.items()) / words
+            self._statistics += found.auxiliary.statistics
         return objective, StepMetrics(found.nats.item(), len(batch.targets))
 
     def _self_critical(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, StepMetrics]:
@@ -203,14 +201,10 @@ class TrainStep:
         objective, learnt = self.critic.objective(decoded, said)
         return objective / totals[1], learnt
 
-    def _move_baseline(self) -> None:
-        """Update hard attention's baseline from this step's reward over all processes, so that it is equal on all."""
-        baseline = getattr(self.model.decoder, "baseline", None)
-        if baseline is None:
-            return
-        total, words = self.accelerator.reduce(self._reward_sum).unbind()
-        if words:
-            baseline.lerp_(total / words, 1 - _BASELINE)
+    def _update_statistics(self) -> None:
+        """Update what the decoder tracks from this step's sums over all processes, so that it is equal on all."""
+        if self.model.decoder.statistics:
+            self.model.decoder.update_statistics(self.accelerator.reduce(self._statistics))
 
     def _stand_in(self) -> Batch:
         """Return a batch of one blank image with zero weight, because every rank must take part in the all-reduce."""
