@@ -134,12 +134,12 @@ class Torch(Onnx):
         import torch
 
         from captionkit.models.serialization import load_model
-        from captionkit.models.summary import summarise_folder
+        from captionkit.models.summary import summarize_folder
         from captionkit.models.torch_stepper import TorchStepper
 
         torch.set_num_threads(threads)
         folder = open_model(model)
-        self.summary = summarise_folder(folder)
+        self.summary = summarize_folder(folder)
         return Captioner(folder, TorchStepper(load_model(folder)))
 
     def prepare(self, name: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def learn(config: DecoderConfig, data: Path, folder: Path) -> Path:
     parameters = [*model.neck.parameters(), *model.decoder.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=5e-3)
     for _ in range(150):
-        decoded = model.decode(model.remember(features, model.encoder.grid(*SHAPE)), fed)
+        decoded = model.decode(model.project(features, model.encoder.grid(*SHAPE)), fed)
         loss = nn.functional.cross_entropy(decoded.logits, wanted)
         optimizer.zero_grad()
         loss.backward()

@@ -17,11 +17,11 @@ from captionkit.cli.main import main
 from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.eval.fit_confidence import area_under_curve, fit_confidence
-from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
+from captionkit.eval.out_of_distribution import KINDS, out_of_distribution_images
 from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features
 from captionkit.inference.captioner import Outcome
 from captionkit.inference.model_folder import BUNDLED, open_model, update_model
-from captionkit.metrics.agreement import RIGHT_FROM, People
+from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
 from captionkit.viz.page import Card, captions_page
 
 EXAMPLES = BUNDLED.parent / "examples"
@@ -84,7 +84,7 @@ def test_the_area_under_the_curve() -> None:
 def test_agreement_weighs_what_people_agree_on() -> None:
     cat = ["a cat on a sofa", "a gray cat sleeps", "the cat is lying down"]
     skier = ["a skier on a slope", "a man skis down a hill", "a person in the snow"]
-    people = People([cat, skier, ["a red bus"], ["two cups of tea"]])
+    people = ReferenceAgreement([cat, skier, ["a red bus"], ["two cups of tea"]])
     right = people.agreement(["a cat", "a woman standing", "a red bus", "tea"])
     assert (right >= RIGHT_FROM).all() and right[2] == pytest.approx(1)
     false = people.agreement(["a dog on a sofa", "a dog on a slope", "a dog", "a a a"])
@@ -93,11 +93,11 @@ def test_agreement_weighs_what_people_agree_on() -> None:
 
 
 def test_unfamiliar_images_are_of_every_kind_and_the_same_again() -> None:
-    images, again = unfamiliar_images(2 * len(KINDS)), unfamiliar_images(2 * len(KINDS))
+    images, again = out_of_distribution_images(2 * len(KINDS)), out_of_distribution_images(2 * len(KINDS))
     assert [kind for kind, _ in images] == [*KINDS] * 2
     assert all(a.tobytes() == b.tobytes() and a.mode == "RGB" for (_, a), (_, b) in zip(images, again, strict=True))
     assert len({image.tobytes() for _, image in images}) == len(images)
-    assert unfamiliar_images(1, seed=1)[0][1].tobytes() != images[0][1].tobytes()
+    assert out_of_distribution_images(1, seed=1)[0][1].tobytes() != images[0][1].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_unfamiliar_images_get_a_low_confidence(captioner: captionkit.Captioner,
     """Their median lies below the fifth of photos with the lowest confidence; the seed is not the one of the fit."""
     everyday = captioned_split(shared / "data" / "everyday", "val")
     photos = [found.caption.confidence for found in captioner.stream([e.image for e in everyday[:60]]) if found.caption]
-    strange = captioner.stream([image for _, image in unfamiliar_images(3 * len(KINDS), seed=5)])
+    strange = captioner.stream([image for _, image in out_of_distribution_images(3 * len(KINDS), seed=5)])
     assert np.median([found.caption.confidence for found in strange if found.caption]) < np.quantile(photos, 0.2)
 
 

@@ -169,7 +169,7 @@ def test_no_images_yet(folder: Path) -> None:
 def test_pixels(folder: Path, size: tuple[int, int], levels: int) -> None:
     coarse = np.random.default_rng(1).integers(0, 256, (size[1] // 2 + 1, size[0] // 2 + 1, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-    seen = ClipScore(str(folder), device="cpu")._look(image)
+    seen = ClipScore(str(folder), device="cpu")._preprocess(image)
     # A value may be rounded to the next of 255 levels; above a six-fold reduction Pillow takes a short cut.
     apart = np.abs(seen - pixels(image).numpy()) * np.reshape(STD, (3, 1, 1)) * 255
     assert apart.max() < levels + 0.01
@@ -187,7 +187,7 @@ def test_pixels_are_those_of_transformers(folder: Path, size: tuple[int, int]) -
     noise = np.random.default_rng(2).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     processor = CLIPImageProcessorPil.from_pretrained(folder)
     expected = processor(Image.fromarray(noise), return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(ClipScore(str(folder), device="cpu")._look(noise), expected, atol=1e-5)
+    np.testing.assert_allclose(ClipScore(str(folder), device="cpu")._preprocess(noise), expected, atol=1e-5)
 
 
 def test_kinds_of_picture_score_alike(folder: Path, images: list[Image.Image], tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_the_mean_and_deviation_of_the_model(folder: Path, images: list[Image.Im
     settings = json.loads((other / "preprocessor_config.json").read_text())
     settings |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
     (other / "preprocessor_config.json").write_text(json.dumps(settings))
-    usual, changed = (ClipScore(str(path), device="cpu")._look(images[0]) for path in (folder, other))
+    usual, changed = (ClipScore(str(path), device="cpu")._preprocess(images[0]) for path in (folder, other))
     axes = (3, 1, 1)
     colours = usual * np.reshape(STD, axes) + np.reshape(MEAN, axes)
     expected = (colours - np.reshape([0.5, 0.4, 0.3], axes)) / np.reshape([0.2, 0.3, 0.4], axes)
     np.testing.assert_allclose(changed, expected, atol=1e-5)
     (other / "preprocessor_config.json").unlink()  # then CLIP's own
-    np.testing.assert_array_equal(ClipScore(str(other), device="cpu")._look(images[0]), usual)
+    np.testing.assert_array_equal(ClipScore(str(other), device="cpu")._preprocess(images[0]), usual)
 
 
 def test_a_bad_picture_is_named_and_nothing_kept(folder: Path, images: list[Image.Image], tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_gradients_reach_every_parameter_and_dropout_is_for_training_alone(name:
     decoder.set_dropout(0)
     decoder.train()
     torch.manual_seed(0)
-    found = losses(decoder.decode(decoder.place(memory, (2, 3)), packed), packed.tokens.roll(-1), 0.0)
+    found = losses(decoder.decode(decoder.add_position(memory, (2, 3)), packed), packed.tokens.roll(-1), 0.0)
     (found.objective + (found.auxiliary.terms["reward"] if found.auxiliary else 0)).backward()
     assert [n for n, p in decoder.named_parameters() if p.grad is None or not p.grad.any()] == []
     if name not in ("hard", "show-tell"):  # which sample cells, and normalise over the batch
@@ -250,13 +250,13 @@ def test_cells_have_places_on_grids_of_any_shape() -> None:
         return np.stack([np.interp(at, np.arange(len(table)), part) for part in table.T], 1)
 
     for rows, columns in ((2, 3), (3, 2), (1, 6), (5, 7)):
-        placed = decoder.place(torch.zeros(2, rows * columns, WIDTH, dtype=torch.float64), (rows, columns))
+        placed = decoder.add_position(torch.zeros(2, rows * columns, WIDTH, dtype=torch.float64), (rows, columns))
         wanted = stretched(row, rows)[:, None] + stretched(column, columns)
         np.testing.assert_allclose(placed[1].numpy().reshape(rows, columns, WIDTH), wanted, atol=1e-12)
     six = torch.zeros(1, 6, WIDTH, dtype=torch.float64)
-    assert torch.equal(decoder.place(six, None), decoder.place(six, (2, 3)))
+    assert torch.equal(decoder.add_position(six, None), decoder.add_position(six, (2, 3)))
     with pytest.raises(ModelError, match="a grid of 2 x 3 does not have 4 cells"):
-        decoder.place(six[:, :4], None)
+        decoder.add_position(six[:, :4], None)
 
 
 def test_sizes_are_refused_that_cannot_be() -> None:

@@ -80,13 +80,13 @@ def test_a_sampled_caption_sees_one_cell_a_word(hard: ShowAttendTell, monkeypatc
     torch.manual_seed(3)
     memory = torch.randn(3, CELLS, WIDTH)
     looked: list[tuple[Tensor, Tensor]] = []
-    original = hard_attention.Sampler.look
+    original = hard_attention.Sampler.sample
 
     def noted(self, attention: Tensor) -> Tensor:
         looked.append((attention, original(self, attention)))
         return looked[-1][1]
 
-    monkeypatch.setattr(hard_attention.Sampler, "look", noted)
+    monkeypatch.setattr(hard_attention.Sampler, "sample", noted)
     stats = hard.decode(memory, pack(CAPTIONS)).auxiliary
     attention, seen = (torch.cat([step[k].flatten(0, 1) for step in looked]) for k in (0, 1))  # [P,G]
     assert stats.sampled.all() and stats.sizes == pack(CAPTIONS).sizes

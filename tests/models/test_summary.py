@@ -23,7 +23,7 @@ from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.summary import BEAM, WORDS, Summary, summarise, summarise_folder
+from captionkit.models.summary import BEAM, WORDS, Summary, summarize, summarize_folder
 from captionkit.models.transformer_decoder import TransformerConfig
 
 CHANNELS, MEMORY, VOCABULARY = 8, 20, 50
@@ -82,7 +82,7 @@ def by_name(summary: Summary) -> dict:
 
 
 def test_encoder_and_neck_by_hand():
-    parts = by_name(summarise(model(SHOW_ATTEND_TELL), 8, 12))
+    parts = by_name(summarize(model(SHOW_ATTEND_TELL), 8, 12))
     conv, look, neck = parts["encoder.0"], parts["encoder.1"], parts["neck"]
     assert (conv.kind, conv.output, conv.parameters) == ("Conv2d", [1, CHANNELS, 4, 6], CHANNELS * 27 + CHANNELS)
     assert conv.picture_flops == 2 * G * CHANNELS * 3 * 3 * 3
@@ -95,7 +95,7 @@ def test_encoder_and_neck_by_hand():
 
 
 def test_show_attend_tell_by_hand():
-    summary = summarise(model(SHOW_ATTEND_TELL), 8, 12)
+    summary = summarize(model(SHOW_ATTEND_TELL), 8, 12)
     parts = by_name(summary)
     word = {
         "decoder.attention": H * A + G * A,
@@ -126,7 +126,7 @@ def test_show_attend_tell_by_hand():
 
 
 def test_transformer_by_hand():
-    summary = summarise(model(TRANSFORMER), 8, 12)
+    summary = summarize(model(TRANSFORMER), 8, 12)
     width, layers = TRANSFORMER.width, TRANSFORMER.layers
 
     def step(words: int) -> int:
@@ -154,7 +154,7 @@ def test_parts_add_up_and_the_model_stays_as_it_was(decoder, memory):
     images = torch.randn(1, 3, 8, 12)
     with torch.no_grad():
         memory_before = network.encode(images)
-    summary = summarise(network, 8, 12)
+    summary = summarize(network, 8, 12)
     total = sum(p.numel() for p in network.parameters())
     assert summary.parameters == total == sum(part.parameters for part in summary.parts)
     untrained = sum(p.numel() for p in (*network.encoder.conv.parameters(), network.encoder.place))
@@ -173,12 +173,12 @@ def test_parts_add_up_and_the_model_stays_as_it_was(decoder, memory):
 def test_encoders_take_what_is_published(name, billions, millions):
     """Multiply-adds at 224 x 224 (Howard and Gupta 2019; Sandler et al. 2018, table 4)."""
     network = CaptioningModel(ModelConfig(EncoderConfig(name), SHOW_ATTEND_TELL), VOCABULARY)
-    summary = summarise(network, 224, 224)
+    summary = summarize(network, 224, 224)
     assert summary.encoder_flops / 2e9 == pytest.approx(billions, abs=0.005)
     encoder = [part for part in summary.parts if part.name.startswith("encoder")]
     assert sum(part.parameters for part in encoder) / 1e6 == pytest.approx(millions, abs=0.006)
     assert encoder[0].output == [1, 32, 112, 112] and encoder[-1].output == [1, 1280, 7, 7]
-    assert summarise(network, 448, 224).encoder_flops == 2 * summary.encoder_flops
+    assert summarize(network, 448, 224).encoder_flops == 2 * summary.encoder_flops
 
 
 @pytest.mark.parametrize("family", ["vit", "beit"])
@@ -195,7 +195,7 @@ def test_a_backbone_still_works_after_it(family, tmp_path):
     images = torch.randn(2, 3, 40, 72)
     with torch.no_grad():
         expected = network.encode(images)
-        summary = summarise(network, 40, 72)
+        summary = summarize(network, 40, 72)
         torch.testing.assert_close(network.encode(images), expected)
     parts = by_name(summary)
     assert sum(part.parameters for part in summary.parts) == summary.parameters
@@ -212,11 +212,11 @@ def test_a_size_that_the_encoder_refuses_is_named(tmp_path):
     encoder, config = load_huggingface_encoder(EncoderConfig(str(tmp_path)))
     network = CaptioningModel(ModelConfig(config, SHOW_ATTEND_TELL), VOCABULARY, encoder=encoder)
     with pytest.raises(ModelError, match="takes no images of 64 x 96 pixels"):
-        summarise(network, 64, 96)
+        summarize(network, 64, 96)
 
 
 def test_inspect_tells_the_parts(untrained, capsys):
-    expected = summarise_folder(open_model(untrained))
+    expected = summarize_folder(open_model(untrained))
     assert cli.main(["inspect", str(untrained), "--json"]) == 1, "it has no graphs"
     report = json.loads(capsys.readouterr().out)
     assert report["summary"] == json.loads(json.dumps(expected.to_dict()))
@@ -239,7 +239,7 @@ def test_trained_is_what_the_recipe_trained(recipe, stages, untrained, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["provenance"] = {"recipe": {"encoder": recipe}} if recipe else {}
     (folder / "config.json").write_text(json.dumps(config))
-    parts = summarise_folder(open_model(folder)).parts
+    parts = summarize_folder(open_model(folder)).parts
     encoder = [part for part in parts if part.name.startswith("encoder.")]
     assert [part.trained > 0 for part in encoder] == [False] * (19 - stages) + [True] * stages
     assert all(part.trained == part.parameters for part in parts if part.name.startswith(("neck", "decoder")))

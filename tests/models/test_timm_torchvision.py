@@ -341,7 +341,7 @@ def test_stages_and_what_is_trained(name, stages, unstaged, timm, torchvision):
     assert [[names[id(module)] for module in part] for part in parts] == stages
     staged = {id(p) for part in encoder.stages for p in part.parameters()}
     rest = {key for key, p in encoder.network.named_parameters() if id(p) not in staged}
-    assert rest - encoder.idle == unstaged
+    assert rest - encoder.unused_parameters == unstaged
     encoder.train()
     side = encoder.preprocessing().height
     encoder(torch.randn(2, 3, side, encoder.preprocessing().width)).square().sum().backward()

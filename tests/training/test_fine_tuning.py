@@ -91,7 +91,7 @@ def model_of(name: str) -> CaptioningModel:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_growth_keeps_every_old_logit(name: str) -> None:
     model = model_of(name)
-    memory = model.remember(torch.randn(3, 6, 1280), (2, 3))
+    memory = model.project(torch.randn(3, 6, 1280), (2, 3))
     packed = pack(CAPTIONS)
     before, weights = model.decode(memory, packed).logits, {n: t.clone() for n, t in model.state_dict().items()}
     resize_token_embeddings(model, [[1, 4, 5, 2], [1, 6, 2]], NEW_SHARES, seed=3)
@@ -114,7 +114,7 @@ def test_growth_keeps_every_old_logit(name: str) -> None:
 def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> None:
     model = model_of(name)
     heard = [[1, 4, 5, 2], [1, 6, 9, 3, 2]]
-    memory = model.remember(torch.zeros(2, 1, 1280), (1, 1))
+    memory = model.project(torch.zeros(2, 1, 1280), (1, 1))
     resize_token_embeddings(model, heard, NEW_SHARES, seed=3)
     packed = pack([(1, heard[1][:-1]), (0, heard[0][:-1])])
     logits = model.decode(memory, packed).logits.double()

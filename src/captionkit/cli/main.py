@@ -320,9 +320,9 @@ def _summary(model: str) -> Any:
     from captionkit.inference.model_folder import open_model
 
     try:
-        from captionkit.models.summary import summarise_folder
+        from captionkit.models.summary import summarize_folder
 
-        return summarise_folder(open_model(model))
+        return summarize_folder(open_model(model))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("captionkit"):
             raise

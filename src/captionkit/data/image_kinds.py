@@ -107,7 +107,7 @@ _BY_TEXT: tuple[tuple[bytes, FileKind], ...] = (
 )
 
 
-def look(data: bytes) -> FileKind | None:
+def identify(data: bytes) -> FileKind | None:
     """Return the kind of file that begins with `data`; None if it is unknown."""
     start = data[:_LOOKED_AT]
     if not start.strip(b"\0"):

@@ -461,7 +461,7 @@ def _kind(data: bytes) -> str:
         if re.match(start, data, re.DOTALL):
             return kind
     said = f"not an image of a kind that is opened ({', '.join(_KINDS).upper()})"
-    found = image_kinds.look(data)
+    found = image_kinds.identify(data)
     raise ImageError(f"{said} but {found.what}; {found.way_out}" if found else f"{said}; save it as JPEG or PNG")
 
 

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from captionkit.data.images import Source
 from captionkit.data.layouts import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError
-from captionkit.eval.out_of_distribution import KINDS, unfamiliar_images
+from captionkit.eval.out_of_distribution import KINDS, out_of_distribution_images
 from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features
 from captionkit.inference.captioner import BATCH, Caption, Captioner
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
 from captionkit.inference.word_confidence import Floats, WordConfidence, calibration_error, fit, logistic, sigmoid
-from captionkit.metrics.agreement import RIGHT_FROM, People
+from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
 from captionkit.utils.progress import say, track
 
 #: least number of right captions, and of wrong ones, for a fit
@@ -184,7 +184,7 @@ def _photos(captioner: Captioner, caption_set: CaptionSet) -> _Photos:
     found = list(_captioned(captioner, [example.image for example in caption_set], "captioning"))
     if not found:
         raise CaptionkitError(f"{caption_set.name}: no image of split {caption_set.split!r} could be captioned")
-    people = People([caption_set[place].captions for place, _, _ in found])
+    people = ReferenceAgreement([caption_set[place].captions for place, _, _ in found])
     right = people.agreement([caption.text for _, caption, _ in found]) >= RIGHT_FROM
     words = [
         (float(np.exp(word.log_prob)), people.used(place, word.text))
@@ -197,7 +197,7 @@ def _photos(captioner: Captioner, caption_set: CaptionSet) -> _Photos:
 
 def _unfamiliar(captioner: Captioner) -> tuple[_Evidence, list[str]]:
     """Caption out-of-distribution images, all captions counted as wrong; return the evidence and the images' kinds."""
-    images = unfamiliar_images(_OF_A_KIND * len(KINDS))
+    images = out_of_distribution_images(_OF_A_KIND * len(KINDS))
     found = list(_captioned(captioner, [image for _, image in images], "captioning unfamiliar images"))
     features = np.stack([features for *_, features in found])
     return _Evidence(features, np.zeros(len(found), np.bool_)), [images[place][0] for place, _, _ in found]

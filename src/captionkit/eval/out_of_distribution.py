@@ -22,7 +22,7 @@ _LETTERS = list("etaoinshrdlucmfwypvbgkjqxz")
 _GRAY_LEVELS = 256
 
 
-def unfamiliar_images(number: int, *, seed: int = 0) -> list[tuple[str, Image.Image]]:
+def out_of_distribution_images(number: int, *, seed: int = 0) -> list[tuple[str, Image.Image]]:
     """Return `number` pairs (kind, RGB image), the kinds in turn; the same for the same number and seed."""
     kinds = list(KINDS)
     generator = np.random.default_rng([seed, 1907])

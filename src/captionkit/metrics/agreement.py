@@ -33,7 +33,7 @@ _PEOPLE = frozenset((
 ))  # fmt: skip
 
 
-class People:
+class ReferenceAgreement:
     """The references of images, by the images' index."""
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captionkit.data.layouts import CaptionSet, Dataset, Problem, stated_captions
-from captionkit.data.layouts.caption_set import is_id, normalise_split, whole
+from captionkit.data.layouts.caption_set import is_id, normalize_split, whole
 from captionkit.data.layouts.caption_values import (
     CAPTION_COLUMNS,
     checked_captions,
@@ -114,7 +114,7 @@ def read_references(source: References) -> ReferenceSet:
             continue
         good, problems = checked_captions(stated.captions, stated.file_name, stated.source)
         wrote.problems.extend(f"{problem.kind}: {problem.where} ({problem.detail})" for problem in problems)
-        wrote.images.append(ImageReferences(stated.id, stated.file_name, good, normalise_split(stated.split)))
+        wrote.images.append(ImageReferences(stated.id, stated.file_name, good, normalize_split(stated.split)))
     return wrote
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from captionkit.data.layouts.caption_set import base_name, id_of_file, normalise_split
+from captionkit.data.layouts.caption_set import base_name, id_of_file, normalize_split
 from captionkit.data.layouts.caption_values import is_missing
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.caption_files import CandidateSet, Id, ImageReferences, ReferenceSet
@@ -91,7 +91,7 @@ def named(ids: Sequence[Id]) -> str:
 
 
 def _of_split(wrote: ReferenceSet, split: str | None) -> list[ImageReferences]:
-    images = [image for image in wrote.images if split is None or image.split == normalise_split(split)]
+    images = [image for image in wrote.images if split is None or image.split == normalize_split(split)]
     if wrote.images and not images:
         there = ", ".join(sorted({image.split for image in wrote.images if image.split}))
         reason = f"there is {there}" if there else "these have no splits, leave it out"

@@ -94,7 +94,7 @@ class CaptioningModel(nn.Module):
         """Compute the encoder's grid: `images` [B,3,H,W] -> [B,G,D']. With a frozen encoder it can be cached."""
         return self.encoder(images)
 
-    def remember(self, features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def project(self, features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Compute the memory [B,G,D] from the encoder's grid [B,G,D'] or the maps [B,H,W,C] of its frozen stages.
 
         `grid` gives the rows and columns, for decoders with position embeddings of cells; without it, those of the
@@ -102,11 +102,11 @@ class CaptioningModel(nn.Module):
         """
         if features.ndim == 4:
             features = self.encoder.encode_trained(features)  # [B,H,W,C] -> [B,G,D']
-        return self.decoder.place(self.neck(features), grid)
+        return self.decoder.add_position(self.neck(features), grid)
 
     def encode(self, images: Tensor) -> Tensor:
         """Compute the memory: `images` [B,3,H,W] -> memory [B,G,D]."""
-        return self.remember(self.features(images), self.encoder.grid(images.shape[2], images.shape[3]))
+        return self.project(self.features(images), self.encoder.grid(images.shape[2], images.shape[3]))
 
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         """Run teacher forcing; see `Decoder.decode`."""
@@ -133,8 +133,10 @@ class CaptioningModel(nn.Module):
 
         `grid` gives the rows and columns of cached features.
         """
-        return self.decode(self.seen(images, features, grid), captions)
+        return self.decode(self.encode_or_project(images, features, grid), captions)
 
-    def seen(self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None) -> Tensor:
+    def encode_or_project(
+        self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None
+    ) -> Tensor:
         """Return the memory [B,G,D] of `images`, or of cached `features` of the frozen stages (with their `grid`)."""
-        return self.encode(images) if features is None else self.remember(features, grid)
+        return self.encode(images) if features is None else self.project(features, grid)

@@ -99,7 +99,7 @@ class ClipScore:
     @torch.inference_mode()
     def _embed_images(self, images: Sequence[Source]) -> Floats:
         """Return unit-length embeddings [B,D]."""
-        pixels = np.stack([self._look(image) for image in images])
+        pixels = np.stack([self._preprocess(image) for image in images])
         return _unit(self._clip.get_image_features(torch.from_numpy(pixels).to(self._device)).pooler_output)
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class ClipScore:
             parts.append(_unit(self._clip.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output))
         return np.concatenate(parts)
 
-    def _look(self, image: Source) -> np.ndarray:
+    def _preprocess(self, image: Source) -> np.ndarray:
         """Return the image [3,side,side] as in CLIP's training: shorter side resized to `side`, then a center crop."""
         opened = open_image(image)  # at full size: decoding a JPEG at half size gives slightly different pixels
         return preprocess(opened, self._preprocessing, box=_middle(*opened.size, self._preprocessing.width))

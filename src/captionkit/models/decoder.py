@@ -83,7 +83,7 @@ class Decoder(nn.Module, ABC):
         """The blocks that `decode` runs in sequence, if any; the trainer may checkpoint or compile each separately."""
         return []
 
-    def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    def add_position(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """Add position information to `memory` [B,G,D] of a `grid` of rows and columns; by default none."""
         return memory
 
@@ -126,7 +126,7 @@ class Padding:
         return packed.new_zeros(self.captions, packed.shape[1]).index_add(0, self.caption, packed)
 
 
-def take(state: Tensor, parents: Tensor) -> Tensor:
+def reorder(state: Tensor, parents: Tensor) -> Tensor:
     """Select the state of each hypothesis' parent: `state` [B,K',...], `parents` [B,K] -> [B,K,...]."""
     first = torch.arange(state.shape[0], device=state.device).unsqueeze(1) * state.shape[1]  # [B,1]
     rows = (first + parents).flatten()  # [B,1] + [B,K] -> [B*K]

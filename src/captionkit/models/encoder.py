@@ -37,12 +37,12 @@ class EncoderConfig:
 class Encoder(nn.Module, ABC):
     """Base class of encoders: `forward(images [B,3,H,W]) -> grid [B,G,D]`, cells in row-major order.
 
-    `dim` is D; `stages` lists the parts from input to output, the unit of freezing. `idle` names the parameters of a
-    wrapped library `network` that the grid does not depend on.
+    `dim` is D; `stages` lists the parts from input to output, the unit of freezing. `unused_parameters` names the
+    parameters of a wrapped library `network` that the grid does not depend on.
     """
 
     dim: int
-    idle: frozenset[str] = frozenset()
+    unused_parameters: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Encoder(nn.Module, ABC):
         for module in self.stages[self.trained_from :] if self.trained_from is not None else []:
             module.requires_grad_(True)
         for name, parameter in self.named_parameters():
-            if name.removeprefix("network.") in self.idle:  # it would get no gradient
+            if name.removeprefix("network.") in self.unused_parameters:  # it would get no gradient
                 parameter.requires_grad_(False)
         self.train(self.training)
 
@@ -123,7 +123,7 @@ class Encoder(nn.Module, ABC):
 
 
 @contextmanager
-def without_values(network: nn.Module) -> Iterator[None]:
+def meta_device(network: nn.Module) -> Iterator[None]:
     """Create tensors on the meta device inside the context, to get the output shapes of `network` or a copy of it.
 
     Some networks cache tensors by size (BEiT its relative positions). Cached meta tensors are cleared on exit, or they

@@ -70,7 +70,7 @@ class Sampler:
         self._log_probs: list[Tensor] = []
         self._entropy: list[Tensor] = []
 
-    def look(self, attention: Tensor) -> Tensor:
+    def sample(self, attention: Tensor) -> Tensor:
         """Return the weights to apply, for the captions with another word: `attention` [n,1,G] -> [n,1,G].
 
         They are one-hot for captions with sampled locations, and the attention itself for the others.

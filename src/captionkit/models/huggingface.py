@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError, one_line
-from captionkit.models.encoder import Encoder, EncoderConfig, without_values
+from captionkit.models.encoder import Encoder, EncoderConfig, meta_device
 from captionkit.models.encoder_registry import register
 from captionkit.utils import paths
 
@@ -48,7 +48,7 @@ class HuggingFaceEncoder(Encoder):
         self._trained = size or (preprocessing.height, preprocessing.width)
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
         #: names of the network's parameters that the grid does not depend on, such as those of a pooling head
-        out, self.idle = self._outline(*self._trained)
+        out, self.unused_parameters = self._outline(*self._trained)
         # The cells may be preceded by a class token, a distillation token and registers.
         prefixes = {0, 1, 2, 1 + (getattr(network.config, "num_register_tokens", None) or 0)}
         cells, self._prefix = self._layout(out, *self._trained, prefixes)
@@ -63,7 +63,7 @@ class HuggingFaceEncoder(Encoder):
         if not lists:
             return [self.network]
         trunk = max(lists, key=_size)
-        used = {id(p) for name, p in self.network.named_parameters() if name not in self.idle}
+        used = {id(p) for name, p in self.network.named_parameters() if name not in self.unused_parameters}
         before, after = ([m for m in part if _uses(m, used)] for part in _around(self.network, trunk))
         first = [nn.ModuleList(before)] if before else []
         return [*first, *trunk[:-1], nn.ModuleList([trunk[-1], *after])]
@@ -97,7 +97,7 @@ class HuggingFaceEncoder(Encoder):
         family rounds sizes.
         """
         try:
-            with without_values(self.network), torch.enable_grad():
+            with meta_device(self.network), torch.enable_grad():
                 twin = type(self.network)(self.network.config).eval()
                 out = self._features(twin, torch.zeros(1, 3, height, width))
         except Exception as error:  # networks that are not for images, or not for this size, raise all kinds of errors
@@ -162,7 +162,7 @@ def load_huggingface_encoder(
         raise ModelError(f"{config.name}: {reason}; name a Hub id, or a folder with safetensors weights") from None
     network = _vision_part(whole)
     built = HuggingFaceEncoder(network, published_preprocessing(config.name, network))
-    needed = {id(t) for name, t in network.state_dict(keep_vars=True).items() if name not in built.idle}
+    needed = {id(t) for name, t in network.state_dict(keep_vars=True).items() if name not in built.unused_parameters}
     lost = [name for name, t in whole.state_dict(keep_vars=True).items() if name in missing and id(t) in needed]
     if lost:
         raise ModelError(f"{config.name}: has no weights for {lost[0]} ({len(lost)} missing); name another backbone")

@@ -60,7 +60,7 @@ def _typical(model: CaptioningModel, captions: Sequence[Sequence[int]]) -> float
     model.eval()
     weight = next(model.decoder.parameters())
     blank = weight.new_zeros(1, 1, model.encoder.dim)  # [1,1,D']: a grid of one cell
-    memory = model.remember(blank, (1, 1))
+    memory = model.project(blank, (1, 1))
     found = []
     for caption in captions:
         packed = PackedCaptions(torch.tensor(caption[:-1]), [1] * (len(caption) - 1), torch.tensor([0]))

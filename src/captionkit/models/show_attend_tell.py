@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from captionkit.models.additive_attention import AdditiveAttention
-from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, take
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, reorder
 from captionkit.models.hard_attention import DECAY, Sampler
 
 #: up to this many cells, projections cached per cell are less memory to read for each word than the weight matrices
@@ -68,9 +68,9 @@ class ShowAttendTell(Decoder):
         self.baseline: Tensor | None
         self.register_buffer("baseline", torch.tensor(-math.log(vocabulary)) if config.kind == "hard" else None)
         self.statistics = 0 if self.baseline is None else 2
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.1)
         nn.init.orthogonal_(self.from_hidden.weight)
         nn.init.zeros_(self.output.bias)
@@ -111,7 +111,7 @@ class ShowAttendTell(Decoder):
         sampler = Sampler(captions.sizes[0], self.baseline) if hard else None
         hs, zs, attended = [], [], []
         for n, word in zip(captions.sizes, words, strict=True):
-            look = sampler and sampler.look
+            look = sampler and sampler.sample
             h, c, z, attention = self._advance(word.unsqueeze(1), h[:n], c[:n], keys[:n], memory[:n], look)
             hs.append(h.squeeze(1))  # [n,1,H] -> [n,H]
             zs.append(z.squeeze(1))  # [n,1,D] -> [n,D]
@@ -147,7 +147,7 @@ class ShowAttendTell(Decoder):
     def step(
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        h, c = (take(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
+        h, c = (reorder(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
         embedded = self.embedding(tokens)  # [B,K] -> [B,K,E]
         attention = self.attention(h, state["memory.keys"])  # [B,K,G]
         seen = attention @ state["memory.seen"]  # [B,K,G] x [B,G,4H+E] -> [B,K,4H+E], with many cells [B,K,D]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, lstm, open_forget_gate, take
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, lstm, open_forget_gate, reorder
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ShowTell(Decoder):
         self.from_hidden = nn.Linear(config.hidden, 4 * config.hidden, bias=False)
         self.output = nn.Linear(config.hidden, vocabulary)
         self.dropout = nn.Dropout(config.dropout)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.1)
         nn.init.orthogonal_(self.from_hidden.weight)
         nn.init.zeros_(self.output.bias)
@@ -81,7 +81,7 @@ class ShowTell(Decoder):
     def step(
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        h, c = (take(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
+        h, c = (reorder(state[name], parents) for name in ("state.h", "state.c"))  # [B,K',H] -> [B,K,H]
         inputs = self.from_input(self.embedding(tokens))  # [B,K] -> [B,K,E] -> [B,K,4H]
         h, c = lstm(inputs + self.from_hidden(h), c)
         even = state["memory.even"].unsqueeze(1).expand(-1, tokens.shape[1], -1)  # [B,G] -> [B,K,G]

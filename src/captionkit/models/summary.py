@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from captionkit.inference.model_folder import ModelFolder
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.encoder import without_values
+from captionkit.models.encoder import meta_device
 from captionkit.models.serialization import load_model
 
 #: length of the counted caption, about that of COCO and Flickr8k, and the usual beam size
@@ -105,7 +105,7 @@ def _figure(value: float) -> str:
     return f"{value:.3f}" if value else ""
 
 
-def summarise_folder(folder: ModelFolder) -> Summary:
+def summarize_folder(folder: ModelFolder) -> Summary:
     """Summarize the model of a folder at its own image size. Raises ModelError if it cannot be built.
 
     Which parameters count as trained is taken from the recipe in its provenance; without one, only neck and decoder.
@@ -115,10 +115,10 @@ def summarise_folder(folder: ModelFolder) -> Summary:
     stage = {"all": 0, "stages": recipe.get("first_stage", -1)}.get(recipe.get("train"))
     model.encoder.train_from(stage)
     size = folder.preprocessing
-    return summarise(model, size.height, size.width)
+    return summarize(model, size.height, size.width)
 
 
-def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
+def summarize(model: CaptioningModel, height: int, width: int) -> Summary:
     """Summarize `model` for an image of `height` x `width` pixels and a caption of `WORDS` words.
 
     Parameters that require a gradient count as trained. Raises ModelError for a size that the encoder does not accept.
@@ -127,11 +127,11 @@ def summarise(model: CaptioningModel, height: int, width: int) -> Summary:
     parts = _parts(model)
     outline = copy.deepcopy(model).eval().to("meta").requires_grad_()
     meter = _Meter(_parts(outline), outline)
-    with without_values(outline.encoder), meter.running():
+    with meta_device(outline.encoder), meter.running():
         with meter.phase("picture", "encoder"):
             features = outline.features(torch.zeros(1, 3, height, width))
         with meter.phase("picture", "neck"):
-            memory = outline.remember(features, grid)
+            memory = outline.project(features, grid)
         with meter.phase("picture", "decoder"):
             state = outline.begin(memory)
         with meter.phase("words", "decoder"):

@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.models.encoder import Encoder, EncoderConfig, without_values
+from captionkit.models.encoder import Encoder, EncoderConfig, meta_device
 from captionkit.models.encoder_registry import register
 from captionkit.models.huggingface import leaves, reason_of
 
@@ -59,7 +59,7 @@ class TrunkEncoder(Encoder):
         self.name, self.network, self._trunk = name, trunk.network, trunk
         size = trunk.preprocessing.height, trunk.preprocessing.width
         #: names of the network's parameters that the grid does not depend on, such as those of a head
-        out, self.idle = self._outline(*size)
+        out, self.unused_parameters = self._outline(*size)
         self._grids = {size: self._shape(out, *size)}
         self.dim = out.shape[1 if out.ndim == 4 and not trunk.channels_last else -1]
         self.train_from(0)
@@ -70,7 +70,7 @@ class TrunkEncoder(Encoder):
 
         A norm layer between two stages belongs to the second; a norm layer after all of them belongs to the last.
         """
-        used = {id(p) for name, p in self.network.named_parameters() if name not in self.idle}
+        used = {id(p) for name, p in self.network.named_parameters() if name not in self.unused_parameters}
         return [nn.ModuleList(group) if len(group) > 1 else group[0] for group in _grouped(_parts(self.network, used))]
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -98,7 +98,7 @@ class TrunkEncoder(Encoder):
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()  # in training mode, batch norm rejects a batch of one cell
         try:
-            with without_values(self.network), torch.enable_grad():
+            with meta_device(self.network), torch.enable_grad():
                 out = functional_call(self.network, {**outlines, **buffers}, torch.zeros(1, 3, height, width))
             used = set(map(id, leaves(out)))
         except Exception as error:  # networks raise all kinds of errors for sizes they do not support

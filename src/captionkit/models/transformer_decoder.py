@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from captionkit.errors import ModelError
-from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, take
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, reorder
 
 #: named sizes: width, layers and heads; "base" is that of Vaswani et al.
 SIZES = {
@@ -98,20 +98,20 @@ class Layer(nn.Module):
 
         `keys` and `values` [B,h,G,W/h] are those of the grids; `image_index` [N] is the row of each caption's grid.
         """
-        x = x + self.dropout(self.words.output(self._listen(x, padding)))
+        x = x + self.dropout(self.words.output(self.self_attend(x, padding)))
         keys, values = (y.index_select(0, image_index) for y in (keys, values))  # [B,h,G,W/h] -> [N,h,G,W/h]
-        seen, weights = self.look(padding.pad(x), keys, values, weighed=weighed)  # [P,W] -> [N,L,W], [N,L,G]
-        return self.see(x, padding.pack(seen)), weights  # [N,L,W] -> [P,W]
+        seen, weights = self.cross_attend(padding.pad(x), keys, values, weighed=weighed)  # [P,W] -> [N,L,W], [N,L,G]
+        return self.feed_forward(x, padding.pack(seen)), weights  # [N,L,W] -> [P,W]
 
-    def _listen(self, x: Tensor, padding: Padding) -> Tensor:
+    def self_attend(self, x: Tensor, padding: Padding) -> Tensor:
         """Run causal self-attention, `x` [P,W] -> [P,W]; padding comes after all words, so the causal mask hides it."""
         attention, normed = self.words, self.norm_words(x)
         parts = (attention.query(normed), attention.key(normed), attention.value(normed))
         queries, keys, values = (attention.split(padding.pad(part)) for part in parts)  # [P,W] -> [N,h,L,W/h]
-        heard = scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        return padding.pack(attention.join(heard))  # [N,h,L,W/h] -> [N,L,W] -> [P,W]
+        attended = scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return padding.pack(attention.join(attended))  # [N,h,L,W/h] -> [N,L,W] -> [P,W]
 
-    def look(self, x: Tensor, keys: Tensor, values: Tensor, *, weighed: bool) -> tuple[Tensor, Tensor | None]:
+    def cross_attend(self, x: Tensor, keys: Tensor, values: Tensor, *, weighed: bool) -> tuple[Tensor, Tensor | None]:
         """Attend from `x` [B,L,W] to the grid -> output [B,L,W] and, if `weighed`, mean weights of the heads [B,L,G].
 
         `keys` and `values` [B,h,G,W/h] are shared by all L positions.
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         weights = self.grid.weigh(queries, keys)  # [B,h,L,G]
         return self.grid.join(weights @ values), weights.mean(1)  # [B,L,W], [B,h,L,G] -> [B,L,G]
 
-    def see(self, x: Tensor, seen: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """Run the position-wise rest of the layer: `x`, cross-attention output `seen` [...,W] -> [...,W]."""
         x = x + self.dropout(self.grid.output(seen))
         inner = nn.functional.gelu(self.expand(self.norm_forward(x)))  # [...,W] -> [...,4W]
@@ -142,9 +142,9 @@ class Transformer(Decoder):
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(config.dropout)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)  # logits of unit variance
         for table in (self.row_embedding, self.column_embedding):
             nn.init.normal_(table.weight, std=0.02)
@@ -153,7 +153,7 @@ class Transformer(Decoder):
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
 
-    def place(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    def add_position(self, memory: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """Add row and column embeddings to `memory` [B,G,D]; None stands for the grid in training.
 
         Raises ModelError if `grid` does not have G cells.
@@ -208,15 +208,15 @@ class Transformer(Decoder):
         weights = None
         for index, layer in enumerate(self.layers):
             caches = [f"state.{part}.{index}" for part in ("keys", "values")]
-            heard, *grown = self._recall(layer, x, parents, *(state[name] for name in caches))
+            attended, *grown = self._self_attend_cached(layer, x, parents, *(state[name] for name in caches))
             changed |= zip(caches, grown, strict=True)
-            x = x + layer.dropout(layer.words.output(heard))
+            x = x + layer.dropout(layer.words.output(attended))
             keys, values = state[f"memory.keys.{index}"], state[f"memory.values.{index}"]
-            seen, weights = layer.look(x, keys, values, weighed=layer is self.layers[-1])
-            x = layer.see(x, seen)
+            seen, weights = layer.cross_attend(x, keys, values, weighed=layer is self.layers[-1])
+            x = layer.feed_forward(x, seen)
         return self._logits(x), weights, changed
 
-    def _recall(
+    def _self_attend_cached(
         self, layer: Layer, x: Tensor, parents: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attend from each newest word, `x` [B,K,W], to the words so far -> [B,K,W] and the two extended caches."""
@@ -224,10 +224,11 @@ class Transformer(Decoder):
         parts = (attention.query(normed), attention.key(normed), attention.value(normed))
         # Each hypothesis attends to its own words: [B,K,W] -> [B*K,W] -> [B*K,h,1,W/h]
         query, key, value = (part.flatten(0, 1).unflatten(-1, (attention.heads, 1, -1)) for part in parts)
-        keys, values = (take(cache, parents).flatten(0, 1) for cache in (keys, values))  # -> [B*K,h,T,W/h]
+        keys, values = (reorder(cache, parents).flatten(0, 1) for cache in (keys, values))  # -> [B*K,h,T,W/h]
         keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)  # [B*K,h,T+1,W/h]
-        heard = scaled_dot_product_attention(query, keys, values)  # [B*K,h,1,W/h]
-        return tuple(y.unflatten(0, parents.shape) for y in (heard.flatten(1), keys, values))  # [B*K,...] -> [B,K,...]
+        attended = scaled_dot_product_attention(query, keys, values)  # [B*K,h,1,W/h]
+        attended, keys, values = (y.unflatten(0, parents.shape) for y in (attended.flatten(1), keys, values))
+        return attended, keys, values  # [B*K,...] -> [B,K,...]
 
 
 def sinusoids(places: Tensor, width: int) -> Tensor:

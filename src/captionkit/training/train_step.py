@@ -194,7 +194,7 @@ class TrainStep:
             with torch.no_grad():
                 if self.model.encoder.frozen and batch.features is None:  # encode the images once, not twice
                     batch = batch._replace(images=None, features=self.model.features(batch.images))
-                memory = self.model.seen(batch.images, batch.features, self._grid)
+                memory = self.model.encode_or_project(batch.images, batch.features, self._grid)
                 said = self.critic.listen(self.model, memory, batch.turns, batch.indices)
             self.model.train()
             decoded = self._wrapped(batch.images, batch.features, said.captions, self._grid)

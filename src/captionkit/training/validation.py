@@ -135,7 +135,7 @@ def validate(
             continue
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
-            memory = model.encode(batch.images) if batch.features is None else model.remember(batch.features, grid)
+            memory = model.encode_or_project(batch.images, batch.features, grid)
             decoded = model.decode(memory, batch.captions)
         nats += losses(decoded, batch.targets, 0.0).nats.item()
         words += len(batch.targets)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from captionkit.data.layouts.caption_set import Dataset, Example, Problem, normalise_split, split_of_folder, whole
+from captionkit.data.layouts.caption_set import Dataset, Example, Problem, normalize_split, split_of_folder, whole
 from captionkit.data.layouts.caption_values import checked_captions
 from captionkit.data.layouts.image_finder import ImageFinder
 from captionkit.errors import DatasetError
@@ -137,7 +137,7 @@ def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Da
         if isinstance(entry, Problem):
             problems.append(entry)
             continue
-        split = normalise_split(entry.split)
+        split = normalize_split(entry.split)
         examples = splits.setdefault(split, {})
         if first := examples.get(str(entry.id)):
             detail = f"{entry.source}: id {entry.id} is {first.name} already; this entry is left out"

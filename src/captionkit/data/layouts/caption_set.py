@@ -145,7 +145,7 @@ class Dataset(Mapping[str, CaptionSet]):
 
         Raises DatasetError if it is missing or empty.
         """
-        chosen = self._sets.get(normalise_split(name))
+        chosen = self._sets.get(normalize_split(name))
         if chosen is None:
             there = ", ".join(f"{split} ({len(examples)} images)" for split, examples in self.items())
             raise DatasetError(f"{self.root}: there is no split {name!r}; there is {there}")
@@ -157,7 +157,7 @@ class Dataset(Mapping[str, CaptionSet]):
         return chosen
 
 
-def normalise_split(name: object) -> str:
+def normalize_split(name: object) -> str:
     """Return a split's canonical name: "validation" -> "val"; safe as part of a file name; "all" if there is none."""
     text = re.sub(r"[^\w-]+", "_", str(name or "").strip().casefold()).strip("_")
     return _SPLIT_NAMES.get(text, text or WHOLE)
