@@ -43,7 +43,7 @@ def test_caption_is_consistent(captioner: Captioner, photos: Path) -> None:
         assert "<unk>" not in c.text
         assert c.attention.shape == (len(c.tokens), 2, 3), "64 x 96 pixels at stride 32"
         np.testing.assert_allclose(c.attention.sum((1, 2)), 1, atol=1e-4)
-        assert c.text == captioner.text.decode(c.tokens) == str(c)
+        assert c.text == captioner.tokenizer.decode(c.tokens) == str(c)
         assert 0 < c.confidence < 1
         assert c.log_prob < 0
         assert c.confidence == pytest.approx(np.mean([word.confidence for word in c.words]))
