@@ -73,9 +73,9 @@ def caption_inputs(
     with ExitStack() as stack:
         results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
         captioner = load(model)
-        restyle, hypotheses = _style(write, captioner, decoding)
+        restyle, hypotheses = style_of(write, captioner, decoding)
         settings = {**decoding, **hypotheses, "min_confidence": min_confidence}
-        for given, outcome in track(_outcomes(captioner, inputs, batch_size, settings), total, "captioning"):
+        for given, outcome in track(outcomes_of(captioner, inputs, batch_size, settings), total, "captioning"):
             if given.kept:
                 continue
             outcome = restyle(outcome)
@@ -111,7 +111,7 @@ def _writer(write: WriteOptions, named: Sequence[str]) -> CaptionWriter:
     return CaptionWriter(write.publisher(), named, dry_run=write.dry_run)
 
 
-def _style(
+def style_of(
     write: WriteOptions | None, captioner: Captioner, decoding: dict[str, Any]
 ) -> tuple[Callable[[Outcome], Outcome], dict[str, Any]]:
     """Return what words an outcome in the style asked for, and the options of decoding that it needs."""
@@ -227,7 +227,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
     return kept
 
 
-def _outcomes(
+def outcomes_of(
     captioner: Captioner, inputs: Iterator[Input], batch_size: int, settings: dict[str, Any]
 ) -> Iterator[tuple[Input, Outcome]]:
     """Yield the outcomes in the order of the inputs, including those that have no image."""

@@ -85,7 +85,7 @@ _MORE = "`captionkit COMMAND --help` says more of a command."
 
 #: the commands as `captionkit --help` orders them
 _GROUPS = {
-    "caption": ("caption", "bulk", "alttext", "serve", "demo"),
+    "caption": ("caption", "bulk", "watch", "alttext", "serve", "demo"),
     "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
@@ -387,6 +387,20 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def watch(options: argparse.Namespace) -> int:
+    """Caption images as they arrive in a folder."""
+    from captionkit.cli.caption_writer import WriteOptions
+    from captionkit.cli.watch import watch_folder
+
+    return watch_folder(
+        options.folder,
+        WriteOptions(**_overrides(options, "write")),
+        model=options.model,
+        decoding=_overrides(options, "decoding"),
+        min_confidence=options.min_confidence,
+    )
+
+
 def metadata(options: argparse.Namespace) -> int:
     """Show captions in metadata and XMP files, or clear captionkit's own."""
     from captionkit.cli.metadata import clear_metadata, show_metadata
@@ -611,6 +625,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, report, extra="train")
     add("run", type=_path, metavar="RUN", help="folder that `captionkit train` made")
     add("--data", type=_path, nargs="+", metavar="DATA", help="where its images lie now (default: where they lay)")
+
+    add = _add(commands, watch, extra="watch")
+    add("folder", type=_path, metavar="DIR", help="the folder in which images arrive, at any depth")
+    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    _add_write(add)
+    _add_min_confidence(add, "word alt text of less confidence, 0 to 1, as a guess")
 
     add = _add(commands, metadata, extra="metadata")
     add("inputs", nargs="+", metavar="PHOTO", help="image, folder, or pattern such as 'photos/*.jpg'")

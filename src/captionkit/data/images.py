@@ -233,7 +233,7 @@ def open_image(
         ) from error
 
 
-def embedded_texts(source: Source) -> tuple[bytes, str]:
+def embedded_texts(source: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
     """Return the XMP packet in an image and its EXIF description; empty where there is none.
 
     Raises ImageError for what is no image. RAW files are not looked into.
