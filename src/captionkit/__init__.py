@@ -8,10 +8,13 @@ print(model.caption("photo.jpg").text)
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, until whoever uses the library asks
 
 if TYPE_CHECKING:
     from captionkit.data.images import Preprocessing as Preprocessing

@@ -20,8 +20,8 @@ from starlette.testclient import TestClient
 from captionkit.errors import CaptionkitError, ImageError
 from captionkit.inference.captioner import Outcome
 from captionkit.serve.app import create_app
-from captionkit.serve.batching import Batching
-from captionkit.serve.errors import BusyError, LateError
+from captionkit.serve.batching import Batcher
+from captionkit.serve.errors import BusyError, RequestTimeoutError
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
 from serving import Gate
@@ -113,7 +113,7 @@ def test_what_takes_too_long_is_told_and_makes_room(gate: Gate, images: list[byt
         first = asyncio.ensure_future(service.caption(images[0]))
         await until(lambda: gate.batches)  # the model is busy, so all others wait
         for late in (service.caption_all(images), first):
-            with pytest.raises(LateError, match=r"no caption within 2 s"):
+            with pytest.raises(RequestTimeoutError, match=r"no caption within 2 s"):
                 await late
         assert service._inside == 0
         service.settings = Settings(timeout=120)
@@ -168,7 +168,7 @@ def test_a_model_that_fails_fails_its_batch_alone() -> None:
         return [f"{key}{item}" for item in items]
 
     async def test() -> None:
-        batching: Batching[str, int, str] = Batching(work, lambda _: 8)
+        batching: Batcher[str, int, str] = Batcher(work, lambda _: 8)
         worker = asyncio.create_task(batching.run())
         asked = [asyncio.ensure_future(batching.submit(key, n)) for n, key in enumerate(["a", "bad", "b", "bad", "a"])]
         await until(started.is_set)

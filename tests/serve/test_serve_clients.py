@@ -145,7 +145,7 @@ def test_forms_as_browsers_and_scripts_send_them(client: TestClient, photo: byte
     assert said(client.post(CAPTIONS, content=unchosen + chosen + b"--x--\r\n", headers=form)) == [text]
     refused(client.post(CAPTIONS, content=unchosen + b"--x--\r\n", headers=form), 422)
     assert said(client.post("/v1/captions", files=[("f", photo)], data={"force_words": ["dog", "grass"]})) != [text]
-    assert "beam: is given 2 times" in refused(
+    assert "num_beams: is given 2 times" in refused(
         client.post(CAPTIONS, files={"f": photo}, data={"num_beams": ["3", "5"]}), 422
     )
     assert client.post("/", files={"f": photo}).json() == [{"generated_text": text}]

@@ -416,7 +416,7 @@ def test_fetching(fetching_client: TestClient, photo: bytes, monkeypatch: pytest
 
 
 def test_replies_are_utf8_whatever_is_in_them() -> None:
-    from captionkit.serve.errors import Reply
+    from captionkit.serve.replies import Reply
 
     said = {"path": "\ud800é\U0001f600"}
     assert json.loads(Reply(said).body) == said

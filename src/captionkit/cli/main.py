@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = _parser(arguments if arguments is not None else sys.argv[1:]).parse_known_args(arguments)
         if unknown:
             parsed.parser.refuse(unknown)
-        with _running(parsed.command):
+        with _running(parsed.command, verbose=parsed.verbose):
             return parsed.command(parsed)
     except CaptionkitError as error:
         say(f"captionkit: {error}")
@@ -57,12 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _running(command: Command) -> Iterator[None]:
-    """Show what the library logs, and end on signals; a server does both in its own way."""
-    if command is serve:
-        yield
-        return
-    with log_to_console(), stoppable():
+def _running(command: Command, *, verbose: bool) -> Iterator[None]:
+    """Show what the library logs, and end on signals; a server ends in its own way."""
+    with log_to_console(verbose=verbose), nullcontext() if command is serve else stoppable():
         yield
 
 
@@ -665,6 +662,7 @@ def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     parser = commands.add_parser(
         command.__name__.replace("_", "-"), help=text[0].lower() + text[1:].rstrip("."), description=text
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="also say what is done meanwhile")
     parser.set_defaults(command=command, extra=extra, parser=parser)
     return parser.add_argument
 

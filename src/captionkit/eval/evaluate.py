@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shlex
 import sys
@@ -28,8 +29,10 @@ from captionkit.inference.search import Decoding
 from captionkit.metrics import Metric, Scores, evaluate
 from captionkit.metrics.evaluation import check_metrics, check_numbers, make_metrics
 from captionkit.utils import atomic_write, output_checks
-from captionkit.utils.progress import say, track
+from captionkit.utils.progress import progress_bar
 from captionkit.viz.page import Card, sectioned_page
+
+LOG = logging.getLogger(__name__)
 
 RESULTS, SCORES, GALLERY = "results.json", "scores.json", "gallery.html"
 
@@ -118,10 +121,10 @@ def _captions(
     outcomes = captioner.stream([example.image for example in caption_set], batch_size=batch_size)
     # Scores of an earlier evaluation must not remain beside new results.
     with ResultsFile(results, outdated=[results.with_name(name) for name in (SCORES, GALLERY)]) as file:
-        for example, outcome in zip(caption_set, track(outcomes, len(caption_set), "captioning"), strict=True):
+        for example, outcome in zip(caption_set, progress_bar(outcomes, len(caption_set), "captioning"), strict=True):
             if outcome.caption is None:
                 failures.append(outcome.error)
-                say(f"captionkit: {outcome.error}")
+                LOG.warning("%s", outcome.error)
                 continue
             said[str(example.id)] = outcome.caption.text
             file.add({"path": example.name, "image_id": example.id, "captions": [outcome.caption.to_dict()]})

@@ -9,6 +9,7 @@ other four fifths, and each kind of out-of-distribution image by a fit that saw 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,7 +29,9 @@ from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
 from captionkit.inference.word_confidence import Floats, WordConfidence, calibration_error, fit, logistic, sigmoid
 from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
-from captionkit.utils.progress import say, track
+from captionkit.utils.progress import progress_bar
+
+LOG = logging.getLogger(__name__)
 
 #: least number of right captions, and of wrong ones, for a fit
 FEWEST = 20
@@ -208,12 +211,12 @@ def _captioned(captioner: Captioner, sources: Sequence[Source], what: str) -> It
     decoding = replace(captioner.decoding, num_captions=1)
     starts = range(0, len(sources), BATCH)
     with ThreadPoolExecutor(_READERS) as pool:
-        for start in track(starts, len(starts), what):
+        for start in progress_bar(starts, len(starts), what):
             opened = list(pool.map(captioner.open, sources[start : start + BATCH]))
             for place, (outcome, overview) in enumerate(captioner.examine(opened, decoding), start):
                 caption = outcome.caption
                 if caption is None:
-                    say(f"captionkit: {outcome.error}")
+                    LOG.warning("%s", outcome.error)
                 elif caption.words:
                     yield place, caption, _features(caption, overview)
 

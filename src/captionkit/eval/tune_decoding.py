@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
 from captionkit.inference.search import Begun, Decoding, search
 from captionkit.metrics import evaluate
-from captionkit.utils.progress import say, track
+from captionkit.utils.progress import progress_bar
+
+LOG = logging.getLogger(__name__)
 
 #: the score that decides, and the scores in the table
 CHOOSES, TOLD = "CIDEr-D", ("CIDEr-D", "BLEU-4", "ROUGE-L")
@@ -116,7 +119,7 @@ def tune_model(
     if write:
         update_model(captioner.folder, {}, {"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
         if captioner.folder.confidence and best.decoding != captioner.decoding:
-            say(f"captionkit: {model}: confidence was fitted to other decoding; `captionkit calibrate` refits it")
+            LOG.warning("%s: confidence was fitted to other decoding; `captionkit calibrate` refits it", model)
     return tuning
 
 
@@ -144,7 +147,7 @@ def _read(captioner: Captioner, caption_set: CaptionSet) -> Iterator[tuple[list[
     """Yield the readable images [B,3,H,W], a batch at a time; report the errors of the others."""
     chunks = [caption_set.examples[start : start + BATCH] for start in range(0, len(caption_set), BATCH)]
     with ThreadPoolExecutor(_READERS) as pool:
-        for chunk in track(chunks, len(chunks), "captioning"):
+        for chunk in progress_bar(chunks, len(chunks), "captioning"):
             opened = list(pool.map(lambda example: _open(captioner, example), chunk))
             good = [(example, image) for example, image in zip(chunk, opened, strict=True) if image is not None]
             if good:
@@ -154,5 +157,5 @@ def _read(captioner: Captioner, caption_set: CaptionSet) -> Iterator[tuple[list[
 def _open(captioner: Captioner, example: Example) -> np.ndarray | None:
     opened = captioner.open(example.image)
     if opened.error is not None:
-        say(f"captionkit: {opened.error}")
+        LOG.warning("%s", opened.error)
     return opened.pixels

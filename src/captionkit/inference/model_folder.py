@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,7 +26,8 @@ from captionkit.errors import CaptionkitError, ModelError, one_line
 from captionkit.inference.caption_confidence import CaptionConfidence
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.utils import atomic_write, output_checks, paths
-from captionkit.utils.progress import say
+
+LOG = logging.getLogger(__name__)
 
 # What reads a folder's parts is imported with the first of them: see captionkit.inference.load.
 if TYPE_CHECKING:
@@ -347,7 +349,7 @@ def _set_aside(path: Path) -> None:
     names = (path.with_name(f"{path.name}.kept{f'-{number}' if number > 1 else ''}") for number in count(1))
     kept = next(name for name in names if not os.path.lexists(name))
     path.rename(kept)
-    say(f"captionkit: {path} was not written by captionkit, or changed since; it is kept as {kept.name}")
+    LOG.warning("%s was not written by captionkit, or changed since; it is kept as %s", path, kept.name)
 
 
 def _bring_back(path: Path) -> None:

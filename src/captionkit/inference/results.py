@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -19,7 +20,8 @@ from typing import Any
 from captionkit.data.layouts.caption_set import id_of_file
 from captionkit.errors import CaptionkitError
 from captionkit.utils import atomic_write, output_checks
-from captionkit.utils.progress import say
+
+LOG = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 
@@ -130,7 +132,7 @@ class ResultsFile:
     def __exit__(self, failure: object, *_: object) -> None:
         if not self._captioned and (failure or self.path.is_file()):
             if not failure:
-                say(f"captionkit: {self.path}: stays as it was, as nothing was captioned")
+                LOG.warning("%s: stays as it was, as nothing was captioned", self.path)
             return
         try:
             self._write()

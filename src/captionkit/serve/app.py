@@ -18,15 +18,15 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Captioner
 from captionkit.serve.api.captions import captions
 from captionkit.serve.api.chat import chat
-from captionkit.serve.api.health import upkeep
+from captionkit.serve.api.health import health
 from captionkit.serve.api.huggingface import huggingface
 from captionkit.serve.errors import error_reply, reply_to
-from captionkit.serve.middleware import Guard
+from captionkit.serve.middleware import RequestMiddleware
 from captionkit.serve.options import reason_of
-from captionkit.serve.routing import Addresses, Methods, Routes
+from captionkit.serve.path_middleware import MethodMiddleware, PathMiddleware, Routes
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
-from captionkit.serve.ui.front import mount_front
+from captionkit.serve.ui.mount import mount_ui
 from captionkit.serve.url_fetch import AT_A_TIME
 
 
@@ -47,12 +47,12 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service, app.state.url_slots = service, asyncio.Semaphore(AT_A_TIME)
-    routers = [captions(service), huggingface(service), chat(service), upkeep(service)]
+    routers = [captions(service), huggingface(service), chat(service), health(service)]
     own: list[BaseRoute] = [*app.routes, *(route for router in routers for route in router.routes)]
     routes = Routes(own)
-    app.add_middleware(Methods, routes=routes)
-    app.add_middleware(Guard, settings=settings, meters=service.meters)
-    app.add_middleware(Addresses, prefix=settings.root_path, routes=routes)
+    app.add_middleware(MethodMiddleware, routes=routes)
+    app.add_middleware(RequestMiddleware, settings=settings, metrics=service.metrics)
+    app.add_middleware(PathMiddleware, prefix=settings.root_path, routes=routes)
     if settings.cors:  # outside the guard, because browsers send preflight requests without the token
         methods = ["GET", "POST"]
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=methods, allow_headers=["*"])
@@ -60,7 +60,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
     for router in routers:
         app.include_router(router)
     # The web page is mounted last, so that it takes GET / and all remaining paths below it.
-    mount_front(app, service)
+    mount_ui(app, service)
     return app
 
 
@@ -69,12 +69,12 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(CaptionkitError)
     async def refused(request: Request, error: CaptionkitError) -> Response:
-        request.state.said["error"] = str(error)
+        request.state.log_fields["error"] = str(error)
         return reply_to(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        reason = request.state.said["error"] = reason_of(error.errors())
+        reason = request.state.log_fields["error"] = reason_of(error.errors())
         return error_reply(422, reason)
 
     @app.exception_handler(HTTPException)

@@ -21,7 +21,7 @@ class _Waiting(Generic[Key, Item, Result]):
     future: asyncio.Future[Result] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Batching(Generic[Key, Item, Result]):
+class Batcher(Generic[Key, Item, Result]):
     """A queue of items for one worker thread; everything else runs in the event loop's thread.
 
     If the worker is idle, an item is processed at once. While it is busy, items queue up. The next batch is the oldest

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from fastapi.responses import JSONResponse
 
 from captionkit.errors import CaptionkitError, ImageTooLargeError
+from captionkit.serve.replies import ErrorAnswer, ErrorDetail, Reply
 
 
 class RefusalError(CaptionkitError):
@@ -27,7 +24,7 @@ class BusyError(RefusalError):
         super().__init__(429, f"{reason}; try again in {seconds} s", {"Retry-After": str(seconds)})
 
 
-class LateError(RefusalError):
+class RequestTimeoutError(RefusalError):
     """Captioning timed out (504)."""
 
     def __init__(self, seconds: float) -> None:
@@ -51,19 +48,11 @@ TYPES = {
 }
 
 
-class Reply(JSONResponse):
-    """JSON response in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped."""
-
-    def render(self, content: Any) -> bytes:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "backslashreplace")
-
-
 def error_reply(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Reply:
     """Return the JSON response of an error, with the reason in one line."""
-    reason = " ".join(reason.split())
-    error = {"message": reason, "type": TYPES.get(status, "invalid_request_error"), "status": status}
-    return Reply({"error": error}, status, headers=dict(headers) if headers else None)
+    kind = TYPES.get(status, "invalid_request_error")
+    detail = ErrorDetail(message=" ".join(reason.split()), type=kind, status=status)
+    return Reply(ErrorAnswer(error=detail), status, headers=dict(headers) if headers else None)
 
 
 def status_of(error: CaptionkitError) -> int:
@@ -78,7 +67,7 @@ def reply_to(error: CaptionkitError) -> Reply:
     return error_reply(status_of(error), named(error), getattr(error, "headers", None))
 
 
-def raise_if_all(found: Sequence[object]) -> None:
+def raise_if_all_failed(found: Sequence[object]) -> None:
     """Raise the first error if all outcomes are errors."""
     if all(isinstance(outcome, CaptionkitError) for outcome in found):
         raise found[0]  # type: ignore[misc]

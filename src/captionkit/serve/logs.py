@@ -17,14 +17,14 @@ from captionkit.inference.captioner import Outcome
 LOG = logging.getLogger("captionkit.serve")
 
 
-def log_request(said: Mapping[str, Any]) -> None:
-    """Log a request; `said` holds its client, method, path, status and ms, and captions or error if known."""
-    LOG.info(_sentence(said), extra={"said": said})
+def log_request(fields: Mapping[str, Any]) -> None:
+    """Log a request; `fields` are its client, method, path, status and ms, and captions or error if known."""
+    LOG.info(_sentence(fields), extra={"fields": fields})
 
 
-def _sentence(said: Mapping[str, Any]) -> str:
-    head = f"{said['client']} {said['method']} {said['path']} {said['status']} {said['ms']:.0f} ms"
-    rest = [said["error"]] if "error" in said else said.get("captions", [])
+def _sentence(fields: Mapping[str, Any]) -> str:
+    head = f"{fields['client']} {fields['method']} {fields['path']} {fields['status']} {fields['ms']:.0f} ms"
+    rest = [fields["error"]] if "error" in fields else fields.get("captions", [])
     return "  ".join([head, *rest]) if len(rest) < 2 else "\n    ".join([head, *rest])
 
 
@@ -39,14 +39,14 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         line: dict[str, Any] = {"time": moment, "level": record.levelname.lower()}
-        said = getattr(record, "said", None)
-        line.update(said if said is not None else {"message": record.getMessage()})
+        fields = getattr(record, "fields", None)
+        line.update(fields if fields is not None else {"message": record.getMessage()})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
 
 
-def start_log(kind: str) -> None:
+def configure_logging(kind: str) -> None:
     """Send the logs of the service and of uvicorn to standard error, as "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if kind == "json" else _Text())
@@ -56,8 +56,8 @@ def start_log(kind: str) -> None:
         logger.setLevel(level)
 
 
-def tell(request: Request, found: Sequence[Outcome | CaptionkitError]) -> None:
+def log_captions(request: Request, found: Sequence[Outcome | CaptionkitError]) -> None:
     """Add the captions, or the errors of images without one, to the log entry of a request."""
-    request.state.said["captions"] = [
+    request.state.log_fields["captions"] = [
         str(outcome) if isinstance(outcome, CaptionkitError) else str(outcome.caption) for outcome in found
     ]

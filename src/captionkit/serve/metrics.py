@@ -17,7 +17,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32)
 
 
-class Meters:
+class Metrics:
     """Metrics of one service, in their own registry. `inside` returns the number of images queued or in progress."""
 
     content_type = CONTENT_TYPE_LATEST
@@ -30,26 +30,26 @@ class Meters:
         timed = {"buckets": _SECONDS, **told}
         self.requests = Counter("requests", "requests served", ["path", "status"], **told)
         self.seconds = Histogram("request_seconds", "from a request's head to its end", ["path"], **timed)
-        self.pictures = Counter("pictures", "images by what became of them", ["outcome"], **told)
+        self.images = Counter("pictures", "images by what became of them", ["outcome"], **told)
         self._stages = Histogram("stage_seconds", "of an image, its share", ["stage"], **timed)
         self._batches = Histogram("batch_pictures", "images that went together", buckets=_SIZES, **told)
         Gauge("queue_pictures", "images that wait or are at work", **told).set_function(inside)
         Gauge("build", "what runs", ["version"], **told).labels(__version__).set(1)
         #: moving average of the model's seconds per image
-        self.seconds_a_picture = 0.1
+        self.seconds_per_image = 0.1
 
     @contextmanager
-    def batch(self, pictures: int) -> Iterator[None]:
-        """Time a batch of `pictures` images in the model."""
-        self._batches.observe(pictures)
+    def batch(self, images: int) -> Iterator[None]:
+        """Time a batch of `images` images in the model."""
+        self._batches.observe(images)
         start = time.perf_counter()
         yield
-        latest = (time.perf_counter() - start) / pictures
-        self.seconds_a_picture += (latest - self.seconds_a_picture) / 4
+        latest = (time.perf_counter() - start) / images
+        self.seconds_per_image += (latest - self.seconds_per_image) / 4
 
     def captioned(self, outcome: Outcome) -> None:
         """Count an image that was captioned."""
-        self.pictures.labels("captioned").inc()
+        self.images.labels("captioned").inc()
         for stage, milliseconds in outcome.ms.items():
             self._stages.labels(stage).observe(milliseconds / 1000)
 

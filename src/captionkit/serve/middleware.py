@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from captionkit.serve.errors import BusyError, RefusalError, error_reply, reply_to
 from captionkit.serve.logs import LOG, log_request
-from captionkit.serve.metrics import Meters
-from captionkit.serve.routing import path_of
+from captionkit.serve.metrics import Metrics
+from captionkit.serve.path_middleware import path_of
 from captionkit.serve.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -35,15 +36,11 @@ _BODIES = 16
 _GONE = 499
 
 
-class _GoneError(Exception):
-    """The client has disconnected; there is nobody to answer."""
-
-
-class Guard:
+class RequestMiddleware:
     """ASGI middleware that checks the token and the body of each request, and logs it."""
 
-    def __init__(self, app: App, settings: Settings, meters: Meters) -> None:
-        self._app, self._settings, self._meters = app, settings, meters
+    def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._meters = app, settings, metrics
         self._held = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -108,7 +105,7 @@ class Guard:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _GoneError
+                raise ClientDisconnect
             chunk, more = message.get("body", b""), message.get("more_body", False)
             if len(body) + len(chunk) > most:
                 raise RefusalError(413, f"more than the {most:,} bytes that a request may have")
@@ -123,8 +120,8 @@ class _Exchange:
     def __init__(self, scope: Message, send: Send) -> None:
         self.scope, self._send = scope, send
         self.status = self.held = 0
-        self.said: dict[str, Any] = {}
-        scope.setdefault("state", {})["said"] = self.said
+        self.log_fields: dict[str, Any] = {}
+        scope.setdefault("state", {})["log_fields"] = self.log_fields
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -132,16 +129,16 @@ class _Exchange:
         await self._send(message)
 
     async def serve(
-        self, serve: Callable[[_Exchange, Receive], Awaitable[None]], receive: Receive, meters: Meters
+        self, serve: Callable[[_Exchange, Receive], Awaitable[None]], receive: Receive, metrics: Metrics
     ) -> None:
         start = time.perf_counter()
         try:
             try:
                 await serve(self, receive)
             except RefusalError as error:
-                self.said["error"] = str(error)
+                self.log_fields["error"] = str(error)
                 await reply_to(error)(self.scope, receive, self.send)
-            except _GoneError:
+            except ClientDisconnect:
                 self.status = _GONE
             except Exception:
                 LOG.exception("%s failed", self.scope["path"].encode("unicode_escape").decode())
@@ -150,8 +147,8 @@ class _Exchange:
         finally:
             seconds = time.perf_counter() - start
             path = getattr(self.scope.get("route"), "path", "other")
-            meters.requests.labels(path, self.status or _GONE).inc()
-            meters.seconds.labels(path).observe(seconds)
+            metrics.requests.labels(path, self.status or _GONE).inc()
+            metrics.seconds.labels(path).observe(seconds)
             if path not in OPEN_PATHS:
                 log_request(self._about(seconds))
 
@@ -163,7 +160,7 @@ class _Exchange:
             "path": path.decode("latin-1").encode("unicode_escape").decode(),
             "status": self.status or _GONE,
             "ms": round(seconds * 1000, 1),
-            **self.said,
+            **self.log_fields,
         }
 
 
@@ -192,7 +189,7 @@ async def _until_gone(app: App, exchange: _Exchange, body: bytes, receive: Recei
             work.cancel()
             await asyncio.wait({work})
             if work.cancelled():
-                raise _GoneError
+                raise ClientDisconnect
         await work
     finally:
         for task in (work, watcher):

@@ -65,7 +65,7 @@ def _renamed(given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(str(error)) from None
 
 
-class _AsClientsWrite(BaseModel):
+class _LenientModel(BaseModel):
     """Accepts values as other clients write them, and the names of options before they were renamed.
 
     null and a seed of -1 mean the default, a top_k of -1 means all words, and any integer is accepted as a seed.
@@ -89,7 +89,7 @@ class _AsClientsWrite(BaseModel):
 #: fields that are omitted default to the model's own decoding
 Options: Any = create_model(
     "Options",
-    __base__=_AsClientsWrite,
+    __base__=_LenientModel,
     __doc__="How captions are made. What is left out is as the model's makers chose.",
     **_fields(),
     attention=(bool, Field(False, description="also send where the model looked: for each word, rows of cells")),
@@ -100,20 +100,20 @@ Options: Any = create_model(
 )
 
 
-class Wanted(NamedTuple):
+class RequestOptions(NamedTuple):
     """Parsed options of a request: fields of Decoding, whether to return maps, and the minimum confidence, if any."""
 
     decoding: dict[str, Any]
     maps: bool
     min_confidence: float | None
 
-    def over(self, other: Wanted) -> Wanted:
+    def over(self, other: RequestOptions) -> RequestOptions:
         """Merge with `other`; values given here take precedence."""
         least = other.min_confidence if self.min_confidence is None else self.min_confidence
-        return Wanted({**other.decoding, **self.decoding}, self.maps or other.maps, least)
+        return RequestOptions({**other.decoding, **self.decoding}, self.maps or other.maps, least)
 
 
-def read_options(given: dict[str, Any]) -> Wanted:
+def read_options(given: dict[str, Any]) -> RequestOptions:
     """Parse and validate options. Raises RefusalError (422) for invalid ones."""
     try:
         return split_options(Options.model_validate(given))
@@ -121,11 +121,11 @@ def read_options(given: dict[str, Any]) -> Wanted:
         raise RefusalError(422, reason_of(error.errors())) from None
 
 
-def split_options(options: BaseModel) -> Wanted:
+def split_options(options: BaseModel) -> RequestOptions:
     """Split validated options into fields of Decoding, maps and minimum confidence."""
     given = options.model_dump(exclude_unset=True)
     maps, least = given.pop("attention", False), given.pop("min_confidence", None)
-    return Wanted(given, maps, least)
+    return RequestOptions(given, maps, least)
 
 
 def decoding_fields(

@@ -20,10 +20,10 @@ from captionkit.serve.settings import Settings
 from captionkit.serve.url_fetch import fetch
 
 #: maximum number of images per request
-MOST_PICTURES = 32
+MAX_IMAGES = 32
 _FIELDS = 64
 #: content types that do not identify the content
-_UNSAID = ("", "application/octet-stream", "binary/octet-stream")
+_UNKNOWN_TYPES = ("", "application/octet-stream", "binary/octet-stream")
 #: the start of a JSON object, with an optional byte-order mark; a brace alone could start anything
 _OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 #: field names of images in JSON and forms
@@ -31,10 +31,10 @@ _NAMES = ("images", "image", "inputs")
 
 
 @dataclass
-class Intake:
+class ParsedRequest:
     """The content of a request: images as (name, file bytes or the error), and options as sent."""
 
-    pictures: list[tuple[str, bytes | RefusalError]] = field(default_factory=list)
+    images: list[tuple[str, bytes | RefusalError]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,7 +47,7 @@ def _is_json(kind: str) -> bool:
     return kind in ("application/json", "text/json") or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
+async def parse_request(request: Request, settings: Settings, *others: str) -> ParsedRequest:
     """Read images from a form with files, from JSON, or from a body that is an image. Raises RefusalError otherwise.
 
     If the content type does not identify the content, or is one of `others`, the start of the body decides between JSON
@@ -55,22 +55,22 @@ async def take_in(request: Request, settings: Settings, *others: str) -> Intake:
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        intake = await _from_form(request, settings)
-    elif _is_json(kind) or (kind in (*_UNSAID, *others) and await _begins_an_object(request)):
-        intake = await _from_texts(await _object(request), request, settings)
-    elif kind.startswith("image/") or kind in (*_UNSAID, *others):
-        intake = await _from_body(request)
+        parsed = await _from_form(request, settings)
+    elif _is_json(kind) or (kind in (*_UNKNOWN_TYPES, *others) and await _begins_an_object(request)):
+        parsed = await _from_texts(await _object(request), request, settings)
+    elif kind.startswith("image/") or kind in (*_UNKNOWN_TYPES, *others):
+        parsed = await _from_body(request)
     else:
         raise RefusalError(415, f"images do not come as {kind!r}; send image/jpeg, image/png or JSON, or see /docs")
-    if not intake.pictures:
+    if not parsed.images:
         raise RefusalError(422, "there is no image in the request; send one or more")
-    return intake
+    return parsed
 
 
-async def take_json(request: Request) -> dict[str, Any]:
+async def parse_json(request: Request) -> dict[str, Any]:
     """Parse the body as a JSON object. Raises RefusalError (415) for other content types."""
     kind = _content_type(request)
-    if not (_is_json(kind) or kind in _UNSAID):
+    if not (_is_json(kind) or kind in _UNKNOWN_TYPES):
         raise RefusalError(415, f"a conversation does not come as {kind!r}; send application/json")
     return await _object(request)
 
@@ -92,18 +92,18 @@ async def _object(request: Request) -> dict[str, Any]:
     return found
 
 
-async def _from_body(request: Request) -> Intake:
+async def _from_body(request: Request) -> ParsedRequest:
     body = await request.body()
     if not body:
         raise RefusalError(422, "the request has no body; send an image")
-    return Intake([("picture", body)])
+    return ParsedRequest([("picture", body)])
 
 
-async def _from_form(request: Request, settings: Settings) -> Intake:
+async def _from_form(request: Request, settings: Settings) -> ParsedRequest:
     files: list[tuple[str, bytes | RefusalError]] = []
     texts: dict[str, Any] = {}
     try:
-        async with request.form(max_files=MOST_PICTURES, max_fields=_FIELDS, max_part_size=2**16) as form:
+        async with request.form(max_files=MAX_IMAGES, max_fields=_FIELDS, max_part_size=2**16) as form:
             for name, value in form.multi_items():
                 if isinstance(value, str):
                     texts.setdefault(name, []).append(value)
@@ -117,26 +117,26 @@ async def _from_form(request: Request, settings: Settings) -> Intake:
         elif name not in (*SEVERAL, *_NAMES):
             raise RefusalError(422, f"{name}: is given {len(values)} times; send it once")
     if files and not any(name in texts for name in _NAMES):
-        return Intake(files, texts)
-    intake = await _from_texts(texts, request, settings)
-    return Intake([*files, *intake.pictures], intake.options)
+        return ParsedRequest(files, texts)
+    parsed = await _from_texts(texts, request, settings)
+    return ParsedRequest([*files, *parsed.images], parsed.options)
 
 
-async def _from_texts(given: dict[str, Any], request: Request, settings: Settings) -> Intake:
+async def _from_texts(given: dict[str, Any], request: Request, settings: Settings) -> ParsedRequest:
     """Read the images from the one image field, a text or a list of texts; all other fields are options."""
     names = [name for name in _NAMES if given.get(name) is not None]
     if len(names) != 1:
-        said = " or ".join(names) + ", not both" if names else "images, an image in base64 or a list of several"
-        raise RefusalError(422, f"send {said}")
+        wanted = " or ".join(names) + ", not both" if names else "images, an image in base64 or a list of several"
+        raise RefusalError(422, f"send {wanted}")
     (name,) = names
     images = given[name]
     listed = images if isinstance(images, list) else [images]
     named = [(f"{name}[{n}]" if isinstance(images, list) else name, image) for n, image in enumerate(listed)]
     options = {key: value for key, value in given.items() if key not in _NAMES}
-    return Intake(await pictures_in(named, request, settings), options)
+    return ParsedRequest(await decode_images(named, request, settings), options)
 
 
-async def pictures_in(
+async def decode_images(
     texts: Sequence[tuple[str, Any]], request: Request, settings: Settings
 ) -> list[tuple[str, bytes | RefusalError]]:
     """Decode named texts to images: base64, a data: URL, or the URL of an image if URLs are allowed.
@@ -144,15 +144,15 @@ async def pictures_in(
     A text that cannot be decoded is returned as a RefusalError with its name. Raises RefusalError for too many texts,
     and BusyError if the service holds too many bytes already.
     """
-    if len(texts) > MOST_PICTURES:
-        raise RefusalError(413, f"{len(texts)} images are more than the {MOST_PICTURES} of a request")
+    if len(texts) > MAX_IMAGES:
+        raise RefusalError(413, f"{len(texts)} images are more than the {MAX_IMAGES} of a request")
     found: list[tuple[str, bytes | RefusalError]] = []
     most, end = settings.max_bytes, time.monotonic() + settings.timeout
     for name, text in texts:
         try:
-            picture = await _picture_in(text, request, settings, most=most, end=end)
-            most -= len(picture)
-            found.append((name, picture))
+            image = await _decode_image(text, request, settings, most=most, end=end)
+            most -= len(image)
+            found.append((name, image))
         except BusyError:
             raise
         except RefusalError as error:
@@ -160,7 +160,7 @@ async def pictures_in(
     return found
 
 
-async def _picture_in(text: Any, request: Request, settings: Settings, *, most: int, end: float) -> bytes:
+async def _decode_image(text: Any, request: Request, settings: Settings, *, most: int, end: float) -> bytes:
     if not isinstance(text, str):
         raise RefusalError(422, "must be a text: the image in base64, or a data: URL")
     scheme = scheme_of(text)

@@ -11,9 +11,8 @@ import uvicorn
 from captionkit.errors import CaptionkitError
 from captionkit.inference.load import load
 from captionkit.serve.app import create_app
-from captionkit.serve.logs import start_log
+from captionkit.serve.logs import LOG, configure_logging
 from captionkit.serve.settings import Settings
-from captionkit.utils.progress import say
 
 TOKEN = "CAPTIONKIT_TOKEN"
 _CONNECTIONS = 2048
@@ -38,8 +37,8 @@ def serve(model: str | None, settings: Settings) -> None:
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
     )
     listening = listen(settings)
-    start_log(settings.log_format)  # last, when nothing can fail any more: logging handlers would outlive a failed call
-    _say_where(listening, settings)
+    _log_address(listening, settings)
+    configure_logging(settings.log_format)  # last, when nothing can fail any more: handlers would outlive a failed call
     with listening:
         uvicorn.Server(config).run([listening])
 
@@ -60,9 +59,9 @@ def listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _say_where(listening: socket.socket, settings: Settings) -> None:
+def _log_address(listening: socket.socket, settings: Settings) -> None:
     host, port = listening.getsockname()[:2]
     here = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    say(f"captionkit: serving at {here} (endpoints: {here}/docs, metrics: {here}/metrics); Ctrl-C ends it")
+    LOG.info("serving at %s (endpoints: %s/docs, metrics: %s/metrics); Ctrl-C ends it", here, here, here)
     if host not in ("127.0.0.1", "::1") and not settings.token:
-        say(f"captionkit: whoever reaches {host} may use it; ${TOKEN} sets a token that clients must send")
+        LOG.warning("whoever reaches %s may use it; $%s sets a token that clients must send", host, TOKEN)

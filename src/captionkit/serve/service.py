@@ -14,15 +14,15 @@ from captionkit.errors import CaptionkitError, ImageError
 from captionkit.inference.captioner import Captioner, Opened, Outcome
 from captionkit.inference.search import Decoding
 from captionkit.inference.word_constraints import constraints_of
-from captionkit.serve.batching import Batching
-from captionkit.serve.errors import BusyError, LateError
-from captionkit.serve.metrics import Meters
+from captionkit.serve.batching import Batcher
+from captionkit.serve.errors import BusyError, RequestTimeoutError
+from captionkit.serve.metrics import Metrics
 from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding options, so that one request cannot occupy the model for minutes
 CEILINGS = {"num_beams": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
 #: maximum number of hypotheses per image (forced words multiply the beam), and per batch
-_OF_A_PICTURE, _OF_A_BATCH = 100, 320
+_MAX_HYPOTHESES_PER_IMAGE, _MAX_HYPOTHESES_PER_BATCH = 100, 320
 _OPENERS = 2
 
 
@@ -35,9 +35,9 @@ class Service:
     def __init__(self, captioner: Captioner, settings: Settings) -> None:
         self.captioner, self.settings = captioner, settings
         self.model = captioner.folder.path.name
-        self.meters = Meters(lambda: self._inside)
+        self.metrics = Metrics(lambda: self._inside)
         self._inside = 0
-        self._batching: Batching[Decoding, Opened, Outcome] = Batching(self._describe, self._most)
+        self._batching: Batcher[Decoding, Opened, Outcome] = Batcher(self._describe, self._most)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -68,35 +68,36 @@ class Service:
                 raise CaptionkitError(f"{name} is {getattr(decoding, name)}, but this service takes at most {most}")
         if decoding.has_text:
             constraints_of(decoding, self.captioner.tokenizer)
-        if _hypotheses(decoding) > _OF_A_PICTURE:
+        if _hypotheses(decoding) > _MAX_HYPOTHESES_PER_IMAGE:
             raise CaptionkitError(
                 f"{len(decoding.force_words)} words with a beam of {decoding.num_beams} are more than this service "
                 "takes; lower num_beams or ask for fewer words"
             )
         return decoding
 
-    async def caption(self, picture: bytes, decoding: Decoding | None = None) -> Outcome:
+    async def caption(self, image: bytes, decoding: Decoding | None = None) -> Outcome:
         """Caption one image, given as the bytes of its file.
 
-        Raises BusyError (429) if the queue is full, LateError (504) after the timeout, and ImageTooLargeError (413) or
+        Raises BusyError (429) if the queue is full, RequestTimeoutError (504) after the timeout, and
+        ImageTooLargeError (413) or
         ImageError (422) if the image cannot be captioned.
         """
-        found = (await self.caption_all([picture], decoding))[0]
+        found = (await self.caption_all([image], decoding))[0]
         if isinstance(found, CaptionkitError):
             raise found
         return found
 
     async def caption_all(
-        self, pictures: Sequence[bytes | CaptionkitError], decoding: Decoding | None = None
+        self, images: Sequence[bytes | CaptionkitError], decoding: Decoding | None = None
     ) -> list[Outcome | CaptionkitError]:
         """Caption images; return for each, in order, an outcome with captions or an error.
 
-        An error among `pictures`, for an image that could not be read, is returned in its place. Raises BusyError and
-        LateError for the request as a whole.
+        An error among `images`, for an image that could not be read, is returned in its place. Raises BusyError and
+        RequestTimeoutError for the request as a whole.
         """
-        with self._admitted(len(pictures)):
+        with self._admitted(len(images)):
             chosen = decoding or self.captioner.decoding
-            work = [asyncio.ensure_future(self._caption(picture, chosen)) for picture in pictures]
+            work = [asyncio.ensure_future(self._caption(image, chosen)) for image in images]
             try:
                 done, late = await asyncio.wait(work, timeout=self.settings.timeout)
             finally:
@@ -104,56 +105,56 @@ class Service:
                     task.cancel()
             failures = [task.exception() for task in done]  # of all tasks, or asyncio logs the unretrieved ones
             if late:
-                self.meters.pictures.labels("late").inc(len(late))
-                raise LateError(self.settings.timeout)
+                self.metrics.images.labels("late").inc(len(late))
+                raise RequestTimeoutError(self.settings.timeout)
             for failure in filter(None, failures):
                 raise failure
             return [task.result() for task in work]
 
     @contextmanager
-    def _admitted(self, pictures: int) -> Iterator[None]:
+    def _admitted(self, images: int) -> Iterator[None]:
         most = self.settings.max_queue
-        if self._inside + pictures > most:
-            self.meters.pictures.labels("refused").inc(pictures)
-            if pictures > most:
-                raise CaptionkitError(f"{pictures} images are more than the {most} that may wait; send fewer")
+        if self._inside + images > most:
+            self.metrics.images.labels("refused").inc(images)
+            if images > most:
+                raise CaptionkitError(f"{images} images are more than the {most} that may wait; send fewer")
             raise BusyError(f"{self._inside} images wait already", self._seconds_to_wait())
-        self._inside += pictures
+        self._inside += images
         try:
             yield
         finally:
-            self._inside -= pictures
+            self._inside -= images
 
     def _seconds_to_wait(self) -> int:
         """Estimate the time that the model needs for the current queue, from 1 to 60 seconds."""
-        return min(60, max(1, math.ceil(self._inside * self.meters.seconds_a_picture)))
+        return min(60, max(1, math.ceil(self._inside * self.metrics.seconds_per_image)))
 
-    async def _caption(self, picture: bytes | CaptionkitError, decoding: Decoding) -> Outcome | CaptionkitError:
-        if isinstance(picture, CaptionkitError):
-            self.meters.pictures.labels("unusable").inc()
-            return picture
+    async def _caption(self, image: bytes | CaptionkitError, decoding: Decoding) -> Outcome | CaptionkitError:
+        if isinstance(image, CaptionkitError):
+            self.metrics.images.labels("unusable").inc()
+            return image
         loop = asyncio.get_running_loop()
-        opened = await loop.run_in_executor(self._openers, self._open, picture)
+        opened = await loop.run_in_executor(self._openers, self._open, image)
         if opened.error is not None:
-            self.meters.pictures.labels("unusable").inc()
+            self.metrics.images.labels("unusable").inc()
             return opened.error
         outcome = await self._batching.submit(decoding, opened)
         if outcome.caption is None:
-            self.meters.pictures.labels("uncaptioned").inc()
+            self.metrics.images.labels("uncaptioned").inc()
             return ImageError(outcome.error)
-        self.meters.captioned(outcome)
+        self.metrics.captioned(outcome)
         return outcome
 
-    def _open(self, picture: bytes) -> Opened:
-        opened = self.captioner.open(picture, max_pixels=self.settings.max_pixels)
+    def _open(self, image: bytes) -> Opened:
+        opened = self.captioner.open(image, max_pixels=self.settings.max_pixels)
         return replace(opened, source=b"")  # drop the file's bytes while its pixels are queued
 
     def _describe(self, decoding: Decoding, opened: Sequence[Opened]) -> list[Outcome]:
-        with self.meters.batch(len(opened)):
+        with self.metrics.batch(len(opened)):
             return self.captioner.describe(opened, decoding)
 
     def _most(self, decoding: Decoding) -> int:
-        return max(1, min(self.settings.max_batch_size, _OF_A_BATCH // _hypotheses(decoding)))
+        return max(1, min(self.settings.max_batch_size, _MAX_HYPOTHESES_PER_BATCH // _hypotheses(decoding)))
 
 
 def _hypotheses(decoding: Decoding) -> int:

@@ -48,15 +48,17 @@ class _Console(logging.Handler):
 
 
 @contextmanager
-def log_to_console() -> Iterator[None]:
+def log_to_console(*, verbose: bool = False) -> Iterator[None]:
     """Print what captionkit's loggers say on standard error, and show `progress_bar`, while inside the block.
+
+    With `verbose`, details too (DEBUG).
 
     Library code logs to children of the logger "captionkit", progress as INFO, which Python leaves out unless asked.
     """
     logger, handler = logging.getLogger("captionkit"), _Console()
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
     try:
         yield

@@ -8,6 +8,7 @@ itself is used.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -33,6 +34,8 @@ from captionkit.data.layouts.caption_values import CAPTION_COLUMNS
 from captionkit.data.layouts.reading import read_json
 from captionkit.data.layouts.unsupported import way_out
 from captionkit.errors import DatasetError
+
+LOG = logging.getLogger(__name__)
 
 
 class Layout(Protocol):
@@ -85,6 +88,7 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
     if not dataset:
         first = "".join(f"; {problem.where}: {problem.detail}" for problem in dataset.problems[:1])
         raise DatasetError(f"{path}: names no image, read in the layout {name!r}{first}; check its contents")
+    LOG.debug("%s: layout %s, %s", path, name, ", ".join(f"{len(part)} {split}" for split, part in dataset.items()))
     return dataset
 
 

@@ -27,7 +27,7 @@ from captionkit.errors import CaptionkitError
 from captionkit.utils import atomic_write, paths
 from captionkit.utils.archive import ArchiveMember
 from captionkit.utils.paths import IMAGE_SUFFIXES
-from captionkit.utils.progress import track
+from captionkit.utils.progress import progress_bar
 
 LOOKS_FOR = "tar shards, not compressed (train-000000.tar, 00000.tar, val.tar), here or in train/, val/, test/"
 _VERSION = 3  # of the cache format
@@ -57,7 +57,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
     An id is the sample's key, prefixed by its shard's name if repeated.
     """
     taken = set()
-    for path in track(shards, len(shards), "shards"):
+    for path in progress_bar(shards, len(shards), "shards"):
         source = place.name(path)
         split = split_of_folder(path.parent.name) or split_of_file(path.stem) or ""
         samples, problems = _contents(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,9 @@ from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.metrics import Scores, evaluate
-from captionkit.utils.progress import say, track
+from captionkit.utils.progress import progress_bar
+
+LOG = logging.getLogger(__name__)
 
 _SCORE = "CIDEr-D"
 _RESAMPLES = 1000
@@ -65,7 +68,7 @@ class QuantizedEvaluator:
     def _captions(self, captioner: Captioner, graphs: Mapping[str, bytes]) -> list[str | None]:
         key = graphs[ENCODER] + graphs[DECODER]
         if key not in self._said:
-            outcomes = track(captioner.stream(self.images), len(self.images), "captioning")
+            outcomes = progress_bar(captioner.stream(self.images), len(self.images), "captioning")
             self._said[key] = [outcome.caption.text if outcome.caption else None for outcome in outcomes]
         return self._said[key]
 
@@ -79,7 +82,7 @@ class QuantizedEvaluator:
                 f"{self.references.name}: no image of split {self.references.split!r} could be captioned"
             )
         if len(both) < len(captions):
-            say(f"captionkit: {len(captions) - len(both)} images could not be captioned and are left out")
+            LOG.warning("%d images could not be captioned and are left out", len(captions) - len(both))
         caption_set = self.references.subset(both)
         said = {example.id: captions[place] for example, place in zip(caption_set, both, strict=True)}
         return evaluate(said, caption_set, ["cider"], resamples=_RESAMPLES)

@@ -28,7 +28,7 @@ from captionkit.inference.model_folder import (
 )
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.utils import paths
-from captionkit.utils.progress import track
+from captionkit.utils.progress import progress_bar
 
 #: largest KL divergence of a graph in nats per word, from loose to strict: a stricter one is tried if CIDEr-D falls by
 #: too much; the first is used only if captions are scored
@@ -59,7 +59,9 @@ def export_int8(
     where, sources = _calibration(pictures, data, split)
     graphs = _float_graphs(folder)
     exact = OnnxStepper(folder, graphs=graphs)
-    images = np.stack([load_image(source, folder.preprocessing) for source in track(sources, len(sources), "opening")])
+    images = np.stack(
+        [load_image(source, folder.preprocessing) for source in progress_bar(sources, len(sources), "opening")]
+    )
     traced = trace(exact, images, folder.tokenizer)
     evaluator = QuantizedEvaluator(folder, graphs, sources, references)
     selectors = [kind(folder, graphs, traced, exact) for kind in (EncoderLayerSelector, DecoderLayerSelector)]

@@ -15,7 +15,7 @@ from captionkit.export.quantization.report import QuantizedGraph
 from captionkit.export.quantization.weight_compression import plain_graph
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.onnx_runtime import IMAGES, OnnxStepper
-from captionkit.utils.progress import track
+from captionkit.utils.progress import progress_bar
 
 #: number of images on which each unit is quantized alone to measure its sensitivity
 _RANKING = 8
@@ -66,7 +66,7 @@ class LayerSelector(ABC):
     def _order(self) -> list[str]:
         """The units, in descending order of loss per work saved."""
         few, costs = self.traced.first(_RANKING), {}
-        for unit in track(self.units, len(self.units), f"trying {self.name}"):
+        for unit in progress_bar(self.units, len(self.units), f"trying {self.name}"):
             others: Collection[str] = [other for other in self.units if other != unit]
             costs[unit], _ = self.measure(self._quantize(others), few)
         return sorted(self.units, key=lambda unit: costs[unit] / self.work[unit], reverse=True)

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,23 +16,42 @@ from fastapi.responses import StreamingResponse
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Caption, Outcome
 from captionkit.serve.api.conversation import ChatRequest, read_conversation
-from captionkit.serve.api.schemas import COMPLETION, MODEL, MODELS, failures, json_body
-from captionkit.serve.errors import RefusalError, Reply, named, raise_if_all
-from captionkit.serve.logs import tell
-from captionkit.serve.request_parsing import pictures_in, take_json
+from captionkit.serve.api.schemas import failures, json_body
+from captionkit.serve.errors import RefusalError, named, raise_if_all_failed
+from captionkit.serve.logs import log_captions
+from captionkit.serve.replies import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatMessage,
+    ErrorAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    Reply,
+    Usage,
+    plain,
+)
+from captionkit.serve.request_parsing import decode_images, parse_json
 from captionkit.serve.service import Service
 
 
 def chat(service: Service) -> APIRouter:
     """Return the router of the endpoints for `service`."""
     router = APIRouter(tags=["OpenAI"])
-    model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "captionkit"}
+    model = ModelAnswer(id=service.model, object="model", created=int(time.time()), owned_by="captionkit")
 
-    @router.get("/v1/models", summary="The models, of which there is one", responses={200: MODELS})
+    @router.get("/v1/models", summary="The models, of which there is one", response_model=ModelsAnswer)
     async def list_models() -> Response:
-        return Reply({"object": "list", "data": [model]})
+        return Reply(ModelsAnswer(object="list", data=[model]))
 
-    @router.get("/v1/models/{name}", summary="The model", responses={200: MODEL, 404: {"description": "Another"}})
+    @router.get(
+        "/v1/models/{name}",
+        summary="The model",
+        response_model=ModelAnswer,
+        responses={404: {"description": "Another", "model": ErrorAnswer}},
+    )
     async def retrieve_model(name: str) -> Response:
         if name != service.model:
             raise RefusalError(404, f"there is no model {name!r} here; there is {service.model!r}")
@@ -42,13 +61,14 @@ def chat(service: Service) -> APIRouter:
         "/v1/chat/completions",
         summary="Caption the images of a conversation",
         openapi_extra={"requestBody": json_body(ChatRequest)},
-        responses={200: COMPLETION, **failures()},
+        response_model=ChatCompletion,
+        responses={200: {"content": {"text/event-stream": {}}}, **failures()},
     )
     async def create_chat_completion(request: Request) -> Response:
         """Caption the images of the last message that contains any, one line per image. Text in messages is ignored. If
         there are no images, the answer explains what the model does.
         """
-        asked = read_conversation(await take_json(request))
+        asked = read_conversation(await parse_json(request))
         answers = await _answers(asked, request, service)
         count = service.count_tokens
         completion = _Completion(service.model, [answer.stopped(asked.stops, count) for answer in answers])
@@ -65,7 +85,7 @@ class _Answer:
 
     text: str
     tokens: int
-    finish: str
+    finish: Literal["stop", "length"]
 
     def stopped(self, stops: Sequence[str], count: Callable[[str], int]) -> _Answer:
         """Return the answer truncated at the first occurrence of any stop sequence, with the tokens that are left."""
@@ -83,14 +103,14 @@ class _Answer:
 async def _answers(asked: ChatRequest, request: Request, service: Service) -> list[_Answer]:
     """Return the choices. Among several images, one without a caption has the error message as its line."""
     decoding = asked.decoding(service)
-    texts = asked.pictures()
+    texts = asked.images()
     if not texts:
         return [_introduction(service.model, asked.most_words)] * (asked.n or 1)
-    pictures = await pictures_in(texts, request, service.settings)
-    found = await service.caption_all([data for _, data in pictures], decoding)
-    raise_if_all(found)
-    tell(request, found)
-    names = [name for name, _ in pictures]
+    images = await decode_images(texts, request, service.settings)
+    found = await service.caption_all([data for _, data in images], decoding)
+    raise_if_all_failed(found)
+    log_captions(request, found)
+    names = [name for name, _ in images]
     choices = min(len(outcome.captions) for outcome in found if isinstance(outcome, Outcome))
     return [_described(names, found, choice, decoding.max_length) for choice in range(choices)]
 
@@ -114,8 +134,8 @@ def _introduction(model: str, most: int | None) -> _Answer:
         f"This is {model}, an image captioner of captionkit: it describes images and does nothing else, "
         "so send it one, in a part of type image_url."
     ).split()
-    said = words[:most]
-    return _Answer(" ".join(said), len(said), "stop" if len(said) == len(words) else "length")
+    shown = words[:most]
+    return _Answer(" ".join(shown), len(shown), "stop" if len(shown) == len(words) else "length")
 
 
 class _Completion:
@@ -123,21 +143,21 @@ class _Completion:
 
     def __init__(self, model: str, answers: list[_Answer]) -> None:
         self._answers = answers
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._head: Any = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         tokens = sum(answer.tokens for answer in answers)
-        self._usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
+        self._usage = Usage(prompt_tokens=0, completion_tokens=tokens, total_tokens=tokens)
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> ChatCompletion:
         choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "finish_reason": answer.finish,
-                "logprobs": None,
-            }
+            ChatChoice(
+                index=index,
+                message=ChatMessage(role="assistant", content=answer.text, refusal=None),
+                finish_reason=answer.finish,
+                logprobs=None,
+            )
             for index, answer in enumerate(self._answers)
         ]
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage}
+        return ChatCompletion(**self._head, object="chat.completion", choices=choices, usage=self._usage)
 
     def events(self, usage: bool) -> Iterator[str]:
         """Yield server-sent events, one per word, although the search has already found the whole caption.
@@ -146,17 +166,19 @@ class _Completion:
         """
         empty: dict[str, Any] = {"usage": None} if usage else {}
         for index, answer in enumerate(self._answers):
-            yield self._event(index, {"role": "assistant", "content": ""}, empty)
+            yield self._event(index, ChatDelta(role="assistant", content=""), empty)
             for piece in answer.pieces():
-                yield self._event(index, {"content": piece}, empty)
-            yield self._event(index, {}, empty, answer.finish)
+                yield self._event(index, ChatDelta(content=piece), empty)
+            yield self._event(index, ChatDelta(), empty, answer.finish)
         if usage:
-            yield self._line({"choices": [], "usage": self._usage})
+            yield self._line(choices=[], usage=self._usage)
         yield "data: [DONE]\n\n"
 
-    def _event(self, index: int, delta: dict[str, str], more: dict[str, Any], finish: str | None = None) -> str:
-        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return self._line({"choices": [choice], **more})
+    def _event(
+        self, index: int, delta: ChatDelta, more: dict[str, Any], finish: Literal["stop", "length"] | None = None
+    ) -> str:
+        choice = ChatChunkChoice(index=index, delta=delta, finish_reason=finish, logprobs=None)
+        return self._line(choices=[choice], **more)
 
-    def _line(self, content: dict[str, Any]) -> str:
-        return f"data: {json.dumps({**self._head, 'object': 'chat.completion.chunk', **content})}\n\n"
+    def _line(self, **content: Any) -> str:
+        return f"data: {json.dumps(plain(ChatChunk(**self._head, object='chat.completion.chunk', **content)))}\n\n"

@@ -98,7 +98,7 @@ class ChatRequest(BaseModel):
     )
     response_format: ResponseFormat | None = Field(None, description="text; no other is to be had")
 
-    def pictures(self) -> list[tuple[str, str]]:
+    def images(self) -> list[tuple[str, str]]:
         """Return (position, URL) of each image to caption; an empty list if there are none."""
         for place, message in reversed(list(enumerate(self.messages))):
             parts = message.content if isinstance(message.content, list) else []

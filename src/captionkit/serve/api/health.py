@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from captionkit.serve.errors import RefusalError, Reply
+from captionkit.serve.errors import RefusalError
+from captionkit.serve.replies import HealthAnswer, ReadyAnswer, Reply
 from captionkit.serve.service import Service
 
 
-def upkeep(service: Service) -> APIRouter:
+def health(service: Service) -> APIRouter:
     """Return the router of the health, readiness and metrics endpoints."""
-    router = APIRouter(tags=["upkeep"])
+    router = APIRouter(tags=["health"])
 
-    @router.get("/healthz", summary="Whether the service runs")
+    @router.get("/healthz", summary="Whether the service runs", response_model=HealthAnswer)
     async def healthz() -> Response:
-        return Reply({"status": "ok"})
+        return Reply(HealthAnswer(status="ok"))
 
-    @router.get("/readyz", summary="Whether it would take an image now")
+    @router.get("/readyz", summary="Whether it would take an image now", response_model=ReadyAnswer)
     async def readyz() -> Response:
         if not service.ready:
             raise RefusalError(503, "too many images wait; try again later", {"Retry-After": "1"})
-        return Reply({"status": "ready", "model": service.model})
+        return Reply(ReadyAnswer(status="ready", model=service.model))
 
     @router.get("/metrics", summary="Counters, in Prometheus's text format")
     async def metrics() -> Response:
-        return Response(service.meters.exposition(), media_type=service.meters.content_type)
+        return Response(service.metrics.exposition(), media_type=service.metrics.content_type)
 
     return router

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Outcome
 from captionkit.inference.search import Decoding
-from captionkit.serve.api.schemas import GENERATED, failures, inputs_body
-from captionkit.serve.errors import RefusalError, Reply, named, raise_if_all
-from captionkit.serve.logs import tell
+from captionkit.serve.api.schemas import failures, inputs_body
+from captionkit.serve.errors import RefusalError, named, raise_if_all_failed
+from captionkit.serve.logs import log_captions
 from captionkit.serve.options import decoding_fields, reason_of
-from captionkit.serve.request_parsing import take_in
+from captionkit.serve.replies import Generated, GeneratedText, GenerationError, Reply
+from captionkit.serve.request_parsing import parse_request
 from captionkit.serve.service import CEILINGS, Service
 
 _CURLS_OWN = "application/x-www-form-urlencoded"  # sent by `curl --data`, as in Hugging Face's examples
@@ -58,19 +59,20 @@ def huggingface(service: Service) -> APIRouter:
         "/",
         summary="Hugging Face's image-to-text task",
         openapi_extra={"requestBody": inputs_body(Parameters)},
-        responses={200: GENERATED, **failures()},
+        response_model=Generated,
+        responses=failures(),
     )
     async def image_to_text(request: Request) -> Response:
         """Send an image as the body, or JSON with `inputs`, an image in base64, and `parameters`, as
         `InferenceClient(model=URL).image_to_text(photo)` of huggingface_hub does. A list of images returns a list of
         lists, in which an image that cannot be captioned has an `error`.
         """
-        intake = await take_in(request, service.settings, _CURLS_OWN)
-        decoding = _read(intake.options).decoding(service)
-        found = await service.caption_all([data for _, data in intake.pictures], decoding)
-        raise_if_all(found)
-        tell(request, found)
-        generated = [_generated(outcome, name) for outcome, (name, _) in zip(found, intake.pictures, strict=True)]
+        parsed = await parse_request(request, service.settings, _CURLS_OWN)
+        decoding = _read(parsed.options).decoding(service)
+        found = await service.caption_all([data for _, data in parsed.images], decoding)
+        raise_if_all_failed(found)
+        log_captions(request, found)
+        generated = [_generated(outcome, name) for outcome, (name, _) in zip(found, parsed.images, strict=True)]
         return Reply(generated if len(generated) > 1 else generated[0])
 
     return router
@@ -88,7 +90,7 @@ def _read(options: dict[str, Any]) -> Parameters:
         raise RefusalError(422, reason_of(error.errors())) from None
 
 
-def _generated(outcome: Outcome | CaptionkitError, name: str) -> list[dict[str, str]]:
+def _generated(outcome: Outcome | CaptionkitError, name: str) -> list[GeneratedText | GenerationError]:
     if isinstance(outcome, CaptionkitError):
-        return [{"error": named(outcome, name)}]
-    return [{"generated_text": caption.text} for caption in outcome.captions]
+        return [GenerationError(error=named(outcome, name))]
+    return [GeneratedText(generated_text=caption.text) for caption in outcome.captions]

@@ -43,12 +43,12 @@ async def captioned(
     for start in range(0, len(taken), _SHOWN_AT_ONCE):
         part = taken[start : start + _SHOWN_AT_ONCE]
         try:
-            pictures, outcomes = await _outcomes(service, part, service.decoding(**options), min_confidence)
+            images, outcomes = await _outcomes(service, part, service.decoding(**options), min_confidence)
         except CaptionkitError as error:  # applies to all of them, such as a full queue or a timeout
             yield f"{_photos(len(taken) - start)} not captioned: {escaped(str(error))}", cards
             return
-        for (name, _), picture, outcome in zip(part, pictures, outcomes, strict=True):
-            cards.append(await asyncio.to_thread(_card, service, name, picture, outcome, len(cards)))
+        for (name, _), image, outcome in zip(part, images, outcomes, strict=True):
+            cards.append(await asyncio.to_thread(_card, service, name, image, outcome, len(cards)))
         found += outcomes
         if len(cards) < len(taken):
             yield f"{len(cards)} of {_photos(len(taken))} …", cards
@@ -69,10 +69,10 @@ async def records_of(
     records = []
     for (name, _), outcome in zip(given, found, strict=True):
         if isinstance(outcome, CaptionkitError):
-            said: dict[str, Any] = {"error": f"{name}: {nameless(outcome)}"}
+            record: dict[str, Any] = {"error": f"{name}: {nameless(outcome)}"}
         else:
-            said = outcome.to_dict(name, maps=maps)
-        records.append({"name": name} | {key: value for key, value in said.items() if key != "path"})
+            record = outcome.to_dict(name, maps=maps)
+        records.append({"name": name} | {key: value for key, value in record.items() if key != "path"})
     return records
 
 
@@ -80,11 +80,11 @@ async def _outcomes(
     service: Service, given: Given, decoding: Decoding, min_confidence: float | None
 ) -> tuple[list[bytes], list[Outcome | CaptionkitError]]:
     """Return the photos' bytes and their outcomes; every outcome is logged."""
-    pictures = await asyncio.to_thread(_read, [path for _, path in given])
-    found = await service.caption_all(pictures, decoding)
+    images = await asyncio.to_thread(_read, [path for _, path in given])
+    found = await service.caption_all(images, decoding)
     for (name, _), outcome in zip(given, found, strict=True):
         LOG.info("page %r: %s", name, _line(outcome))
-    return pictures, [one.reviewed(min_confidence) if isinstance(one, Outcome) else one for one in found]
+    return images, [one.reviewed(min_confidence) if isinstance(one, Outcome) else one for one in found]
 
 
 def _read(paths: Sequence[str]) -> list[bytes]:
@@ -94,10 +94,10 @@ def _read(paths: Sequence[str]) -> list[bytes]:
         raise CaptionkitError("uploads are kept for an hour; choose the photos again") from None
 
 
-def _card(service: Service, name: str, picture: bytes, outcome: Outcome | CaptionkitError, number: int) -> str:
+def _card(service: Service, name: str, image: bytes, outcome: Outcome | CaptionkitError, number: int) -> str:
     if isinstance(outcome, CaptionkitError):
         return error_card(name, outcome)
-    photo = open_image(picture, target=(PHOTO_SIDE, PHOTO_SIDE), max_pixels=service.settings.max_pixels)
+    photo = open_image(image, target=(PHOTO_SIDE, PHOTO_SIDE), max_pixels=service.settings.max_pixels)
     return photo_card(name, photo, outcome, service.captioner.preprocessing, number)
 
 

@@ -92,8 +92,8 @@ def build_page(service: Service) -> gr.Blocks:
 
         async def respond(files: ListFiles | None, least: float, *chosen: Any) -> AsyncIterator[tuple[str, str]]:
             given = [(file.orig_name or Path(file.path).name, file.path) for file in (files.root if files else [])]
-            async for said, cards in captioned(service, given, _decoding(*chosen), least or None):
-                yield said, results(cards)
+            async for status_line, cards in captioned(service, given, _decoding(*chosen), least or None):
+                yield status_line, results(cards)
 
         listening: dict[str, Any] = {
             "fn": respond,

@@ -17,7 +17,7 @@ _READING = ("GET", "HEAD")
 
 
 def path_of(scope: MutableMapping[str, Any]) -> str:
-    """Return the path of a request within the service, after `Addresses` has set its root path."""
+    """Return the path of a request within the service, after `PathMiddleware` has set its root path."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
@@ -43,7 +43,7 @@ class Routes:
         return tidy if not self.methods(path) and self.methods(tidy) else path
 
 
-class Addresses:
+class PathMiddleware:
     """Middleware around all that reads paths: sets path and root path, whether or not the proxy strips its prefix.
 
     The prefix is the setting's, or else the proxy's X-Forwarded-Prefix. A client that forges this header only changes
@@ -73,15 +73,15 @@ class Addresses:
 
 def _forwarded(headers: Headers) -> str:
     """Return the prefix in X-Forwarded-Prefix if it is valid, else ""."""
-    said = headers.get("x-forwarded-prefix", "").rstrip("/")
-    return said if is_prefix(said) else ""
+    forwarded = headers.get("x-forwarded-prefix", "").rstrip("/")
+    return forwarded if is_prefix(forwarded) else ""
 
 
 def _below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(prefix + "/")
 
 
-class Methods:
+class MethodMiddleware:
     """Middleware that answers HEAD wherever GET is allowed, OPTIONS, and 405 with the allowed methods."""
 
     def __init__(self, app: ASGIApp, routes: Routes) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from captionkit.serve.logs import LOG
 from captionkit.serve.service import Service
 from captionkit.serve.ui.home import mount_home
-from captionkit.utils.progress import say
 
 
-def mount_front(app: FastAPI, service: Service) -> None:
+def mount_ui(app: FastAPI, service: Service) -> None:
     """Mount the page; call it after all other routes have been added."""
     try:
         from captionkit.serve.ui.page import mount_page
     except ModuleNotFoundError as missing:
         if missing.name != "gradio":
             raise
-        say("captionkit: the API alone, without the web page; `pip install 'captionkit[page]'` brings that")
+        LOG.info("the API alone, without the web page; `pip install 'captionkit[page]'` brings that")
         return mount_home(app, service)
     return mount_page(app, service)
