@@ -295,7 +295,7 @@ def test_ends_when_what_is_under_way_is_done(tmp_path: Path, photo: Path) -> Non
         (["--log-format", "xml"], "--log-format is 'xml'; use text or json"),
         (["--max-batch-size", "99"], "--max-batch-size is 99; use a number from 1 to 32"),
         (["--token", "a\nb"], "--token has characters"),
-        (["no-such-model"], "no-such-model"),
+        (["--model", "no-such-model"], "no-such-model"),
     ],
 )
 def test_what_cannot_start_says_why_in_a_line(
