@@ -112,6 +112,17 @@ def test_parquet_is_a_dataset_of_images(images: Path, tmp_path: Path) -> None:
             assert row["image"].tobytes() == Image.open(row["path"]).tobytes()
 
 
+def test_parquet_trains_a_model(images: Path, tmp_path: Path) -> None:
+    wanted = captions_of(images, tmp_path / "lines")
+    run(images, tmp_path / "tables", format="parquet")
+    dataset = open_dataset(tmp_path / "tables")
+    assert dataset.layout == "parquet"
+    assert sorted(example.captions[0] for example in dataset["all"]) == sorted(wanted.values())
+    sizes = {Path(path).stat().st_size for path in wanted}
+    assert {len(example.image.read()) for example in dataset["all"]} == sizes
+    assert [problem.kind for problem in dataset.problems] == ["missing image"]
+
+
 @pytest.mark.parametrize("format", ["jsonl", "parquet", "txt", "shards"])
 def test_the_same_records_give_the_same_bytes(images: Path, tmp_path: Path, format: str) -> None:
     for name in ("first", "second"):

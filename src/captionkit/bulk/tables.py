@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from captionkit.bulk.items import Item, Place, Remote, Url
 from captionkit.bulk.remote import file_system, is_remote, is_url, persistently
 from captionkit.bulk.tree import is_within
-from captionkit.data.layouts.csv import IMAGE_COLUMNS
+from captionkit.data.layouts.parquet import image_columns
 from captionkit.errors import CaptionkitError, ImageError, one_line
 from captionkit.utils import paths
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
-#: columns of URLs, and of bytes, beside those that tables of any kind have
-_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "photo", "image_bytes", "bytes", *IMAGE_COLUMNS)
-_URLS = ("url", "image_url", "img_url", "URL")
 _ROWS = 32  # read at once
 _KEPT = 4  # such runs of rows are kept for readers that are a little behind
 
@@ -102,19 +99,9 @@ def image_column(schema: pa.Schema, named: str | None) -> str:
         if named in schema.names:
             return named
         raise CaptionkitError(f"has no column {named!r}; it has {', '.join(schema.names)}")
-    fitting = [name for name in schema.names if _holds_bytes(schema.field(name).type)]
-    named_so = [name for name in (*_COLUMNS, *_URLS) if name in schema.names]
-    for name in (*(name for name in named_so if name in fitting), *fitting, *named_so):
+    for name in image_columns(schema):
         return name
     raise CaptionkitError(f"has no column of images; name it by --image-column, of {', '.join(schema.names)}")
-
-
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def open_table(table: str | Remote) -> parquet.ParquetFile:

@@ -25,6 +25,7 @@ from captionkit.data.layouts import (
     json_records,
     kaggle,
     karpathy,
+    parquet,
     shards,
     split_folders,
 )
@@ -59,6 +60,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "csv": csv,
     "json": json_records,
     "shards": shards,
+    "parquet": parquet,
     "classes": class_folders,
     "folder": folder,
 }
@@ -73,7 +75,7 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         place = Place.of(path)
         name, files = _detect(place) if layout is None else _named(place, layout)
         dataset = assemble(place, name, LAYOUTS[name].read(place, files))
-        if LAYOUTS[name] not in (folder, shards):  # `folder` reports these itself; shards contain their captions
+        if LAYOUTS[name] not in (folder, shards, parquet):  # `folder` reports these itself; others hold their captions
             dataset.problems.extend(_unread(place))
         if LAYOUTS[name] in (imagefolder, json_records):
             dataset.problems.extend(_unnamed(place, files, dataset))
