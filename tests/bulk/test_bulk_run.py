@@ -263,3 +263,24 @@ def test_wrong_settings_are_refused_before_any_work(images: Path, tmp_path: Path
     with pytest.raises(CaptionkitError, match=said):
         caption_dataset(str(images), str(tmp_path / "output"), settings(**changes))
     assert not (tmp_path / "output").exists()
+
+
+def test_parts_are_pushed_as_a_dataset(images: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
+    from captionkit.bulk.push import push_parts
+
+    calls: list[dict] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo, **options: calls.append({"repo": repo, **options}))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
+    assert push_parts(str(whole), "me/captions") == "https://huggingface.co/datasets/me/captions"
+    created, uploaded = calls
+    assert created["repo_type"] == uploaded["repo_type"] == "dataset" and uploaded["folder_path"] == str(whole)
+    assert not any(pattern in uploaded["allow_patterns"] for pattern in ("*", ".captionkit-bulk.lock"))
+
+    def fail(self, **_: object) -> None:
+        raise OSError("401 Client Error\nmore")
+
+    monkeypatch.setattr(HfApi, "upload_folder", fail)
+    with pytest.raises(CaptionkitError, match=r"me/captions: .*401 Client Error\); log in"):
+        push_parts(str(whole), "me/captions")

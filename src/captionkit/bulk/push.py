@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from captionkit.bulk.manifest import Manifest
 from captionkit.bulk.remote import is_remote
 from captionkit.bulk.store import open_store
@@ -26,13 +24,8 @@ def push_parts(output: str, repo: str) -> str:
     api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", exist_ok=True)
-        api.upload_large_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=Path(output),
-            allow_patterns=["part-*", "manifest.json", "manifest/*.json"],
-            print_report=False,
-        )
+        chosen = ["part-*", "manifest.json", "manifest/*.json"]
+        api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=output, allow_patterns=chosen)
     except Exception as error:  # the Hub has many kinds
         raise CaptionkitError(
             f"{repo}: cannot be pushed to the Hub ({one_line(error)}); log in with `hf auth login`"

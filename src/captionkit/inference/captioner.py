@@ -246,17 +246,21 @@ class Captioner:
             ThreadPoolExecutor(readers, thread_name_prefix="captionkit-read") as pool,
             ThreadPoolExecutor(1, thread_name_prefix="captionkit-encode") as encoder,
         ):
-            opening: Callable[[Source], Future[Opened]] = partial(pool.submit, opener)
-            ahead = self._go_ahead(opening, encoder, first)
+            go_ahead = partial(self._go_ahead, opener, pool, encoder)
+            ahead = go_ahead(first)
             while ahead:
-                encoded, ahead = ahead, self._go_ahead(opening, encoder, islice(waiting, batch_size))
+                encoded, ahead = ahead, go_ahead(islice(waiting, batch_size))
                 yield from self._describe(encoded.result(), chosen, constraints)
 
     def _go_ahead(
-        self, submit: Callable[[Source], Future[Opened]], encoder: ThreadPoolExecutor, sources: Iterable[Source]
+        self,
+        opener: Callable[[Any], Opened],
+        readers: ThreadPoolExecutor,
+        encoder: ThreadPoolExecutor,
+        sources: Iterable[Source],
     ) -> Future[_Encoded] | None:
         """Start opening and encoding the next images; return None if there are none."""
-        opening = [submit(source) for source in sources]
+        opening = [readers.submit(opener, source) for source in sources]
         if not opening:
             return None
         return encoder.submit(lambda: _Encoded(self.stepper, [future.result() for future in opening]))

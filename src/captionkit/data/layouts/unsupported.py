@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 _PANDAS = "save it as CSV: `import pandas; pandas.read_{kind}({name!a}).to_csv('captions.csv', index=False)`"
-_PARQUET = "it is read if it has columns of image bytes and of captions, after `pip install 'captionkit[bulk]'`"
+_PARQUET = "or give it columns of image bytes and of captions, and `pip install 'captionkit[bulk]'`"
 _SHEET = "save it as CSV (UTF-8) in the spreadsheet program"
 _UNPACK = "unpack it beside the images"
 _OTHER = "write its captions as CSV with the columns image and caption"
 
 _WAYS_OUT = {
-    ".parquet": f"{_PARQUET}; else {_PANDAS.replace('{kind}', 'parquet')}",
+    ".parquet": f"{_PANDAS.replace('{kind}', 'parquet')}; {_PARQUET}",
     **dict.fromkeys((".feather", ".arrow"), _PANDAS.replace("{kind}", "feather")),
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _SHEET),
 }
