@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from captionkit.errors import ModelError
-from captionkit.models.decoder import Decoded, Decoder, PackedCaptions
+from captionkit.models.concepts import ConceptHead, add_evidence
+from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
 from captionkit.models.transformer_decoder import Transformer, TransformerConfig
+
+#: the name of the concept head's evidence in the decoding state
+CONCEPTS = "memory.concepts"
 
 #: every config has `name` and `dropout`; the other fields depend on the decoder
 DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig
@@ -59,6 +63,10 @@ class ModelConfig:
     memory: int = 512
     #: dropout probability of the encoder's features
     feature_dropout: float = 0.1
+    #: width of the concept head's hidden layer; 0: no head
+    concepts: int = 0
+    #: weight of the concept head's evidence in the logits
+    concept_weight: float = 0.0
 
 
 class CaptioningModel(nn.Module):
@@ -74,7 +82,21 @@ class CaptioningModel(nn.Module):
         self.config = config
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder
         self.neck = self._new_neck()
-        self.decoder = build(config.decoder, config.memory or self.encoder.dim, vocabulary)
+        self.decoder = build(config.decoder, self.memory_width, vocabulary)
+        self.concepts: ConceptHead | None = None
+        if config.concepts:
+            self.add_concepts(config.concepts, vocabulary)
+
+    @property
+    def memory_width(self) -> int:
+        """Width D of the memory."""
+        return self.config.memory or self.encoder.dim
+
+    def add_concepts(self, hidden: int, vocabulary: int) -> ConceptHead:
+        """Give the model a new concept head with `hidden` units for `vocabulary` words, and return it."""
+        self.config = replace(self.config, concepts=hidden)
+        self.concepts = ConceptHead(self.memory_width, hidden, vocabulary, self.config.feature_dropout)
+        return self.concepts
 
     def _new_neck(self) -> nn.Sequential:
         neck = nn.Sequential(nn.Dropout(self.config.feature_dropout))
@@ -110,17 +132,30 @@ class CaptioningModel(nn.Module):
 
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         """Run teacher forcing; see `Decoder.decode`."""
-        return self.decoder.decode(memory, captions)
+        decoded = self.decoder.decode(memory, captions)
+        if self.concepts is None:
+            return decoded
+        evidence = self.concepts(memory)  # [B,V]
+        logits = decoded.logits
+        if weight := self.config.concept_weight:
+            rows = captions.image_index[Padding(captions.sizes, logits.device).caption]  # [N] -> [P]
+            # Detached: the head learns from which words are used, not from what helps the decoder.
+            logits = add_evidence(logits, evidence.detach()[rows], weight)  # [B,V] -> [P,V]
+        return decoded._replace(logits=logits, evidence=evidence)
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
-        """Return the initial decoding state; see `Decoder.begin`."""
-        return self.decoder.begin(memory)
+        """Return the initial decoding state; see `Decoder.begin`. A concept head's evidence is "memory.concepts"."""
+        state = self.decoder.begin(memory)
+        return state if self.concepts is None else {**state, CONCEPTS: self.concepts(memory)}
 
     def step(
         self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Decode one more word; see `Decoder.step`."""
-        return self.decoder.step(tokens, parents, state)
+        logits, attention, changed = self.decoder.step(tokens, parents, state)
+        if self.concepts is not None and self.config.concept_weight:
+            logits = add_evidence(logits, state[CONCEPTS].unsqueeze(1), self.config.concept_weight)  # [B,V] -> [B,1,V]
+        return logits, attention, changed
 
     def forward(
         self,

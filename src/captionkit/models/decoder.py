@@ -47,12 +47,14 @@ class AuxiliaryRecord(Protocol):
 class Decoded(NamedTuple):
     """A decoder's output for `PackedCaptions`: logits [P,V] and, per caption, the attention summed over words [N,G].
 
-    `coverage` is None for decoders without learned attention; `auxiliary` for decoders without a loss of their own.
+    `coverage` is None for decoders without learned attention, `auxiliary` for decoders without a loss of their own.
+    `evidence` [B,V] is that of the images for each word, of a model with a concept head.
     """
 
     logits: Tensor
     coverage: Tensor | None
     auxiliary: AuxiliaryRecord | None = None
+    evidence: Tensor | None = None
 
 
 class Decoder(nn.Module, ABC):
