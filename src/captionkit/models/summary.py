@@ -183,13 +183,14 @@ def _caption(model: CaptioningModel, state: dict[str, Tensor], *, beam: int) -> 
 
 
 def _parts(model: CaptioningModel) -> dict[str, nn.Module]:
-    """Return encoder stages, neck and decoder children by name, plus encoder and decoder for what is in no part."""
+    """Return encoder stages, neck, concept head and decoder children by name, plus encoder and decoder for the rest."""
     parts: dict[str, nn.Module] = {f"encoder.{number}": stage for number, stage in enumerate(model.encoder.stages)}
     parts |= {"encoder": model.encoder, "neck": model.neck}
     for name, child in model.decoder.named_children():
         several = isinstance(child, (nn.ModuleList, nn.Sequential))
         parts |= {f"decoder.{name}.{i}": c for i, c in enumerate(child)} if several else {f"decoder.{name}": child}
-    return {**parts, "decoder": model.decoder}
+    concepts = {} if model.concepts is None else {"concepts": model.concepts}
+    return {**parts, **concepts, "decoder": model.decoder}
 
 
 def _own(name: str, module: nn.Module, parts: dict[str, nn.Module]) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
         model, expected = _with_encoder(model, folder.preprocessing, recipe, notes)
         tokenizer = _grown(model, folder.tokenizer, train, recipe, notes)
         model = _with_dropout(model, recipe)
+        _with_concepts(model, tokenizer, train, recipe)
     else:
         tokenizer = _vocabulary(train, recipe)
         encoder, config = _encoder(recipe)
@@ -88,6 +90,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
         seen = _preprocessing(expected, recipe, keep_fit=False)
         grid = encoder.grid(seen.height, seen.width)
         model = CaptioningModel(_model_config(recipe, config, grid), len(tokenizer), encoder=encoder)
+        _with_concepts(model, tokenizer, train, recipe)
     train_from = {"frozen": None, "stages": recipe.encoder.first_stage, "all": 0}[recipe.encoder.train]
     model.encoder.freeze_norms = recipe.encoder.freeze_norms
     model.encoder.train_from(train_from)
@@ -223,6 +226,8 @@ def _grown(
         told = sum(counts.values()) + len(captions)  # plus one end token per caption
         heard = [ids[: recipe.data.max_length + 1] for ids in tokenizer.encode_batch(captions[:_LISTENED])]
         resize_token_embeddings(model, heard, [counts[word] / told for word in new], recipe.trainer.seed)
+        if model.concepts is not None:
+            model.concepts.extend([min(1.0, counts[word] / len(captions)) for word in new])
         shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])
         notes.append(f"words of the captions new to {recipe.trainer.init}, added to its own: {len(new)} ({shown})")
     return grown
@@ -308,9 +313,29 @@ def _names_another_encoder(recipe: Recipe, model: CaptioningModel) -> bool:
 def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
     model.neck[0].p = recipe.decoder.feature_dropout
     model.decoder.set_dropout(recipe.decoder.dropout)
+    if model.concepts is not None:
+        model.concepts.dropout.p = recipe.decoder.feature_dropout
     decoder = replace(model.config.decoder, dropout=recipe.decoder.dropout)
     model.config = replace(model.config, decoder=decoder, feature_dropout=recipe.decoder.feature_dropout)
     return model
+
+
+def _with_concepts(model: CaptioningModel, tokenizer: Tokenizer, train: CaptionSet, recipe: Recipe) -> None:
+    """Give the model the concept head that the recipe names, if it has none, and the weight of its evidence."""
+    wanted = recipe.decoder
+    if wanted.concepts and model.concepts is None:
+        head = model.add_concepts(wanted.concepts, len(tokenizer))
+        head.set_base_rates(_shares_of_captions(tokenizer, train))
+    if wanted.concept_weight and model.concepts is None:
+        raise RecipeError(f"decoder.concept_weight = {wanted.concept_weight:g}: needs decoder.concepts, a concept head")
+    model.config = replace(model.config, concept_weight=wanted.concept_weight or model.config.concept_weight)
+
+
+def _shares_of_captions(tokenizer: Tokenizer, captions: CaptionSet) -> list[float]:
+    """Return, for each token of the vocabulary, the share of the captions that have it."""
+    flat = tokenizer.encode_batch([caption for example in captions for caption in example.captions])
+    counts = Counter(token for ids in flat for token in set(ids))
+    return [counts[token] / len(flat) for token in range(len(tokenizer))]
 
 
 def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
@@ -324,6 +349,8 @@ def _check_kept(recipe: Recipe, model: CaptioningModel) -> None:
         )
     decoder = asdict(model.config.decoder)
     stored = {f"decoder.{name}": value for name, value in decoder.items()} | {"decoder.memory": model.config.memory}
+    if model.concepts is not None:
+        stored["decoder.concepts"] = model.config.concepts
     if decoder["name"] == "transformer":
         named = (name for name, size in SIZES.items() if size.items() <= decoder.items())
         stored["decoder.size"] = next(named, "another size")

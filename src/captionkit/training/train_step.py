@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from captionkit.errors import TrainingError
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.decoder import PackedCaptions
+from captionkit.models.decoder import Decoded, PackedCaptions
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import Batch
 from captionkit.training.data.dataset import CaptionDataset
@@ -38,6 +39,14 @@ _REREAD = 8
 
 #: sets the learning rates of an optimizer for a step (from 0)
 Schedule = Callable[[Optimizer, int], None]
+
+
+class Totals(NamedTuple):
+    """Sizes of a step over all micro-batches and processes, by which its losses are divided."""
+
+    words: int
+    captions: int
+    images: int
 
 
 class TrainStep:
@@ -94,9 +103,9 @@ class TrainStep:
         accelerator = self.accelerator
         turns, pictures = self.plan.pictures_of(number)
         if self.critic is None:
-            totals = self.dataset.totals(turns, pictures)
+            totals = Totals(*self.dataset.totals(turns, pictures), len(pictures))
         else:
-            totals = (0, self.critic.captions(len(pictures)))
+            totals = Totals(0, self.critic.captions(len(pictures)), len(pictures))
         self._schedule(self.optimizer, number)
         self.thawing.apply(number)
         learnt, finite = StepMetrics(), True
@@ -157,7 +166,7 @@ class TrainStep:
                 return ""
         return reason
 
-    def _backward(self, batch: Batch, totals: tuple[int, int], *, last: bool) -> tuple[float, StepMetrics]:
+    def _backward(self, batch: Batch, totals: Totals, *, last: bool) -> tuple[float, StepMetrics]:
         """Accumulate the gradient of a micro-batch; processes synchronize after the last one.
 
         Returns the objective and the metrics.
@@ -175,8 +184,8 @@ class TrainStep:
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
         return (0.0, StepMetrics()) if empty else (objective.item(), learnt)
 
-    def _cross_entropy(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, StepMetrics]:
-        recipe, (words, captions) = self.recipe.loss, totals
+    def _cross_entropy(self, batch: Batch, totals: Totals) -> tuple[Tensor, StepMetrics]:
+        recipe, words, captions = self.recipe.loss, totals.words, totals.captions
         with self.accelerator.autocast():
             decoded = self._wrapped(batch.images, batch.features, batch.captions, self._grid)
         weight = self.recipe.distillation.weight
@@ -186,9 +195,10 @@ class TrainStep:
             weights = {"reward": recipe.hard_reward, "entropy": recipe.hard_entropy}
             objective = objective + sum(weights[name] * term for name, term in found.auxiliary.terms.items()) / words
             self._statistics += found.auxiliary.statistics
+        objective = objective + self._concept_loss(decoded, batch, totals)
         return objective, StepMetrics(found.nats.item(), len(batch.targets))
 
-    def _self_critical(self, batch: Batch, totals: tuple[int, int]) -> tuple[Tensor, StepMetrics]:
+    def _self_critical(self, batch: Batch, totals: Totals) -> tuple[Tensor, StepMetrics]:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
@@ -199,7 +209,15 @@ class TrainStep:
             self.model.train()
             decoded = self._wrapped(batch.images, batch.features, said.captions, self._grid)
         objective, learnt = self.critic.objective(decoded, said)
-        return objective / totals[1], learnt
+        return objective / totals.captions + self._concept_loss(decoded, batch, totals), learnt
+
+    def _concept_loss(self, decoded: Decoded, batch: Batch, totals: Totals) -> Tensor | float:
+        """Return the weighted loss of the concept head on the reference captions, its share of the mean over images."""
+        if self.model.concepts is None:
+            return 0.0
+        evidence = decoded.evidence.float()
+        found = self.model.concepts.loss(evidence, batch.captions, batch.targets)
+        return self.recipe.loss.concept_weight * found / totals.images
 
     def _update_statistics(self) -> None:
         """Update what the decoder tracks from this step's sums over all processes, so that it is equal on all."""

@@ -97,6 +97,10 @@ class DecoderRecipe:
     dropout: Share = _field(0.3, "dropout of the decoder")
     memory: Annotated[int, Ge(0)] = _field(512, "width of the grid that the decoder sees; 0: the encoder's own")
     feature_dropout: Share = _field(0.1, "dropout of the encoder's features")
+    concepts: Annotated[int, Ge(0)] = _field(0, "width of a concept head, which predicts an image's words; 0: none")
+    concept_weight: Annotated[float, Ge(0), Le(1)] = _field(
+        0.0, "weight of its evidence in the logits; 0: that of --init, or none"
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,9 @@ class LossRecipe:
     )
     hard_reward: Annotated[float, Ge(0)] = _field(0.1, "weight of the reward of hard attention; 1: exact", ("hard",))
     hard_entropy: Annotated[float, Ge(0)] = _field(0.002, "weight of the entropy of hard attention", ("hard",))
+    concept_weight: Annotated[float, Ge(0)] = _field(
+        0.03, "weight of the concept head's cross-entropy (decoder.concepts)"
+    )
     scheduled_sampling: Annotated[float, Ge(0), Le(1)] = _field(
         0.0, "share of input words that are the model's own at the end, rising from 0"
     )

@@ -84,7 +84,7 @@ def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
         if parameter.ndim == 2
         and min(parameter.shape) > 1
         and "embedding" not in name
-        and name != "decoder.output.weight"
+        and name not in ("decoder.output.weight", "concepts.output.weight")
     }
 
 

@@ -171,7 +171,7 @@ def _check_alike(folders: Sequence[ModelFolder]) -> None:
 def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
     """Return the architecture without the fields that only affect training."""
     decoder = {name: value for name, value in architecture["decoder"].items() if name != "dropout"}
-    return {**architecture, "decoder": decoder, "feature_dropout": None}
+    return {**architecture, "decoder": decoder, "feature_dropout": None, "concept_weight": None}
 
 
 def _facts(pictures: CaptionSet, found: Validation, ingredients: Sequence[Candidate]) -> dict[str, Any]:
