@@ -18,9 +18,10 @@ from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.eval.fit_confidence import area_under_curve, fit_confidence
 from captionkit.eval.out_of_distribution import KINDS, out_of_distribution_images
-from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features
+from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features, evidence_of
 from captionkit.inference.captioner import Outcome
 from captionkit.inference.model_folder import BUNDLED, open_model, update_model
+from captionkit.inference.search import Overview
 from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
 from captionkit.viz.page import Card, captions_page
 
@@ -29,7 +30,13 @@ EXAMPLES = BUNDLED.parent / "examples"
 
 def test_the_features_by_hand() -> None:
     maps = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.25, 0.25, 0.25, 0.25]])
-    found = dict(zip(DECODING_FEATURES, decoding_features(np.log([0.5, 0.25, 0.5]), np.log(0.5**5), maps), strict=True))
+    found = dict(
+        zip(
+            DECODING_FEATURES,
+            decoding_features(np.log([0.5, 0.25, 0.5]), np.log(0.5**5), maps, np.array([0.5, -1.0, 2.0])),
+            strict=True,
+        )
+    )
     assert found["log_prob"] == pytest.approx(np.log(0.0625) / 3) and found["least"] == pytest.approx(np.log(0.25))
     assert found["probability"] == pytest.approx(1.25 / 3) and found["end"] == pytest.approx(np.log(0.5))
     assert found["length"] == pytest.approx(np.log(3)) and found["peak"] == pytest.approx(2)
@@ -37,11 +44,18 @@ def test_the_features_by_hand() -> None:
         np.sqrt(1 / 18)
     )
     assert found["movement"] == pytest.approx(4 * np.sqrt(0.125 / 3))
+    assert [found[f"{name}evidence"] for name in ("", "most_", "least_")] == [0.5, 2, -1]
     still = dict(
-        zip(DECODING_FEATURES, decoding_features(np.log([0.5] * 3), np.log(0.1), maps[[2, 2, 2]]), strict=True)
+        zip(
+            DECODING_FEATURES,
+            decoding_features(np.log([0.5] * 3), np.log(0.1), maps[[2, 2, 2]], np.zeros(1)),
+            strict=True,
+        )
     )
     assert still["movement"] == 0 and still["spread"] == pytest.approx(1)
-    assert np.isfinite(decoding_features(np.array([-np.inf, -1.0]), -np.inf, np.array([[1.0, 0.0]] * 2))).all()
+    assert np.isfinite(
+        decoding_features(np.array([-np.inf, -1.0]), -np.inf, np.array([[1.0, 0.0]] * 2), np.zeros(1))
+    ).all()
 
 
 def test_confidence_is_the_regression_and_is_stored() -> None:
@@ -55,6 +69,15 @@ def test_confidence_is_the_regression_and_is_stored() -> None:
         made(features, None)
     with pytest.raises(ModelError, match="now has 3"):
         made(features, np.zeros(3))
+
+
+def test_the_evidence_is_that_of_a_captions_tokens() -> None:
+    evidence = np.array([0.0, 5.0, -1.0, 2.0], np.float32)
+    assert evidence_of(Overview(np.zeros(2), evidence), (3, 1, 1)).tolist() == [2, 5, 5]
+    for overview in (None, Overview(np.zeros(2)), Overview(np.zeros(2), evidence)):
+        assert evidence_of(overview, ()).tolist() == [0]
+    assert CaptionConfidence(0.0, {"evidence": 1.0}).sees_images and CaptionConfidence(0.0, {}, [1.0]).sees_images
+    assert not CaptionConfidence(0.0, {"evidence": 0.0, "peak": 1.0}).sees_images
 
 
 @pytest.mark.parametrize(

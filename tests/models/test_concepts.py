@@ -10,7 +10,8 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 import torch
 from torch import Tensor, nn
 
-from captionkit.models.captioning_model import CONCEPTS, CaptioningModel, ModelConfig
+from captionkit.inference.search import CONCEPTS
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.concepts import ConceptHead
 from captionkit.models.encoder import EncoderConfig
 from decoders import CAPTIONS, CELLS, CONFIGS, WIDTH, WORDS, follow, pack

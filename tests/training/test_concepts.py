@@ -17,7 +17,8 @@ from captionkit.data.images import load_image
 from captionkit.data.layouts import open_dataset
 from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
-from captionkit.models.captioning_model import CONCEPTS, CaptioningModel
+from captionkit.inference.search import CONCEPTS
+from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.serialization import load_model
 from captionkit.training.trainer import train
 from shapes import make_backbone, make_recipe, make_shapes

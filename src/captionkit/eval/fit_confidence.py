@@ -23,10 +23,16 @@ from captionkit.data.images import Source
 from captionkit.data.layouts import CaptionSet, captioned_split
 from captionkit.errors import CaptionkitError
 from captionkit.eval.out_of_distribution import KINDS, out_of_distribution_images
-from captionkit.inference.caption_confidence import DECODING_FEATURES, CaptionConfidence, decoding_features
+from captionkit.inference.caption_confidence import (
+    DECODING_FEATURES,
+    CaptionConfidence,
+    decoding_features,
+    evidence_of,
+)
 from captionkit.inference.captioner import BATCH, Caption, Captioner
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
+from captionkit.inference.search import Overview
 from captionkit.inference.word_confidence import Floats, WordConfidence, calibration_error, fit, logistic, sigmoid
 from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
 from captionkit.utils.progress import progress_bar
@@ -221,10 +227,11 @@ def _captioned(captioner: Captioner, sources: Sequence[Source], what: str) -> It
                     yield place, caption, _features(caption, overview)
 
 
-def _features(caption: Caption, overview: NDArray[np.float32] | None) -> Floats:
+def _features(caption: Caption, overview: Overview | None) -> Floats:
     log_probs = np.array([word.log_prob for word in caption.words])
     maps = caption.attention.reshape(len(caption.tokens), -1)  # [T,rows,columns] -> [T,G]
-    return np.concatenate([decoding_features(log_probs, caption.log_prob, maps), [] if overview is None else overview])
+    features = decoding_features(log_probs, caption.log_prob, maps, evidence_of(overview, caption.tokens))
+    return np.concatenate([features, [] if overview is None else overview.means])
 
 
 class _Crossed(NamedTuple):

@@ -4,6 +4,8 @@ The mean over words ("a", "in", "is" among them) hardly separates right captions
 
 - the decoding: the words' probabilities and the attention. For familiar content, attention moves from place to place;
 for unfamiliar content, it spreads evenly.
+- a concept head, if the model has one: how strongly the image's features speak for the caption's words, whatever
+their order (`captionkit.models.concepts`).
 - the image, as the encoder represents it: the mean over grid cells of what the decoder attends to. It separates a dog
 on a lawn, of which captions are mostly right, from a pizza or a page of text, of which they are not.
 
@@ -21,24 +23,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captionkit.errors import CaptionkitError, ModelError
+from captionkit.inference.search.stepper import Overview
 from captionkit.inference.word_confidence import sigmoid
 from captionkit.utils.dataclasses import check_fields
 
 Floats = NDArray[np.float64]
 
-#: the features that `decoding_features` returns, in order
-DECODING_FEATURES = ("log_prob", "least", "probability", "end", "length", "spread", "spread_change", "movement", "peak")
+#: the features that `told` returns, in order
+DECODING_FEATURES = (
+    "log_prob",
+    "least",
+    "probability",
+    "end",
+    "length",
+    "spread",
+    "spread_change",
+    "movement",
+    "peak",
+    "evidence",
+    "most_evidence",
+    "least_evidence",
+)
+#: the features that come from a concept head
+_FROM_EVIDENCE = DECODING_FEATURES[-3:]
 #: limit on the number of weights: above any encoder's width, and quick to read
 _MOST = 1 << 16
 _LOWEST = -20.0  # lower bound of log-probabilities, so that a near-impossible word does not dominate
 _TINY = 1e-9
 
 
-def decoding_features(log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]]) -> Floats:
+def decoding_features(
+    log_probs: Floats, log_prob: float, attention: NDArray[np.floating[Any]], evidence: NDArray[np.floating[Any]]
+) -> Floats:
     """Return the decoding features `DECODING_FEATURES` [F] of a caption.
 
     log_probs: [L] of its words, at least one. log_prob: of the whole caption, including its end token. attention: [T,G]
-        of its tokens.
+        of its tokens. evidence: that of a concept head for the tokens, see `evidence_of`.
     """
     words = np.maximum(log_probs, _LOWEST)
     maps = np.asarray(attention, np.float64)
@@ -56,8 +76,18 @@ def decoding_features(log_probs: Floats, log_prob: float, attention: NDArray[np.
             spread.std(),
             movement,
             maps.max() * cells,
+            evidence.mean(),
+            evidence.max(),
+            evidence.min(),
         ]
     )
+
+
+def evidence_of(overview: Overview | None, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    """Return the evidence of an image's concept head for the tokens of a caption; zeros without a head."""
+    if overview is None or overview.evidence is None or not len(tokens):
+        return np.zeros(1)
+    return overview.evidence[np.asarray(tokens)]  # [V] -> [T]
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,11 @@ class CaptionConfidence:
             self, "_told", np.array([self.told.get(name, 0.0) for name in DECODING_FEATURES], np.float64)
         )
         object.__setattr__(self, "_image", np.array(self.image, np.float64))
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether it needs the image's features besides those of decoding."""
+        return bool(len(self.image)) or any(self.told.get(name) for name in _FROM_EVIDENCE)
 
     def __call__(self, told: Floats, image: NDArray[Any] | None) -> float:
         """Return the confidence, 0 to 1, of a caption with features `told` [F] and encoder means `image` [D].

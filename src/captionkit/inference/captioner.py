@@ -16,9 +16,9 @@ import numpy as np
 
 from captionkit.data.images import MAX_PIXELS, Source, describe, load_bytes, load_image
 from captionkit.errors import CaptionkitError, ImageError, ModelError
-from captionkit.inference.caption_confidence import check_confidence, decoding_features
+from captionkit.inference.caption_confidence import check_confidence, decoding_features, evidence_of
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
-from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Stepper, search
+from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Overview, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.utils.deprecation import warn_renamed
 
@@ -281,10 +281,8 @@ class Captioner:
         """Caption opened images in order, as one batch. Raises CaptionkitError as `stream` does."""
         return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.tokenizer)))
 
-    def examine(
-        self, opened: Sequence[Opened], decoding: Decoding
-    ) -> Iterator[tuple[Outcome, NDArray[np.float32] | None]]:
-        """Yield what `describe` returns, each with the encoder means [D] that confidence is fitted on, or None."""
+    def examine(self, opened: Sequence[Opened], decoding: Decoding) -> Iterator[tuple[Outcome, Overview | None]]:
+        """Yield what `describe` returns, each with the image's features that confidence is fitted on, or None."""
         encoded = _Encoded(self.stepper, opened)
         overviews = iter(encoded.overviews())
         for outcome in self._describe(encoded, decoding, constraints_of(decoding, self.tokenizer)):
@@ -294,7 +292,7 @@ class Captioner:
         start, many = time.perf_counter(), len(encoded.begun.images)
         hypotheses = search(self.stepper, encoded.begun, decoding, self.tokenizer.special, constraints=constraints)
         judge = self.folder.confidence
-        overviews = encoded.overviews() if judge and judge.image else repeat(None)
+        overviews = encoded.overviews() if judge and judge.sees_images else repeat(None)
         found = zip(hypotheses, overviews, strict=False)
         decode = _milliseconds_since(start)
         for picture in encoded.opened:
@@ -311,7 +309,7 @@ class Captioner:
             best = replace(captions[0], alternatives=tuple(captions[1:]))
             yield Outcome(source, best, ms=share, note=picture.note)
 
-    def _caption_of(self, hypothesis: Hypothesis, overview: NDArray[np.float32] | None) -> Caption:
+    def _caption_of(self, hypothesis: Hypothesis, overview: Overview | None) -> Caption:
         tokens = tuple(hypothesis.tokens.tolist())
         rows, columns = self.folder.grid
         if hypothesis.attention.shape[1] != rows * columns:
@@ -341,16 +339,19 @@ class Captioner:
         log_probs: NDArray[np.float64],
         confidences: Sequence[float],
         hypothesis: Hypothesis,
-        overview: NDArray[np.float32] | None,
+        overview: Overview | None,
     ) -> float:
         """Return a caption's confidence from its words and the fitted model; 0 for a caption without words."""
         if not confidences:
             return 0.0
         judge = self.folder.confidence
-        if judge is None or (judge.image and overview is None):
+        if judge is None or (judge.sees_images and overview is None):
             return sum(confidences) / len(confidences)
         try:
-            return judge(decoding_features(log_probs, hypothesis.log_prob, hypothesis.attention), overview)
+            features = decoding_features(
+                log_probs, hypothesis.log_prob, hypothesis.attention, evidence_of(overview, hypothesis.tokens)
+            )
+            return judge(features, overview and overview.means)
         except ModelError as error:
             raise ModelError(f"{self.folder.path}: {error}") from None
 
@@ -374,11 +375,14 @@ class _Encoded:
         #: milliseconds taken to encode them
         self.ms = _milliseconds_since(start)
 
-    def overviews(self) -> Sequence[NDArray[np.float32] | None]:
-        """Return the stepper's `overview` of each readable image, [D]; None for each if the stepper has none."""
+    def overviews(self) -> Sequence[Overview | None]:
+        """Return the stepper's `overview` of each readable image; None for each if the stepper has none."""
         state, images = self.begun
         found = self._stepper.overview(state) if len(images) else None
-        return [None] * len(images) if found is None else list(found)
+        if found is None:
+            return [None] * len(images)
+        means, evidence = found
+        return [Overview(*one) for one in zip(means, repeat(None) if evidence is None else evidence, strict=False)]
 
 
 def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from captionkit.data.images import to_bytes
 from captionkit.errors import ModelError, one_line
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
+from captionkit.inference.search.stepper import CONCEPTS, Overview
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -78,8 +79,8 @@ class OnnxStepper:
         """Encode `images`, float32 [B,3,H,W], or uint8 [B,H,W,4] if `takes_bytes`, and return the state."""
         return dict(zip(self._begun, self._encoder.run(self._begun, self.pictures(images)), strict=True))
 
-    def overview(self, state: State) -> np.ndarray | None:
-        """Return the mean over grid cells of what the decoder attends to: float [B,D].
+    def overview(self, state: State) -> Overview | None:
+        """Return the mean over grid cells of what the decoder attends to, [B,D], and a concept head's evidence [B,V].
 
         None if the state has no such tensor. It is the first "memory.*" by name with a cell axis, [B,G,D] or
         [B,heads,G,d].
@@ -88,7 +89,7 @@ class OnnxStepper:
         if not names:
             return None
         means = state[names[0]].mean(axis=-2, dtype=np.float32)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads,d]
-        return means.reshape(len(means), -1)
+        return Overview(means.reshape(len(means), -1), state.get(CONCEPTS))
 
     def pictures(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return the encoder's inputs by name."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from captionkit.errors import ModelError
+from captionkit.inference.search import CONCEPTS
 from captionkit.models.concepts import ConceptHead, add_evidence
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding
 from captionkit.models.encoder import Encoder, EncoderConfig
@@ -16,9 +17,6 @@ from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
 from captionkit.models.transformer_decoder import Transformer, TransformerConfig
-
-#: the name of the concept head's evidence in the decoding state
-CONCEPTS = "memory.concepts"
 
 #: every config has `name` and `dropout`; the other fields depend on the decoder
 DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig

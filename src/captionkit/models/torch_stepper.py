@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captionkit.inference.search import Capability
+from captionkit.inference.search import CONCEPTS, Capability, Overview
 from captionkit.models.captioning_model import CaptioningModel
 
 
@@ -39,12 +39,14 @@ class TorchStepper:
         return log_probs, ids, maps, {**state, **changed}
 
     @torch.inference_mode()
-    def overview(self, state: dict[str, Tensor]) -> np.ndarray | None:
-        """Return the decoder's attention keys averaged over the cells, float [B,D], like `OnnxStepper.overview`."""
+    def overview(self, state: dict[str, Tensor]) -> Overview | None:
+        """Return the decoder's attention keys averaged over the cells, and the evidence; see `OnnxStepper`."""
         names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
         if not names:
             return None
-        return state[names[0]].float().mean(-2).flatten(1).cpu().numpy()  # [B,G,D] -> [B,D], [B,heads,G,d] -> ...
+        means = state[names[0]].float().mean(-2).flatten(1)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads*d]
+        evidence = state.get(CONCEPTS)
+        return Overview(means.cpu().numpy(), None if evidence is None else evidence.float().cpu().numpy())
 
     @torch.inference_mode()
     def keep(self, state: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:

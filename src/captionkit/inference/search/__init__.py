@@ -14,15 +14,17 @@ from captionkit.inference.search.generation_config import RENAMED, Decoding, pre
 from captionkit.inference.search.hypothesis import Hypothesis
 from captionkit.inference.search.sampling import sample
 from captionkit.inference.search.single_image import search_alone, suits
-from captionkit.inference.search.stepper import Begun, Capability, SearchRequest, State, Stepper
+from captionkit.inference.search.stepper import CONCEPTS, Begun, Capability, Overview, SearchRequest, State, Stepper
 
 __all__ = [
+    "CONCEPTS",
     "RENAMED",
     "Begun",
     "Capability",
     "Constraints",
     "Decoding",
     "Hypothesis",
+    "Overview",
     "State",
     "Stepper",
     "present_names",

@@ -17,9 +17,21 @@ State = Any  # opaque to the search, which only passes it back to the Stepper
 #: a `top_k` that requests the whole vocabulary
 WHOLE = 2**31 - 1
 
+#: the name of a concept head's evidence among the tensors of a state
+CONCEPTS = "memory.concepts"
+
 #: what not every model can do: attention maps; constraints (prefix, forced and banned words); a fitted confidence; a
 #: prompt, such as the task that a model is to perform
 Capability = Literal["attention", "constraints", "confidence", "prompt"]
+
+
+class Overview(NamedTuple):
+    """What a caption's confidence may use of an image besides the search, see captionkit.inference.confidence."""
+
+    #: features of the image as the decoder sees it, [B,D], or [D] of one image
+    means: NDArray[np.float32]
+    #: evidence of a concept head for each token, log-odds less those of its base rate, [B,V] or [V]; None without one
+    evidence: NDArray[np.float32] | None = None
 
 
 class Stepper(Protocol):
@@ -40,11 +52,8 @@ class Stepper(Protocol):
     def keep(self, state: State, rows: NDArray[np.int64]) -> State:
         """Return the state reduced to the images `rows` [n], in rising order, so that finished images are dropped."""
 
-    def overview(self, state: State) -> NDArray[np.float32] | None:
-        """Return the features [B,D] of a state from `begin` that a caption's confidence may use; None without any.
-
-        See captionkit.inference.caption_confidence.
-        """
+    def overview(self, state: State) -> Overview | None:
+        """Return what a caption's confidence may use of a state from `begin`; None without any."""
 
     def step(
         self, tokens: NDArray[np.int64], parents: NDArray[np.int64], state: State, top_k: int
