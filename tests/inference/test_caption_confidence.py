@@ -287,7 +287,7 @@ def test_the_mark_in_print_and_in_files(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_without_it_files_are_as_they_were(tmp_path: Path) -> None:
-    usual = {"model": None, "as_json": False, "attention": None, "batch": 16, "decoding": {}}
+    usual = {"model": None, "as_json": False, "attention": None, "batch_size": 16, "decoding": {}}
     assert caption_inputs([str(EXAMPLES / "cat.jpg")], output=tmp_path / "out.csv", **usual) == 0
     assert (tmp_path / "out.csv").read_text().startswith("path,rank,caption,log_prob,confidence,error\n")
 

@@ -75,6 +75,15 @@ def naive(model: RandomModel, image: int, d: Decoding, banned) -> tuple[list[tup
     return (finished[: d.num_captions] + cut)[: d.num_captions], length + 1
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_of_equal_captions_the_first_found_wins(others: int) -> None:
+    model = RandomModel(2, seed=0, end=-3, specials=-2, ties=True)
+    decoding = Decoding(num_beams=2, length_penalty=2, min_length=0, max_length=1)
+    row, after = model.log_probs(42, ()), model.log_probs(42, (5,))
+    assert row[EOS] == (row[5] + after[EOS]) / 2**2  # no word, found first, and the word 5
+    assert brief(run(model, decoding, 42, *[7] * others, banned=(0, 1, 3))[0]) == [([], True)]
+
+
 @pytest.mark.parametrize("penalty", [0, 0.5, 1])
 @pytest.mark.parametrize(("words", "min_length", "max_length"), [(5, 1, 3), (3, 0, 4), (3, 2, 4), (1, 1, 6), (8, 2, 2)])
 @pytest.mark.parametrize("no_repeat", [0, 1, 2, 3])

@@ -120,7 +120,7 @@ class _Alone:
         return ended
 
     def _keep(self, found: list[_Found]) -> None:
-        self.best = sorted(found + self.best, key=attrgetter("score"), reverse=True)[: self.decoding.num_captions]
+        self.best = sorted(self.best + found, key=attrgetter("score"), reverse=True)[: self.decoding.num_captions]
 
     def _cut(self, length: int, ended: set[int]) -> None:
         """Cut the hypotheses that have not `ended`; they rank after all that have."""
