@@ -13,6 +13,7 @@ import pytest
 
 from captionkit.errors import CaptionkitError
 from captionkit.utils import atomic_write
+from tiers import slow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="neither pipes nor modes of this kind")
 
@@ -101,7 +102,7 @@ def test_a_device_is_written_into(tmp_path: Path, device: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/dev/fd/1", "/proc/self/fd/1"])
-@pytest.mark.parametrize("kind", ["file", "pipe"])
+@pytest.mark.parametrize("kind", ["file", *slow("pipe")])
 def test_standard_output_is_written_on_where_it_stands(tmp_path: Path, name: str, kind: str) -> None:
     """By a link, as /dev/stdout is one."""
     if not Path(name).parent.exists():
@@ -161,6 +162,7 @@ def test_a_file_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == "old" and names(tmp_path) == ["mine.json"]
 
 
+@pytest.mark.slow
 def test_a_file_in_a_closed_folder_is_written_where_it_lies(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()

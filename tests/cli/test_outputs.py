@@ -24,6 +24,7 @@ from captionkit.utils import atomic_write, output_checks
 from captionkit.viz.animation import attention_gif
 from captionkit.viz.attention_files import save_attention
 from captionkit.viz.page import captions_page
+from tiers import slow
 
 CONTENTS = {TOKENIZER: b"{}", CARD: b"# a card\n"}
 
@@ -308,6 +309,7 @@ def test_a_drawing_replaces_no_image_and_no_input(att: Path, capsys: pytest.Capt
     refused(capsys, att / "new.png", "is an input of this run")
 
 
+@pytest.mark.slow
 def test_a_list_of_images_may_name_the_folder_of_the_drawings(att: Path) -> None:
     before = tree(att)
     listed = "\n".join(str(att / name) for name in ("cat.jpg", "cat.png", "dog.png"))
@@ -317,7 +319,7 @@ def test_a_list_of_images_may_name_the_folder_of_the_drawings(att: Path) -> None
     assert tree(att).items() >= before.items() and len(tree(att)) == 6
 
 
-@pytest.mark.parametrize("name", ["old.json", "old.jsonl", "old.csv"])
+@pytest.mark.parametrize("name", ["old.json", *slow("old.jsonl", "old.csv")])
 def test_a_run_without_captions_leaves_the_file_that_was_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -363,6 +365,7 @@ def test_scores_of_each_image_replace_no_input(tmp_path: Path, capsys: pytest.Ca
         assert run(*command, "--per-image", tmp_path / "new.csv") == 0
 
 
+@pytest.mark.slow
 def test_an_evaluation_replaces_but_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo(tmp_path / "data" / "a.jpg")
     rows = [{"file_name": "a.jpg", "text": "a dog runs"}]
@@ -384,7 +387,7 @@ def test_an_evaluation_replaces_but_an_evaluation(tmp_path: Path, capsys: pytest
     assert tree(tmp_path / "done") == done
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", *slow("SIGHUP", "SIGINT")])
 def test_a_signal_keeps_the_captions_so_far(tmp_path: Path, name: str) -> None:
     """Twice, as `timeout` and the end of a terminal send it."""
     number = getattr(signal, name)
@@ -408,6 +411,7 @@ def test_a_signal_keeps_the_captions_so_far(tmp_path: Path, name: str) -> None:
     assert kept and all(one["caption"] != "an old one" for one in kept)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_caption_leaves_the_earlier_file(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     old.write_text('[{"image_id": "old", "caption": "an old one"}]\n')

@@ -170,6 +170,7 @@ def test_every_command_and_argument_is_in_the_tables() -> None:
             assert len(known) + (name in WORDS) == 1, f"{command} {name}: say above what it takes"
 
 
+@pytest.mark.slow
 def test_no_path_ends_in_a_traceback_or_harms_a_file(tmp_path: Path) -> None:
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root passes by all rights, and there is no setpriv")

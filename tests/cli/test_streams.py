@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captionkit import load
+from captionkit.cli import main as cli
+from captionkit.errors import ModelError
+from tiers import slow
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="redirections of a POSIX shell")
 
 COMMAND = f"{sys.executable} -m captionkit"
@@ -19,10 +24,12 @@ ORDINARY = "setpriv --inh-caps=-dac_override,-dac_read_search --bounding-set=-da
 #: commands that answer at once, and what they print on
 ANSWERS = [
     "--version",
-    "caption --help",
-    "inspect bundled",
-    "score refs.json results.json --resamples 0 --metrics rouge",
-    "caption a.png",
+    *slow(
+        "caption --help",
+        "inspect bundled",
+        "score refs.json results.json --resamples 0 --metrics rouge",
+        "caption a.png",
+    ),
 ]
 
 
@@ -66,6 +73,7 @@ def test_closed_standard_input_is_one_line(place: Path) -> None:
     assert "standard input is closed" in only_line(shell("CK caption - <&-", place))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_said_loses_no_answer(place: Path) -> None:
     """Standard error closed or full: the caption comes nevertheless, and nothing is printed in its place."""
     usual = shell("CK caption a.png", place).stdout
@@ -82,12 +90,14 @@ def test_a_reader_that_has_enough_is_no_failure(place: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_pipe_of_the_shell_is_an_image(place: Path) -> None:
     usual = shell("CK caption a.png", place).stdout
     done = shell("cat a.png | CK caption /dev/stdin", place)
     assert (done.stdout, done.stderr) == (usual, "")
 
 
+@pytest.mark.slow
 def test_an_ordinary_user_meets_closed_folders(place: Path) -> None:
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root passes by all rights, and there is no setpriv")
@@ -114,12 +124,17 @@ def test_an_ordinary_user_meets_closed_folders(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "./", "/", "..", ""])
-def test_folders_without_a_name_are_no_models(name: str, place: Path) -> None:
-    from captionkit import load
-    from captionkit.errors import ModelError
-
-    with pytest.raises(ModelError, match="no model folder" if name else "an empty name"):
+def test_folders_without_a_name_are_no_models(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "no model folder" if name else "an empty name"
+    with pytest.raises(ModelError, match=reason):
         load(name)
-    done = shell(f"CK caption a.png --model '{name}'", place)
-    assert done.returncode == (1 if name else 2)
-    assert ("no model folder" if name else "an empty name") in only_line(done)
+    monkeypatch.chdir(place)
+    try:
+        status = cli.main(["caption", "a.png", "--model", name])
+    except SystemExit as end:
+        status = end.code
+    assert status == (1 if name else 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("captionkit: ") and reason in line

@@ -59,6 +59,7 @@ def test_asking_for_more_than_the_vocabulary(model_folder: Path) -> None:
     assert np.exp(log_probs).sum() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_export_reports_and_keeps_the_report(copy: Path, photos: Path) -> None:
     parity = export_model(copy, pictures=photos)
     assert parity.same_captions == parity.pictures == 3
@@ -77,6 +78,7 @@ def test_graphs_hold_no_local_paths(model_folder: Path) -> None:
         assert b"site-packages" not in content
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_written(copy: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(model: object, height: int, width: int) -> onnx.ModelProto:
         model.decoder.output.bias.data.flip(0)
@@ -103,6 +105,7 @@ def test_folder_without_weights(copy: Path) -> None:
         export_model(copy)
 
 
+@pytest.mark.slow
 def test_half_storage_computes_what_halved_weights_compute(copy: Path) -> None:
     opened = open_model(copy)
     model = load_model(opened)

@@ -29,6 +29,7 @@ from captionkit.models.serialization import architecture  # noqa: E402
 from captionkit.models.show_attend_tell import ShowAttendTellConfig  # noqa: E402
 from captionkit.models.show_tell import ShowTellConfig  # noqa: E402
 from captionkit.models.transformer_decoder import TransformerConfig  # noqa: E402
+from tiers import slow  # noqa: E402
 
 PICTURES = 3
 
@@ -66,7 +67,7 @@ DECODERS: dict[str, DecoderConfig] = {
 }
 
 
-@pytest.fixture(params=DECODERS)
+@pytest.fixture(params=["soft", *slow("show-tell", "transformer")])
 def decoding(request: pytest.FixtureRequest, tmp_path: Path) -> ModelFolder:
     """A folder with the graphs of a model with random weights."""
     torch.manual_seed(0)
@@ -131,6 +132,7 @@ def test_only_a_plain_bias_goes_into_the_table(shape: tuple[int, ...], left: lis
     np.testing.assert_allclose(open_session(quick.SerializeToString()).run(None, feed)[0], wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", ["transformer"], indirect=True)
 def test_graphs_that_do_not_belong_together_are_refused(decoding: ModelFolder, model_folder: Path) -> None:
     other = open_model(model_folder)
@@ -159,6 +161,7 @@ def entered(model_folder: Path, photos: Path) -> tuple[ModelFolder, onnx.ModelPr
     return folder, plain(folder, ENCODER), sorted(photos.iterdir())
 
 
+@pytest.mark.slow
 def test_bytes_give_what_floats_give(entered) -> None:
     folder, graph, pictures = entered
     images = [load_image(path, folder.preprocessing)[None] for path in pictures]
@@ -178,6 +181,7 @@ def test_bytes_give_what_floats_give(entered) -> None:
             assert off < 1.5 * np.abs(rounded[name] - value).mean() + 1e-4, name
 
 
+@pytest.mark.slow
 def test_the_fourth_byte_means_nothing(entered) -> None:
     folder, graph, pictures = entered
     images = [load_image(path, folder.preprocessing)[None] for path in pictures]
@@ -189,6 +193,7 @@ def test_the_fourth_byte_means_nothing(entered) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(found, session.run(None, {"pixels": pixels}), strict=True))
 
 
+@pytest.mark.slow
 def test_pictures_that_do_not_enter_by_an_8_bit_convolution_stay_floats(entered) -> None:
     folder, graph, pictures = entered
     calibrated = calibrate(graph, [{"images": load_image(path, folder.preprocessing)[None]} for path in pictures])

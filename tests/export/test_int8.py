@@ -145,6 +145,7 @@ def run_as(graph: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     return onnx.load(options.optimized_model_filepath)
 
 
+@pytest.mark.slow
 def test_a_caption_does_not_depend_on_its_neighbours(small: Path, data: Path) -> None:
     captioner, pictures = captionkit.load(small), sources(data)
     alone, together = (
@@ -155,6 +156,7 @@ def test_a_caption_does_not_depend_on_its_neighbours(small: Path, data: Path) ->
         assert one.text == other.text and one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_computed_in_eight_bits(small: Path, tmp_path: Path) -> None:
     """Weights are in the range that is safe without VNNI, and convolutions and products are those of integers."""
     folder = open_model(small)
@@ -170,6 +172,7 @@ def test_computed_in_eight_bits(small: Path, tmp_path: Path) -> None:
     assert not any(node.op_type == "BatchNormalization" for node in encoder.graph.node)
 
 
+@pytest.mark.slow
 def test_report_and_card_and_inspection(small: Path, capsys) -> None:
     told = open_model(small).section("int8")
     assert told["steps"][-1]["cider"] == told["steps"][0]["cider"] > 1
@@ -182,6 +185,7 @@ def test_report_and_card_and_inspection(small: Path, capsys) -> None:
     assert "in 8 bits" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_captions_without_torch(small: Path, data: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
@@ -195,6 +199,7 @@ def test_captions_without_torch(small: Path, data: Path) -> None:
     assert captionkit.load(small).caption(picture).text in done.stdout
 
 
+@pytest.mark.slow
 def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     def spoilt(graph: onnx.ModelProto, *_: object) -> bytes:
         decodes = any(value.name == "tokens" for value in graph.graph.input)
@@ -229,12 +234,12 @@ def test_too_large_a_loss_writes_nothing(learnt: Path, data: Path, tmp_path: Pat
     ],
 )
 def test_wrong_wishes_are_told_in_a_line(
-    flags: list[str], reason: str, learnt: Path, data: Path, tmp_path: Path, capsys
+    flags: list[str], reason: str, model_folder: Path, data: Path, tmp_path: Path, capsys
 ) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    places = {"OUT": tmp_path / "out", "MODEL": learnt, "OTHER": tmp_path / "other", "DATA": data}
-    assert main(["export", str(learnt), *(str(places.get(flag, flag)) for flag in flags)]) == 1
+    places = {"OUT": tmp_path / "out", "MODEL": model_folder, "OTHER": tmp_path / "other", "DATA": data}
+    assert main(["export", str(model_folder), *(str(places.get(flag, flag)) for flag in flags)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("captionkit: ") and error.count("\n") == 1 and reason in error
     assert not (tmp_path / "out").exists()
@@ -247,6 +252,7 @@ def test_a_broken_graph_is_named(model_folder: Path, data: Path, tmp_path: Path)
         export_int8(broken.path, tmp_path / "out", pictures=data)
 
 
+@pytest.mark.slow
 def test_a_folder_in_eight_bits_is_no_source(small: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="in 8 bits already"):
         export_int8(small, tmp_path / "out", pictures=data)
@@ -265,6 +271,7 @@ def test_weights_are_taken_along_and_exported_again(learnt: Path, data: Path, tm
     assert "int8" not in open_model(both).config and "In 8 bits" not in (both / CARD).read_text()
 
 
+@pytest.mark.slow
 def test_evaluation_data_without_captions(learnt: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(CaptionkitError):
         export_int8(learnt, tmp_path / "out", data=photos)
@@ -391,6 +398,7 @@ def test_a_table_that_two_look_up_is_stored_once() -> None:
     np.testing.assert_allclose(also, table[[3, 7]], atol=np.abs(table).max() / 250)
 
 
+@pytest.mark.slow
 def test_evaluating_from_the_command_line(learnt: Path, data: Path, tmp_path: Path, capsys) -> None:
     arguments = ["--int8", "--output", tmp_path / "out", "--evaluate", data, "--split", "train", "--limit", 5]
     assert main(["export", str(learnt), *map(str, arguments)]) == 0

@@ -299,6 +299,7 @@ def recipe_of(name: str, encoder: Path | str, changes: dict[str, object] | None 
     return make_recipe(encoder, {**without, **RECIPES[name], **(changes or {})})
 
 
+@pytest.mark.slow
 @every
 def test_a_resumed_run_is_the_same_bit_for_bit(
     name: str, data: Path, backbone: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
@@ -325,6 +326,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
         assert stored["model/decoder.baseline"].item() != pytest.approx(-math.log(words))
 
 
+@pytest.mark.slow
 @every
 def test_sixteen_bits_are_near_thirty_two(name: str, data: Path, backbone: Path, tmp_path: Path, quick: None) -> None:
     found = []
@@ -334,6 +336,7 @@ def test_sixteen_bits_are_near_thirty_two(name: str, data: Path, backbone: Path,
     assert found[0] != found[1] and found[0] == pytest.approx(found[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp_path: Path, quick: None) -> None:
     train(data, tmp_path / "first", recipe_of("transformer", backbone, {"trainer.epochs": 1}))
     init = {"trainer.init": tmp_path / "first" / "best"}

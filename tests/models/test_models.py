@@ -306,6 +306,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["frozen", "whole"])
 def test_a_model_learns_four_pictures_by_heart(kind, tmp_path):
     torch.manual_seed(0)

@@ -140,6 +140,7 @@ def publish(path: Path) -> None:
     save_file({name: value for name, value in stored.items() if not name.endswith("num_batches_tracked")}, path)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_named_where_nothing_else_tells_which(data: Path, start: Path, tmp_path: Path) -> None:
     unnamed = {"encoder.name": "", "encoder.weights": start, **SIZE}
     assert factory.prepare(recipe_of(unnamed), data).model.config.encoder.name == "mobilenet-v2"

@@ -16,13 +16,16 @@ import pytest
 from PIL import Image
 
 import captionkit
+from extras import require
 from serving import Server, started
 
-pytest.importorskip("gradio", reason="the extra `page` is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+require("gradio", "the extra `page` is not installed")
+require("playwright", "playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("there is no Chromium to open the page in", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "src" / "captionkit" / "assets" / "examples"
@@ -41,13 +44,15 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("page") / "desk", "--timeout", 120) as running:
+    with started(tmp_path_factory.mktemp("page") / "desk", "--timeout", 120, page=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +56,12 @@ def _luminance(colour: str) -> float:
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-def test_without_gradio_the_api_stands_alone_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("without_page")
+def test_without_gradio_the_api_stands_alone_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     fastapi = pytest.importorskip("fastapi.testclient", reason="the extra `serve` is not installed")
     from captionkit.serve.app import create_app
     from captionkit.serve.settings import Settings
 
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in [name for name in sys.modules if name.startswith("captionkit.serve.ui.page")]:
-        monkeypatch.delitem(sys.modules, name)
     with fastapi.TestClient(create_app(captionkit.load(threads=1), Settings())) as client:
         assert "/v1/captions" in client.get("/").text
         assert client.get("/gradio_api/info").status_code == 404

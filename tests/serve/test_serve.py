@@ -29,6 +29,8 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx2")
 http = httpx.Client(timeout=120)
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -116,6 +118,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_hugging_face_client(server: Server, photo: Path, tmp_path: Path, model: captionkit.Captioner) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     done = subprocess.run(
@@ -265,6 +268,7 @@ def test_log_has_a_json_line_for_a_request(server: Server, photo: Path, model: c
     assert lines[-1]["path"] == "/no%0A%1B%5B1mthing" and lines[-1]["status"] == 404
 
 
+@pytest.mark.slow
 def test_ends_when_what_is_under_way_is_done(tmp_path: Path, photo: Path) -> None:
     with started(tmp_path / "desk") as server:
         replies: list[Any] = []
@@ -306,6 +310,7 @@ def test_what_cannot_start_says_why_in_a_line(
     assert line.startswith("captionkit: ") and reason in line
 
 
+@pytest.mark.slow
 def test_a_connection_outlives_the_five_seconds_after_which_clients_let_go_of_theirs(server: Server) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     for pause in (5.5, 0):
@@ -334,6 +339,7 @@ def test_serves_without_torch() -> None:
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_curl_lines_of_the_guide_work(server: Server, photo: Path, tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")

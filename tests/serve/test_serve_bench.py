@@ -39,6 +39,7 @@ def test_percentiles() -> None:
     assert [load.percentile(share) for share in (50, 95, 99)] == [51, 96, 100]
 
 
+@pytest.mark.slow
 def test_asking(tmp_path: Path, photos: Path) -> None:
     with started(tmp_path / "desk", "--timeout", 120, "--max-queue", 2) as server:
         load = asyncio.run(bench.ask(server.url, [(photos / "one.jpg").read_bytes()], 6, 1))

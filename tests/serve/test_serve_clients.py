@@ -20,6 +20,8 @@ from starlette.testclient import TestClient
 from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 CAPTIONS, CHAT = "/v1/captions", "/v1/chat/completions"
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import captionkit
 from captionkit.cli import main as cli
+from extras import require
 from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -28,6 +29,8 @@ from starlette.testclient import TestClient
 
 from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings, is_prefix
+
+pytestmark = pytest.mark.usefixtures("without_page")
 
 PREFIX = "/my/captions"
 #: what the service is told: the setting, what the proxy says, and whether it cuts the prefix off
@@ -167,14 +170,15 @@ def test_a_root_path_that_is_none(path: str, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("proxy") / "desk", "--timeout", 120) as running:
+    with started(tmp_path_factory.mktemp("proxy") / "desk", "--timeout", 120, page=True) as running:
         yield running
         assert "Traceback" not in running.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [True, False])
 def test_the_web_page_behind_a_proxy(server: Server, photos: Path, model: captionkit.Captioner, cut: bool) -> None:
-    pytest.importorskip("gradio", reason="the extra `page` is not installed")
+    require("gradio", "the extra `page` is not installed")
     from gradio_client import Client, handle_file
 
     with proxied(server.port, PREFIX, cut=cut) as url:
@@ -192,6 +196,7 @@ def test_the_web_page_behind_a_proxy(server: Server, photos: Path, model: captio
         assert records[0]["captions"][0]["text"] == model.caption(photos / "one.jpg").text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("wget") or not shutil.which("curl"), reason="wget or curl is not installed")
 def test_wget_and_curl(server: Server, photos: Path) -> None:
     import subprocess

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import captionkit
+from extras import require
 
-gradio_client = pytest.importorskip("gradio_client", reason="the extra `page` is not installed")
-pytest.importorskip("gradio", reason="the extra `page` is not installed")
 yaml = pytest.importorskip("yaml")
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +29,9 @@ SPACE = ROOT / "space"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    require("gradio", "the extra `page` is not installed")
+    from gradio_client import Client
+
     folder = tmp_path_factory.mktemp("space")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with (folder / "log").open("wb") as log:
@@ -37,7 +39,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             [sys.executable, SPACE / "app.py"], cwd=folder, stderr=log, env=environment | {"GRADIO_SERVER_PORT": "0"}
         )
     try:
-        yield gradio_client.Client(_address(process, folder / "log"), verbose=False)
+        yield Client(_address(process, folder / "log"), verbose=False)
     finally:
         process.terminate()
         process.wait(90)
@@ -52,9 +54,12 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(log.read_text())
 
 
+@pytest.mark.slow
 def test_it_captions_for_gradios_client(client: Any, photos: Path) -> None:
+    from gradio_client import handle_file
+
     names = ["one.jpg", "two.png"]
-    given = [gradio_client.handle_file(str(photos / name)) for name in names]
+    given = [handle_file(str(photos / name)) for name in names]
     records = client.predict(given, num_captions=2, num_beams=4, maps=True, api_name="/caption")
     model = captionkit.load(threads=1)
     assert [record["name"] for record in records] == names
@@ -65,16 +70,20 @@ def test_it_captions_for_gradios_client(client: Any, photos: Path) -> None:
         assert maps == pytest.approx(np.stack([word.attention for word in said.words]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said(client: Any, tmp_path: Path) -> None:
+    from gradio_client import handle_file
+
     bad = tmp_path / "notes.jpg"
     bad.write_text("not an image")
-    (record,) = client.predict([gradio_client.handle_file(str(bad))], api_name="/caption")
+    (record,) = client.predict([handle_file(str(bad))], api_name="/caption")
     assert record["name"] == "notes.jpg"
     assert record["error"].startswith("notes.jpg: not an image of a kind that is opened")
     with pytest.raises(Exception, match="num_captions is 9, but must be <= num_beams"):
-        client.predict([gradio_client.handle_file(str(bad))], num_captions=9, api_name="/caption")
+        client.predict([handle_file(str(bad))], num_captions=9, api_name="/caption")
 
 
+@pytest.mark.slow
 def test_its_endpoint_is_described(client: Any) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/caption"]

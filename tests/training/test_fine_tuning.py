@@ -220,6 +220,7 @@ def test_the_start_is_evaluated_and_kept_where_nothing_gets_better(
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_before_its_first_checkpoint_evaluates_the_start_once(
     data: Path, knows_red: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_run_that_dies_before_its_first_checkpoint_evaluates_the_start_once(
     assert [row["step"] for row in rows(tmp_path / "run", "eval")] == [0, 3, 6]
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_the_recipe_by_itself_and_says_so(
     red: Path, knows_red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +259,7 @@ def test_the_command_line_takes_the_recipe_by_itself_and_says_so(
     assert load_recipe(str(tmp_path / "other/recipe.toml")).decoder.dropout == 0.3
 
 
+@pytest.mark.slow
 def test_a_dozen_captions_of_another_language_are_enough(
     data: Path, knows_red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,6 +378,7 @@ def test_what_belongs_to_no_stage_has_the_first_ones_rate() -> None:
     assert rate_of[id(model.decoder.weight)] == ("decoder", 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 5])
 def test_a_run_resumed_while_thawing_changes_no_bit(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int

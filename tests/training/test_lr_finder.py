@@ -73,6 +73,7 @@ def test_a_loss_that_never_falls_is_refused() -> None:
         read_off("decoder", [], [], diverged=True)
 
 
+@pytest.mark.slow
 def test_the_command_writes_plot_and_points_and_prints_what_to_type(
     data: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_the_command_writes_plot_and_points_and_prints_what_to_type(
     assert "learning-rate.png: is there already; move it away, or give another --output\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_trained_encoder_is_tested_too_with_the_decoders_rate(data: Path, backbone: Path, tmp_path: Path) -> None:
     recipe = make_recipe(backbone, {"encoder.train": "all"})
     tests, suggested = find_rates(data, tmp_path / "out.png", recipe, steps=60)

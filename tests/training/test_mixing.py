@@ -28,6 +28,7 @@ from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from shapes import make_recipe
+from tiers import slow
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -126,6 +127,7 @@ def test_all_datasets_are_learnt_and_the_first_validates(pair: list[Path], backb
     assert [len(source.train) for source in swapped.sources] == [8, 6]  # of the others nothing is held out
 
 
+@pytest.mark.slow
 def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbone: Path, tmp_path: Path) -> None:
     """A frozen encoder's kept features are those of the image with these captions, and serve other mixes too."""
     recipe = make_recipe(backbone, {"trainer.epochs": 1, "image.flip": "true"})
@@ -167,7 +169,7 @@ def text_of(teaching, index: int) -> str:
     return teaching.tokenizer.decode(teaching.tokens[index][0]).split()[1]
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, *slow(False)])
 def test_an_unreadable_picture_of_the_second_dataset_is_named_and_no_other(
     pair: list[Path], backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], frozen: bool
 ) -> None:
@@ -178,6 +180,7 @@ def test_an_unreadable_picture_of_the_second_dataset_is_named_and_no_other(
     assert len(left_out) == 1 and str(pair[1] / "003.png") in left_out[0]
 
 
+@pytest.mark.slow
 def test_the_report_names_all_datasets_and_the_problems_of_each(
     pair: list[Path], backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +211,7 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
     assert all((one[name] == other[name]).all() for name in one)
 
 
+@pytest.mark.slow
 def test_a_mix_is_resumed_and_another_one_refused(
     pair: list[Path], backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def test_an_interrupted_run_has_a_report_too(sat: tuple[Path, Path]) -> None:
     assert "METEOR" not in text
 
 
+@pytest.mark.slow
 def test_a_run_can_be_looked_at_while_it_goes_on(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
     assert "under way" in seen[1] and "95 % interval" in seen[1]  # asked for, the report is whole
 
 
+@pytest.mark.slow
 def test_without_attention_there_is_nothing_word_by_word(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_run_of_before_there_were_sittings_is_told_from_its_model(run: Path, c
     assert "captionkit train" in text and "| torch |" in text and "Not available" not in text
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_anything_was_evaluated(run: Path, tmp_path: Path) -> None:
     started = tmp_path / "started"
     started.mkdir()
@@ -238,6 +241,7 @@ def test_a_run_that_was_killed_before_anything_was_evaluated(run: Path, tmp_path
     assert "killed, as it said nothing" in texts(started)[1] and "--data.val-split train" in texts(started)[1]
 
 
+@pytest.mark.slow
 def test_data_that_has_moved_changed_or_gone(run: Path, shapes: Path, data: Path, tmp_path: Path, capsys) -> None:
     moved = Path(shutil.copytree(shapes, tmp_path / "moved"))
     assert report(run, "--data", moved) == 0 and "Not available" not in texts(run)[1]
@@ -275,6 +279,7 @@ def test_inspect_names_the_report(run: Path) -> None:
 # --- no run is lost to it ---
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_a_line_among_the_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by nothing\nand more")
@@ -302,6 +307,7 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
     assert lines and "No space left on device" in lines[-1] and f"captionkit report {tmp_path / 'run'}" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_failed_run_tells_why(data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
     original = TrainStep.step
@@ -311,6 +317,7 @@ def test_a_failed_run_tells_why(data: Path, backbone: Path, tmp_path: Path, monk
     assert "failed: the loss of step 5 is not finite" in texts(tmp_path / "run")[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_done_is_not_told_again_unless_it_was_killed_before(run: Path, shapes: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     train(shapes, run, resume=True)

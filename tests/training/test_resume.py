@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from captionkit.training.trainer import train
 from kept import same_tensors, step_of
 from sessions import start
 from shapes import VARIED, make_halves, make_recipe
+from tiers import slow
 
 STEPS = 48
 
@@ -113,13 +115,14 @@ def interrupted_at(step: int, number: signal.Signals):
     return interrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *slow(signal.SIGTERM)])
 def test_an_interrupt_saves_the_step_and_says_how_to_go_on(
     data: Path,
     backbone: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    uninterrupted: Callable,
     number: signal.Signals,
 ) -> None:
     recipe = make_recipe(backbone, {"trainer.checkpoint_every": 3600})
@@ -133,8 +136,7 @@ def test_an_interrupt_saves_the_step_and_says_how_to_go_on(
     said = capfd.readouterr().err
     assert "finishing this step" in said and f"stopped after step 5; to go on: captionkit train {data}" in said
     train(data, tmp_path / "run", resume=True)
-    train(data, tmp_path / "alone", recipe)
-    assert same_tensors(tmp_path / "run" / LAST, tmp_path / "alone" / LAST)
+    assert same_tensors(tmp_path / "run" / LAST, uninterrupted(recipe) / LAST)
 
 
 def test_a_second_interrupt_stops_at_once(
@@ -158,6 +160,7 @@ def test_a_run_that_is_done_stays_as_it_is(data: Path, backbone: Path, tmp_path:
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_several_sittings_make_one_curve(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ from captionkit.utils import atomic_write
 from kept import step_of
 from sessions import launch, start
 from shapes import make_recipe
+from tiers import slow
 
 #: the encoder is trained, so images are read in every epoch
 WHOLE = {"encoder.train": "all", "trainer.epochs": 4, "trainer.patience": 0}
@@ -116,6 +118,7 @@ def test_of_two_runs_started_together_one_trains(data: Path, backbone: Path, tmp
     assert "Traceback" not in refused and step_of(tmp_path / "run") == 30
 
 
+@pytest.mark.slow
 def test_nothing_of_the_users_is_written_over_or_removed(data: Path, backbone: Path, tmp_path: Path) -> None:
     recipe = make_recipe(backbone, {"trainer.eval_every": 1, "trainer.epochs": 3})
     for name in (BEST, CURVES):
@@ -142,13 +145,12 @@ def test_nothing_of_the_users_is_written_over_or_removed(data: Path, backbone: P
 # --- full disks ---
 
 
-@pytest.mark.parametrize("what", [LAST, BEST, WEIGHTS, SAMPLES, CURVES, METRICS])
+@pytest.mark.parametrize("what", [LAST, *slow(BEST, WEIGHTS, SAMPLES, CURVES, METRICS)])
 def test_a_disk_that_fills_anywhere_loses_nothing(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    data: Path, backbone: Path, tmp_path: Path, uninterrupted: Callable, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)  # METEOR in a report takes longer than the training
     recipe = make_recipe(backbone, {"trainer.epochs": 3, "trainer.report": what == CURVES})
-    train(data, tmp_path / "whole", recipe)
     writes = iter(range(what in (BEST, WEIGHTS), 100))
 
     def full(original):
@@ -169,7 +171,7 @@ def test_a_disk_that_fills_anywhere_loses_nothing(
     assert "--resume" in one_line(caught)
     assert not list((tmp_path / "run").rglob("*.partial"))
     train(data, tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", uninterrupted(recipe))
 
 
 def full_rows(original, patched: pytest.MonkeyPatch):
@@ -191,6 +193,7 @@ def full_rows(original, patched: pytest.MonkeyPatch):
     return rewind
 
 
+@pytest.mark.slow
 def test_tensorboards_thread_does_not_cry_over_a_full_disk(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +208,7 @@ def test_tensorboards_thread_does_not_cry_over_a_full_disk(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_leave_nothing_behind(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +229,7 @@ def test_features_that_do_not_fit_leave_nothing_behind(
     assert train(data, tmp_path / "run", resume=True).steps == 6
 
 
+@pytest.mark.slow
 def test_damaged_features_are_made_anew(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,10 +249,10 @@ ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be 
 
 
 @pytest.mark.parametrize(
-    ("every", "kept"), [(0, "after step 4"), (3600, "after step 3")], ids=["each step", "evaluations"]
+    ("every", "kept"), [(0, "after step 4"), *slow((3600, "after step 3"))], ids=["each step", "evaluations"]
 )
 def test_a_lost_device_is_told_and_nothing_of_it_is_saved(
-    data: Path, backbone: Path, tmp_path: Path, every: int, kept: str
+    data: Path, backbone: Path, tmp_path: Path, uninterrupted: Callable, every: int, kept: str
 ) -> None:
     recipe = make_recipe(backbone, {"trainer.checkpoint_every": every})
     kind = getattr(torch, "AcceleratorError", RuntimeError)
@@ -255,8 +260,7 @@ def test_a_lost_device_is_told_and_nothing_of_it_is_saved(
     broken_off(data, tmp_path / "run", recipe, 5, kind(ASSERT), what)
     assert step_of(tmp_path / "run") == int(kept[-1])
     train(data, tmp_path / "run", resume=True)
-    train(data, tmp_path / "whole", recipe)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", uninterrupted(recipe))
 
 
 def test_a_mistake_in_the_program_is_not_blamed_on_the_device(
@@ -267,8 +271,9 @@ def test_a_mistake_in_the_program_is_not_blamed_on_the_device(
         train(data, tmp_path / "run", make_recipe(backbone))
 
 
+@pytest.mark.slow
 def test_what_a_thread_raises_comes_out_and_the_lock_is_given_back(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, backbone: Path, tmp_path: Path, uninterrupted: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(backbone, {**WHOLE, "data.num_workers": 2, "trainer.checkpoint_every": 0})
     calls, original = iter(range(10_000)), dataset.load_image
@@ -283,8 +288,7 @@ def test_what_a_thread_raises_comes_out_and_the_lock_is_given_back(
         with pytest.raises(ZeroDivisionError):
             train(data, tmp_path / "run", recipe)
     train(data, tmp_path / "run", resume=True)
-    train(data, tmp_path / "whole", recipe)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", uninterrupted(recipe))
 
 
 # --- images that vanish ---
@@ -302,14 +306,19 @@ def vanishing(at: int, root: Path):
     return load
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("at", [2, 29, 34])  # in the first step; in the middle of a step; in an evaluation
+@pytest.mark.parametrize("workers", [0, *slow(2)])
+@pytest.mark.parametrize("at", [29, *slow(2, 34)])  # in the middle of a step; in the first step; in an evaluation
 def test_a_disk_that_goes_away_ends_the_run_as_it_was_before(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, at: int
+    data: Path,
+    backbone: Path,
+    tmp_path: Path,
+    uninterrupted: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    at: int,
 ) -> None:
     root = Path(shutil.copytree(data, tmp_path / "pictures"))
     recipe = make_recipe(backbone, {**WHOLE, "trainer.checkpoint_every": 0, "data.num_workers": workers})
-    train(root, tmp_path / "whole", recipe)
     with monkeypatch.context() as patched:
         patched.setattr(dataset, "load_image", vanishing(at, root))
         with pytest.raises(TrainingError, match=r"read before cannot be read any more \(.*--resume") as caught:
@@ -318,13 +327,15 @@ def test_a_disk_that_goes_away_ends_the_run_as_it_was_before(
     assert f"to go on after step {kept}: " in one_line(caught)
     (tmp_path / "elsewhere").rename(root)
     train(root, tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", uninterrupted(recipe))
 
 
-def test_a_run_taken_up_without_its_pictures_changes_nothing(data: Path, backbone: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_taken_up_without_its_pictures_changes_nothing(
+    data: Path, backbone: Path, tmp_path: Path, uninterrupted: Callable
+) -> None:
     root = Path(shutil.copytree(data, tmp_path / "pictures"))
     recipe = make_recipe(backbone, {**WHOLE, "trainer.checkpoint_every": 0})
-    train(root, tmp_path / "whole", recipe)
     broken_off(root, tmp_path / "run", recipe, 5, KeyboardInterrupt())
     before = (tmp_path / "run" / LAST).read_bytes()
     shutil.copytree(root, tmp_path / "aside")
@@ -335,10 +346,10 @@ def test_a_run_taken_up_without_its_pictures_changes_nothing(data: Path, backbon
     assert (tmp_path / "run" / LAST).read_bytes() == before
     shutil.copytree(tmp_path / "aside", root, dirs_exist_ok=True)
     train(root, tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", uninterrupted(recipe))
 
 
-@pytest.mark.parametrize("how", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:70])])
+@pytest.mark.parametrize("how", [Path.unlink, *slow(lambda path: path.write_bytes(path.read_bytes()[:70]))])
 def test_one_picture_that_goes_bad_is_left_out_and_named(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how
 ) -> None:
@@ -362,9 +373,10 @@ def test_one_picture_that_goes_bad_is_left_out_and_named(
 # --- signals ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
 def test_the_end_of_the_terminal_saves_the_step(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, backbone: Path, tmp_path: Path, uninterrupted: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, original = make_recipe(backbone, {"trainer.checkpoint_every": 3600}), TrainStep.step
 
@@ -381,8 +393,7 @@ def test_the_end_of_the_terminal_saves_the_step(
             train(data, tmp_path / "run", recipe)
     assert step_of(tmp_path / "run") == 5
     train(data, tmp_path / "run", resume=True)
-    train(data, tmp_path / "whole", recipe)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", uninterrupted(recipe))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
@@ -422,6 +433,7 @@ print(interrupted())
 """
 
 
+@pytest.mark.slow
 def test_interrupts_that_interrupt_one_another_block_nothing() -> None:
     environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "1"}
     command = [sys.executable, "-c", FLOODED, FLOOD]
@@ -440,6 +452,7 @@ def stopped(data: Path, backbone: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_best_model_that_was_taken_away_is_made_anew(
     data: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -472,8 +485,10 @@ def test_rows_that_are_damaged_are_dropped(data: Path, stopped: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ("not toml [", r"recipe\.toml: not TOML"),
-        ("[optimizer]\nepoch = 3", r"recipe\.toml: optimizer\.epoch is not a field.*'optimizer\.epochs'"),
+        *slow(
+            ("not toml [", r"recipe\.toml: not TOML"),
+            ("[optimizer]\nepoch = 3", r"recipe\.toml: optimizer\.epoch is not a field.*'optimizer\.epochs'"),
+        ),
         ("[optimizer]\nepochs = 3", r"last\.safetensors: made with another recipe, dataset or captionkit"),
     ],
 )
@@ -486,7 +501,7 @@ def test_a_recipe_that_was_changed_is_refused(data: Path, stopped: Path, changed
     assert (stopped / LAST).read_bytes() == before and (stopped / RECIPE).read_text() == changed
 
 
-@pytest.mark.parametrize("damage", ["progress", "tensor"])
+@pytest.mark.parametrize("damage", ["progress", *slow("tensor")])
 def test_a_checkpoint_of_another_version_is_refused(data: Path, stopped: Path, damage: str) -> None:
     with safe_open(stopped / LAST, framework="pt") as file:
         metadata = file.metadata()
@@ -503,6 +518,7 @@ def test_a_checkpoint_of_another_version_is_refused(data: Path, stopped: Path, d
     one_line(caught)
 
 
+@pytest.mark.slow
 def test_a_folder_with_blanks_and_letters_of_the_world(
     data: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

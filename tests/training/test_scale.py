@@ -32,6 +32,7 @@ from captionkit.training.engine.distributed import make_accelerator
 from captionkit.training.memory_check import Forecast
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
+from tiers import slow
 
 SOFT = {"decoder.embedding": 16, "decoder.hidden": 24, "decoder.attention": 8}
 HARD = {**SOFT, "decoder.kind": "hard"}
@@ -82,7 +83,7 @@ def learner_of(recipe: Recipe, data: Path) -> tuple[TrainStep, CaptionDataset]:
     "changes",
     [
         {**TRANSFORMER, "trainer.gradient_accumulation_steps": 2},
-        {**SOFT, "encoder.train": "stages"},
+        *slow({**SOFT, "encoder.train": "stages"}),
     ],
     ids=["transformer", "stages"],
 )
@@ -123,7 +124,7 @@ def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
     assert live._live == 0
 
 
-@pytest.mark.parametrize("changes", [SOFT, HARD, TRANSFORMER], ids=["soft", "hard", "transformer"])
+@pytest.mark.parametrize("changes", [SOFT, *slow(HARD, TRANSFORMER)], ids=["soft", "hard", "transformer"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
 def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, changes: dict, frozen: bool) -> None:
     """From two and four images to twelve: within a tenth, with captions that differ in length."""
@@ -141,6 +142,7 @@ def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, ch
     assert forecast.of(12) >= 4 * trained + memory_check._LIBRARIES  # gradients, what an update takes, and two moments
 
 
+@pytest.mark.slow
 def test_the_check_changes_no_bit_of_the_run(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def test_the_check_changes_no_bit_of_the_run(
     assert same_run(tmp_path / "checked", tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +242,7 @@ def test_compiling_calls_the_compiler_for_the_encoder_and_the_blocks_alone(
     assert compiled == [*model.decoder.layers]  # what a frozen encoder makes is computed once
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_said_before_anything_is_done(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +283,7 @@ def much(kind: str) -> None:
     np.empty(1 << 60, np.uint8) if kind == "numpy" else torch.empty(1 << 60, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("kind", ["cpu", "numpy", "gpu"])
+@pytest.mark.parametrize("kind", ["cpu", *slow("numpy", "gpu")])
 @pytest.mark.parametrize("where", ["step", "evaluation"])
 def test_out_of_memory_says_what_to_lower(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str

@@ -323,6 +323,7 @@ def test_it_needs_a_model_to_start_from(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_means_nothing_to_it_is_refused(data: Path, critical, tmp_path: Path) -> None:
     for name, value in (("data.token_dropout", 0.1), ("loss.scheduled_sampling", 0.1)):
         with pytest.raises(RecipeError, match=f"{name} = 0.1: is for learning people's captions; leave it out"):

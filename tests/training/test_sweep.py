@@ -104,6 +104,7 @@ def test_a_sweep_makes_runs_and_a_report_and_goes_on_where_it_was(
         sweep(data, folder, make_recipe(backbone, {"trainer.epochs": 3}), space=space, trials=5)
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_end_the_sweep(
     data: Path, backbone: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(
     assert "0001: the loss of step 1 is not finite\n" in (tmp_path / "sweep" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_failures_gives_up(
     data: Path, backbone: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_an_interrupted_trial_is_taken_up_and_ends_with_the_same_scores(
     assert (ours.number, ours.value, ours.intermediate_values) == (0, theirs.value, theirs.intermediate_values)
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_process_again_and_again_counts_as_failed(
     data: Path, backbone: Path, space: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_journal_that_a_full_disk_cut_is_mended_and_a_damaged_one_refused(
         Study(folder, recipe, {})
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_trial_is_not_lost(
     data: Path, backbone: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from captionkit.training import trainer
 from captionkit.training.run import trackers
 from captionkit.training.trainer import train
 from shapes import make_recipe
+from tiers import slow
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -102,7 +103,7 @@ def test_a_run_without_trackers_leaves_metrics_alone(data: Path, backbone: Path,
     assert (tmp_path / "run" / METRICS).stat().st_size and not (tmp_path / "run" / "tensorboard").exists()
 
 
-@pytest.mark.parametrize("at", ["project", "config", "log", "finish"])
+@pytest.mark.parametrize("at", ["log", *slow("project", "config", "finish")])
 def test_a_tracker_that_fails_is_named_once_and_the_run_ends_well(
     at: str,
     data: Path,
@@ -139,6 +140,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_known_by_its_id(
     data: Path, backbone: Path, tmp_path: Path, notebook: type[Notebook], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ from captionkit.training.validation import Validation
 from kept import rows, same_tensors
 from sessions import launch
 from shapes import PICTURES, VARIED, captions, draw, make_halves, make_recipe, make_shapes
+from tiers import slow
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +168,7 @@ def word_by_word(run: Path, data: Path) -> float:
     return nats / words
 
 
-@pytest.mark.parametrize(("changes", "tolerance"), [({}, 1e-3), (WHOLE, 1e-5)])
+@pytest.mark.parametrize(("changes", "tolerance"), [({}, 1e-3), *slow((WHOLE, 1e-5))])
 def test_the_validation_loss_is_what_the_kept_model_has(
     data: Path, backbone: Path, tmp_path: Path, changes: dict, tolerance: float
 ) -> None:
@@ -175,6 +176,7 @@ def test_the_validation_loss_is_what_the_kept_model_has(
     assert word_by_word(tmp_path / "run", data) == pytest.approx(result.best_loss, rel=tolerance)
 
 
+@pytest.mark.slow
 def test_the_scores_of_a_run_are_those_of_evaluating_its_model(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +266,7 @@ def test_the_average_is_what_one_computes_by_hand() -> None:
     assert not any(parameter.requires_grad for parameter in average.parameters()) and not average.training
 
 
+@pytest.mark.slow
 def test_without_an_average_the_weights_themselves_are_kept(data: Path, backbone: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run", make_recipe(backbone, {"trainer.ema_decay": 0, "trainer.epochs": 1}))
     kept, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
@@ -305,6 +308,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
     assert all((p.ndim > 1) for g in groups if g["weight_decay"] for p in g["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"trainer.batch_size": 5}])
 def test_a_step_in_parts_is_the_same_step(data: Path, backbone: Path, tmp_path: Path, changes: dict) -> None:
     # Norms of a trained encoder would see each part alone, so it is frozen here.
@@ -319,6 +323,7 @@ def test_a_step_in_parts_is_the_same_step(data: Path, backbone: Path, tmp_path: 
     assert furthest(tmp_path / "1", tmp_path / "seed") > 1e-3  # so the comparison above can fail
 
 
+@pytest.mark.slow
 def test_sixteen_bits_and_thirty_two_after_one_another(data: Path, backbone: Path, tmp_path: Path) -> None:
     for bits in ("bf16", "no"):
         train(data, tmp_path / bits, make_recipe(backbone, {**WHOLE, "trainer.precision": bits}))
@@ -326,6 +331,7 @@ def test_sixteen_bits_and_thirty_two_after_one_another(data: Path, backbone: Pat
     assert half != full and half == pytest.approx(full, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_is_bf16_only_where_the_machine_computes_in_it(
     native: bool, data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -368,6 +374,7 @@ def test_the_scale_of_sixteen_bit_losses_is_resumed() -> None:
 # --- encoders ---
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_kept_as_it_was_and_looks_once(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +430,7 @@ def test_features_are_what_the_encoder_makes_of_both_views(data: Path, backbone:
         np.testing.assert_allclose(found[index, view], wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_features_is_said_at_once(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +452,7 @@ def test_a_disk_without_room_for_features_is_said_at_once(
     train(data, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_an_own_encoder_is_trained_from_scratch(data: Path, tmp_path: Path) -> None:
     changes = {"encoder.weights": "", "encoder.train": "all", "trainer.epochs": 1, "trainer.batch_size": 12}
     recipe = make_recipe("mobilenet-v2", {**changes, "trainer.save_dtype": "true"})
@@ -534,7 +543,9 @@ def damaged(data: Path, tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("changes", [{}, WHOLE, {**WHOLE, "trainer.batch_size": 1}, {"trainer.batch_size": 1}])
+@pytest.mark.parametrize(
+    "changes", [{}, *slow(WHOLE, {**WHOLE, "trainer.batch_size": 1}, {"trainer.batch_size": 1})]
+)
 def test_unreadable_pictures_are_left_out_and_named_at_the_end(
     damaged: Path, backbone: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -545,7 +556,7 @@ def test_unreadable_pictures_are_left_out_and_named_at_the_end(
     assert "black-circle.png" in left_out[0] and "red-square.png" in left_out[1]
 
 
-@pytest.mark.parametrize("changes", [{}, {**WHOLE, "image.random_resized_crop_scale": 0.5}])
+@pytest.mark.parametrize("changes", [{}, *slow({**WHOLE, "image.random_resized_crop_scale": 0.5})])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_nothing_but_unreadable_pictures_is_an_error(
     data: Path, backbone: Path, tmp_path: Path, changes: dict, split: str
@@ -589,15 +600,16 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, how: Callable) -> None:
     "how",
     [
         lambda loss: loss * math.nan,
-        lambda loss: loss * math.inf,
-        lambda loss: loss + (loss * 0).sqrt(),  # finite, but its gradient is not
+        *slow(
+            lambda loss: loss * math.inf,
+            lambda loss: loss + (loss * 0).sqrt(),  # finite, but its gradient is not
+        ),
     ],
 )
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable, how: Callable
 ) -> None:
     recipe = make_recipe(backbone, {"trainer.checkpoint_every": 0})
-    train(data, tmp_path / "whole", recipe)
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         spoil(patched, 5, how)
@@ -609,9 +621,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     stored = load_file(run / LAST)
     assert all(tensor.isfinite().all() for tensor in stored.values() if tensor.is_floating_point())
     assert train(data, run, resume=True).steps == 6
-    assert same_tensors(run / LAST, tmp_path / "whole" / LAST)
+    assert same_tensors(run / LAST, uninterrupted(recipe) / LAST)
 
 
+@pytest.mark.slow
 def test_an_absurd_rate_ends_in_an_error(data: Path, backbone: Path, tmp_path: Path) -> None:
     changes = {**WHOLE, "optimizer.lr_decoder": 1e30, "trainer.checkpoint_every": 0, "optimizer.warmup": 0}
     with pytest.raises(TrainingError, match=r"loss.* step \d is not finite"):
@@ -623,7 +636,7 @@ def test_an_absurd_rate_ends_in_an_error(data: Path, backbone: Path, tmp_path: P
     ("keep", "course"),
     [  # (CIDEr-D, loss)
         ("cider", [(0.5, 1.0), (0.5, 0.9), (0.5, 0.95), (0.4, 0.1), (9.9, 0.1)]),
-        ("loss", [(0.4, 0.9), (0.5, 0.9), (0.4, 0.9), (9.9, 1.0), (9.9, 0.1)]),
+        *slow(("loss", [(0.4, 0.9), (0.5, 0.9), (0.4, 0.9), (9.9, 1.0), (9.9, 0.1)])),
     ],
 )
 def test_patience_ends_a_run_that_gets_no_better(
@@ -652,8 +665,9 @@ def test_patience_ends_a_run_that_gets_no_better(
     assert train(data, tmp_path / "run", resume=True) == result
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_checkpoint(
-    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable
 ) -> None:
     recipe = make_recipe(backbone, {"trainer.checkpoint_every": 0})
     run, original, before = tmp_path / "run", os.fsync, []
@@ -672,10 +686,10 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     assert (run / LAST).read_bytes() == before[0]
     assert not list(run.glob(".*.partial"))
     assert train(data, run, resume=True).steps == 6
-    train(data, tmp_path / "whole", recipe)
-    assert same_tensors(run / LAST, tmp_path / "whole" / LAST)
+    assert same_tensors(run / LAST, uninterrupted(recipe) / LAST)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_metrics_are_written(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -701,6 +715,7 @@ def test_a_folder_that_holds_a_run_is_not_written_to(data: Path, backbone: Path,
         train(data, tmp_path / "file", recipe)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_says_why(data: Path, backbone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"holds no run to resume.*leave out --resume"):
@@ -725,7 +740,7 @@ def test_what_cannot_be_resumed_says_why(data: Path, backbone: Path, tmp_path: P
 
 def test_what_a_killed_run_left_half_written_is_mended(data: Path, backbone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(data, run, make_recipe(backbone, {"trainer.epochs": 10}))
+    train(data, run, make_recipe(backbone))
     whole = (run / METRICS).read_text(encoding="utf-8")
     (run / METRICS).write_text(whole + whole.splitlines()[-1][:25], encoding="utf-8")
     (run / ".last.safetensors.abc.partial").write_bytes(b"half")
@@ -747,6 +762,7 @@ def test_out_of_memory_is_an_error_with_a_way_out(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_failed_export_loses_nothing(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -772,6 +788,7 @@ def test_a_failed_export_loses_nothing(
     assert given["path"] == tmp_path / "run/best" and len(given["pictures"]) == 3 and given["half"] is False
 
 
+@pytest.mark.slow
 def test_the_card_tells_the_command_that_makes_the_same_run(data: Path, backbone: Path, tmp_path: Path) -> None:
     import shlex
 
