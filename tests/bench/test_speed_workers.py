@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import psutil
 import pytest
@@ -54,8 +53,6 @@ def test_a_contender_that_hangs_is_given_up() -> None:
     worker = Worker("contenders:Told", patience=20)
     process = worker.prepare("a case")["process"]
     worker._patience = 0.5
-    start = time.monotonic()
     with pytest.raises(WorkerError, match=r"gave no answer within 0\.5 seconds"):
         worker.run("asleep")
-    assert time.monotonic() - start < 20
     assert not psutil.pid_exists(process)

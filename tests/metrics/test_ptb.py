@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import threading
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +15,16 @@ from captionkit.metrics import ptb
 from captionkit.metrics.ptb.dfa import Rule, Scanner
 from captionkit.metrics.ptb.regex import Parser
 from ptb_cases import CASES, CHARACTERS, nasty
+
+
+class Looked(str):
+    """A text that counts how often its characters are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key):
+        self.looks += 1
+        return super().__getitem__(key)
 
 
 @pytest.mark.parametrize(("caption", "tokens"), CASES)
@@ -119,7 +128,7 @@ sentences = st.integers(0, 2**32).map(nasty)
 
 
 @given(st.one_of(sentences, st.text(max_size=40), st.text(st.sampled_from(CHARACTERS), max_size=40)))
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_properties_of_tokens(caption):
     tokens = ptb.tokenize(caption)
     assert all(tokens)
@@ -130,7 +139,7 @@ def test_properties_of_tokens(caption):
 
 
 @given(st.lists(sentences, max_size=6), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_many_captions_are_each_by_itself(captions, dice):
     alone = {caption: ptb.tokenize(caption) for caption in captions}
     dice.shuffle(captions)
@@ -183,10 +192,9 @@ def test_forgetting_changes_nothing(monkeypatch):
     ],
 )
 def test_long_captions_take_linear_time(piece):
-    """50,000 characters take half a second; quadratic time would be minutes."""
-    start = time.perf_counter()
-    ptb.tokenize(piece * (50_000 // len(piece)))
-    assert time.perf_counter() - start < 15
+    text = Looked(ptb._ASTRAL.sub(ptb._surrogates, piece * (4_000 // len(piece)) + "\n"))
+    assert list(ptb._SCANNER.scan(text))
+    assert text.looks < 200 * len(text)  # the tail of a run of dead ends is walked again, for up to 64 characters each
 
 
 def test_threads_share_a_new_scanner(monkeypatch):
@@ -245,10 +253,10 @@ def test_whether_more_text_could_matter():
 def test_dead_ends_are_walked_once():
     """Each "a" could begin a match that only a far "c" would complete."""
     scanner = Scanner([Rule("a"), Rule("a[ab]*c")], {})
-    start = time.perf_counter()
-    assert [spelling for spelling, _ in scanner.scan("a" * 20_000)] == ["a"] * 20_000
-    assert [spelling for spelling, _ in scanner.scan("a" * 20_000 + "c")] == ["a" * 20_000 + "c"]
-    assert time.perf_counter() - start < 5
+    dead, alive = Looked("a" * 4_000), Looked("a" * 4_000 + "c")
+    assert [spelling for spelling, _ in scanner.scan(dead)] == ["a"] * 4_000
+    assert [spelling for spelling, _ in scanner.scan(alive)] == [alive]
+    assert dead.looks < 100 * len(dead) and alive.looks < 2 * len(alive)
 
 
 def test_the_notation():
