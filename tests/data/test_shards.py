@@ -462,12 +462,10 @@ def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
     from safetensors.torch import load_file
 
     from captionkit.data.run_files import LAST
-    from captionkit.training.run.run_dir import RunFolder
     from captionkit.training.train_step import TrainStep
     from captionkit.training.trainer import train
     from shapes import make_recipe
 
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     root = shapes_in_shards(tmp_path / "data", data)
     recipe = make_recipe(

@@ -27,7 +27,6 @@ from captionkit.models.encoder_registry import BUILDERS
 from captionkit.models.serialization import load_model
 from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training.config.recipe import load_recipe
-from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from captionkit.viz.overlay import overlays
 
@@ -167,7 +166,6 @@ def test_a_trained_model_looks_at_what_it_names(
     """
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
     monkeypatch.setitem(BUILDERS, "test-patches", lambda _: Patches())
     generator = np.random.default_rng(0)
     everything = [Planted(*p) for p in product(COLOURS, SHAPES, range(GRID), range(GRID))]

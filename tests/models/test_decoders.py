@@ -36,7 +36,6 @@ from captionkit.models.torch_stepper import TorchStepper
 from captionkit.models.transformer_decoder import SIZES, Transformer, TransformerConfig
 from captionkit.training import factory
 from captionkit.training.objectives.losses import losses
-from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from decoders import CAPTIONS, CELLS, CONFIGS, WIDTH, WORDS, build, follow, pack, unpack
@@ -285,10 +284,9 @@ def test_padding_there_and_back() -> None:
 
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own, and neither curves nor an export, which take longer than the training."""
+    """A cache of its own, and no export, which takes longer than the training."""
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
 
 
 def recipe_of(name: str, encoder: Path | str, changes: dict[str, object] | None = None):
@@ -393,7 +391,6 @@ def test_a_model_learns_by_heart_and_says_the_same_from_its_graphs(
 ) -> None:
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
     data = make_shapes(tmp_path / "data", train=6, val=0, each=1)
     (data / "captions.json").rename(data / "captions_train.json")
     shutil.copy(data / "captions_train.json", data / "captions_val.json")

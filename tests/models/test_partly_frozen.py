@@ -20,7 +20,6 @@ from captionkit.models.mobilenet import MobileNet
 from captionkit.models.serialization import load_model
 from captionkit.training import factory
 from captionkit.training.data import feature_cache
-from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from kept import rows
 from shapes import make_recipe, make_shapes
@@ -36,7 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_the_objective_is_the_mixture_of_both_cross_entropies() -> None:
     torch.testing.assert_close(plain.objective, hard, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
     teachers: list[Path], data: Path, backbone: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
             )
 
 
+@pytest.mark.slow
 def test_each_word_of_a_batch_has_its_own_targets(
     teachers: list[Path], data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,11 +167,13 @@ def test_a_run_comes_close_to_its_teacher(teachers: list[Path], data: Path, back
     assert rows(tmp_path / "run", "eval")
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_words_is_refused(untrained: Path, data: Path, backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"distillation\.teachers: .*untrained has another vocabulary.*--init"):
         train(data, tmp_path / "run", taught_by([untrained], backbone), export=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -33,7 +33,6 @@ from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.optim.gradual_unfreezing import GradualUnfreezing
 from captionkit.training.optim.optimizers import make_optimizer
 from captionkit.training.optim.schedule import rates, set_rates
-from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from decoders import CAPTIONS, CONFIGS, pack
@@ -156,7 +155,6 @@ def knows_red(red: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CAPTIONKIT_CACHE", str(run.parent / "cache"))
         patched.setitem(sys.modules, "onnx", None)
-        patched.setattr(RunFolder, "draw", lambda _: None)
         train(
             red, run, make_recipe(backbone, {"data.val_split": "all", "trainer.epochs": 60, "trainer.eval_every": 60})
         )

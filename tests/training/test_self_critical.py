@@ -35,7 +35,6 @@ from captionkit.training.objectives.collapse import detect_collapse
 from captionkit.training.objectives.rewards import CiderReward, advantages
 from captionkit.training.objectives.sampling import draw, sample_captions
 from captionkit.training.objectives.scst import SelfCriticalLoss
-from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.trainer import train
 from captionkit.training.validation import Validator
 from decoders import CONFIGS
@@ -256,7 +255,6 @@ def taught(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAPTIONKIT_CACHE", str(folder / "cache"))
         patch.setitem(sys.modules, "onnx", None)
-        patch.setattr(RunFolder, "draw", lambda _: None)
         train(data, folder / "run", make_recipe(backbone, TAUGHT))
     return folder / "run" / "best"
 

@@ -24,7 +24,6 @@ from optuna.trial import TrialState
 from captionkit.cli import main as cli
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.training.config.recipe import Recipe, load_recipe
-from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.tools.search_space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
 from captionkit.training.tools.sweep import sweep
 from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
@@ -45,7 +44,6 @@ sgd = { low = 1e-2, high = 1.0, log = true }
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(RunFolder, "draw", lambda _: None)
 
 
 @pytest.fixture

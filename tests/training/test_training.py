@@ -543,9 +543,7 @@ def damaged(data: Path, tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, *slow(WHOLE, {**WHOLE, "trainer.batch_size": 1}, {"trainer.batch_size": 1})]
-)
+@pytest.mark.parametrize("changes", [{}, *slow(WHOLE, {**WHOLE, "trainer.batch_size": 1}, {"trainer.batch_size": 1})])
 def test_unreadable_pictures_are_left_out_and_named_at_the_end(
     damaged: Path, backbone: Path, tmp_path: Path, changes: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
