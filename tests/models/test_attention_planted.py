@@ -175,7 +175,7 @@ def test_a_trained_model_looks_at_what_it_names(
     data.mkdir()
     write_split(data, "train", shuffled[48:], generator)
     write_split(data, "val", unseen, generator)
-    values = {**RECIPE, **DECODERS[decoder], "decoder.name": decoder}
+    values = {**RECIPE, **DECODERS[decoder], "decoder.name": decoder, "trainer.report": "false"}
     train(data, tmp_path / "run", load_recipe(None, {name: str(value) for name, value in values.items()}))
 
     folder = open_model(tmp_path / "run" / "best")
