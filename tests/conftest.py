@@ -103,15 +103,23 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_folder(untrained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with its ONNX graphs."""
+    """The tiny model with its ONNX graphs; tests only read it, as the processes of one run of pytest share it."""
     import shutil
 
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    from captionkit.export.export_model import export_model
+    from filelock import FileLock
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    shutil.copytree(untrained, folder)
-    export_model(folder, pictures=photos)
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "model_folder"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            from captionkit.export.export_model import export_model
+
+            made = Path(shutil.copytree(untrained, tmp_path_factory.mktemp("models") / "tiny"))
+            export_model(made, pictures=photos)
+            made.rename(folder)
     return folder
 
 
