@@ -247,3 +247,8 @@ def test_a_page_that_changed_meanwhile_is_left_alone(site: Path) -> None:
     with pytest.raises(CaptionkitError, match="was changed"):
         page.write(dict.fromkeys(page.images.values(), "x"))
     assert (site / "index.html").read_text() == "edited"
+
+
+def test_a_folder_without_pages_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["alttext", str(tmp_path)]) == 1
+    assert f"{tmp_path}: no pages in this folder; looked for .html" in capsys.readouterr().err

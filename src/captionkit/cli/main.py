@@ -402,6 +402,8 @@ def metadata(options: argparse.Namespace) -> int:
     """Show captions in metadata and XMP files, or clear captionkit's own."""
     from captionkit.cli.metadata import clear_metadata, show_metadata
 
+    if (options.json and options.clear) or (options.dry_run and not options.clear):
+        raise CaptionkitError("--dry-run goes with --clear, and --json without it")
     if options.clear:
         return clear_metadata(options.inputs, dry_run=options.dry_run)
     return show_metadata(options.inputs, as_json=options.json)

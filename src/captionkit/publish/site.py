@@ -68,7 +68,9 @@ def pages(site: Path, *, column: str = "") -> Iterator[Page | CaptionkitError]:
         if site.suffix.casefold() not in SUFFIXES:
             raise CaptionkitError(f"{paths.shown(site)}: is no kind of page that is filled; give {', '.join(SUFFIXES)}")
     root = site if kind == "folder" else site.parent
-    listed = _files(root) if kind == "folder" else [site]
+    listed = list(_files(root)) if kind == "folder" else [site]
+    if not listed:
+        raise CaptionkitError(f"{paths.shown(site)}: no pages in this folder; looked for {', '.join(SUFFIXES)}")
     for path in listed:
         try:
             page = _page(path, root, column, named=kind != "folder")
