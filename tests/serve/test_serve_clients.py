@@ -98,6 +98,31 @@ def usual_of(captioner: captionkit.Captioner, photo: bytes, **options: Any) -> l
     return [best.text, *(other.text for other in best.alternatives)]
 
 
+def test_answers_are_as_the_openapi_description_says(client: TestClient, photo: bytes, encoded: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    described = client.get("/openapi.json").json()
+
+    def check(path: str, reply: Any, *, method: str = "post", status: str = "200") -> None:
+        answers = described["paths"][path][method]["responses"]
+        schema = answers[status]["content"]["application/json"]["schema"]
+        assert schema, path
+        assert reply.status_code == int(status), reply.text
+        jsonschema.validate(reply.json(), {**schema, "components": described["components"]})
+
+    for query in ("", "?attention=true&min_confidence=0.5&num_captions=2"):
+        files = [("f", ("one.jpg", photo)), ("f", ("bad.jpg", b"?"))]
+        check(CAPTIONS, client.post(CAPTIONS + query, files=files))
+    check(CAPTIONS, client.post(CAPTIONS, content=b"?"), status="422")
+    check("/", client.post("/", content=photo))
+    check("/", client.post("/", json={"inputs": [encoded, "%"]}))
+    check(CHAT, chat(client, encoded, n=2))
+    for path in ("/v1/models", "/healthz", "/readyz"):
+        check(path, client.get(path), method="get")
+    extra = {**client.post(CAPTIONS, content=photo).json(), "unknown": 1}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(extra, {**described["components"]["schemas"]["CaptionsAnswer"], **described})
+
+
 # ---- names, lists and what is left out
 
 

@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
     `groups`, headings with names of commands, order the commands in the help.
     """
 
-    def __init__(self, *values: Any, groups: Mapping[str, Sequence[str]] | None = None, **named: Any) -> None:
+    def __init__(self, *, groups: Mapping[str, Sequence[str]] | None = None, **named: Any) -> None:
         super().__init__(*values, formatter_class=Help, **named)
         self._groups = groups
         for kind in (None, "store"):

@@ -35,7 +35,7 @@ def present_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_old_names(kind: type[T]) -> type[T]:
     """Let a dataclass take and give the fields of RENAMED by their old names too, with a FutureWarning."""
-    init, known = kind.__init__, {entry.name for entry in fields(kind)}  # type: ignore[misc, arg-type]
+    init, known = kind.__init__, {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
 
     @wraps(init)
     def taking_both(self: T, *values: Any, **named: Any) -> None:
@@ -52,7 +52,7 @@ def _with_old_names(kind: type[T]) -> type[T]:
         warn_renamed(name, RENAMED[name])
         return getattr(self, RENAMED[name])
 
-    kind.__init__ = taking_both  # type: ignore[misc]
+    kind.__init__ = taking_both  # type: ignore[method-assign, assignment]
     kind.__getattr__ = by_old_name  # type: ignore[attr-defined]
     return kind
 
