@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, groups: Mapping[str, Sequence[str]] | None = None, **named: Any) -> None:
-        super().__init__(*values, formatter_class=Help, **named)
+        super().__init__(formatter_class=Help, **named)
         self._groups = groups
         for kind in (None, "store"):
             self.register("action", kind, _Option)
