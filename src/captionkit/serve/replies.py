@@ -53,7 +53,9 @@ class CaptionAnswer(Answer):
     text: str
     log_prob: float = Field(description="natural logarithm of the model's probability of the whole caption")
     confidence: float = Field(description="probability that the caption is right, 0 to 1")
-    review: bool = Field(False, description="whether confidence is below min_confidence; only where that was given")
+    review: bool = Field(
+        default=False, description="whether confidence is below min_confidence; only where that was given"
+    )
     words: list[WordAnswer]
 
 
@@ -70,10 +72,10 @@ class ImageAnswer(Answer):
 
     path: Echoed = Field(description="the file's name, or the image's place in the request")
     captions: list[CaptionAnswer] | None = None
-    review: bool = Field(False, description="that of the best caption")
+    review: bool = Field(default=False, description="that of the best caption")
     ms: Timings | None = None
-    note: str = Field("", description="a problem with the file that did not prevent captions")
-    error: Echoed = Field("", description="why this image has no captions")
+    note: str = Field(default="", description="a problem with the file that did not prevent captions")
+    error: Echoed = Field(default="", description="why this image has no captions")
 
 
 class CaptionsAnswer(Answer):

@@ -128,7 +128,7 @@ class ChatRequest(BaseModel):
         known = set(Options.model_fields).union(RENAMED) - {"attention", "min_confidence"}
         given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
         usual = service.captioner.decoding
-        asked = {"do_sample": self.do_sample, "captions": self.n, "words": self.most_words}
+        asked: dict[str, Any] = {"do_sample": self.do_sample, "captions": self.n, "words": self.most_words}
         return service.decoding(**decoding_fields(given, usual, **asked))
 
     def check(self) -> None:

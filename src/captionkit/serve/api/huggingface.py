@@ -47,7 +47,11 @@ class Parameters(BaseModel):
     def decoding(self, service: Service) -> Decoding:
         """Return the decoding options, merged from Hugging Face's and captionkit's names."""
         given = {_NAMES.get(name, name): value for name, value in (self.model_extra or {}).items()}
-        asked = {"do_sample": self.do_sample, "captions": self.num_return_sequences, "words": self.max_new_tokens}
+        asked: dict[str, Any] = {
+            "do_sample": self.do_sample,
+            "captions": self.num_return_sequences,
+            "words": self.max_new_tokens,
+        }
         return service.decoding(**decoding_fields(given, service.captioner.decoding, **asked))
 
 
