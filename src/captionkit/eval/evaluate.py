@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
-from captionkit import __version__
 from captionkit.data.images import open_image
 from captionkit.data.layouts import CaptionSet, Example, open_dataset
 from captionkit.data.tokenizer import split_words
@@ -30,6 +26,7 @@ from captionkit.metrics import Metric, Scores, evaluate
 from captionkit.metrics.evaluation import check_metrics, check_numbers, make_metrics
 from captionkit.utils import atomic_write, output_checks
 from captionkit.utils.progress import progress_bar
+from captionkit.utils.provenance import command_line, versions
 from captionkit.viz.page import Card, sectioned_page
 
 LOG = logging.getLogger(__name__)
@@ -151,14 +148,13 @@ def _named(said: dict[str, str], caption_set: CaptionSet) -> list[str]:
 def _made_by(captioner: Captioner, caption_set: CaptionSet, decoding: Decoding, seconds: float) -> dict[str, Any]:
     """Return what is needed to reproduce the scores."""
     folder = captioner.folder
-    packages = {name: import_module(name).__version__ for name in ("numpy", "onnxruntime", "PIL", "tokenizers")}
     return {
-        "command": shlex.join(["captionkit", *sys.argv[1:]]),
+        "command": command_line(),
         "model": {"path": str(folder.path), "files": {name: f["sha256"] for name, f in folder.config["files"].items()}},
         "data": {"name": caption_set.name, "split": caption_set.split, "fingerprint": caption_set.fingerprint()},
         "decoding": decoding.to_dict(),
         "seconds": seconds,
-        "versions": {"captionkit": __version__, "python": platform.python_version(), **packages},
+        "versions": {**versions("numpy", "onnxruntime", "tokenizers"), "PIL": PIL.__version__},
     }
 
 

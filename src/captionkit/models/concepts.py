@@ -3,7 +3,7 @@
 Word detectors of this kind come from Fang et al. 2015 (arXiv 1411.4952, section 3), and Wu et al. 2016 (arXiv
 1506.01144) feed them to a captioner. Here a word's evidence is added to the decoder's logits with a small weight: a
 decoder led by its own sentence then drifts less to what is likely but not in the image. The evidence of a caption's
-words also tells how well it fits the image (`captionkit.inference.confidence`).
+words also tells how well it fits the image (`captionkit.inference.caption_confidence`).
 """
 
 from __future__ import annotations

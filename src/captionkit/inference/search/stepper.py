@@ -26,7 +26,7 @@ Capability = Literal["attention", "constraints", "confidence", "prompt"]
 
 
 class Overview(NamedTuple):
-    """What a caption's confidence may use of an image besides the search, see captionkit.inference.confidence."""
+    """What a caption's confidence may use of an image besides the search, see captionkit.inference.caption_confidence."""
 
     #: features of the image as the decoder sees it, [B,D], or [D] of one image
     means: NDArray[np.float32]

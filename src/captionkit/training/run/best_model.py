@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from captionkit import __version__
 from captionkit.data.images import Preprocessing, open_image
 from captionkit.data.layouts import CaptionSet
 from captionkit.data.tokenizer import Tokenizer
@@ -22,6 +19,7 @@ from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.serialization import architecture, weights
 from captionkit.training.config.decoding import DECODING
+from captionkit.utils.provenance import versions
 
 #: number of validation images on which the ONNX graphs are compared with torch
 _COMPARED = 8
@@ -38,9 +36,7 @@ def save_model(
     half: bool,
 ) -> ModelFolder:
     """Write a trained model as a model folder; `facts` is its provenance, `half` stores the weights in 16 bits."""
-    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-    versions |= {"captionkit": __version__, "python": platform.python_version()}
-    provenance = {**facts, "versions": versions}
+    provenance = {**facts, "versions": versions("torch", "transformers", "tokenizers", "numpy")}
     config = {
         "architecture": architecture(model, preprocessing),
         "preprocessing": preprocessing.to_dict(),

@@ -5,27 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from captionkit import __version__
-
-_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "onnxruntime", "timm")
+#: packages that affect results
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "onnxruntime", "timm")
 _PATIENCE = 10  # timeout of git, in seconds
-
-
-def versions() -> dict[str, str]:
-    """Return versions of captionkit, Python and the packages that affect results; skip packages not installed."""
-    found = {"captionkit": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from accelerate import Accelerator
 
 from captionkit.errors import CaptionkitError
 from captionkit.training.factory import Setup
-from captionkit.training.run.environment import machine, source_state, versions
+from captionkit.training.run.environment import PACKAGES, machine, source_state
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.sessions import Session, facts_of, now, read_sessions, shortened, write_sessions
 from captionkit.training.run.timer import Timer
+from captionkit.utils.provenance import versions
 
 
 class SessionLog:
@@ -47,7 +48,7 @@ class SessionLog:
             first_step=progress.step,
             processes=accelerator.num_processes,
             machine=machine(accelerator.device),
-            versions=versions(),
+            versions=versions(*PACKAGES),
             source=source_state(),
             data=facts_of([source.path for source in self.setup.sources], self.setup.train, self.setup.val),
             trackers=trackers,

@@ -9,8 +9,6 @@ are averaged (the uniform soup): if the models are about equally good, the greed
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.run.best_model import export_kept, save_model
 from captionkit.training.validation import Validation, Validator, validate
 from captionkit.utils import paths
+from captionkit.utils.provenance import command_line
 
 _log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
@@ -176,7 +175,7 @@ def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
 
 def _facts(pictures: CaptionSet, found: Validation, ingredients: Sequence[Candidate]) -> dict[str, Any]:
     return {
-        "command": shlex.join(["captionkit", *sys.argv[1:]]),
+        "command": command_line(),
         "data": {"name": pictures.name, "fingerprint": pictures.fingerprint()},
         "pictures": {"val": len(pictures)},
         "val_loss": found.loss,
