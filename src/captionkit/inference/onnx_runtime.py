@@ -19,7 +19,7 @@ import numpy as np
 from captionkit.data.images import to_bytes
 from captionkit.errors import ModelError, one_line
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
-from captionkit.inference.search.stepper import CONCEPTS, Overview
+from captionkit.inference.search.stepper import CONCEPTS, Overview, cells_of
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -82,13 +82,12 @@ class OnnxStepper:
     def overview(self, state: State) -> Overview | None:
         """Return the mean over grid cells of what the decoder attends to, [B,D], and a concept head's evidence [B,V].
 
-        None if the state has no such tensor. It is the first "memory.*" by name with a cell axis, [B,G,D] or
-        [B,heads,G,d].
+        None if the state holds no cells.
         """
-        names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
-        if not names:
+        cells = cells_of(state)
+        if cells is None:
             return None
-        means = state[names[0]].mean(axis=-2, dtype=np.float32)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads,d]
+        means = cells.mean(axis=-2, dtype=np.float32)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads,d]
         return Overview(means.reshape(len(means), -1), state.get(CONCEPTS))
 
     def pictures(self, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -107,18 +107,17 @@ class ShowAttendTell(Decoder):
         embedded = self.dropout(self.embedding(captions.tokens))  # [P] -> [P,E]
         words = self.from_word(embedded).split(captions.sizes)  # L times [n,4H]
         keys, memory, h, c = self._fan_out(memory, captions.image_index)
-        hard = self.training and self.baseline is not None
-        sampler = Sampler(captions.sizes[0], self.baseline) if hard else None
+        sampler = Sampler(captions.sizes[0], self.baseline) if self.training and self.baseline is not None else None
         hs, zs, attended = [], [], []
         for n, word in zip(captions.sizes, words, strict=True):
-            look = sampler and sampler.sample
+            look = None if sampler is None else sampler.sample
             h, c, z, attention = self._advance(word.unsqueeze(1), h[:n], c[:n], keys[:n], memory[:n], look)
             hs.append(h.squeeze(1))  # [n,1,H] -> [n,H]
             zs.append(z.squeeze(1))  # [n,1,D] -> [n,D]
             attended.append(attention.squeeze(1).float())  # [n,1,G] -> [n,G]
         logits = self._logits(embedded, torch.cat(hs), self.output_z(torch.cat(zs)))  # [P,V]
         coverage = Padding(captions.sizes, logits.device).sum(torch.cat(attended))  # [P,G] -> [N,G]
-        return Decoded(logits, coverage, sampler and sampler.stats())
+        return Decoded(logits, coverage, None if sampler is None else sampler.stats())
 
     def update_statistics(self, sums: Tensor) -> None:
         """Move the baseline of hard attention: `sums` [2] of log p(y | s, a) over sampled words, and their number."""

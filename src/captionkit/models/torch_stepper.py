@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captionkit.inference.search import CONCEPTS, Capability, Overview
+from captionkit.inference.search.stepper import cells_of
 from captionkit.models.captioning_model import CaptioningModel
 
 
@@ -41,10 +42,10 @@ class TorchStepper:
     @torch.inference_mode()
     def overview(self, state: dict[str, Tensor]) -> Overview | None:
         """Return the decoder's attention keys averaged over the cells, and the evidence; see `OnnxStepper`."""
-        names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
-        if not names:
+        cells = cells_of(state)
+        if cells is None:
             return None
-        means = state[names[0]].float().mean(-2).flatten(1)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads*d]
+        means = cells.float().mean(-2).flatten(1)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads*d]
         evidence = state.get(CONCEPTS)
         return Overview(means.cpu().numpy(), None if evidence is None else evidence.float().cpu().numpy())
 

@@ -11,6 +11,7 @@ outputs of earlier layers are mixed with the previous words and attended to agai
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,7 +139,8 @@ class Transformer(Decoder):
         self.embedding = nn.Embedding(vocabulary, config.width)
         self.row_embedding = nn.Embedding(config.rows, memory)
         self.column_embedding = nn.Embedding(config.columns, memory)
-        self.layers = nn.ModuleList(Layer(config, memory) for _ in range(config.layers))
+        layers = nn.ModuleList(Layer(config, memory) for _ in range(config.layers))
+        self.layers: Sequence[Layer] = layers  # type: ignore[assignment]  # a ModuleList is typed as one of any modules
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(config.dropout)
@@ -182,14 +184,16 @@ class Transformer(Decoder):
     def decode(self, memory: Tensor, captions: PackedCaptions) -> Decoded:
         padding = Padding(captions.sizes, memory.device)  # only attention works on padded words
         x = self._embed(captions.tokens, padding.word)  # [P] -> [P,W]
-        weights = None
+        weights: Tensor | None = None
         for layer, (keys, values) in zip(self.layers, self._grids(memory), strict=True):
             x, weights = layer(x, keys, values, captions.image_index, padding, weighed=layer is self.layers[-1])
+        assert weights is not None  # there is a last layer
         return Decoded(self._logits(x), padding.sum(padding.pack(weights).float()))  # [P,V], [P,G] -> [N,G]
 
     def begin(self, memory: Tensor) -> dict[str, Tensor]:
         """Return each layer's keys and values of the grid and empty word caches; see `Decoder.begin`."""
-        state, heads = {}, self.config.heads
+        state: dict[str, Tensor] = {}
+        heads = self.config.heads
         for index, (keys, values) in enumerate(self._grids(memory)):
             state |= {f"memory.keys.{index}": keys, f"memory.values.{index}": values}
         for index in range(len(self.layers)):
@@ -205,7 +209,7 @@ class Transformer(Decoder):
         said = state["state.keys.0"].shape[3]
         x = self._embed(tokens, torch.arange(said, said + 1, device=tokens.device))  # [B,K] -> [B,K,W]
         changed: dict[str, Tensor] = {}
-        weights = None
+        weights: Tensor | None = None
         for index, layer in enumerate(self.layers):
             caches = [f"state.{part}.{index}" for part in ("keys", "values")]
             attended, *grown = self._self_attend_cached(layer, x, parents, *(state[name] for name in caches))
@@ -214,6 +218,7 @@ class Transformer(Decoder):
             keys, values = state[f"memory.keys.{index}"], state[f"memory.values.{index}"]
             seen, weights = layer.cross_attend(x, keys, values, weighed=layer is self.layers[-1])
             x = layer.feed_forward(x, seen)
+        assert weights is not None  # there is a last layer
         return self._logits(x), weights, changed
 
     def _self_attend_cached(

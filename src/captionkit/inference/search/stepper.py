@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -26,12 +27,21 @@ Capability = Literal["attention", "constraints", "confidence", "prompt"]
 
 
 class Overview(NamedTuple):
-    """What a caption's confidence may use of an image besides the search, see captionkit.inference.caption_confidence."""
+    """What a caption's confidence may use of an image besides the search (captionkit.inference.caption_confidence)."""
 
     #: features of the image as the decoder sees it, [B,D], or [D] of one image
     means: NDArray[np.float32]
     #: evidence of a concept head for each token, log-odds less those of its base rate, [B,V] or [V]; None without one
     evidence: NDArray[np.float32] | None = None
+
+
+def cells_of(state: Mapping[str, Any]) -> Any | None:
+    """Return the tensor of a state that holds the grid's cells, [B,G,D] or [B,heads,G,d]; None if there is none.
+
+    It is the first "memory.*" by name that has an axis of cells; its mean over them goes into the overview.
+    """
+    names = sorted(name for name, value in state.items() if name.startswith("memory.") and value.ndim > 2)
+    return state[names[0]] if names else None
 
 
 class Stepper(Protocol):
