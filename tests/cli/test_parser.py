@@ -88,6 +88,14 @@ def test_a_mistyped_flag_is_answered_with_its_present_name(capsys: pytest.Captur
     assert "--num-beems is not understood; did you mean --num-beams?" in capsys.readouterr().err
 
 
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for mistyped, way_out in (("captoin", "did you mean caption?"), ("xyz", "known: caption, ")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([mistyped, "x.jpg"])
+        assert stopped.value.code == 2
+        assert f"there is no command {mistyped!r}; {way_out}" in capsys.readouterr().err
+
+
 def test_average_takes_the_data_last_and_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, model = tmp_path / "data", tmp_path / "model"
     data.mkdir()
