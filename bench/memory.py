@@ -30,19 +30,19 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     import psutil
     import torch
 
-    from captionkit.training import factory
+    from captionkit.training import run_setup
     from captionkit.training.config.recipe import load_recipe
     from captionkit.training.data.dataset import CaptionDataset
     from captionkit.training.data.loader import batches
     from captionkit.training.data.sampler import EpochSampler
     from captionkit.training.engine import compile
     from captionkit.training.engine.distributed import make_accelerator
-    from captionkit.training.memory_check import Forecast
+    from captionkit.training.memory_check import MemoryEstimate
     from captionkit.training.train_step import TrainStep
 
     torch.set_num_threads(1)
     recipe = load_recipe(None, fields)
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     accelerator = make_accelerator(recipe.trainer.precision, made.model)
     taught, val = (
         CaptionDataset(part, made.tokenizer, recipe, made.preprocessing, augment=part is made.train)
@@ -52,7 +52,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     gc.collect()
     process, ended, peak = psutil.Process(), threading.Event(), [0]
     before = process.memory_info().rss
-    foretold = Forecast(learner, val).of(recipe.trainer.gradient_accumulation_steps)
+    foretold = MemoryEstimate(learner, val).of(recipe.trainer.gradient_accumulation_steps)
     if recipe.trainer.compile:
         compile.compile_parts(made.model)
 

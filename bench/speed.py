@@ -38,7 +38,7 @@ _SETTLE = 0.2  # seconds that a contender's threads get to fall asleep
 class Contender(NamedTuple):
     """How to make a contender in its process, and its cases."""
 
-    factory: str
+    run_setup: str
     arguments: dict[str, Any]
     cases: tuple[str, ...]
 
@@ -73,7 +73,7 @@ def measure(entered: dict[str, Contender], results: Results, rounds: int) -> Non
             # The machine also reads as much as the models, which come before it, read of weights.
             chosen = (*contender.cases, *results.reads()) if name == cases.MACHINE else contender.cases
             try:
-                workers[name] = Worker(contender.factory, contender.arguments)
+                workers[name] = Worker(contender.run_setup, contender.arguments)
                 stack.callback(workers[name].close)
                 results.facts[name] = {case: workers[name].prepare(case) for case in chosen}
                 results.rounds[name] = {case: [] for case in chosen}

@@ -189,7 +189,7 @@ def textbooks(material: RunData, recipe: Recipe, **savings: bool) -> Step:
     plan = EpochSampler(len(teaching), recipe)
 
     def step(number: int) -> float:
-        shown = zip(*plan.pictures_of(number), strict=True)
+        shown = zip(*plan.images_of(number), strict=True)
         rows = [(ids, index) for turn, index in shown for ids in teaching.lesson(turn, index).captions]
         rows.sort(key=lambda row: -len(row[0]))
         words = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)  # [N,L+1]
@@ -253,7 +253,7 @@ def main() -> None:
     speeds: dict[str, list[tuple[float, ...]]] = {name: [] for name in steps}
     nats = {}
     for number in range(options.rounds + 1):
-        words, _ = teaching.totals(*plan.pictures_of(number))
+        words, _ = teaching.totals(*plan.images_of(number))
         for name, step in steps.items():
             starts = [clock() for clock in clocks]
             nats[name] = step(number)

@@ -29,11 +29,11 @@ class WorkerError(Exception):
 class Worker:
     """A contender in another process. Every failure is a WorkerError, after which the process is gone."""
 
-    def __init__(self, factory: str, arguments: dict[str, Any] | None = None, *, patience: float = PATIENCE) -> None:
+    def __init__(self, run_setup: str, arguments: dict[str, Any] | None = None, *, patience: float = PATIENCE) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._patience = patience
-        self._process = context.Process(target=_serve, args=(theirs, factory, arguments or {}), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, run_setup, arguments or {}), daemon=True)
         self._process.start()
         theirs.close()
         self._answer()
@@ -81,10 +81,10 @@ class Worker:
         return f"its process ended with status {code}"
 
 
-def _serve(pipe: Connection, factory: str, arguments: dict[str, Any]) -> None:
+def _serve(pipe: Connection, run_setup: str, arguments: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends all
     try:
-        module, _, name = factory.partition(":")
+        module, _, name = run_setup.partition(":")
         contender = getattr(import_module(module), name)(**arguments)
         pipe.send(("ok", {}))
         while True:

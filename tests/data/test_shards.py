@@ -418,7 +418,7 @@ def test_shards_are_read_nearly_in_order_and_mixed() -> None:
     epochs = []
     for epoch in range(2):
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-        epochs.append(np.concatenate([plan.pictures_of(step)[1] for step in steps]))
+        epochs.append(np.concatenate([plan.images_of(step)[1] for step in steps]))
     for order in epochs:
         assert sorted(order) == list(range(30_000))
         for start in range(0, 30_000, 500):
@@ -433,7 +433,7 @@ def test_shards_are_read_nearly_in_order_and_mixed() -> None:
         assert max(touched) <= 16  # two groups of shards at most; a permutation touches all 30
     assert not np.array_equal(*epochs)
     small = plan_of([n // 7 for n in range(40)])
-    assert sorted(np.concatenate([small.pictures_of(step)[1] for step in range(4)])) == list(range(40))
+    assert sorted(np.concatenate([small.images_of(step)[1] for step in range(4)])) == list(range(40))
 
 
 def test_shards_give_the_same_steps_whatever_the_parts_and_processes() -> None:

@@ -34,7 +34,7 @@ from captionkit.models.show_attend_tell import ShowAttendTellConfig
 from captionkit.models.show_tell import ShowTell, ShowTellConfig
 from captionkit.models.torch_stepper import TorchStepper
 from captionkit.models.transformer_decoder import SIZES, Transformer, TransformerConfig
-from captionkit.training import factory
+from captionkit.training import run_setup
 from captionkit.training.objectives.losses import losses
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
@@ -320,7 +320,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
     stored = load_file(tmp_path / "run" / LAST)
     assert ("model/decoder.baseline" in stored) == (name == "hard")
     if name == "hard":
-        words = len(factory.prepare(recipe, data).tokenizer)
+        words = len(run_setup.prepare(recipe, data).tokenizer)
         assert stored["model/decoder.baseline"].item() != pytest.approx(-math.log(words))
 
 
@@ -357,9 +357,9 @@ def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp
     ):
         name, _, value = field.partition("=")
         with pytest.raises(RecipeError, match=said):
-            factory.prepare(make_recipe("mobilenet-edgetpu", {**plain, **init, name: value}), data)
+            run_setup.prepare(make_recipe("mobilenet-edgetpu", {**plain, **init, name: value}), data)
     with pytest.raises(RecipeError, match=r"decoder\.width = 30: must be even and a multiple of heads, which is 4"):
-        factory.prepare(recipe_of("transformer", backbone, {"decoder.width": 30, "decoder.heads": 4}), data)
+        run_setup.prepare(recipe_of("transformer", backbone, {"decoder.width": 30, "decoder.heads": 4}), data)
 
 
 SEEN = Preprocessing(height=64, width=96, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -18,7 +18,7 @@ from captionkit.models import hard_attention
 from captionkit.models.decoder import Decoded, Decoder
 from captionkit.models.hard_attention import HardAttentionStats
 from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
-from captionkit.training import factory, train_step
+from captionkit.training import run_setup, train_step
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler
@@ -139,7 +139,7 @@ def test_the_baseline_moves_by_what_all_processes_earn(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(backbone, {**HARD, "trainer.gradient_accumulation_steps": 2, "trainer.batch_size": 6})
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
     teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     plan = EpochSampler(len(teaching), recipe)
@@ -168,7 +168,7 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
 
     def objective(changes: dict[str, object]) -> float:
         recipe = make_recipe(backbone, {**HARD, "loss.label_smoothing": 0, "trainer.batch_size": 12, **changes})
-        made = factory.prepare(recipe, data)
+        made = run_setup.prepare(recipe, data)
         teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
         plan = EpochSampler(len(teaching), recipe)
         taught = TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model))

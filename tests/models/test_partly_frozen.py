@@ -18,7 +18,7 @@ from captionkit.models.encoder import EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.mobilenet import MobileNet
 from captionkit.models.serialization import load_model
-from captionkit.training import factory
+from captionkit.training import run_setup
 from captionkit.training.data import feature_cache
 from captionkit.training.trainer import train
 from kept import rows
@@ -79,7 +79,7 @@ def test_last_stages_learn_from_kept_maps_as_from_images(
 
 @pytest.mark.slow
 def test_kept_maps_depend_on_the_frozen_stages_alone(data: Path, start: Path, tmp_path: Path) -> None:
-    made = factory.prepare(last_stages(start), data)
+    made = run_setup.prepare(last_stages(start), data)
     arguments = {"flips": False, "precision": "no", "shown": lambda items, *_: items}
     encoder = made.model.encoder.eval()
 
@@ -114,7 +114,7 @@ def test_a_model_to_start_from_may_be_given_another_encoder(
     weights = tmp_path / "lite.safetensors"
     publish(weights)
     changes = {"trainer.init": start, "encoder.name": "efficientnet-lite2", "encoder.weights": weights, **SIZE}
-    made = factory.prepare(recipe_of(changes), data)
+    made = run_setup.prepare(recipe_of(changes), data)
     old, new = load_model(open_model(start)), made.model
     assert new.config.encoder.name == "efficientnet-lite2" and new.encoder.frozen
     assert made.preprocessing.mean == pytest.approx((127 / 255,) * 3)
@@ -141,17 +141,17 @@ def publish(path: Path) -> None:
 @pytest.mark.slow
 def test_an_encoder_is_named_where_nothing_else_tells_which(data: Path, start: Path, tmp_path: Path) -> None:
     unnamed = {"encoder.name": "", "encoder.weights": start, **SIZE}
-    assert factory.prepare(recipe_of(unnamed), data).model.config.encoder.name == "mobilenet-v2"
+    assert run_setup.prepare(recipe_of(unnamed), data).model.config.encoder.name == "mobilenet-v2"
     publish(tmp_path / "lite.safetensors")
     with pytest.raises(RecipeError, match=r"encoder\.name is empty, .* name it"):
-        factory.prepare(recipe_of({**unnamed, "encoder.weights": tmp_path / "lite.safetensors"}), data)
+        run_setup.prepare(recipe_of({**unnamed, "encoder.weights": tmp_path / "lite.safetensors"}), data)
     with pytest.raises(RecipeError, match=r"encoder of .* is mobilenet-v2, not mobilenet-edgetpu"):
-        factory.prepare(recipe_of({**unnamed, "encoder.name": "mobilenet-edgetpu"}), data)
+        run_setup.prepare(recipe_of({**unnamed, "encoder.name": "mobilenet-edgetpu"}), data)
 
 
 def test_a_decoder_that_sees_the_encoders_own_grid_keeps_its_encoder(data: Path, start: Path) -> None:
     model = load_model(open_model(start))
-    plain = CaptioningModel(factory.replace(model.config, memory=0), 20)
+    plain = CaptioningModel(run_setup.replace(model.config, memory=0), 20)
     recipe = recipe_of({"trainer.init": start, "encoder.name": "efficientnet-lite2"})
     with pytest.raises(RecipeError, match=r"takes its own encoder's grid as it is .* leave it out"):
-        factory._check_kept(recipe, plain)
+        run_setup._check_kept(recipe, plain)

@@ -436,7 +436,7 @@ def test_names_of_other_libraries():
 
 def test_a_recipe_trains_on_one(timm):
     from captionkit.training.config.recipe import load_recipe
-    from captionkit.training.factory import _encoder
+    from captionkit.training.run_setup import _encoder
 
     recipe = load_recipe(None, {"encoder.name": "timm:vit", "encoder.pretrained": "false", "encoder.train": "all"})
     encoder, config = _encoder(recipe)

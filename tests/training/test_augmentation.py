@@ -129,9 +129,9 @@ def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Tokeni
     for turn in range(60):
         for index, example in enumerate(pictures):
             sample = teaching[turn, index]
-            red, _, _ = (sample.picture.reshape(3, 8, 8)[:, 4, 1] + 1) / 2
+            red, _, _ = (sample.image.reshape(3, 8, 8)[:, 4, 1] + 1) / 2
             on_the_left, on_the_right = ("red", "blue") if red > 0.5 else ("blue", "red")
-            mirrored = not np.array_equal(sample.picture.reshape(3, 8, 8), views[index][0])
+            mirrored = not np.array_equal(sample.image.reshape(3, 8, 8), views[index][0])
             seen[index, mirrored] += 1
             told = [text.decode(ids) for ids in sample.captions]
             assert len(told) == min(few, len(example.captions))
@@ -196,14 +196,14 @@ def test_colours_change_by_at_most_the_strength_and_afresh_each_turn(tmp_path: P
     Image.new("RGB", (8, 8), (150, 90, 40)).save(tmp_path / "brown.png")
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "brown.png", ("a brown square",)),))
     text = Tokenizer.train(["a brown square"], min_frequency=1)
-    teaching = CaptionDataset(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=True)
+    teaching = CaptionDataset(pictures, text, recipe_of(image__color_jitter=0.2), SEEN, augment=True)
     straight = load_image(tmp_path / "brown.png", SEEN)
-    seen = [teaching[turn, 0].picture for turn in range(20)]
+    seen = [teaching[turn, 0].image for turn in range(20)]
     assert len({picture.tobytes() for picture in seen}) == 20
-    assert all(np.array_equal(picture, teaching[turn, 0].picture) for turn, picture in enumerate(seen))
+    assert all(np.array_equal(picture, teaching[turn, 0].image) for turn, picture in enumerate(seen))
     assert 0.05 < np.mean([abs(picture - straight).max() for picture in seen]) < 0.35
-    plain = CaptionDataset(pictures, text, recipe_of(image__colour=0.2), SEEN, augment=False)
-    np.testing.assert_array_equal(plain[0, 0].picture, straight)
+    plain = CaptionDataset(pictures, text, recipe_of(image__color_jitter=0.2), SEEN, augment=False)
+    np.testing.assert_array_equal(plain[0, 0].image, straight)
 
 
 # --- turns ---

@@ -82,7 +82,7 @@ def test_packing_is_torchs_own() -> None:
 def test_every_caption_is_taught_once_an_epoch(
     pictures: CaptionSet, text: Tokenizer, size: int, parts: int, processes: int
 ) -> None:
-    recipe = recipe_of(optimizer__batch_size=size, optimizer__accumulate=parts)
+    recipe = recipe_of(trainer__batch_size=size, trainer__gradient_accumulation_steps=parts)
     teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     plans = [EpochSampler(len(pictures), recipe, processes=processes, rank=rank) for rank in range(processes)]
     assert plans[0].steps_per_epoch == -(-14 // size)
@@ -108,7 +108,7 @@ def test_epochs_differ_in_order_and_runs_in_seed() -> None:
         [
             int(i)
             for step in range(3)
-            for i in EpochSampler(12, recipe_of(run__seed=seed)).pictures_of(3 * epoch + step)[1]
+            for i in EpochSampler(12, recipe_of(trainer__seed=seed)).images_of(3 * epoch + step)[1]
         ]
         for seed, epoch in ((0, 0), (0, 1), (1, 0))
     ]
@@ -117,9 +117,9 @@ def test_epochs_differ_in_order_and_runs_in_seed() -> None:
 
 
 def test_parts_and_processes_share_the_same_steps() -> None:
-    one = EpochSampler(11, recipe_of(optimizer__batch_size=4))
+    one = EpochSampler(11, recipe_of(trainer__batch_size=4))
     for parts, processes in ((2, 1), (1, 2), (2, 3)):
-        recipe = recipe_of(optimizer__batch_size=4, optimizer__accumulate=parts)
+        recipe = recipe_of(trainer__batch_size=4, trainer__gradient_accumulation_steps=parts)
         shares = [list(EpochSampler(11, recipe, processes=processes, rank=rank).keys(1)) for rank in range(processes)]
         for step, whole_step in enumerate(one.keys(1)):
             met = [key for share in shares for keys in share[step * parts : (step + 1) * parts] for key in keys]
@@ -137,7 +137,7 @@ def same(one, other) -> bool:
 
 
 def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: Tokenizer) -> None:
-    recipe = recipe_of(image__crop=0.5, image__flip="true", data__captions_per_image=1)
+    recipe = recipe_of(image__random_resized_crop_scale=0.5, image__flip="true", data__captions_per_image=1)
     plan = EpochSampler(len(pictures), recipe)
     found = {
         (start, workers): list(
@@ -156,14 +156,14 @@ def test_workers_and_a_later_start_change_nothing(pictures: CaptionSet, text: To
 def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(
     pictures: CaptionSet, text: Tokenizer
 ) -> None:
-    recipe = recipe_of(optimizer__epochs=50)
+    recipe = recipe_of(trainer__epochs=50)
     teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     plan = EpochSampler(len(pictures), recipe)
     early = batches(teaching, plan, 0, 2)
     next(early)
     early.close()
     deadline = time.monotonic() + 10
-    while any(thread.name.startswith("captionkit-pictures") for thread in threading.enumerate()):
+    while any(thread.name.startswith("captionkit-images") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
     teaching.flippable = teaching.flippable[:3]
     with pytest.raises(IndexError):
@@ -185,7 +185,7 @@ class Counting(CaptionDataset):
 def test_what_is_prepared_ahead_is_bounded_in_pictures(
     pictures: CaptionSet, text: Tokenizer, size: int, workers: int
 ) -> None:
-    recipe = recipe_of(optimizer__batch_size=size, optimizer__epochs=100)
+    recipe = recipe_of(trainer__batch_size=size, trainer__epochs=100)
     teaching = Counting(pictures, text, recipe, SEEN, augment=True)
     plan = EpochSampler(len(pictures), recipe)
     prepared = batches(teaching, plan, 0, workers)
@@ -209,7 +209,7 @@ def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Toke
                 meeting.wait(30)
             return super().__getitem__(key)
 
-    recipe = recipe_of(optimizer__batch_size=12, optimizer__epochs=1)
+    recipe = recipe_of(trainer__batch_size=12, trainer__epochs=1)
     teaching = Meeting(pictures.subset(range(12)), text, recipe, SEEN, augment=False)
     (batch,) = whole(teaching, 12, 0, 1, workers=3)
     assert batch.indices == tuple(range(12))
@@ -254,13 +254,13 @@ def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Tokenize
     teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     straight, mirrored = (load_image(tmp_path / "p.png", SEEN, flip=flip) for flip in (False, True))
     assert not np.array_equal(straight, mirrored)
-    seen = [teaching[epoch, 0].picture for epoch in range(200)]
+    seen = [teaching[epoch, 0].image for epoch in range(200)]
     flips = sum(np.array_equal(picture, mirrored) for picture in seen)
     assert flips + sum(np.array_equal(picture, straight) for picture in seen) == 200
     assert 70 < flips < 130
-    assert all(np.array_equal(teaching[epoch, 1].picture, straight) for epoch in range(50))
+    assert all(np.array_equal(teaching[epoch, 1].image, straight) for epoch in range(50))
     plain = CaptionDataset(pictures, text, recipe, SEEN, augment=False)
-    assert all(np.array_equal(plain[epoch, 0].picture, straight) for epoch in range(20))
+    assert all(np.array_equal(plain[epoch, 0].image, straight) for epoch in range(20))
 
 
 def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Tokenizer) -> None:
@@ -271,11 +271,11 @@ def test_cached_features_are_mirrored_likewise(pictures: CaptionSet, text: Token
     straight = [load_image(example.image, SEEN) for example in pictures]
     for epoch in range(5):
         for index in range(14):
-            view = cached[epoch, index].picture
+            view = cached[epoch, index].image
             if index == 3:
                 assert view is None and cached[epoch, index].broken == "p.png: broken"
             else:
-                flipped = not np.array_equal(opened[epoch, index].picture, straight[index])
+                flipped = not np.array_equal(opened[epoch, index].image, straight[index])
                 symmetric = np.array_equal(load_image(pictures[index].image, SEEN, flip=True), straight[index])
                 assert view.item() == features[index, int(flipped)].item() or symmetric
 
@@ -293,7 +293,7 @@ def test_long_captions_are_cut_and_do_not_end(text: Tokenizer, tmp_path: Path) -
 def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Tokenizer, tmp_path: Path) -> None:
     many = tuple(f"{'red ' * (n + 1)}circle" for n in range(20))
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "a", many), Example(1, tmp_path / "b", many[:2])))
-    recipe = recipe_of(data__captions_per_image=5, image__crop=0.5)
+    recipe = recipe_of(data__captions_per_image=5, image__random_resized_crop_scale=0.5)
     teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     encoded = text.encode_batch(many)
     counts: Counter = Counter()
@@ -325,7 +325,9 @@ def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: 
 
 
 def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Tokenizer) -> None:
-    teaching = CaptionDataset(pictures, text, recipe_of(image__crop=0.5, image__flip="true"), SEEN, augment=False)
+    teaching = CaptionDataset(
+        pictures, text, recipe_of(image__random_resized_crop_scale=0.5, image__flip="true"), SEEN, augment=False
+    )
     looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3, workers=rank)]
     assert sum(len(batch.images) for batch in looks) == 14
     seen = sorted(image.numpy().tobytes() for batch in looks for image in batch.images)

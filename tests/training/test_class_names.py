@@ -14,7 +14,7 @@ from PIL import Image
 from test_fine_tuning import tell
 
 from captionkit.data.layouts import open_dataset
-from captionkit.training import factory
+from captionkit.training import run_setup
 from captionkit.training.config.recipe import Recipe, load_recipe
 from captionkit.training.trainer import train
 from kept import rows
@@ -57,7 +57,7 @@ def test_names_are_learnt_and_sentences_kept(backbone: Path, tmp_path: Path, mon
 def test_a_name_of_two_images_enters_the_vocabulary(tmp_path: Path, backbone: Path) -> None:
     kinds = make_kinds(tmp_path / "kinds")
     recipe = load_recipe("class-names", {"encoder.name": str(backbone), "image.height": "32", "image.width": "32"})
-    made = factory.prepare(recipe, [kinds])
+    made = run_setup.prepare(recipe, [kinds])
     assert {f"wug{number}" for number in range(len(KINDS))} <= set(made.tokenizer.tokens)
     assert len(made.train) == 12 and len(made.val) == 8 and not made.sources[0].problems
     assert made.tokenizer.unk_id not in made.tokenizer.encode("this is a greater wug3")

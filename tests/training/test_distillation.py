@@ -21,7 +21,7 @@ from captionkit.errors import RecipeError
 from captionkit.inference.model_folder import open_model
 from captionkit.models.decoder import Decoded
 from captionkit.models.serialization import load_model
-from captionkit.training import data_build, factory
+from captionkit.training import run_datasets, run_setup
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.collate import collate, packed_rows
 from captionkit.training.data.loader import batches
@@ -93,9 +93,9 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
     teachers: list[Path], data: Path, backbone: Path
 ) -> None:
     recipe = taught_by(teachers, backbone)
-    prepared = factory.prepare(recipe, data)
-    accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)
-    teaching = data_build.build_datasets(prepared, recipe, accelerator, "train", unseen)
+    prepared = run_setup.prepare(recipe, data)
+    accelerator = distributed.make_accelerator("no", prepared.model, unfreezing=False)
+    teaching = run_datasets.build_datasets(prepared, recipe, accelerator, "train", unseen)
     models = [(open_model(path), load_model(open_model(path))) for path in teachers]
     for index in (0, len(teaching) - 1):
         picture = prepared.train.examples[index].image
@@ -126,10 +126,12 @@ def test_each_word_of_a_batch_has_its_own_targets(
     teachers: list[Path], data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is chosen of an image's captions and however they are packed; told apart by entries of one's own."""
-    recipe = taught_by(teachers, backbone, data__captions_per_image=1, image__flip="true", image__crop=0.6)
-    prepared = factory.prepare(recipe, data)
-    accelerator = distributed.make_accelerator("no", prepared.model, thawing=False)
-    teaching = data_build.build_datasets(prepared, recipe, accelerator, "train", unseen)
+    recipe = taught_by(
+        teachers, backbone, data__captions_per_image=1, image__flip="true", image__random_resized_crop_scale=0.6
+    )
+    prepared = run_setup.prepare(recipe, data)
+    accelerator = distributed.make_accelerator("no", prepared.model, unfreezing=False)
+    teaching = run_datasets.build_datasets(prepared, recipe, accelerator, "train", unseen)
     words = sum(len(caption) - 1 for captions in teaching.tokens for caption in captions)
     marked = np.zeros((words, 1), distillation._ENTRY)
     marked["id"][:, 0] = [word for captions in teaching.tokens for caption in captions for word in caption[1:]]
@@ -153,12 +155,12 @@ def test_a_run_comes_close_to_its_teacher(teachers: list[Path], data: Path, back
     text = open_model(teachers[0]).tokenizer
     pixels = torch.from_numpy(load_image(example.image, open_model(teachers[0]).preprocessing))[None]
 
-    def told(model) -> torch.Tensor:
+    def describe(model) -> torch.Tensor:
         with torch.inference_mode():
             return follow(model.decoder, model.encode(pixels)[0], text.encode(example.captions[0])[:-1])[0].softmax(-1)
 
-    wanted = told(teacher)
-    assert (told(pupil) - wanted).abs().mean() < 0.3 * (told(other) - wanted).abs().mean()
+    wanted = describe(teacher)
+    assert (describe(pupil) - wanted).abs().mean() < 0.3 * (describe(other) - wanted).abs().mean()
     kept = list((paths.cache_folder() / "targets").glob("*.npy"))
     assert len(kept) == 1
     train(data, tmp_path / "again", recipe, export=False)
@@ -186,7 +188,7 @@ def test_what_teachers_cannot_be_asked_about(
 ) -> None:
     flags = {"distillation.teachers": str(teachers[0]), **changes}
     with pytest.raises(RecipeError, match=f"distillation.teachers: .*{reason}"):
-        factory.prepare(make_recipe(backbone, flags), data)
+        run_setup.prepare(make_recipe(backbone, flags), data)
 
 
 def test_a_teacher_that_is_not_there_is_named(

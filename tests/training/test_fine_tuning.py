@@ -279,7 +279,7 @@ def test_an_epoch_goes_over_few_pictures_as_often_as_its_steps_take() -> None:
     recipe = load_recipe(None, {"trainer.min_steps_per_epoch": "10", "trainer.batch_size": "4", "trainer.epochs": "3"})
     plan = EpochSampler(11, recipe)
     assert (plan.steps_per_pass, plan.passes, plan.steps_per_epoch, plan.steps) == (3, 4, 12, 36)
-    passes = [plan.pictures_of(step) for step in range(36)]
+    passes = [plan.images_of(step) for step in range(36)]
     assert [set(turns.tolist()) for turns, _ in passes] == [{step // 3} for step in range(36)]
     orders = [[int(i) for _, some in passes[n : n + 3] for i in some] for n in range(0, 36, 3)]
     assert all(sorted(order) == list(range(11)) for order in orders)
@@ -312,20 +312,21 @@ def test_stages_thaw_at_their_steps(first: int) -> None:
     torch.manual_seed(0)
     encoder = MobileNet([torch.nn.Conv2d(3, 3, 1) for _ in range(4)], dim=3)
     encoder.train_from(first)
-    thawing = GradualUnfreezing(encoder, 0.5, 6)
-    stages = [thawing.first_stage(step) for step in range(18)]
+    unfreezing = GradualUnfreezing(encoder, 0.5, 6)
+    stages = [unfreezing.first_stage(step) for step in range(18)]
     assert stages == [None] * 3 + [3] * 3 + [2] * 3 + [max(first, 1)] * 3 + [first] * 6
     for step in (0, 4, 7, 17, 1):  # a step decides, wherever one comes from
-        thawing.apply(step)
+        unfreezing.apply(step)
         stage = 4 if stages[step] is None else stages[step]
         assert [all(p.requires_grad for p in part.parameters()) for part in encoder.stages] == [
             number >= stage for number in range(4)
         ]
-    assert "every 3 steps, from the last on: 2 of its 4" in thawing.told(9)
-    assert GradualUnfreezing(encoder, 0, 6).told(9) == ""
+    assert "every 3 steps, from the last on: 2 of its 4" in unfreezing.describe(9)
+    assert GradualUnfreezing(encoder, 0, 6).describe(9) == ""
     encoder.train_from(None)
     assert (
-        GradualUnfreezing(encoder, 1, 6).first_stage(100) is None and GradualUnfreezing(encoder, 1, 6).told(100) == ""
+        GradualUnfreezing(encoder, 1, 6).first_stage(100) is None
+        and GradualUnfreezing(encoder, 1, 6).describe(100) == ""
     )
 
 

@@ -22,7 +22,7 @@ from captionkit.cli import main as cli
 from captionkit.data.run_files import LAST
 from captionkit.errors import DatasetError, RecipeError, TrainingError
 from captionkit.inference.model_folder import open_model
-from captionkit.training import factory, trainer
+from captionkit.training import run_setup, trainer
 from captionkit.training.data import feature_cache
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.run.run_dir import RunFolder
@@ -57,7 +57,7 @@ def pair(tmp_path: Path) -> list[Path]:
 
 def shown(plan: EpochSampler) -> list[list[tuple[int, int]]]:
     """(turn, index) of each image of each epoch."""
-    steps = [list(zip(*map(np.ndarray.tolist, plan.pictures_of(step)), strict=True)) for step in range(plan.steps)]
+    steps = [list(zip(*map(np.ndarray.tolist, plan.images_of(step)), strict=True)) for step in range(plan.steps)]
     size = plan.steps_per_epoch
     return [sum(steps[start : start + size], []) for start in range(0, plan.steps, size)]  # noqa: RUF017
 
@@ -117,12 +117,12 @@ def test_halves_are_fresh_and_parts_and_processes_share_them() -> None:
 
 
 def test_all_datasets_are_learnt_and_the_first_validates(pair: list[Path], backbone: Path) -> None:
-    made = factory.prepare(make_recipe(backbone, {"data.weights": "1,0.1", "data.min_freq": 2}), pair)
+    made = run_setup.prepare(make_recipe(backbone, {"data.weights": "1,0.1", "data.min_freq": 2}), pair)
     assert [len(source.train) for source in made.sources] == [6, 10] and len(made.train) == 16
     assert {caption.split()[1] for example in made.train[6:] for caption in example.captions} == {"blue"}
     assert {example.captions[0].split()[1] for example in made.val} == {"red"} and len(made.val) == 2
     assert made.tokenizer.unk_id not in made.tokenizer.encode("a red blue paper")  # of all, whatever their weights
-    swapped = factory.prepare(make_recipe(backbone, {"data.val_fraction": 0.2}), pair[::-1])
+    swapped = run_setup.prepare(make_recipe(backbone, {"data.val_fraction": 0.2}), pair[::-1])
     assert len(swapped.val) == 2 and {e.captions[0].split()[1] for e in swapped.val} == {"blue"}
     assert [len(source.train) for source in swapped.sources] == [8, 6]  # of the others nothing is held out
 
@@ -194,11 +194,11 @@ def test_the_report_names_all_datasets_and_the_problems_of_each(
     for folder in pair:
         assert re.search(rf"problems in the data: 1, .*001\.png.*`captionkit inspect {folder}` names", said)
     provenance = open_model(tmp_path / "run/best").config["provenance"]
-    assert [(one["name"], one["pictures"], one["an_epoch"]) for one in provenance["data"]["mixed"]] == [
+    assert [(one["name"], one["images"], one["an_epoch"]) for one in provenance["data"]["mixed"]] == [
         ("set", 5, 10),
         ("set", 9, 4),
     ]
-    made = factory.prepare(recipe, pair)
+    made = run_setup.prepare(recipe, pair)
     assert provenance["data"]["fingerprint"] == made.train.fingerprint()
     assert [one["fingerprint"] for one in provenance["data"]["mixed"]] == [s.train.fingerprint() for s in made.sources]
     command = shlex.split(provenance["command"])

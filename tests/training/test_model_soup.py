@@ -77,8 +77,8 @@ def test_opposite_errors_cancel_and_what_spoils_is_left_out(
     monkeypatch.setattr("sys.argv", ["captionkit", *command])
     assert main() == 0
     kept = open_model(tmp_path / "soup")
-    told = {one["name"]: one for one in kept.config["provenance"]["ingredients"]}
-    assert {name: one["taken"] for name, one in told.items()} == {"up": True, "down": True, "off": False}
+    told = {one["name"]: one for one in kept.config["provenance"]["candidates"]}
+    assert {name: one["selected"] for name, one in told.items()} == {"up": True, "down": True, "off": False}
     mean, whole = load_model(kept).state_dict(), load_model(open_model()).state_dict()
     for name, tensor in whole.items():
         torch.testing.assert_close(mean[name], tensor, atol=1e-5, rtol=1e-4)
@@ -118,8 +118,8 @@ def test_all_are_averaged_where_it_is_asked_for(real: Path, tmp_path: Path, caps
     for name, tensor in load_model(kept).state_dict().items():
         torch.testing.assert_close(tensor, expected[name], msg=name)
     told = kept.config["provenance"]
-    assert all(one["taken"] for one in told["ingredients"])
-    assert told["val_cider"] < max(one["val_cider"] for one in told["ingredients"])
+    assert all(one["selected"] for one in told["candidates"])
+    assert told["val_cider"] < max(one["val_cider"] for one in told["candidates"])
 
 
 def enlarged(folder: Path, to: Path) -> Path:

@@ -17,9 +17,8 @@ from torch import nn
 
 from captionkit.data.run_files import LAST
 from captionkit.errors import RecipeError
-from captionkit.training import factory
+from captionkit.training import run_setup
 from captionkit.training.config.schema import OptimizerRecipe
-from captionkit.training.factory import prepare
 from captionkit.training.optim import optimizers
 from captionkit.training.optim.muon import orthogonal
 from captionkit.training.optim.optimizers import check_optimizer, hidden_matrices, make_optimizer
@@ -27,6 +26,7 @@ from captionkit.training.optim.schedule import lr_multiplier, rates, set_rates
 from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import RunFolder
+from captionkit.training.run_setup import prepare
 from captionkit.training.trainer import train
 from shapes import make_recipe, make_shapes
 
@@ -221,7 +221,7 @@ def test_what_is_not_to_be_had_is_refused_before_any_work(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unread: Callable[[Path], None] = lambda _: pytest.fail("the data were read first")  # noqa: E731
-    monkeypatch.setattr(factory, "open_dataset", unread)
+    monkeypatch.setattr(run_setup, "open_dataset", unread)
     monkeypatch.delattr(torch.optim, "Adafactor", raising=False)
     monkeypatch.setattr(optimizers, "find_spec", lambda _: None)
     wanted = {"adafactor": "needs torch 2.5 or later", "lion": "pip install"}

@@ -27,7 +27,7 @@ from captionkit.metrics import tokenize
 from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.training import trainer
 from captionkit.training.report import curves, examples
-from captionkit.training.report.run_data import load_kept
+from captionkit.training.report.run_data import load_best_model
 from captionkit.training.run import environment
 from captionkit.training.run.sessions import SESSIONS, read_sessions
 from captionkit.training.run.timer import Timer
@@ -46,7 +46,7 @@ CHANGES = {
     "trainer.report": "true",
     "data.val_split": "train",
 }
-SECTIONS = ["Results", "Scores", "Curves", "Captions", "Where the model looked", "Speed", "Data", "Sittings"]
+SECTIONS = ["Results", "Scores", "Curves", "Captions", "Where the model looked", "Speed", "Data", "Sessions"]
 SECTIONS += ["Made with", "Recipe"]
 
 
@@ -71,7 +71,7 @@ def shapes(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sat(shapes: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run of two sittings, and its folder as the first, which was interrupted, left it."""
+    """A run of two sessions, and its folder as the first, which was interrupted, left it."""
     folder = tmp_path_factory.mktemp("sat")
     original = trainer._Trainer._evaluate
 
@@ -111,7 +111,7 @@ def headings(page: str) -> list[str]:
 # --- what it tells ---
 
 
-def test_the_report_tells_everything_of_both_sittings(sat: tuple[Path, Path], shapes: Path) -> None:
+def test_the_report_tells_everything_of_both_sessions(sat: tuple[Path, Path], shapes: Path) -> None:
     page, text = texts(sat[0])
     assert headings(page) == SECTIONS == re.findall("^## (.*)", text, re.MULTILINE)
     best = json.loads((sat[0] / METRICS).read_text().splitlines()[-1])
@@ -140,7 +140,7 @@ def test_the_page_needs_no_network_and_no_eyes(sat: tuple[Path, Path]) -> None:
 
 def test_the_scores_are_those_of_the_captions_of_the_kept_model(sat: tuple[Path, Path], shapes: Path) -> None:
     images = [example for example in open_dataset(shapes)["train"] if example.name != "red-bar.png"]
-    kept = load_kept(open_model(sat[0] / "best"))
+    kept = load_best_model(open_model(sat[0] / "best"))
     said = {example.id: kept.caption(example.image).text for example in images}
     assert json.loads((sat[0] / "captions.json").read_text()) == [
         {"image_id": known, "caption": caption} for known, caption in said.items()
@@ -213,7 +213,7 @@ def test_without_attention_there_is_nothing_word_by_word(
 # --- of which runs ---
 
 
-def test_a_run_of_before_there_were_sittings_is_told_from_its_model(run: Path, capsys) -> None:
+def test_a_run_of_before_there_were_sessions_is_told_from_its_model(run: Path, capsys) -> None:
     (run / SESSIONS).unlink()
     (run / "captions.json").unlink()
     before = texts(run)[1]
@@ -342,17 +342,17 @@ def test_each_second_counts_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> No
             at[0] += 10
             yield item
 
-    clock = Timer()
+    timer = Timer()
     at[0] += 1
-    waiting = clock.waiting(items(), "data")
-    with suppress(ValueError), clock.on("steps"):
+    waiting = timer.waiting(items(), "data")
+    with suppress(ValueError), timer.section("steps"):
         at[0] += 2
         assert list(waiting) == [1, 2]
-        with clock.on("report"):
+        with timer.section("report"):
             at[0] += 100
         raise ValueError
     at[0] += 3
-    assert clock.seconds == {"other": 4, "steps": 2, "data": 20, "report": 100}
+    assert timer.seconds == {"other": 4, "steps": 2, "data": 20, "report": 100}
 
 
 def test_the_commit_is_that_of_captionkit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

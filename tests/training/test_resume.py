@@ -161,7 +161,7 @@ def test_a_run_that_is_done_stays_as_it_is(data: Path, backbone: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_several_sittings_make_one_curve(
+def test_several_sessions_make_one_curve(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -177,7 +177,7 @@ def test_several_sittings_make_one_curve(
         return save
 
     recipe = make_recipe(backbone, {"trainer.epochs": 8, "trainer.checkpoint_every": 3600, "trainer.patience": 0})
-    for step in (3, 9, 15):  # each sitting records an evaluation that its checkpoint does not know
+    for step in (3, 9, 15):  # each session records an evaluation that its checkpoint does not know
         with monkeypatch.context() as patched:
             patched.setattr(trainer._Trainer, "_save", killed_at(step))
             with pytest.raises(KeyboardInterrupt):

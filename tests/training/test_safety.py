@@ -165,7 +165,7 @@ def test_a_disk_that_fills_anywhere_loses_nothing(
         patched.setattr(atomic_write.tempfile, "mkstemp", full(atomic_write.tempfile.mkstemp))
         patched.setattr(atomic_write.tempfile, "mkdtemp", full(atomic_write.tempfile.mkdtemp))
         if what == METRICS:
-            patched.setattr(RunFolder, "rewind", full_rows(RunFolder.rewind, patched))
+            patched.setattr(RunFolder, "truncate", full_rows(RunFolder.truncate, patched))
         with pytest.raises(CaptionkitError, match=r"No space left on device.*free space") as caught:
             train(data, tmp_path / "run", recipe)
     assert "--resume" in one_line(caught)
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_anywhere_loses_nothing(
 def full_rows(original, patched: pytest.MonkeyPatch):
     """From the run's beginning on, metrics.jsonl takes one row, and half of the next."""
 
-    def rewind(self: RunFolder, step: int) -> None:
+    def truncate(self: RunFolder, step: int) -> None:
         original(self, step)
         usual = Path.open
 
@@ -190,7 +190,7 @@ def full_rows(original, patched: pytest.MonkeyPatch):
 
         patched.setattr(Path, "open", opened)
 
-    return rewind
+    return truncate
 
 
 @pytest.mark.slow
@@ -388,7 +388,7 @@ def test_the_end_of_the_terminal_saves_the_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainStep, "step", hung_up)
-        patched.setattr("captionkit.training.run_logger.say", lambda _: os.write(-1, b""))  # nobody hears
+        patched.setattr("captionkit.utils.progress.say", lambda _: os.write(-1, b""))  # nobody hears
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     assert step_of(tmp_path / "run") == 5
@@ -441,7 +441,7 @@ def test_interrupts_that_interrupt_one_another_block_nothing() -> None:
     assert done.stdout == "True\n", done.stderr
 
 
-# --- damage between two sittings ---
+# --- damage between two sessions ---
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from captionkit.data.run_files import BEST, LAST
 from captionkit.errors import RecipeError, TrainingError
-from captionkit.training import factory, memory_check, train_step, trainer
+from captionkit.training import memory_check, run_setup, train_step, trainer
 from captionkit.training.config.recipe import Recipe, load_recipe
 from captionkit.training.data import feature_cache
 from captionkit.training.data.dataset import CaptionDataset
@@ -29,7 +29,7 @@ from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import compile, free_memory
 from captionkit.training.engine.distributed import make_accelerator
-from captionkit.training.memory_check import Forecast
+from captionkit.training.memory_check import MemoryEstimate
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from tiers import slow
@@ -67,7 +67,7 @@ def same_run(one: Path, other: Path) -> bool:
 
 
 def learner_of(recipe: Recipe, data: Path) -> tuple[TrainStep, CaptionDataset]:
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     accelerator = make_accelerator("no", made.model)
     teach, val = (
         CaptionDataset(part, made.tokenizer, recipe, made.preprocessing, augment=part is made.train)
@@ -102,7 +102,7 @@ def test_recomputing_keeps_less(data: Path, backbone: Path) -> None:
     for name in ("false", "true"):
         changes = {**TRANSFORMER, "trainer.gradient_checkpointing": name, "image.height": 96, "image.width": 96}
         taught, val = learner_of(recipe_of(backbone, changes), data)
-        needs[name] = Forecast(taught, val).training.of(32)
+        needs[name] = MemoryEstimate(taught, val).training.of(32)
     assert needs["true"] < 0.75 * needs["false"]
 
 
@@ -131,11 +131,11 @@ def test_the_forecast_is_what_a_whole_batch_takes(data: Path, backbone: Path, ch
     taught, val = learner_of(recipe_of(backbone, {**changes, "trainer.batch_size": 12}), data)
     if frozen:
         taught.model.encoder.train_from(None)
-    forecast = Forecast(taught, val)
+    forecast = MemoryEstimate(taught, val)
     (batch,) = batches(taught.dataset, taught.plan, 0, 0)
-    measured = max(forecast._course(batch, memory_check._teach))
+    measured = max(forecast._course(batch, memory_check._training_pass))
     assert forecast.training.of(12) == pytest.approx(measured, rel=0.1)
-    looked = max(forecast._course(batch, memory_check._look))
+    looked = max(forecast._course(batch, memory_check._validation_pass))
     assert looked < measured
     assert forecast.of(1) > forecast.of(2) > forecast.of(12) > 0
     trained = sum(p.numel() * 4 for p in taught.model.parameters() if p.requires_grad)
@@ -160,7 +160,7 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
     monkeypatch.setattr(memory_check, "_LIBRARIES", 0)  # beside which a tiny model is nothing
     changes = {**SOFT, "trainer.batch_size": 12, "trainer.ema_decay": 0.9}
     taught, val = learner_of(recipe_of(backbone, changes), data)
-    forecast = Forecast(taught, val)
+    forecast = MemoryEstimate(taught, val)
     between = int((forecast.of(1) + forecast.of(3)) / 2 / memory_check._FILLED)
     assert forecast.of(3) < between < forecast.of(1)
     monkeypatch.setattr(memory_check, "free_memory", lambda _: between)
@@ -193,15 +193,15 @@ def test_what_control_groups_leave(tmp_path: Path) -> None:
 
     group(tmp_path / "user", max=1000, current=700, stat="anon 1\ninactive_file 200")
     group(tmp_path / "user" / "job", max="max", current=600, stat="inactive_file 0")
-    assert free_memory.group_rooms("0::/user/job\n", tmp_path) == [500]
+    assert free_memory.cgroup_free("0::/user/job\n", tmp_path) == [500]
     group(tmp_path / "user" / "job", max=700, current=800, stat="inactive_file 50")
-    assert sorted(free_memory.group_rooms("0::/user/job\n", tmp_path)) == [0, 500]
+    assert sorted(free_memory.cgroup_free("0::/user/job\n", tmp_path)) == [0, 500]
     old = tmp_path / "memory" / "docker"
     group(old, limit_in_bytes=900, usage_in_bytes=300, stat="total_inactive_file 100")
-    assert free_memory.group_rooms("4:cpu,cpuacct:/docker\n9:memory:/docker\n", tmp_path) == [700]
+    assert free_memory.cgroup_free("4:cpu,cpuacct:/docker\n9:memory:/docker\n", tmp_path) == [700]
     group(tmp_path, max=400, current=100, stat="inactive_file 0")  # as seen from inside a container
-    assert free_memory.group_rooms("0::/../../elsewhere\n", tmp_path) == [300]
-    assert free_memory.group_rooms("", tmp_path) == []
+    assert free_memory.cgroup_free("0::/../../elsewhere\n", tmp_path) == [300]
+    assert free_memory.cgroup_free("", tmp_path) == []
 
 
 def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_other_errors_stay_what_they_are(
 def test_features_are_computed_of_as_many_pictures_as_fit(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = factory.prepare(recipe_of(backbone, {**SOFT, "encoder.train": "frozen"}), data)
+    made = run_setup.prepare(recipe_of(backbone, {**SOFT, "encoder.train": "frozen"}), data)
     how = {"flips": False, "precision": "no", "shown": lambda items, *_: items}
     wanted, _ = cached_features(made.model.encoder.eval(), made.train, made.preprocessing, **how)
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "another"))

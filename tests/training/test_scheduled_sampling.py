@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from captionkit.data.run_files import LAST
 from captionkit.models.decoder import Decoded
-from captionkit.training import factory
+from captionkit.training import run_setup
 from captionkit.training.data.collate import Batch, collate
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine import distributed
-from captionkit.training.objectives.scheduled_sampling import Feeding
+from captionkit.training.objectives.scheduled_sampling import InputCorruption
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from shapes import make_recipe
@@ -49,11 +49,11 @@ class DecoderSpec(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def taught(data: Path, backbone: Path) -> factory.Setup:
-    return factory.prepare(make_recipe(backbone), data)
+def taught(data: Path, backbone: Path) -> run_setup.Setup:
+    return run_setup.prepare(make_recipe(backbone), data)
 
 
-def batch_of(taught: factory.Setup, turns: int = 1, **changes: object) -> tuple[Batch, CaptionDataset]:
+def batch_of(taught: run_setup.Setup, turns: int = 1, **changes: object) -> tuple[Batch, CaptionDataset]:
     recipe = make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
     features = np.zeros((len(taught.train), 1, 2, 3), np.float16)
     teaching = CaptionDataset(
@@ -63,8 +63,8 @@ def batch_of(taught: factory.Setup, turns: int = 1, **changes: object) -> tuple[
     return collate([teaching[key] for key in keys], features=True), teaching
 
 
-def feeding_of(teaching: CaptionDataset, model: nn.Module) -> Feeding:
-    return Feeding(model, teaching, (1, 2), distributed.make_accelerator("no", SimpleEncoder()))
+def feeding_of(teaching: CaptionDataset, model: nn.Module) -> InputCorruption:
+    return InputCorruption(model, teaching, (1, 2), distributed.make_accelerator("no", SimpleEncoder()))
 
 
 class SimpleEncoder(nn.Module):
@@ -85,20 +85,20 @@ def rows(batch: Batch) -> list[list[tuple[int, int]]]:
     return captions
 
 
-def test_no_random_number_is_drawn_where_none_is_used(taught: factory.Setup) -> None:
+def test_no_random_number_is_drawn_where_none_is_used(taught: run_setup.Setup) -> None:
     batch, teaching = batch_of(taught)
-    assert batch.chances is None
-    assert feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).fed(batch, 0.0) is batch
+    assert batch.uniforms is None
+    assert feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).corrupt(batch, 0.0) is batch
     plain = CaptionDataset(
         taught.train, taught.tokenizer, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}), taught.preprocessing,
         augment=False,
     )  # fmt: skip
-    assert collate([plain[0, 0]], features=False).chances is None  # what is validated on is fed as it is
+    assert collate([plain[0, 0]], features=False).uniforms is None  # what is validated on is fed as it is
 
 
-def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: factory.Setup) -> None:
+def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: run_setup.Setup) -> None:
     batch, teaching = batch_of(taught, turns=40, data__token_dropout=0.3)
-    fed = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).fed(batch, 0.0)
+    fed = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).corrupt(batch, 0.0)
     assert torch.equal(fed.targets, batch.targets) and fed.captions.sizes == batch.captions.sizes
     hidden = 0
     for true, given in zip(rows(batch), rows(fed), strict=True):
@@ -112,33 +112,33 @@ def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predi
     assert len(set(same)) > 40  # in another turn, another word of the same caption
 
 
-def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: factory.Setup) -> None:
-    _, teaching = batch_of(taught, data__token_dropout=0.4, optimizer__scheduled_sampling=0.5)
+def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: run_setup.Setup) -> None:
+    _, teaching = batch_of(taught, data__token_dropout=0.4, loss__scheduled_sampling=0.5)
     size = len(taught.tokenizer)
     model = DecoderSpec(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
     feeding = feeding_of(teaching, model)
 
-    def fed(keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]]:
-        batch = feeding.fed(collate([teaching[key] for key in keys], features=True), 0.5)
+    def corrupt(keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]]:
+        batch = feeding.corrupt(collate([teaching[key] for key in keys], features=True), 0.5)
         found: dict[tuple[int, int], list] = {}
         for image, row in zip(batch.captions.image_index.tolist(), rows(batch), strict=True):
             found.setdefault(keys[image], []).append(tuple(row))
         return {key: sorted(captions) for key, captions in found.items()}
 
-    together = fed([(turn, index) for turn in (0, 3) for index in range(12)])
+    together = corrupt([(turn, index) for turn in (0, 3) for index in range(12)])
     for keys in ([(3, 5)], [(0, 11), (3, 2), (0, 0)]):
-        assert fed(keys) == {key: together[key] for key in keys}
+        assert corrupt(keys) == {key: together[key] for key in keys}
 
 
-def test_the_models_words_come_as_often_as_it_expects_them(taught: factory.Setup) -> None:
+def test_the_models_words_come_as_often_as_it_expects_them(taught: run_setup.Setup) -> None:
     text = taught.tokenizer
-    batch, teaching = batch_of(taught, turns=60, optimizer__scheduled_sampling=0.5)
+    batch, teaching = batch_of(taught, turns=60, loss__scheduled_sampling=0.5)
     red, blue = (text.encode(word)[1] for word in ("red", "blue"))
     expected = torch.full((len(text), len(text)), -40.0)
     expected[:, red], expected[:, blue] = float(np.log(3.0)), 0.0  # three times as likely
     expected[:, [text.eos_id, *text.never_generated]] = 7.0  # likelier still, and never to be fed
     model = DecoderSpec(expected)
-    fed = feeding_of(teaching, model).fed(batch, 0.4)
+    fed = feeding_of(teaching, model).corrupt(batch, 0.4)
     assert model.calls == [False] and torch.equal(fed.targets, batch.targets)
     own, others = {red: 0, blue: 0}, 0
     for true, given in zip(rows(batch), rows(fed), strict=True):
@@ -153,20 +153,20 @@ def test_the_models_words_come_as_often_as_it_expects_them(taught: factory.Setup
     assert own[red] / changed == pytest.approx(0.75, abs=4 * (0.1875 / changed) ** 0.5)
 
 
-def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: factory.Setup) -> None:
+def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: run_setup.Setup) -> None:
     text = taught.tokenizer
-    batch, teaching = batch_of(taught, optimizer__scheduled_sampling=1.0)
+    batch, teaching = batch_of(taught, loss__scheduled_sampling=1.0)
     successor = torch.roll(torch.arange(len(text)), 1)  # a word for each, as sure as can be
     successor = torch.where(successor < 4, torch.tensor(5), successor)
     expected = nn.functional.one_hot(successor, len(text)).float() * 100
-    fed = feeding_of(teaching, DecoderSpec(expected)).fed(batch, 1.0)
+    fed = feeding_of(teaching, DecoderSpec(expected)).corrupt(batch, 1.0)
     for true, given in zip(rows(batch), rows(fed), strict=True):
         for (before, _), (_, _), (now, _) in zip(true, true[1:], given[1:], strict=False):
             assert now == successor[before]
 
 
-def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: factory.Setup) -> None:
-    _, teaching = batch_of(taught, optimizer__scheduled_sampling=0.25)
+def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: run_setup.Setup) -> None:
+    _, teaching = batch_of(taught, loss__scheduled_sampling=0.25)
     feeding = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1)))
     assert [feeding.share(step, 11) for step in range(11)] == pytest.approx([0.025 * step for step in range(11)])
     assert feeding.share(0, 1) == 0
@@ -174,7 +174,7 @@ def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: factory.Setu
 
 def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[TrainStep, CaptionDataset, EpochSampler]:
     recipe = make_recipe(backbone, changes)
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     plan = EpochSampler(len(teaching), recipe)
     return TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model)), teaching, plan
@@ -239,7 +239,7 @@ def test_both_passes_in_sixteen_bits_teach_every_weight(
     changes = {"loss.scheduled_sampling": 1.0, "data.token_dropout": 0.2, "encoder.train": encoder,
                "trainer.ema_decay": 0}  # fmt: skip
     recipe = make_recipe(backbone, {**changes, "trainer.precision": "bf16", "optimizer.weight_decay": 0})
-    before = {name: tensor.clone() for name, tensor in factory.prepare(recipe, data).model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in run_setup.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after = load_file(tmp_path / "run" / LAST)
     parts = ("decoder.", "neck.") if encoder == "frozen" else ("decoder.", "neck.", "encoder.")

@@ -145,10 +145,10 @@ def speaker(kind: str, vocabulary: int, scale: float = 0.7) -> CaptioningModel:
 def test_what_is_said_of_a_picture_does_not_depend_on_the_others(kind: str, text: Tokenizer) -> None:
     model, generator = speaker(kind, len(text), 0.3), np.random.default_rng(0)
     memory = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(1))
-    chances = generator.random((5, 2, 12), np.float32)
-    together = sample_captions(model, memory, chances, text, 1.0, greedy=False)
+    uniforms = generator.random((5, 2, 12), np.float32)
+    together = sample_captions(model, memory, uniforms, text, 1.0, greedy=False)
     alone = [
-        sample_captions(model, memory[n : n + 1], chances[n : n + 1], text, 1.0, greedy=False)[0] for n in range(5)
+        sample_captions(model, memory[n : n + 1], uniforms[n : n + 1], text, 1.0, greedy=False)[0] for n in range(5)
     ]
     assert together == alone
     flat = [caption for captions in together for caption in captions]
@@ -206,7 +206,7 @@ def test_the_gradient_is_that_of_the_expected_reward(kind: str, baseline: str, m
     critic = SelfCriticalLoss(Pictures(written), text, recipe)
     found = []
     for turn in range(3):
-        said = critic.listen(model, memory, (turn,), (0,))
+        said = critic.rollout(model, memory, (turn,), (0,))
         objective, learnt = critic.objective(model.decode(memory, said.captions), said)
         found.append(torch.autograd.grad(objective / 3000, list(model.decoder.parameters()), allow_unused=True))
         assert learnt.captions == 3000 and learnt.distinct <= len(every)

@@ -26,7 +26,7 @@ from captionkit.errors import RecipeError, TrainingError
 from captionkit.training.config.recipe import Recipe, load_recipe
 from captionkit.training.tools.search_space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
 from captionkit.training.tools.sweep import sweep
-from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
+from captionkit.training.tools.sweep_study import JOURNAL, ActiveTrial, Study
 from captionkit.training.train_step import TrainStep
 from shapes import make_recipe
 
@@ -95,7 +95,7 @@ def test_a_sweep_makes_runs_and_a_report_and_goes_on_where_it_was(
     said = capsys.readouterr().err
     assert f"the best is trial {best.number} with {best.value:.3f}, whose model is kept" in said
 
-    # another sitting makes the trials that an uninterrupted one would have made
+    # another session makes the trials that an uninterrupted one would have made
     sweep(data, tmp_path / "alone", recipe, space=space, trials=3)
     assert fields(tmp_path / "alone") == chosen
     with pytest.raises(TrainingError, match=r"another recipe.trainer.epochs \(2 there, 3 here\)"):
@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_line_and_the_trial_is_not_lost(
         with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\)"):
             sweep(data, folder, recipe, space=space, trials=1)
     with monkeypatch.context() as patched:
-        patched.setattr(TrialInHand, "end", full)
+        patched.setattr(ActiveTrial, "end", full)
         with pytest.raises(TrainingError, match=r"No space left on device\); free space, and the same command goes on"):
             sweep(data, folder, recipe, space=space, trials=1)
     assert states(folder)[0] == "RUNNING"

@@ -34,7 +34,7 @@ from captionkit.inference.model_folder import open_model
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.decoder import Decoded
 from captionkit.models.serialization import load_model
-from captionkit.training import factory, train_step, trainer
+from captionkit.training import run_setup, train_step, trainer
 from captionkit.training.config.schema import OptimizerRecipe
 from captionkit.training.data import feature_cache
 from captionkit.training.data.collate import collate
@@ -220,11 +220,11 @@ def test_a_step_minimises_the_mean_over_its_words_and_captions(
         "loss.label_smoothing": 0.2,
     }
     recipe = make_recipe(transformer, changes)
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
     teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     plan = EpochSampler(len(teaching), recipe)
-    _, indices = plan.pictures_of(0)
+    _, indices = plan.images_of(0)
     batch = collate([teaching[0, index] for index in indices], features=False)
     with torch.no_grad():
         decoded = made.model(batch.images, None, batch.captions)
@@ -290,7 +290,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
         backbone, {**WHOLE, "trainer.epochs": 1, "trainer.batch_size": 12, "optimizer.warmup": 0,
                    "optimizer.weight_decay": 0, "trainer.ema_decay": 0}
     )  # fmt: skip
-    before = {name: t.clone() for name, t in factory.prepare(recipe, data).model.state_dict().items()}
+    before = {name: t.clone() for name, t in run_setup.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after = load_file(tmp_path / "run/best/model.safetensors")
     for part, rate in (("encoder.", 1e-3), ("decoder.", 3e-3), ("neck.", 3e-3)):
@@ -301,7 +301,7 @@ def test_each_part_has_its_rate_and_only_matrices_decay(data: Path, backbone: Pa
             if name.startswith(part) and "running" not in name and "num_batches" not in name
         ]
         assert max(moved) == pytest.approx(rate, rel=1e-2)
-    groups = parameter_groups(factory.prepare(recipe, data).model, OptimizerRecipe(weight_decay=0.5))
+    groups = parameter_groups(run_setup.prepare(recipe, data).model, OptimizerRecipe(weight_decay=0.5))
     assert {(g["name"], g["weight_decay"]) for g in groups} == {
         (part, decay) for part in ("encoder", "decoder") for decay in (0.0, 0.5)
     }
@@ -418,7 +418,7 @@ def test_a_frozen_encoder_is_kept_as_it_was_and_looks_once(
 
 def test_features_are_what_the_encoder_makes_of_both_views(data: Path, backbone: Path) -> None:
     recipe = make_recipe(backbone)
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     encoder = made.model.encoder.eval()
     arguments = {"flips": True, "precision": "no", "shown": lambda items, *_: items}
     found, broken = feature_cache.cached_features(encoder, made.train, made.preprocessing, **arguments)
@@ -456,7 +456,7 @@ def test_a_disk_without_room_for_features_is_said_at_once(
 def test_an_own_encoder_is_trained_from_scratch(data: Path, tmp_path: Path) -> None:
     changes = {"encoder.weights": "", "encoder.train": "all", "trainer.epochs": 1, "trainer.batch_size": 12}
     recipe = make_recipe("mobilenet-v2", {**changes, "trainer.save_dtype": "true"})
-    before = {name: t.clone() for name, t in factory.prepare(recipe, data).model.state_dict().items()}
+    before = {name: t.clone() for name, t in run_setup.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
     still = [name for name in after if torch.equal(after[name].float(), before[name].half().float())]
@@ -502,10 +502,10 @@ def test_a_run_may_start_from_a_model(data: Path, backbone: Path, tmp_path: Path
 def test_a_dataset_in_one_piece_gets_a_validation_split(backbone: Path, tmp_path: Path) -> None:
     data = make_shapes(tmp_path / "data", val=0)
     recipe = make_recipe(backbone, {"data.val_fraction": 0.25})
-    made = factory.prepare(recipe, data)
+    made = run_setup.prepare(recipe, data)
     names = [{example.name for example in captions_} for captions_ in (made.train, made.val)]
     assert list(map(len, names)) == [9, 3] and not names[0] & names[1]
-    assert factory.prepare(recipe, data).val.fingerprint() == made.val.fingerprint()
+    assert run_setup.prepare(recipe, data).val.fingerprint() == made.val.fingerprint()
     train(data, tmp_path / "run", recipe)
     (data / "one").mkdir()
     shutil.copy(data / "red-bar.png", data / "one")
@@ -515,11 +515,11 @@ def test_a_dataset_in_one_piece_gets_a_validation_split(backbone: Path, tmp_path
 
 
 def test_splits_are_known_by_any_usual_name_and_wrong_names_are_said(data: Path, backbone: Path) -> None:
-    made = factory.prepare(make_recipe(backbone, {"data.val_split": "validation"}), data)
+    made = run_setup.prepare(make_recipe(backbone, {"data.val_split": "validation"}), data)
     assert len(made.val) == 3
     for field in ("data.train_split", "data.val_split"):
         with pytest.raises(DatasetError, match="there is no split 'extra'"):
-            factory.prepare(make_recipe(backbone, {field: "extra"}), data)
+            run_setup.prepare(make_recipe(backbone, {field: "extra"}), data)
 
 
 def test_captions_without_a_word_are_not_taught(backbone: Path, tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ def test_captions_without_a_word_are_not_taught(backbone: Path, tmp_path: Path) 
     kept = [a for a in content["annotations"] if a["image_id"] != first]
     extra = [{"image_id": image, "caption": "..."} for image in (first, second)]
     (data / "captions_train.json").write_text(json.dumps({**content, "annotations": kept + extra}))
-    made = factory.prepare(make_recipe(backbone), data)
+    made = run_setup.prepare(make_recipe(backbone), data)
     assert len(made.train) == 11
     assert all(caption != "..." for example in made.train for caption in example.captions)
 

@@ -492,7 +492,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
     add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
-    add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sittings (default: %(default)s)")
+    add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sessions (default: %(default)s)")
     add("--max-minutes", old=["--timeout"], type=float, metavar="X", help="after which no trial is begun")
     add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
     add_recipe(commands.choices["sweep"], _named, fields=arguments[:1] == ["sweep"])

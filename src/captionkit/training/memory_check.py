@@ -57,23 +57,23 @@ class _Live(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes alive after each operation of a pass over a few images (`pictures`) and over twice as many."""
+class PassMemory:
+    """Bytes alive after each operation of a pass over a few images (`images`) and over twice as many."""
 
-    pictures: int
+    images: int
     few: np.ndarray
     many: np.ndarray
 
-    def of(self, pictures: int) -> int:
-        """Return the peak bytes of a pass over `pictures`, extrapolated linearly for each operation."""
+    def of(self, images: int) -> int:
+        """Return the peak bytes of a pass over `images`, extrapolated linearly for each operation."""
         if len(self.few) == len(self.many):
-            grown = self.few + (self.many - self.few) * (pictures / self.pictures - 1)
+            grown = self.few + (self.many - self.few) * (images / self.images - 1)
             return int(grown.max())
         few, many = self.few.max(), self.many.max()
-        return int(few + (many - few) * (pictures / self.pictures - 1))
+        return int(few + (many - few) * (images / self.images - 1))
 
 
-class Forecast:
+class MemoryEstimate:
     """Memory that a run will need beyond what is already allocated, by the size of the micro-batch.
 
     Measured by a forward and backward pass, and an evaluation pass, over a few blank images with captions as long as
@@ -85,13 +85,13 @@ class Forecast:
         plan, model, dataset = train_step.plan, train_step.model, train_step.dataset
         self.batch, self.processes = plan.recipe.trainer.batch_size, plan.processes
         words = np.array([sum(_lengths(dataset, index)) for index in range(len(dataset))])
-        parts = (part for step in range(plan.steps_per_epoch) for _, part in plan.parts_of(step))
+        parts = (part for step in range(plan.steps_per_epoch) for _, part in plan.micro_batches_of(step))
         fullest = max(parts, key=lambda part: words[part].sum())
         longest = np.argsort([-sum(_lengths(val, index)) for index in range(len(val))])[: self._at_once(plan.parts)[1]]
         few = 2 if len(fullest) > 2 else 1
         self._on_processor = train_step.accelerator.device.type == "cpu"
-        self.training = self._need(few, dataset, fullest, _teach)
-        self.evaluation = self._need(few, val, longest, _look)
+        self.training = self._need(few, dataset, fullest, _training_pass)
+        self.evaluation = self._need(few, val, longest, _validation_pass)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         moments = [parameter for parameter in trained if parameter not in train_step.optimizer.state]
         #: gradients, plus temporary tensors of the optimizer of the same size
@@ -100,10 +100,10 @@ class Forecast:
 
     def of(self, parts: int) -> int:
         """Return the bytes needed if a step is split into `parts` micro-batches."""
-        taught, evaluated = self._at_once(parts)
-        passes = max(self.training.of(taught), self.evaluation.of(evaluated), self._updates)
+        trained_at_once, evaluated = self._at_once(parts)
+        passes = max(self.training.of(trained_at_once), self.evaluation.of(evaluated), self._updates)
         libraries = _LIBRARIES if self._on_processor else 0
-        return self._moments + passes + self._pictures(taught) + libraries
+        return self._moments + passes + self._image_bytes(trained_at_once) + libraries
 
     def fitting(self, room: int) -> tuple[int, int] | None:
         """Return the number of micro-batches, and images in each, that fit into `room` bytes; None if nothing does."""
@@ -116,14 +116,14 @@ class Forecast:
         """Return the most images that go through the model at once in training, and in evaluation."""
         return -(-self.batch // (parts * self.processes)), -(-self.batch // parts)
 
-    def _pictures(self, taught: int) -> int:
+    def _image_bytes(self, trained_at_once: int) -> int:
         """Return the bytes of the images themselves; on a CPU, also of those prepared ahead and being collated."""
-        ahead = images_ahead(self.train_step.recipe.data.num_workers, taught) + taught
-        return (taught + (ahead if self._on_processor else 0)) * _blank(self.train_step.dataset).nbytes
+        ahead = images_ahead(self.train_step.recipe.data.num_workers, trained_at_once) + trained_at_once
+        return (trained_at_once + (ahead if self._on_processor else 0)) * _blank(self.train_step.dataset).nbytes
 
-    def _need(self, few: int, dataset: CaptionDataset, indices: np.ndarray, run: Callable) -> Need:
-        courses = [self._course(_stand_in(dataset, indices, count), run) for count in (few, 2 * few)]
-        return Need(few, *(np.array(course, float) for course in courses))
+    def _need(self, few: int, dataset: CaptionDataset, indices: np.ndarray, run: Callable) -> PassMemory:
+        courses = [self._course(_blank_batch(dataset, indices, count), run) for count in (few, 2 * few)]
+        return PassMemory(few, *(np.array(course, float) for course in courses))
 
     def _course(self, batch: Batch, run: Callable) -> list[int]:
         train_step, device = self.train_step, self.train_step.accelerator.device
@@ -140,13 +140,13 @@ def check_memory(train_step: TrainStep, val: CaptionDataset) -> None:
     room = free_memory(train_step.accelerator.device)
     if room is None:
         return
-    forecast = Forecast(train_step, val)
+    forecast = MemoryEstimate(train_step, val)
     parts = train_step.plan.parts
     need = forecast.of(parts)
     if need <= room:
         return
-    pictures = -(-forecast.batch // (parts * forecast.processes))
-    shown = f"{pictures} images at once need about {_said(need)} more, and {_said(room)} are free"
+    images = -(-forecast.batch // (parts * forecast.processes))
+    shown = f"{images} images at once need about {_said(need)} more, and {_said(room)} are free"
     fitting = forecast.fitting(int(_FILLED * room))
     if fitting is None:
         raise TrainingError(f"memory: {shown}, which is too little for one image; take a smaller image or model")
@@ -181,7 +181,7 @@ def _gpus(model: nn.Module) -> list[torch.device]:
     return [device for device in {p.device for p in model.parameters()} if device.type == "cuda"]
 
 
-def _teach(train_step: TrainStep, batch: Batch) -> None:
+def _training_pass(train_step: TrainStep, batch: Batch) -> None:
     """Run a forward and backward pass as in `TrainStep`."""
     train_step.model.train()
     with train_step.accelerator.autocast():
@@ -194,7 +194,7 @@ def _teach(train_step: TrainStep, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _look(train_step: TrainStep, batch: Batch) -> None:
+def _validation_pass(train_step: TrainStep, batch: Batch) -> None:
     """Run the forward pass of `validate`; the beam search after it needs no more memory than a training step."""
     train_step.model.eval()
     with train_step.accelerator.autocast():
@@ -227,7 +227,7 @@ def _blank(dataset: CaptionDataset) -> np.ndarray:
     return np.zeros((3, dataset.preprocessing.height, dataset.preprocessing.width), np.float32)
 
 
-def _stand_in(dataset: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
+def _blank_batch(dataset: CaptionDataset, indices: np.ndarray, count: int) -> Batch:
     """Return a batch of `count` blank images, with captions per image and caption lengths as at `indices`."""
     lengths = sorted((length for index in indices for length in _lengths(dataset, index)), reverse=True)
     wanted = max(1, round(len(lengths) * count / len(indices)))

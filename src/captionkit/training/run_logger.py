@@ -16,12 +16,12 @@ from captionkit.data.run_files import SAMPLES
 from captionkit.errors import one_line
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.sampler import EpochSampler
-from captionkit.training.factory import Setup
 from captionkit.training.report import RunData, write_captions, write_report
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.run.session_log import SessionLog
 from captionkit.training.run.sessions import DONE
+from captionkit.training.run_setup import Setup
 from captionkit.training.step_metrics import StepMetrics
 from captionkit.training.validation import Validation, sample_cards, samples_page
 from captionkit.utils import atomic_write
@@ -39,7 +39,7 @@ class RunLogger:
     def __init__(self, folder: RunFolder, setup: Setup, recipe: Recipe, accelerator: Accelerator) -> None:
         self.folder, self.setup, self.recipe = folder, setup, recipe
         self.accelerator, self.main = accelerator, accelerator.is_main_process
-        self._learnt = StepMetrics()
+        self._metrics = StepMetrics()
         self._since = time.monotonic()
         self.session_log = SessionLog(folder.path, setup)
         self._cards: Sequence[Card] = ()
@@ -59,7 +59,7 @@ class RunLogger:
         data = [str(source.path) for source in self.setup.sources]
         return shlex.join(["captionkit", "train", *data, "--output", str(self.folder.path), *flags])
 
-    def begin(self, plan: EpochSampler, progress: Progress, thawing: str, *, done: bool) -> None:
+    def begin(self, plan: EpochSampler, progress: Progress, unfreezing: str, *, done: bool) -> None:
         """Log a summary of data and model, and start the session unless the run is `done` already."""
         setup = self.setup
         total, trained = 0, 0
@@ -71,14 +71,14 @@ class RunLogger:
             f"{trained / 1e6:.2f} of {total / 1e6:.2f} M parameters trained, {plan.steps_per_epoch} steps an epoch"
             f"{f' of {plan.passes} passes' if plan.passes > 1 else ''}, on {self.accelerator.device}"
         )
-        for note in (*setup.notes, thawing):
+        for note in (*setup.notes, unfreezing):
             if note:
                 self.info(note)
         for source, shown in zip(setup.sources, plan.shown, strict=True):
             if len(setup.sources) > 1 or shown != len(source.train):
                 self.info(f"{source.path}: {len(source.train)} training images, {shown} shown in an epoch")
             if classes := {example.label for example in source.train if example.label}:
-                self.info(f"{source.path}: names of {len(classes)} classes are taught")
+                self.info(f"{source.path}: names of {len(classes)} classes are learned")
             if source.problems:
                 first = source.problems[0]
                 self.info(
@@ -96,9 +96,9 @@ class RunLogger:
                 session_log.begin(command, progress, self.accelerator, trackers)
         self._since = time.monotonic()
 
-    def learnt(self, step: StepMetrics) -> None:
+    def add_step(self, step: StepMetrics) -> None:
         """Add a step's metrics to the next training row."""
-        self._learnt += step
+        self._metrics += step
 
     @contextmanager
     def session(self, progress: Progress) -> Iterator[None]:
@@ -130,7 +130,7 @@ class RunLogger:
         if not self.recipe.trainer.report:
             return
         folder, session_log = self.folder, self.session_log
-        material = RunData(
+        run_data = RunData(
             folder.path,
             self.recipe,
             folder.rows,
@@ -141,7 +141,7 @@ class RunLogger:
             live=not session_log.sessions[-1].end,
         )
         try:
-            page = write_report(material)
+            page = write_report(run_data)
         except Exception as error:
             self.info(
                 f"no report ({one_line(error)}); `{shlex.join(['captionkit', 'report', str(folder.path)])}` tries again"
@@ -150,14 +150,14 @@ class RunLogger:
         if whole:
             self.info(f"report: {page}")
 
-    def trained(self, where: dict[str, Any], rates: dict[str, float]) -> None:
+    def log_training(self, where: dict[str, Any], rates: dict[str, float]) -> None:
         """Record a training row: metrics and speed since the last such row, over all processes."""
-        learnt = sum(gather_object([self._learnt]), StepMetrics())
-        speed = learnt.words / (time.monotonic() - self._since)
-        self.folder.record({"kind": "train", **where, **learnt.row(), **rates, "tokens_per_second": speed})
-        self._learnt, self._since = StepMetrics(), time.monotonic()
+        metrics = sum(gather_object([self._metrics]), StepMetrics())
+        speed = metrics.words / (time.monotonic() - self._since)
+        self.folder.record({"kind": "train", **where, **metrics.row(), **rates, "tokens_per_second": speed})
+        self._metrics, self._since = StepMetrics(), time.monotonic()
 
-    def evaluated(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
+    def log_evaluation(self, where: dict[str, Any], found: Validation, better: bool, progress: Progress) -> None:
         """Record an evaluation row; update curves.png, samples.html, captions.json, the session log and the report."""
         paused = time.monotonic()
         if better and self.main:
@@ -165,7 +165,7 @@ class RunLogger:
             write_captions(self.folder.path, {examples[place].id: said for place, said in sorted(found.said.items())})
         self.folder.record({"kind": "eval", **where, "val_loss": found.loss, **found.scores, "best": better})
         if self.main:
-            with self.session_log.clock.on("report"):
+            with self.session_log.timer.section("report"):
                 self._show(where, found, better, progress.seconds)
                 self.session_log.save(progress, found.broken)
                 self._write(whole=False)
@@ -181,13 +181,14 @@ class RunLogger:
             folder.draw()
         said = next((card.caption for card in cards if card.caption), "")
         self.info(
-            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  {self._trained()}  "
-            f"val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  {seconds / 60:6.1f} min  | {said}"
+            f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  "
+            f"{self._training_figure()}  val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  "
+            f"{seconds / 60:6.1f} min  | {said}"
         )
 
-    def _trained(self) -> str:
+    def _training_figure(self) -> str:
         """Return the latest training figure: the loss, or the reward in self-critical training."""
         rows = (row for row in reversed(self.folder.rows) if row["kind"] == "train")
-        now = self._learnt.row() if self._learnt.words else next(rows, {})
+        now = self._metrics.row() if self._metrics.words else next(rows, {})
         figure = next((f"{name} {now[key]:.3f}" for name, key in _FIGURES if key in now), "")
         return figure or "as it began"

@@ -23,7 +23,7 @@ from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.activation_checkpointing import recompute
 from captionkit.training.objectives.losses import losses
-from captionkit.training.objectives.scheduled_sampling import Feeding
+from captionkit.training.objectives.scheduled_sampling import InputCorruption
 from captionkit.training.objectives.scst import SelfCriticalLoss
 from captionkit.training.optim.ema import averaged
 from captionkit.training.optim.gradual_unfreezing import GradualUnfreezing
@@ -76,11 +76,11 @@ class TrainStep:
             recompute(self.model)
         self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.encoder.layer_decay)
         self._schedule = schedule or (lambda optimizer, step: set_rates(optimizer, step, plan.steps, recipe.optimizer))
-        self.thawing = GradualUnfreezing(self.model.encoder, recipe.encoder.unfreeze_epochs, plan.steps_per_epoch)
+        self.unfreezing = GradualUnfreezing(self.model.encoder, recipe.encoder.unfreeze_epochs, plan.steps_per_epoch)
         self._wrapped, self._wrapped_optimizer = accelerator.prepare(self.model, self.optimizer)
         size = dataset.preprocessing.height, dataset.preprocessing.width
         self._grid = self.model.encoder.grid(*size)
-        self._feeding = Feeding(self.model, dataset, self._grid, accelerator)
+        self._corruption = InputCorruption(self.model, dataset, self._grid, accelerator)
         #: sums over the step of the statistics that the decoder tracks
         self._statistics = torch.zeros(self.model.decoder.statistics, device=accelerator.device)
         #: images that could not be read, with the reason
@@ -101,24 +101,25 @@ class TrainStep:
         Returns None, without changing any weight, if the loss or the gradient is not finite in any process.
         """
         accelerator = self.accelerator
-        turns, pictures = self.plan.pictures_of(number)
-        if self.critic is None:
-            totals = Totals(*self.dataset.totals(turns, pictures), len(pictures))
-        else:
-            totals = Totals(0, self.critic.captions(len(pictures)), len(pictures))
+        turns, images = self.plan.images_of(number)
+        critic, count = self.critic, len(images)
+        words, captions = self.dataset.totals(turns, images) if critic is None else (0, critic.captions(count))
+        totals = Totals(words, captions, count)
         self._schedule(self.optimizer, number)
-        self.thawing.apply(number)
-        learnt, finite = StepMetrics(), True
+        self.unfreezing.apply(number)
+        metrics, finite = StepMetrics(), True
         self._statistics.zero_()
         for part in range(self.plan.parts):
-            batch = self._feeding.fed(self._checked(next(batches)), self._feeding.share(number, self.plan.steps))
+            batch = self._corruption.corrupt(
+                self._checked(next(batches)), self._corruption.share(number, self.plan.steps)
+            )
             torch.manual_seed(_seed(self.recipe.trainer.seed, number, part, accelerator.process_index))
             objective, more = self._backward(batch, totals, last=part == self.plan.parts - 1)
             finite = finite and math.isfinite(objective)
-            learnt += more
-        if not self._sum(learnt.words):
+            metrics += more
+        if not self._sum(metrics.words):
             self._wrapped_optimizer.zero_grad(set_to_none=True)
-            return learnt
+            return metrics
         norm = accelerator.clip_grad_norm_(self._wrapped.parameters(), self.recipe.trainer.max_grad_norm)
         if accelerator.scaler is None:  # the scaler itself skips steps whose gradients overflow fp16
             finite = finite and math.isfinite(norm)
@@ -128,7 +129,7 @@ class TrainStep:
         self._wrapped_optimizer.zero_grad(set_to_none=True)
         self._update_statistics()
         self.average.update_parameters(self.model)
-        return learnt
+        return metrics
 
     def _checked(self, batch: Batch) -> Batch:
         """Record unreadable images and move the batch to the device.
@@ -177,12 +178,12 @@ class TrainStep:
             return 0.0, StepMetrics()
         self._wrapped.train(not empty)
         with nullcontext() if last else accelerator.no_sync(self._wrapped):
-            taught = self._stand_in() if empty else batch
-            teach = self._cross_entropy if self.critic is None or empty else self._self_critical
-            objective, learnt = teach(taught, totals)
+            inputs = self._blank_batch() if empty else batch
+            objective_of = self._cross_entropy if self.critic is None or empty else self._self_critical
+            objective, metrics = objective_of(inputs, totals)
             # DDP averages gradients over processes, but `totals` already counts all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
-        return (0.0, StepMetrics()) if empty else (objective.item(), learnt)
+        return (0.0, StepMetrics()) if empty else (objective.item(), metrics)
 
     def _cross_entropy(self, batch: Batch, totals: Totals) -> tuple[Tensor, StepMetrics]:
         recipe, words, captions = self.recipe.loss, totals.words, totals.captions
@@ -205,11 +206,11 @@ class TrainStep:
                 if self.model.encoder.frozen and batch.features is None:  # encode the images once, not twice
                     batch = batch._replace(images=None, features=self.model.features(batch.images))
                 memory = self.model.encode_or_project(batch.images, batch.features, self._grid)
-                said = self.critic.listen(self.model, memory, batch.turns, batch.indices)
+                rollout = self.critic.rollout(self.model, memory, batch.turns, batch.indices)
             self.model.train()
-            decoded = self._wrapped(batch.images, batch.features, said.captions, self._grid)
-        objective, learnt = self.critic.objective(decoded, said)
-        return objective / totals.captions + self._concept_loss(decoded, batch, totals), learnt
+            decoded = self._wrapped(batch.images, batch.features, rollout.captions, self._grid)
+        objective, metrics = self.critic.objective(decoded, rollout)
+        return objective / totals.captions + self._concept_loss(decoded, batch, totals), metrics
 
     def _concept_loss(self, decoded: Decoded, batch: Batch, totals: Totals) -> Tensor | float:
         """Return the weighted loss of the concept head on the reference captions, its share of the mean over images."""
@@ -224,7 +225,7 @@ class TrainStep:
         if self.model.decoder.statistics:
             self.model.decoder.update_statistics(self.accelerator.reduce(self._statistics))
 
-    def _stand_in(self) -> Batch:
+    def _blank_batch(self) -> Batch:
         """Return a batch of one blank image with zero weight, because every rank must take part in the all-reduce."""
         features, device = self.dataset.features, self.accelerator.device
         size = (self.dataset.preprocessing.height, self.dataset.preprocessing.width)

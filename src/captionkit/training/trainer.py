@@ -24,24 +24,24 @@ from captionkit.training.config.recipe import Recipe, weights_fields
 from captionkit.training.data.collate import Batch
 from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler, shards_of
-from captionkit.training.data_build import build_datasets
 from captionkit.training.engine.compile import check_compiler, compile_parts, compiler_errors
 from captionkit.training.engine.device_errors import explain
 from captionkit.training.engine.distributed import make_accelerator, note_scale, restore_scale, share_buffers
 from captionkit.training.engine.oom import memory_errors
 from captionkit.training.engine.precision import with_precision
 from captionkit.training.engine.signals import deferred_interrupts
-from captionkit.training.factory import Setup, prepare
 from captionkit.training.memory_check import check_memory
 from captionkit.training.objectives.collapse import detect_collapse
 from captionkit.training.objectives.scst import SelfCriticalLoss
 from captionkit.training.optim.schedule import rates
-from captionkit.training.run.best_model import export_kept, save_model
+from captionkit.training.run.best_model import export_best, save_model
 from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.run.trackers import check_trackers
+from captionkit.training.run_datasets import build_datasets
 from captionkit.training.run_logger import RunLogger
+from captionkit.training.run_setup import Setup, prepare
 from captionkit.training.train_step import TrainStep
 from captionkit.training.validation import Validator, validate
 from captionkit.utils.output_checks import check_output_folder
@@ -112,7 +112,7 @@ class _Trainer:
         self.recipe, self.folder, self.on_eval, self.export = recipe, folder, on_eval, export
         self.setup = prepare(recipe, data)
         self.accelerator = make_accelerator(
-            recipe.trainer.precision, self.setup.model, thawing=recipe.encoder.unfreeze_epochs > 0
+            recipe.trainer.precision, self.setup.model, unfreezing=recipe.encoder.unfreeze_epochs > 0
         )
         check_compiler(recipe.trainer, self.accelerator.device)
         self.report = RunLogger(folder, self.setup, recipe, self.accelerator)
@@ -120,7 +120,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             folder.open(recipe, resume=resume)
         self.setup.model.to(self.accelerator.device)
-        with self.report.session_log.clock.on("features"):
+        with self.report.session_log.timer.section("features"):
             train_set, self.val_set = (
                 build_datasets(self.setup, recipe, self.accelerator, part, self.report.bar) for part in ("train", "val")
             )
@@ -143,11 +143,11 @@ class _Trainer:
             self._check_best()
         #: the step of the last checkpoint
         self.kept = self.progress.step
-        folder.rewind(self.progress.step if begun else -1)
+        folder.truncate(self.progress.step if begun else -1)
         try:
             check_memory(self.train_step, self.val_set)
         except TrainingError:
-            folder.forget(new=not resume)
+            folder.discard(new=not resume)
             raise
         if recipe.trainer.compile:
             compile_parts(self.setup.model)
@@ -164,8 +164,8 @@ class _Trainer:
 
     def go(self) -> Result:
         """Train until all epochs are done, early stopping, collapse or a failure."""
-        thawing = self.train_step.thawing.told(self.plan.steps)
-        self.report.begin(self.plan, self.progress, thawing, done=self._finished())
+        unfreezing = self.train_step.unfreezing.describe(self.plan.steps)
+        self.report.begin(self.plan, self.progress, unfreezing, done=self._finished())
         first, last = self.progress.step, self.plan.steps
         try:
             self._train(first, last)
@@ -189,7 +189,7 @@ class _Trainer:
             closing(self.report.bar(range(first, last), last, "training", first)) as steps,
             closing(batches(self.train_step.dataset, self.plan, first, workers, pin=pin)) as images,
         ):
-            self._run_steps(steps, self.report.session_log.clock.waiting(images, "data"), interrupted)
+            self._run_steps(steps, self.report.session_log.timer.waiting(images, "data"), interrupted)
 
     def _resume_hint(self) -> str:
         return f"to go on after step {self.kept}: {self.report.command(resume=True)}"
@@ -208,7 +208,7 @@ class _Trainer:
             progress.step = step + 1
             progress.seconds = before + time.monotonic() - started
             if progress.step % _LOG_EVERY == 0:
-                self.report.trained(self._where(), rates(self.train_step.optimizer))
+                self.report.log_training(self._where(), rates(self.train_step.optimizer))
             due = progress.step % evaluate_every == 0 or progress.step == self.plan.steps
             if due:
                 self._evaluate()
@@ -233,11 +233,11 @@ class _Trainer:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
 
     def _step(self, step: int, images: Iterator[Batch]) -> None:
-        with self.report.session_log.clock.on("steps"), self._explain_unreadable():
-            learnt = self.train_step.step(step, images)
-        if learnt is None:
+        with self.report.session_log.timer.section("steps"), self._explain_unreadable():
+            metrics = self.train_step.step(step, images)
+        if metrics is None:
             raise self._not_finite(f"the loss of step {step + 1}")
-        self.report.learnt(learnt)
+        self.report.add_step(metrics)
 
     def _not_finite(self, what: str) -> TrainingError:
         last, best = self.folder.path / LAST, self.folder.path / BEST
@@ -250,7 +250,7 @@ class _Trainer:
     def _evaluate(self) -> None:
         progress, model = self.progress, self.train_step.average.module
         share_buffers(self.accelerator, model)
-        with self.report.session_log.clock.on("evaluation"), self._explain_unreadable():
+        with self.report.session_log.timer.section("evaluation"), self._explain_unreadable():
             found = validate(model, self.val_set, self.setup.tokenizer, self.validator, self.accelerator)
         self.train_step.broken |= found.broken
         self._check_readable(found.broken)
@@ -269,7 +269,7 @@ class _Trainer:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
             if self.accelerator.is_main_process:
                 self._keep(model, found.calibration)
-        self.report.evaluated(self._where(), found, better, progress)
+        self.report.log_evaluation(self._where(), found, better, progress)
         if self.on_eval is not None:
             self.on_eval(self.folder.rows[-1])
 
@@ -283,7 +283,7 @@ class _Trainer:
         return {
             "command": self.report.command(),
             "data": self._data(),
-            "pictures": {"train": len(train), "val": len(val)},
+            "images": {"train": len(train), "val": len(val)},
             "val_loss": progress.best_loss,
             "val_cider": progress.best_cider,
             **self._where(),
@@ -295,7 +295,7 @@ class _Trainer:
     def _data(self) -> dict[str, Any]:
         train, sources, shown = self.setup.train, self.setup.sources, self.plan.shown
         mixed = [
-            {"name": s.train.name, "fingerprint": s.train.fingerprint(), "pictures": len(s.train), "an_epoch": count}
+            {"name": s.train.name, "fingerprint": s.train.fingerprint(), "images": len(s.train), "an_epoch": count}
             for s, count in zip(sources, shown, strict=True)
         ]
         data = {"name": train.name, "fingerprint": train.fingerprint()}
@@ -327,7 +327,7 @@ class _Trainer:
             note_scale(self.accelerator, self.progress)
             self.folder.flush()
             path, parts = self.folder.path / LAST, self.train_step.parts
-            with self.report.session_log.clock.on("checkpoints"):
+            with self.report.session_log.timer.section("checkpoints"):
                 save_checkpoint(path, self.progress, self.fingerprint, parts, self.train_step.optimizer)
             self.report.session_log.save(self.progress)
         self.kept = self.progress.step
@@ -341,9 +341,9 @@ class _Trainer:
         for reason in left_out:
             log(f"left out: {reason}")
         if self.accelerator.is_main_process:
-            with self.report.session_log.clock.on("export"):
+            with self.report.session_log.timer.section("export"):
                 half = self.recipe.trainer.save_dtype == "float16"
-                more = f"; {export_kept(best, self.setup.val, half=half)}" if self.export else ""
+                more = f"; {export_best(best, self.setup.val, half=half)}" if self.export else ""
                 log(f"model in {best}{more}")
             self.report.end(progress, why, left_out)
         return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)

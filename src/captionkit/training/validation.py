@@ -159,10 +159,10 @@ def _captions(model: CaptioningModel, memory: Tensor, tokenizer: Tokenizer) -> l
     return [captions[0] if captions else None for captions in found]
 
 
-def sample_cards(pictures: CaptionSet, said: Mapping[int, str]) -> list[Card]:
+def sample_cards(images: CaptionSet, said: Mapping[int, str]) -> list[Card]:
     """Return the cards of validation images for samples.html; `said` has captions by index in the split."""
     cards = []
-    for place, example in enumerate(pictures):
+    for place, example in enumerate(images):
         try:
             photo = open_image(example.image, target=(224, 224))
         except ImageError as error:

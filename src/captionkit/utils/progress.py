@@ -41,10 +41,9 @@ class _Console(logging.Handler):
     """Prints log messages as lines; warnings are marked as captionkit's."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        """Print a record; errors of the stream are ignored, as a run may outlive its terminal."""
+        with suppress(OSError):
             say(f"captionkit: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage())
-        except Exception:
-            self.handleError(record)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     broken: list[str]  # images that could not be read, with the reason
     indices: tuple[int, ...] = ()  # index of each image in the split, [B]
     turns: tuple[int, ...] = ()  # how often each image was shown before, [B]
-    chances: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `Feeding`), if used
+    uniforms: Tensor | None = None  # [P,3]: random numbers for each of captions.tokens (see `InputCorruption`), if used
     soft: SoftLabels | None = None  # soft targets of the teachers, if there are any
 
     def to(self, device: torch.device) -> Batch:
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
             self.broken,
             self.indices,
             self.turns,
-            None if self.chances is None else self.chances.to(device, non_blocking=True),
+            None if self.uniforms is None else self.uniforms.to(device, non_blocking=True),
             None if self.soft is None else self.soft.to(device),
         )
 
@@ -60,20 +60,20 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
     Unreadable images are skipped and listed in `broken`. If no image is readable, the batch has no captions, images or
     features.
     """
-    good = [sample for sample in samples if sample.picture is not None]
+    good = [sample for sample in samples if sample.image is not None]
     captions = [(caption, row) for row, sample in enumerate(good) for caption in sample.captions]
     order = sorted(range(len(captions)), key=lambda place: -len(captions[place][0]))
     captions = [captions[place] for place in order]
     packed, targets = pack(captions)
-    stacked = torch.from_numpy(np.stack([s.picture for s in good])).float() if good else None
-    chances = _packed([sample.chances for sample in good], order)
+    stacked = torch.from_numpy(np.stack([s.image for s in good])).float() if good else None
+    uniforms = _packed([sample.uniforms for sample in good], order)
     return Batch(
         None if features else stacked,
         stacked if features else None,
         packed,
         targets,
-        [sample.broken for sample in samples if sample.picture is None],
-        chances=None if chances is None else torch.from_numpy(chances),
+        [sample.broken for sample in samples if sample.image is None],
+        uniforms=None if uniforms is None else torch.from_numpy(uniforms),
         soft=_soft([sample.soft for sample in good], order),
     )
 

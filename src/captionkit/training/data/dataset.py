@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class Sample(NamedTuple):
     """One image with the captions selected for it."""
 
-    picture: np.ndarray | None  # pixels [3,H,W] or features [G,D]; None if it could not be read
+    image: np.ndarray | None  # pixels [3,H,W] or features [G,D]; None if it could not be read
     captions: list[list[int]]
     broken: str = ""
-    #: per caption, three random numbers in [0, 1) for each input word (see `Feeding`) [L,3]; empty if not used
-    chances: Sequence[np.ndarray] = ()
+    #: per caption, three random numbers in [0, 1) for each input word (see `InputCorruption`) [L,3]; empty if not used
+    uniforms: Sequence[np.ndarray] = ()
     #: per caption, the soft targets of each word to predict, as in `SoftTargets` [L,T]; empty without teachers
     soft: Sequence[np.ndarray] = ()
 
@@ -80,7 +80,7 @@ class CaptionDataset:
         self.mirrored: dict[int, list[list[int]]] = {}
         if augment and recipe.image.flip and recipe.image.flip_swap:
             self._allow_swaps()
-        self._chancy = augment and bool(recipe.data.token_dropout or recipe.loss.scheduled_sampling)
+        self._uses_uniforms = augment and bool(recipe.data.token_dropout or recipe.loss.scheduled_sampling)
 
     def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         encoded = map_groups(self.tokenizer.encode_batch, captions)
@@ -117,8 +117,8 @@ class CaptionDataset:
 
         These are the denominators of the step's loss.
         """
-        taught = (self.plan_item(turn, index) for turn, index in zip(turns, indices, strict=True))
-        lengths = [len(caption) - 1 for plan_item in taught for caption in plan_item.captions]
+        plans = (self.plan_item(turn, index) for turn, index in zip(turns, indices, strict=True))
+        lengths = [len(caption) - 1 for plan_item in plans for caption in plan_item.captions]
         return sum(lengths), len(lengths)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -127,12 +127,12 @@ class CaptionDataset:
         if index in self.broken:
             return Sample(None, plan_item.captions, self.broken[index])
         try:
-            picture = self._seen(index, plan_item)
+            image = self._seen(index, plan_item)
         except ImageError as error:
             return Sample(None, plan_item.captions, str(error))
-        chances = self._chances(plan_item) if self._chancy else ()
+        uniforms = self._uniforms(plan_item) if self._uses_uniforms else ()
         soft = [self.soft.of(index, place) for place in plan_item.places] if self.soft else ()
-        return Sample(picture, plan_item.captions, chances=chances, soft=soft)
+        return Sample(image, plan_item.captions, uniforms=uniforms, soft=soft)
 
     def _seen(self, index: int, plan_item: ItemPlan) -> np.ndarray:
         if self.features is not None:
@@ -144,7 +144,7 @@ class CaptionDataset:
         return load_image(source, self.preprocessing, box=box, flip=plan_item.flip, colour=colour)
 
     @staticmethod
-    def _chances(plan_item: ItemPlan) -> list[np.ndarray]:
+    def _uniforms(plan_item: ItemPlan) -> list[np.ndarray]:
         draw = plan_item.generator.random
         return [draw((len(caption) - 1, 3), dtype=np.float32) for caption in plan_item.captions]
 

@@ -43,8 +43,8 @@ def _prepared(dataset: CaptionDataset, keys: Iterator[Keys], workers: int, pin: 
         return
     threads = _threads(workers)
     # Threads rather than processes: Pillow and numpy release the GIL for most of the work, and nothing is copied.
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="captionkit-pictures")
-    joiner = ThreadPoolExecutor(1, thread_name_prefix="captionkit-pictures-joined")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="captionkit-images")
+    joiner = ThreadPoolExecutor(1, thread_name_prefix="captionkit-images-joined")
 
     def begin(part: Keys) -> Future[Batch]:
         portions = [part[start : start + _PORTION] for start in range(0, len(part), _PORTION)]
@@ -55,7 +55,7 @@ def _prepared(dataset: CaptionDataset, keys: Iterator[Keys], workers: int, pin: 
     try:
         while True:
             # The queue is bounded in images, whatever the batch size: enough for all threads, plus one batch.
-            while not waiting or sum(pictures for pictures, _ in waiting) < _ahead(threads):
+            while not waiting or sum(images for images, _ in waiting) < _ahead(threads):
                 part = next(keys, None)
                 if part is None:
                     break
@@ -91,7 +91,7 @@ def _samples(dataset: CaptionDataset, part: Keys) -> list[Sample]:
 
 def _joined(portions: list[list[Sample]], part: Keys, dataset: CaptionDataset, pin: bool) -> Batch:
     samples = [sample for portion in portions for sample in portion]
-    read = [key for key, sample in zip(part, samples, strict=True) if sample.picture is not None]
+    read = [key for key, sample in zip(part, samples, strict=True) if sample.image is not None]
     turns, indices = zip(*read, strict=True) if read else ((), ())
     batch = collate(samples, features=dataset.features is not None)._replace(indices=indices, turns=turns)
     return batch.pinned() if pin else batch

@@ -49,7 +49,7 @@ class EpochSampler:
         self.steps = recipe.trainer.epochs * self.steps_per_epoch
         self._pass = lru_cache(maxsize=2)(self._shuffled)  # the current pass, and the one prepared ahead
 
-    def pictures_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def images_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the turns (how often each image was shown before) and indices of all images of a step."""
         number, place = divmod(step, self.steps_per_pass)
         size = self.recipe.trainer.batch_size
@@ -72,15 +72,15 @@ class EpochSampler:
             order = shard_shuffle(self._shards[shown], generator)
         return np.concatenate(turns)[order], shown[order]
 
-    def parts_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def micro_batches_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the turns and indices of the images of each part of a step, over all processes."""
-        cut = (np.array_split(values, self.parts * self.processes) for values in self.pictures_of(step))
+        cut = (np.array_split(values, self.parts * self.processes) for values in self.images_of(step))
         return list(zip(*cut, strict=True))
 
     def keys(self, start: int) -> Iterator[Keys]:
         """Yield this process's share of every micro-batch of every step from `start` on."""
         for step in range(start, self.steps):
-            for turns, indices in self.parts_of(step)[self.rank :: self.processes]:
+            for turns, indices in self.micro_batches_of(step)[self.rank :: self.processes]:
                 yield list(zip(turns.tolist(), indices.tolist(), strict=True))
 
 

@@ -18,14 +18,14 @@ from captionkit.training.run.progress import Progress
 _PATIENCE = timedelta(hours=12)
 
 
-def make_accelerator(precision: str, model: CaptioningModel, *, thawing: bool = False) -> Accelerator:
-    """Create the Accelerator for `model`; `thawing` says that parts of the encoder will be unfrozen during the run.
+def make_accelerator(precision: str, model: CaptioningModel, *, unfreezing: bool = False) -> Accelerator:
+    """Create the Accelerator for `model`; `unfreezing` says that parts of the encoder will be unfrozen during the run.
 
     Raises RecipeError if the device does not support `precision`.
     """
     # Transformers backbones have parts, such as poolers, that are not used for the grid and get no gradient. The same
     # holds for stages that are still frozen, whose parameters DDP must register from the start.
-    unused = (bool(model.config.encoder.backbone) or thawing) and not model.encoder.frozen
+    unused = (bool(model.config.encoder.backbone) or unfreezing) and not model.encoder.frozen
     # Without cpu=True, Accelerate would not form a process group on a machine without a GPU.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     cpu = several and not getattr(torch, "accelerator", torch.cuda).is_available()

@@ -22,7 +22,7 @@ def free_memory(device: torch.device) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    bounds = [psutil.virtual_memory().available, *group_rooms(_groups_of_process(), _GROUPS)]
+    bounds = [psutil.virtual_memory().available, *cgroup_free(_groups_of_process(), _GROUPS)]
     shared = min(bounds) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     own = _own_limit()
     return shared if own is None else min(shared, own)
@@ -36,7 +36,7 @@ def _groups_of_process() -> str:
         return ""
 
 
-def group_rooms(groups: str, mounted: Path) -> list[int]:
+def cgroup_free(groups: str, mounted: Path) -> list[int]:
     """Return the bytes left in each control group with a limit, the process's own and its ancestors.
 
     `groups` has the format of /proc/self/cgroup. Inside a container the process's groups are the mounted root. Page

@@ -20,11 +20,11 @@ from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.objectives.sampling import draw
 
 
-class Feeding:
+class InputCorruption:
     """Replaces input words of batches according to `data.token_dropout` and `loss.scheduled_sampling`.
 
-    Three random numbers per word, drawn with its image (`Batch.chances`), decide what happens to it, so the result does
-    not depend on gradient accumulation or the number of processes.
+    Three random numbers per word, drawn with its image (`Batch.uniforms`), decide what happens to it, so the result
+    does not depend on gradient accumulation or the number of processes.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Feeding:
         """Return the share of predicted words at `step`; rises linearly from 0 to the recipe's value at the last."""
         return self.final * step / max(steps - 1, 1)
 
-    def fed(self, batch: Batch, share: float) -> Batch:
+    def corrupt(self, batch: Batch, share: float) -> Batch:
         """Replace a `share` of the input words by predictions, then drop words; return the changed batch.
 
         The model is left in evaluation mode. With a frozen encoder the returned batch holds its features in place of
         the images, so they are not computed twice.
         """
-        if batch.chances is None:
+        if batch.uniforms is None:
             return batch
-        hide, mix, numbers = batch.chances.unbind(1)  # [P,3] -> three times [P]
+        hide, mix, numbers = batch.uniforms.unbind(1)  # [P,3] -> three times [P]
         captions = batch.captions
         first = captions.sizes[0]
         may = torch.arange(len(captions.tokens), device=hide.device) >= first  # all but the begin tokens, [P]

@@ -55,7 +55,7 @@ class SelfCriticalLoss:
         """Return how many samples are drawn for the given number of images."""
         return images * self._recipe.samples
 
-    def listen(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Rollout:
+    def rollout(self, model: CaptioningModel, memory: Tensor, turns: Sequence[int], places: Sequence[int]) -> Rollout:
         """Sample captions of the images at `places` in the split, with `memory` [B,G,D] and repetition counts `turns`.
 
         Rewards are computed in a background thread.
@@ -64,7 +64,7 @@ class SelfCriticalLoss:
         spoken = sample_captions(
             model,
             memory,
-            self._chances(turns, places, greedy),
+            self._uniforms(turns, places, greedy),
             self._tokenizer,
             self._recipe.temperature,
             greedy=greedy,
@@ -77,24 +77,24 @@ class SelfCriticalLoss:
         distinct = sum(len(set(map(tuple, captions))) for captions in samples)
         return Rollout(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
 
-    def objective(self, decoded: Decoded, said: Rollout) -> tuple[Tensor, StepMetrics]:
+    def objective(self, decoded: Decoded, rollout: Rollout) -> tuple[Tensor, StepMetrics]:
         """Return the objective, summed over the samples, and the step's metrics; waits for the rewards."""
         never = banned_ids(self._tokenizer, decoded.logits.device)
         log_probs = mask_banned(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
-        chosen = log_probs.gather(1, said.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
-        rewards, better = said.judged.result()
-        worth = torch.from_numpy(better[said.order]).to(chosen)  # [N]
-        words = worth[Padding(said.captions.sizes, chosen.device).caption]  # [N] -> [P]
-        learnt = StepMetrics(
+        chosen = log_probs.gather(1, rollout.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
+        rewards, better = rollout.judged.result()
+        worth = torch.from_numpy(better[rollout.order]).to(chosen)  # [N]
+        words = worth[Padding(rollout.captions.sizes, chosen.device).caption]  # [N] -> [P]
+        metrics = StepMetrics(
             nats=-chosen.sum().item(),
-            words=len(said.targets),
+            words=len(rollout.targets),
             captions=len(rewards),
             reward=float(rewards.sum()),
-            distinct=said.distinct,
+            distinct=rollout.distinct,
         )
-        return -(words * chosen).sum(), learnt
+        return -(words * chosen).sum(), metrics
 
-    def _chances(self, turns: Sequence[int], places: Sequence[int], greedy: bool) -> np.ndarray:
+    def _uniforms(self, turns: Sequence[int], places: Sequence[int], greedy: bool) -> np.ndarray:
         """Draw random numbers in [0, 1) per image, sample and word, float32 [B,K,L], seeded by seed, turn and image."""
         size = (self._recipe.samples + greedy, DECODING.max_length + 1)  # +1 for the end token
         keys = ((self._seed, SAMPLES, *key) for key in zip(turns, places, strict=True))

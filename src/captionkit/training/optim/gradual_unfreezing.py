@@ -21,8 +21,8 @@ class GradualUnfreezing:
         """Return the index of the first stage trained at `step` (from 0), or None if all are frozen."""
         if self._first is None or not self._interval:
             return self._first
-        thawed = step // self._interval
-        return max(self._first, len(self.encoder.stages) - thawed) if thawed else None
+        unfrozen = step // self._interval
+        return max(self._first, len(self.encoder.stages) - unfrozen) if unfrozen else None
 
     def apply(self, step: int) -> None:
         """Freeze and unfreeze the encoder's stages according to `step`."""
@@ -30,13 +30,13 @@ class GradualUnfreezing:
         if stage != self.encoder.trained_from:
             self.encoder.train_from(stage)
 
-    def told(self, steps: int) -> str:
+    def describe(self, steps: int) -> str:
         """Describe the schedule of a run of `steps` steps in one line; empty if nothing is unfrozen gradually."""
         if self._first is None or not self._interval:
             return ""
         count, last = len(self.encoder.stages), self.first_stage(steps - 1)
         reached = 0 if last is None else count - last
         return (
-            f"the encoder is frozen at first and thaws a stage every {self._interval} steps, from the last on: "
-            f"{reached} of its {count} in the whole run"
+            f"the encoder is frozen at first, and a stage is unfrozen every {self._interval} steps, from the last "
+            f"on: {reached} of its {count} in the whole run"
         )

@@ -23,9 +23,9 @@ _SPENT = {
 }
 
 
-def curves(material: RunData) -> list[Block]:
+def curves(run_data: RunData) -> list[Block]:
     """Return the drawings of the metrics."""
-    drawings = curve_drawings(material.rows)
+    drawings = curve_drawings(run_data.rows)
     if not drawings:
         return [Paragraph("Nothing has been recorded yet that could be drawn.")]
     return [
@@ -34,22 +34,22 @@ def curves(material: RunData) -> list[Block]:
     ]
 
 
-def speed(material: RunData) -> list[Block]:
+def speed(run_data: RunData) -> list[Block]:
     """Return the training speed and where the time went."""
     rows = []
-    tokens = [row["tokens_per_second"] for row in material.rows if row.get("tokens_per_second") is not None]
+    tokens = [row["tokens_per_second"] for row in run_data.rows if row.get("tokens_per_second") is not None]
     if tokens:
-        meaning = "words learnt, all processes together; median of the run"
+        meaning = "words trained on, all processes together; median of the run"
         rows.append(TableRow("tokens a second", [f"{median(tokens):,.0f}"], meaning))
-    if material.sessions:
-        rows += _of_sittings(material)
-    elif "minutes" in material.provenance:
-        facts = material.provenance
+    if run_data.sessions:
+        rows += _of_sessions(run_data)
+    elif "minutes" in run_data.provenance:
+        facts = run_data.provenance
         each = facts["minutes"] / max(facts["epoch"], 1e-9)
         rows.append(TableRow("minutes an epoch", [brief(each)], "evaluations included"))
     blocks: list[Block] = [Table(["speed", "value"], rows)] if rows else []
     spent: dict[str, float] = {}
-    for session in material.sessions:
+    for session in run_data.sessions:
         for what, seconds in session.seconds.items():
             spent[what] = spent.get(what, 0.0) + seconds
     total = sum(spent.values())
@@ -60,20 +60,20 @@ def speed(material: RunData) -> list[Block]:
     return blocks or [Paragraph("The run has left no times.")]
 
 
-def _of_sittings(material: RunData) -> list[TableRow]:
+def _of_sessions(run_data: RunData) -> list[TableRow]:
     """Return rows on speed, computed from the epochs and seconds of all sessions."""
     learning, whole, epochs = 0.0, 0.0, 0.0
-    for session in material.sessions:
+    for session in run_data.sessions:
         spent = session.seconds
         learning += spent.get("data", 0.0) + spent.get("steps", 0.0)
         whole += spent.get("evaluation", 0.0) + spent.get("checkpoints", 0.0)
         if session.step:
             epochs += session.epoch * (1 - session.first_step / session.step)
-    images = material.data.get("train", {}).get("pictures", 0)
+    images = run_data.data.get("train", {}).get("images", 0)
     if not (epochs and learning and images):
         return []
     return [
-        TableRow("images a second", [brief(epochs * images / learning)], "learnt with all their captions"),
-        TableRow("minutes an epoch", [brief(learning / epochs / 60)], "of learning alone"),
+        TableRow("images a second", [brief(epochs * images / learning)], "trained on with all their captions"),
+        TableRow("minutes an epoch", [brief(learning / epochs / 60)], "of training alone"),
         TableRow("with evaluations", [brief((learning + whole) / epochs / 60)], "minutes an epoch, checkpoints too"),
     ]

@@ -33,18 +33,18 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:,.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
-def minutes_of(material: RunData) -> float | None:
+def minutes_of(run_data: RunData) -> float | None:
     """Return the minutes of all sessions; without recorded sessions, those in the saved model's provenance."""
-    if material.sessions:
-        return sum(sum(session.seconds.values()) for session in material.sessions) / 60
-    return material.provenance.get("minutes")
+    if run_data.sessions:
+        return sum(sum(session.seconds.values()) for session in run_data.sessions) / 60
+    return run_data.provenance.get("minutes")
 
 
-def device_of(material: RunData) -> str:
+def device_of(run_data: RunData) -> str:
     """Return a description of the device that the run used."""
-    if not material.sessions:
-        return str(material.provenance.get("device", "unknown"))
-    session = material.sessions[-1]
+    if not run_data.sessions:
+        return str(run_data.provenance.get("device", "unknown"))
+    session = run_data.sessions[-1]
     machine, several = session.machine, session.processes
     threads = machine.get("threads", 1)
     plain = f"{machine.get('processor', 'a processor')}, {threads} thread{'s' * (threads != 1)}"
@@ -56,4 +56,4 @@ def same_or_each(values: Sequence[str]) -> str:
     """Return the value that all sessions share, or else the value of each session."""
     if len(set(values)) <= 1:
         return next(iter(values), "unknown")
-    return "; ".join(f"{value or 'none'} (sitting {number})" for number, value in enumerate(values, 1))
+    return "; ".join(f"{value or 'none'} (session {number})" for number, value in enumerate(values, 1))

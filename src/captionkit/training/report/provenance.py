@@ -14,16 +14,18 @@ from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Table
 _NAMED = 20  # most skipped items that are listed
 
 
-def data(material: RunData) -> list[Block]:
+def data(run_data: RunData) -> list[Block]:
     """Return the size of the dataset and what was left out of it."""
-    known = material.data
+    known = run_data.data
     rows = []
-    for what, said in (("train", "what the model learnt from"), ("val", "what it was evaluated on")):
+    for what, meaning in (("train", "what the model was trained on"), ("val", "what it was evaluated on")):
         split = known.get(what, {})
         if split:
-            counts = [f"{split[name]:,}" if name in split else "unknown" for name in ("pictures", "captions")]
+            counts = [f"{split[name]:,}" if name in split else "unknown" for name in ("images", "captions")]
             rows.append(
-                TableRow(str(split.get("split", what)), [*counts, split.get("fingerprint", "")[:12] or "unknown"], said)
+                TableRow(
+                    str(split.get("split", what)), [*counts, split.get("fingerprint", "")[:12] or "unknown"], meaning
+                )
             )
     blocks: list[Block] = [
         Paragraph(
@@ -32,14 +34,14 @@ def data(material: RunData) -> list[Block]:
         )
     ]
     if rows:
-        blocks.append(Table(["split", "pictures", "captions", "fingerprint"], rows))
-    left_out = material.sessions[-1].left_out if material.sessions else {}
+        blocks.append(Table(["split", "images", "captions", "fingerprint"], rows))
+    left_out = run_data.sessions[-1].left_out if run_data.sessions else {}
     for what, said in (
         ("problems", "problems in the dataset"),
         ("broken", "images that cannot be read"),
     ):
         blocks += _left_out(left_out.get(what, {}), said)
-    if material.sessions and len(blocks) <= 2:
+    if run_data.sessions and len(blocks) <= 2:
         blocks.append(Paragraph("Nothing was left out."))
     return blocks
 
@@ -52,23 +54,23 @@ def _left_out(reasons: Mapping[str, Any], said: str) -> list[Block]:
     return [Paragraph(f"Left out, {said}: {count:,}", warning=True), Listing([*named, *more])]
 
 
-def sessions(material: RunData) -> list[Block]:
+def sessions(run_data: RunData) -> list[Block]:
     """Return the sessions with their commands."""
-    if not material.sessions:
-        command = material.provenance.get("command", "")
+    if not run_data.sessions:
+        command = run_data.provenance.get("command", "")
         return [Code(command)] if command else [Paragraph("The run has not left what made it.")]
-    rows, last = [], len(material.sessions)
-    for place, session in enumerate(material.sessions, 1):
-        going = material.live and place == last and not session.end
+    rows, last = [], len(run_data.sessions)
+    for place, session in enumerate(run_data.sessions, 1):
+        going = run_data.live and place == last and not session.end
         end = "under way" if going else session.end.removeprefix(DONE) or "killed, as it said nothing"
         steps = f"{session.first_step:,} to {session.step:,}"
         spent = minutes(sum(session.seconds.values()))
         rows.append(TableRow(f"{place}", [steps, spent, end], f"{moment(session.started)} to {moment(session.seen)}"))
-    blocks: list[Block] = [Table(["sitting", "steps", "time", "how it ended"], rows, explained="when")]
+    blocks: list[Block] = [Table(["session", "steps", "time", "how it ended"], rows, explained="when")]
     if last > 1:
-        note = "A sitting takes up the last checkpoint, so the steps after it were made, and count, once more."
+        note = "A session resumes from the last checkpoint, so the steps after it were made, and count, once more."
         blocks.append(Paragraph(note))
-    for folder, commands in _by_folder(material.sessions):
+    for folder, commands in _by_folder(run_data.sessions):
         blocks += [Paragraph(f"In the folder {folder}:"), Code("\n".join(commands))]
     return blocks
 
@@ -83,12 +85,12 @@ def _by_folder(sessions: Any) -> list[tuple[str, list[str]]]:
     return found
 
 
-def made_with(material: RunData) -> list[Block]:
+def made_with(run_data: RunData) -> list[Block]:
     """Return versions and machine, over all sessions."""
-    if not material.sessions:
-        rows = [TableRow(name, [str(value)]) for name, value in material.provenance.get("versions", {}).items()]
+    if not run_data.sessions:
+        rows = [TableRow(name, [str(value)]) for name, value in run_data.provenance.get("versions", {}).items()]
         return [Table(["what", "version"], rows)] if rows else [Paragraph("The run has not left what made it.")]
-    sat = material.sessions
+    sat = run_data.sessions
     names = dict.fromkeys(name for session in sat for name in session.versions)
     versions = [TableRow(name, [same_or_each([session.versions.get(name, "") for session in sat])]) for name in names]
     facts = (
@@ -123,17 +125,17 @@ def _source(session: Session) -> str:
     return f"{session.source.get('commit', '')[:12]}{changed}"
 
 
-def recipe(material: RunData) -> list[Block]:
+def recipe(run_data: RunData) -> list[Block]:
     """Return the fields of the recipe that differ from the default, and the full recipe, collapsed."""
     rows = []
     for name, leaf in recipe_fields():
-        value = material.recipe.value(name)
+        value = run_data.recipe.value(name)
         if value != leaf.default:
             rows.append(TableRow(name, [_value(value), _value(leaf.default)], leaf.metadata["help"]))
     blocks: list[Block] = [Paragraph("What differs from the default." if rows else "All is as by default.")]
     if rows:
         blocks.append(Table(["field", "value", "default"], rows))
-    return [*blocks, Fold("The whole recipe", [Code(material.recipe.to_toml())])]
+    return [*blocks, Fold("The whole recipe", [Code(run_data.recipe.to_toml())])]
 
 
 def _value(value: Any) -> str:

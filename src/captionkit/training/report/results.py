@@ -25,14 +25,14 @@ MEANINGS = {
 }
 
 
-def key_figures(material: RunData) -> list[tuple[str, str, str]]:
+def key_figures(run_data: RunData) -> list[tuple[str, str, str]]:
     """Return the key figures that are shown in large type."""
     figures = []
-    best = material.best
+    best = run_data.best
     scored: Mapping[str, float] = {}
-    if material.whole:
+    if run_data.whole:
         with suppress(CaptionkitError):  # the scores section reports why there are none
-            scored = material.scores
+            scored = run_data.scores
     for name, key, said in (
         ("CIDEr-D", "cider", "of validation captions, 0 to 10, more is better"),
         ("BLEU-4", "bleu4", "of the same captions, 0 to 1, more is better"),
@@ -42,47 +42,47 @@ def key_figures(material: RunData) -> list[tuple[str, str, str]]:
             figures.append((name, f"{value:.3f}", said))
     if best and best.get("val_loss") is not None:
         figures.append(("Validation loss", f"{best['val_loss']:.3f}", "nats per word, less is better"))
-    if material.kept:
-        millions = parameters_of(material.kept.path / WEIGHTS) / 1e6
+    if run_data.kept:
+        millions = parameters_of(run_data.kept.path / WEIGHTS) / 1e6
         figures.append(("Parameters", f"{brief(millions)} M", "numbers that the model consists of"))
-    spent = minutes_of(material)
+    spent = minutes_of(run_data)
     if spent is not None:
-        figures.append(("Time", f"{spent:.3g} min", f"on {device_of(material)}"))
+        figures.append(("Time", f"{spent:.3g} min", f"on {device_of(run_data)}"))
     return figures
 
 
-def results(material: RunData) -> list[Block]:
+def results(run_data: RunData) -> list[Block]:
     """Return the table of results."""
-    best = material.best
+    best = run_data.best
     if best is None:
         return [Paragraph("Nothing has been evaluated yet, so there is no model to tell of.", warning=True)]
-    epochs, recipe = material.rows[-1]["epoch"], material.recipe
+    epochs, recipe = run_data.rows[-1]["epoch"], run_data.recipe
     rows = [
         TableRow("validation loss", [number(best.get("val_loss"))], "cross-entropy of people's words, nats per word"),
-        TableRow("model size (MB)", [_size(material)], "weights on disk, in millions of bytes"),
-        TableRow("parameters (M)", [_parameters(material)], "numbers that the model consists of, in millions"),
+        TableRow("model size (MB)", [_size(run_data)], "weights on disk, in millions of bytes"),
+        TableRow("parameters (M)", [_parameters(run_data)], "numbers that the model consists of, in millions"),
         TableRow(
             "epochs", [f"{epochs:.4g}"], f"passes over the training images; the model kept is of {best['epoch']:.4g}"
         ),
-        TableRow("mode", [_mode(material)], "which encoder, what of it was trained, which decoder"),
+        TableRow("mode", [_mode(run_data)], "which encoder, what of it was trained, which decoder"),
         TableRow("batch size", [str(recipe.trainer.batch_size)], "images a step of the optimizer"),
-        TableRow("device", [device_of(material)], "what the steps were computed on"),
-        TableRow("minutes", [number(minutes_of(material), 1)], "of all sittings, evaluations and the rest included"),
+        TableRow("device", [device_of(run_data)], "what the steps were computed on"),
+        TableRow("minutes", [number(minutes_of(run_data), 1)], "of all sessions, evaluations and the rest included"),
     ]
-    use = shlex.join(["captionkit", "caption", "PHOTO", "--model", str(material.path / BEST)])
+    use = shlex.join(["captionkit", "caption", "PHOTO", "--model", str(run_data.path / BEST)])
     return [Table(["result", "value"], rows, across=True), Paragraph("To caption an image with it:"), Code(use)]
 
 
-def scores(material: RunData) -> list[Block]:
+def scores(run_data: RunData) -> list[Block]:
     """Return the scores of the saved model's captions with intervals; for an unfinished run, the recorded ones."""
-    if not material.whole:
-        return _recorded(material)
-    found = material.scores
+    if not run_data.whole:
+        return _recorded(run_data)
+    found = run_data.scores
     rows = []
     for name in [name for name in MEANINGS if name in found]:
         low, high = found.intervals.get(name, (float("nan"), float("nan")))
         rows.append(TableRow(name, [f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}"], MEANINGS[name]))
-    decoding = material.kept.decoding if material.kept else None
+    decoding = run_data.kept.decoding if run_data.kept else None
     how = f", beam {decoding.num_beams}, length penalty {decoding.length_penalty}" if decoding else ""
     resamples = f"{found.facts['resamples']:,} resamples of the images, seed {found.facts['seed']}"
     blocks: list[Block] = [
@@ -102,12 +102,12 @@ def scores(material: RunData) -> list[Block]:
             TableRow("vocabulary", [f"{variety.vocabulary:,}"], "different words in all these captions"),
         ]
         blocks.append(Table(["variety", "value"], rows))
-    return [*blocks, *(Paragraph(note, warning=True) for note in [*found.notes, *_doubts(material)])]
+    return [*blocks, *(Paragraph(note, warning=True) for note in [*found.notes, *_doubts(run_data)])]
 
 
-def _doubts(material: RunData) -> list[str]:
+def _doubts(run_data: RunData) -> list[str]:
     """Return a warning if the captions score differently from the evaluation at which the model was saved."""
-    best, found = material.best, material.scores
+    best, found = run_data.best, run_data.scores
     recorded = best.get("cider") if best else None
     if recorded is None or "CIDEr-D" not in found or abs(found["CIDEr-D"] - recorded) < 0.01:
         return []
@@ -117,28 +117,28 @@ def _doubts(material: RunData) -> list[str]:
     ]
 
 
-def _recorded(material: RunData) -> list[Block]:
-    best = material.best
+def _recorded(run_data: RunData) -> list[Block]:
+    best = run_data.best
     if best is None:
         return []
     names = (("cider", "CIDEr-D"), ("bleu4", "BLEU-4"))
     rows = [TableRow(name, [number(best.get(key))], MEANINGS[name]) for key, name in names]
     note = "The other scores, their intervals and the best and worst captions come at the end of the run, or by:"
-    command = shlex.join(["captionkit", "report", str(material.path)])
+    command = shlex.join(["captionkit", "report", str(run_data.path)])
     return [Table(["score", "value"], rows), Paragraph(note), Code(command)]
 
 
-def _size(material: RunData) -> str:
-    files: Mapping[str, Any] = material.kept.config["files"] if material.kept else {}
+def _size(run_data: RunData) -> str:
+    files: Mapping[str, Any] = run_data.kept.config["files"] if run_data.kept else {}
     return f"{files[WEIGHTS]['bytes'] / 1e6:.1f}" if WEIGHTS in files else "unknown"
 
 
-def _parameters(material: RunData) -> str:
-    return f"{parameters_of(material.kept.path / WEIGHTS) / 1e6:.2f}" if material.kept else "unknown"
+def _parameters(run_data: RunData) -> str:
+    return f"{parameters_of(run_data.kept.path / WEIGHTS) / 1e6:.2f}" if run_data.kept else "unknown"
 
 
-def _mode(material: RunData) -> str:
-    encoder, decoder = material.architecture
-    recipe = material.recipe.encoder
+def _mode(run_data: RunData) -> str:
+    encoder, decoder = run_data.architecture
+    recipe = run_data.recipe.encoder
     trained = {"frozen": "frozen", "all": "trained whole", "stages": f"trained from stage {recipe.first_stage} on"}
     return f"{encoder} {trained[recipe.train]}, {decoder}"

@@ -26,7 +26,7 @@ from captionkit.utils.grouping import map_groups
 from captionkit.viz.page import Card
 
 
-def load_kept(folder: ModelFolder) -> Captioner:
+def load_best_model(folder: ModelFolder) -> Captioner:
     """Load a captioner for a saved model: from its ONNX graphs, or with torch if it has none."""
     if folder.runnable:
         return load(folder.path)
@@ -54,7 +54,7 @@ class RunData:
     whole: bool = True
     #: whether the run is in progress
     live: bool = False
-    load: Callable[[ModelFolder], Captioner] = field(default=load_kept, repr=False)
+    load: Callable[[ModelFolder], Captioner] = field(default=load_best_model, repr=False)
 
     @property
     def evaluations(self) -> list[Mapping[str, Any]]:
@@ -72,8 +72,8 @@ class RunData:
         if self.sessions and self.sessions[-1].data:
             return self.sessions[-1].data
         facts = self.provenance
-        images, data = facts.get("pictures", {}), facts.get("data", {})
-        splits = {what: {"split": self.recipe.value(f"data.{what}_split"), "pictures": n} for what, n in images.items()}
+        images, data = facts.get("images", facts.get("pictures", {})), facts.get("data", {})  # "pictures" until 0.1
+        splits = {what: {"split": self.recipe.value(f"data.{what}_split"), "images": n} for what, n in images.items()}
         if "train" in splits:
             splits["train"]["fingerprint"] = data.get("fingerprint", "")
         return {"name": data.get("name", ""), **splits}

@@ -52,8 +52,8 @@ def save_model(
     return write_model(path, config, contents)
 
 
-def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
-    """Add ONNX graphs to a saved model, compared with torch on some `pictures`; return a message about the result.
+def export_best(path: Path, images: CaptionSet, *, half: bool) -> str:
+    """Add ONNX graphs to a saved model, compared with torch on some `images`; return a message about the result.
 
     The trained model is left intact if the export fails.
     """
@@ -65,9 +65,9 @@ def export_kept(path: Path, pictures: CaptionSet, *, half: bool) -> str:
         if not open_model(path).runnable:
             from captionkit.export.export_model import export_model
 
-            photos = _readable(pictures)
+            photos = _readable(images)
             if not photos:
-                raise ImageError(f"no image of {pictures.name}, split {pictures.split}, can be opened to compare on")
+                raise ImageError(f"no image of {images.name}, split {images.split}, can be opened to compare on")
             export_model(path, pictures=photos, half=half)
     except Exception as error:  # torch's exporter raises many types, and none may lose a trained model
         return f"not exported ({_reason(error)}); {by_hand}"
@@ -83,9 +83,9 @@ def _reason(error: BaseException) -> str:
     return ": ".join(dict.fromkeys(said))
 
 
-def _readable(pictures: CaptionSet) -> list[Image.Image]:
+def _readable(images: CaptionSet) -> list[Image.Image]:
     found: list[Image.Image] = []
-    for example in pictures:
+    for example in images:
         if len(found) < _COMPARED:
             with suppress(ImageError):
                 found.append(open_image(example.image))
@@ -130,18 +130,18 @@ All of it is in `config.json` under `provenance`.
 def _made(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the rows of the card on how a model was made, by training or by averaging."""
     names = {"train": "training", "val": "validation"}
-    pictures = (f"{number} {names[split]}" for split, number in facts["pictures"].items())
+    images = (f"{number} {names[split]}" for split, number in facts["images"].items())
     yield "command", f"`{facts['command']}`"
     yield "data", f"{facts['data']['name']}, fingerprint `{facts['data']['fingerprint'][:16]}`"
-    yield "pictures", ", ".join(pictures)
+    yield "images", ", ".join(images)
     at = ""
     if "recipe" in facts:
         yield "seed", str(facts["recipe"]["trainer"]["seed"])
         at = f" (epoch {facts['epoch']:.2f}, step {facts['step']})"
     yield "validation CIDEr-D", f"{facts['val_cider']:.4f}, of generated captions ({_decoding()})"
     yield "validation loss", f"{facts['val_loss']:.4f} nats per word{at}"
-    for one in facts.get("ingredients", ()):
-        verdict = "averaged" if one["taken"] else "left out"
+    for one in facts.get("candidates", ()):
+        verdict = "averaged" if one["selected"] else "left out"
         yield f"model {one['name']}", f"{verdict}; alone CIDEr-D {one['val_cider']:.4f}; `{one['command']}`"
     if "minutes" in facts:
         yield "time", f"{facts['minutes']} minutes on {facts['device']}"

@@ -1,4 +1,4 @@
-"""The run folder: recipe.toml, metrics.jsonl, sittings.jsonl, tensorboard/, curves.png, samples.html, captions.json,
+"""The run folder: recipe.toml, metrics.jsonl, sessions.jsonl, tensorboard/, curves.png, samples.html, captions.json,
 report.html, report.md, last.safetensors, best/.
 """
 
@@ -19,13 +19,16 @@ from captionkit.data.run_files import BEST, CAPTIONS, CURVES, LAST, METRICS, REC
 from captionkit.errors import ModelError, TrainingError
 from captionkit.inference.model_folder import open_model
 from captionkit.training.config.recipe import Recipe, load_recipe, recipe_fields
-from captionkit.training.run.sessions import SESSIONS
+from captionkit.training.run.sessions import EARLIER_SESSIONS, SESSIONS
 from captionkit.training.run.trackers import TENSORBOARD, Trackers
 from captionkit.utils import atomic_write, paths
 from captionkit.viz.curves import draw_curves
 
 #: files and folders that a run writes, and that a new run would therefore overwrite
-_OURS = (RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT, SESSIONS, TENSORBOARD)
+_OURS = (
+    *(RECIPE, METRICS, CURVES, SAMPLES, LAST, BEST, CAPTIONS, REPORT_TEXT, REPORT),
+    *(SESSIONS, EARLIER_SESSIONS, TENSORBOARD),
+)
 
 
 class RunFolder:
@@ -66,7 +69,7 @@ class RunFolder:
             if not resume:
                 self.check_new()  # again: another run may have started and ended here since the first check
             if resume:
-                self._mend()
+                self._remove_partial_files()
         except Timeout:
             raise TrainingError(f"{self.path}: another process is training here; wait for it, or stop it") from None
         except NotImplementedError as error:  # raised by filelock before 3.21 on such file systems
@@ -79,7 +82,7 @@ class RunFolder:
         threading.excepthook = self._hook
         self.writes = True
 
-    def _mend(self) -> None:
+    def _remove_partial_files(self) -> None:
         """Remove partial files of a killed process, and let `open_model` finish an interrupted replacement of best/."""
         for name in _OURS:
             for folder in (self.path, self.path / BEST):
@@ -96,13 +99,13 @@ class RunFolder:
         }
         return self._trackers.start(config, known) if self.writes else {}
 
-    def forget(self, *, new: bool) -> None:
+    def discard(self, *, new: bool) -> None:
         """Remove the files of a `new` run that cannot start, so that the folder can be used for another."""
         if self.writes and new:
             for name in (RECIPE, METRICS):
                 (self.path / name).unlink(missing_ok=True)
 
-    def rewind(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Drop metrics recorded after `step`, from which the run is resumed."""
         path = self.path / METRICS
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

@@ -9,11 +9,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from captionkit.errors import CaptionkitError
-from captionkit.training.factory import Setup
 from captionkit.training.run.environment import PACKAGES, machine, source_state
 from captionkit.training.run.progress import Progress
 from captionkit.training.run.sessions import Session, facts_of, now, read_sessions, shortened, write_sessions
 from captionkit.training.run.timer import Timer
+from captionkit.training.run_setup import Setup
 from captionkit.utils.provenance import versions
 
 
@@ -22,7 +22,7 @@ class SessionLog:
 
     def __init__(self, path: Path, setup: Setup) -> None:
         self.path, self.setup = path, setup
-        self.clock = Timer()
+        self.timer = Timer()
         self.sessions: list[Session] = []
         #: whether the current session has something to do
         self.works = False
@@ -64,7 +64,7 @@ class SessionLog:
         session = self.sessions[-1]
         self._broken.update(broken)
         session.seen, session.step, session.epoch = now(), progress.step, progress.step / self._steps_per_epoch
-        session.seconds = {what: round(seconds, 3) for what, seconds in self.clock.seconds.items()}
+        session.seconds = {what: round(seconds, 3) for what, seconds in self.timer.seconds.items()}
         problems = (
             f"{problem.kind}: {problem.where} ({problem.detail})"
             for source in self.setup.sources

@@ -1,4 +1,4 @@
-"""sittings.jsonl: a record of each session of a run. A session is one process's stretch of a run, start to end.
+"""sessions.jsonl: a record of each session of a run. A session is one process's stretch of a run, start to end.
 
 The file has one line per session. It is rewritten atomically when a session starts, with every checkpoint and when it
 ends, so that a killed session still leaves when it was last alive and how its time was spent.
@@ -16,7 +16,9 @@ from typing import Any
 from captionkit.data.layouts import CaptionSet
 from captionkit.utils import atomic_write
 
-SESSIONS = "sittings.jsonl"
+SESSIONS = "sessions.jsonl"
+#: its earlier name, read if a run has no other
+EARLIER_SESSIONS = "sittings.jsonl"
 #: prefix of the `end` of a session that completed the run
 DONE = "done: "
 #: most reasons that are stored for skipped items; beyond that only their number is
@@ -68,7 +70,7 @@ def facts_of(places: Sequence[Path], train: CaptionSet, val: CaptionSet) -> dict
     splits = {
         what: {
             "split": captions.split,
-            "pictures": len(captions),
+            "images": len(captions),
             "captions": sum(len(example.captions) for example in captions),
             "fingerprint": captions.fingerprint(),
         }
@@ -91,7 +93,8 @@ def write_sessions(run: Path, sessions: Sequence[Session]) -> None:
 def read_sessions(run: Path) -> list[Session]:
     """Read the sessions of a run; empty if the file does not exist (in older runs). Invalid lines are skipped."""
     try:
-        lines = (run / SESSIONS).read_text(encoding="utf-8").splitlines()
+        path = run / SESSIONS if (run / SESSIONS).exists() else run / EARLIER_SESSIONS
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     found = []
@@ -103,5 +106,13 @@ def read_sessions(run: Path) -> list[Session]:
             continue
         if isinstance(values, dict) and isinstance(values.get("command"), str):
             known = {name: value for name, value in values.items() if isinstance(value, kinds.get(name, ()))}
-            found.append(Session(**known))
+            found.append(_present(Session(**known)))
     return found
+
+
+def _present(session: Session) -> Session:
+    """Return the session of an earlier version with the names of today in its facts about the data."""
+    for split in session.data.values():
+        if isinstance(split, dict) and "pictures" in split:
+            split["images"] = split.pop("pictures")
+    return session

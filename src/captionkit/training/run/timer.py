@@ -25,7 +25,7 @@ class Timer:
         return dict(self._seconds)
 
     @contextmanager
-    def on(self, what: str) -> Iterator[None]:
+    def section(self, what: str) -> Iterator[None]:
         """Count the time of the block towards `what`."""
         outer = self._now
         self._turn(what)
@@ -38,7 +38,7 @@ class Timer:
         """Yield from `items`, counting the time spent waiting for them towards `what`."""
         waited = iter(items)
         while True:
-            with self.on(what):
+            with self.section(what):
                 try:
                     item = next(waited)
                 except StopIteration:

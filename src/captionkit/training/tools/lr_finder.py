@@ -19,10 +19,10 @@ from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler
-from captionkit.training.data_build import build_datasets
 from captionkit.training.engine.distributed import make_accelerator, refuse_several
 from captionkit.training.engine.precision import with_precision
-from captionkit.training.factory import prepare
+from captionkit.training.run_datasets import build_datasets
+from captionkit.training.run_setup import prepare
 from captionkit.training.train_step import TrainStep
 from captionkit.utils import atomic_write, paths
 from captionkit.utils.output_checks import check_output_file
@@ -147,11 +147,11 @@ def _test(data: Path, recipe: Recipe, part: str, steps: int) -> RangeTest:
         closing(batches(dataset, plan, 0, recipe.data.num_workers)) as images,
     ):
         for step in numbers:
-            learnt = train_step.step(step, images)
-            diverged = learnt is None
-            if learnt is not None:
+            metrics = train_step.step(step, images)
+            diverged = metrics is None
+            if metrics is not None:
                 tried.append(rate_at(step, steps))
-                losses.append(learnt.row()["loss"])
+                losses.append(metrics.row()["loss"])
                 diverged = has_diverged(losses)
             if diverged:
                 break

@@ -24,7 +24,7 @@ from captionkit.inference.model_folder import WEIGHTS, ModelFolder, check_place,
 from captionkit.models.serialization import architecture, load_model, stores_half
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.dataset import CaptionDataset
-from captionkit.training.run.best_model import export_kept, save_model
+from captionkit.training.run.best_model import export_best, save_model
 from captionkit.training.validation import Validation, Validator, validate
 from captionkit.utils import paths
 from captionkit.utils.provenance import command_line
@@ -40,20 +40,20 @@ class Candidate:
     folder: ModelFolder
     weights: Weights
     found: Validation
-    taken: bool = False
+    selected: bool = False
 
     @property
     def cider(self) -> float:
         """CIDEr-D of its captions of the validation images."""
         return self.found.scores["cider"]
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return its entry in the soup's config."""
         made, path = self.folder.config.get("provenance", {}), self.folder.path
         name = path.parent.name if path.name == "best" else path.name
         digest = self.folder.config["files"][WEIGHTS]["sha256"]
         command = made.get("command", "unknown")
-        return {"name": name, "taken": self.taken, "val_cider": self.cider, "command": command, "sha256": digest}
+        return {"name": name, "selected": self.selected, "val_cider": self.cider, "command": command, "sha256": digest}
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Soup:
 
     folder: ModelFolder
     found: Validation
-    ingredients: Sequence[Candidate]
+    candidates: Sequence[Candidate]
     #: message about the export of its ONNX graphs
     graphs: str
 
     def __str__(self) -> str:
-        told = [one.told() for one in self.ingredients]
+        told = [one.to_dict() for one in self.candidates]
         lines = [
-            f"{'averaged' if one['taken'] else 'left out'}  CIDEr-D {one['val_cider']:.4f}  {one['name']}"
+            f"{'averaged' if one['selected'] else 'left out'}  CIDEr-D {one['val_cider']:.4f}  {one['name']}"
             for one in told
         ]
         scores = self.found.scores
@@ -93,19 +93,21 @@ def average_models(
         raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
     check_place(output, inputs=[data])
     _check_alike(folders)
-    look = _Validator(folders[0], data, split)
+    validator = _Validator(folders[0], data, split)
     offered = []
     for folder in folders:
         weights = load_model(folder).state_dict()
-        offered.append(Candidate(folder, weights, look(weights)))
+        offered.append(Candidate(folder, weights, validator(weights)))
         _log.info(f"CIDEr-D {offered[-1].cider:.4f}  {folder.path}")
     ranked = sorted(offered, key=lambda one: -one.cider)
-    ingredients, found = _uniform(ranked, look) if every else _greedy(ranked, look)
-    look.model.load_state_dict(mean_of([one.weights for one in ingredients if one.taken]))
-    half = half or all(stores_half(one.folder) for one in ingredients)
-    facts = _facts(look.pictures, found, ingredients)
-    kept = save_model(output, look.model, look.tokenizer, look.preprocessing, facts, found.calibration, half=half)
-    return Soup(kept, found, ingredients, export_kept(output, look.pictures, half=half))
+    candidates, found = _uniform(ranked, validator) if every else _greedy(ranked, validator)
+    validator.model.load_state_dict(mean_of([one.weights for one in candidates if one.selected]))
+    half = half or all(stores_half(one.folder) for one in candidates)
+    facts = _facts(validator.images, found, candidates)
+    kept = save_model(
+        output, validator.model, validator.tokenizer, validator.preprocessing, facts, found.calibration, half=half
+    )
+    return Soup(kept, found, candidates, export_best(output, validator.images, half=half))
 
 
 def mean_of(weights: Sequence[Weights]) -> Weights:
@@ -121,9 +123,9 @@ class _Validator:
 
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
         self.model, self.tokenizer, self.preprocessing = load_model(folder), folder.tokenizer, folder.preprocessing
-        self.pictures = captioned_split(data, split)
-        self._dataset = CaptionDataset(self.pictures, self.tokenizer, Recipe(), self.preprocessing, augment=False)
-        self._validator, self._accelerator = Validator(self.pictures), Accelerator()
+        self.images = captioned_split(data, split)
+        self._dataset = CaptionDataset(self.images, self.tokenizer, Recipe(), self.preprocessing, augment=False)
+        self._validator, self._accelerator = Validator(self.images), Accelerator()
         self.model.to(self._accelerator.device)
 
     def __call__(self, weights: Weights) -> Validation:
@@ -131,22 +133,22 @@ class _Validator:
         return validate(self.model.eval(), self._dataset, self.tokenizer, self._validator, self._accelerator)
 
 
-def _uniform(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
+def _uniform(ranked: Sequence[Candidate], validator: _Validator) -> tuple[list[Candidate], Validation]:
     """Return the candidates, all marked as taken, and the validation of their mean."""
-    return [replace(one, taken=True) for one in ranked], look(mean_of([one.weights for one in ranked]))
+    return [replace(one, selected=True) for one in ranked], validator(mean_of([one.weights for one in ranked]))
 
 
-def _greedy(ranked: Sequence[Candidate], look: _Validator) -> tuple[list[Candidate], Validation]:
+def _greedy(ranked: Sequence[Candidate], validator: _Validator) -> tuple[list[Candidate], Validation]:
     """Return the candidates, best first, with those in the greedy soup marked, and the validation of their mean."""
-    taken, best = [ranked[0]], ranked[0].found
+    selected, best = [ranked[0]], ranked[0].found
     for one in ranked[1:]:
-        found = look(mean_of([*(other.weights for other in taken), one.weights]))
+        found = validator(mean_of([*(other.weights for other in selected), one.weights]))
         better = found.scores["cider"] > best.scores["cider"]
         _log.info(f"CIDEr-D {found.scores['cider']:.4f} with {one.folder.path}" + ("" if better else ", left out"))
         if better:
-            taken, best = [*taken, one], found
-    chosen = {id(one) for one in taken}
-    return [replace(one, taken=id(one) in chosen) for one in ranked], best
+            selected, best = [*selected, one], found
+    chosen = {id(one) for one in selected}
+    return [replace(one, selected=id(one) in chosen) for one in ranked], best
 
 
 def _check_alike(folders: Sequence[ModelFolder]) -> None:
@@ -173,12 +175,12 @@ def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
     return {**architecture, "decoder": decoder, "feature_dropout": None, "concept_weight": None}
 
 
-def _facts(pictures: CaptionSet, found: Validation, ingredients: Sequence[Candidate]) -> dict[str, Any]:
+def _facts(images: CaptionSet, found: Validation, candidates: Sequence[Candidate]) -> dict[str, Any]:
     return {
         "command": command_line(),
-        "data": {"name": pictures.name, "fingerprint": pictures.fingerprint()},
-        "pictures": {"val": len(pictures)},
+        "data": {"name": images.name, "fingerprint": images.fingerprint()},
+        "images": {"val": len(images)},
         "val_loss": found.loss,
         "val_cider": found.scores["cider"],
-        "ingredients": [one.told() for one in ingredients],
+        "candidates": [one.to_dict() for one in candidates],
     }

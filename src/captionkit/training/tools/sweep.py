@@ -24,10 +24,10 @@ from captionkit.training.config.recipe import Recipe, change_recipe
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.distributed import refuse_several
 from captionkit.training.engine.signals import deferred_interrupts
-from captionkit.training.factory import prepare
+from captionkit.training.run_setup import prepare
 from captionkit.training.tools.search_space import Space, default_space, read_space, short_name, to_tables, to_toml
 from captionkit.training.tools.sweep_report import write_report
-from captionkit.training.tools.sweep_study import JOURNAL, Study, TrialInHand
+from captionkit.training.tools.sweep_study import JOURNAL, ActiveTrial, Study
 from captionkit.training.trainer import train
 from captionkit.utils import atomic_write, paths
 from captionkit.utils.output_checks import check_output_file, is_journal
@@ -163,7 +163,7 @@ def _alone() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-def _try(work: Sweep, trial: TrialInHand) -> tuple[TrialState, float | None, str]:
+def _try(work: Sweep, trial: ActiveTrial) -> tuple[TrialState, float | None, str]:
     """Start or resume the run of a trial; return its state, its CIDEr-D and, if it failed, the reason."""
     started = time.monotonic()
 
@@ -222,18 +222,18 @@ def _watch(work: Sweep, workers: int) -> None:
         process.start()
     try:
         with deferred_interrupts() as interrupted:
-            told = False
+            forwarded = False
             while any(process.is_alive() for process in crew):
                 time.sleep(0.2)
-                if interrupted() and not told:
-                    told = True
+                if interrupted() and not forwarded:
+                    forwarded = True
                     for process in crew:
                         _signal(process, signal.SIGINT)
     finally:
         for process in crew:
             process.kill()
             process.join()
-    if told:
+    if forwarded:
         raise KeyboardInterrupt
     failed = [process.exitcode for process in crew if process.exitcode]
     if failed and len(failed) < workers:

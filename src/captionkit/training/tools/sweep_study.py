@@ -51,7 +51,7 @@ class _JournalLock:
         self._lock.release()
 
 
-class TrialInHand:
+class ActiveTrial:
     """A trial that this process works on. `fields` are the values chosen for it."""
 
     def __init__(self, trial: Trial, folder: Path, lock: FileLock) -> None:
@@ -98,7 +98,7 @@ class Study:
         (folder / ".locks").mkdir(parents=True, exist_ok=True)
         path = folder / JOURNAL
         journal_lock = _JournalLock(folder / ".locks" / JOURNAL)
-        _mend(path, journal_lock)
+        _drop_partial_line(path, journal_lock)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             try:
@@ -130,7 +130,7 @@ class Study:
         dimension = self.space.get(NAME)
         return dimension.values if isinstance(dimension, Choices) else ()
 
-    def take(self, most: int) -> TrialInHand | None:
+    def take(self, most: int) -> ActiveTrial | None:
         """Return a trial to work on: an abandoned one, or else a new one; None if `most` have been started.
 
         Raises:
@@ -149,7 +149,7 @@ class Study:
             begun = len(ended) + len(self.trials(TrialState.RUNNING))
             return self._begin(begun) if begun < most else None
 
-    def _take_up(self, trial: FrozenTrial) -> TrialInHand | None:
+    def _take_up(self, trial: FrozenTrial) -> ActiveTrial | None:
         lock = self._lock_of(trial.number)
         try:
             lock.acquire(blocking=False)
@@ -161,9 +161,9 @@ class Study:
             self._study.tell(left, state=TrialState.FAIL)
             lock.release()
             return None
-        return TrialInHand(left, self.folder_of(trial.number), lock)
+        return ActiveTrial(left, self.folder_of(trial.number), lock)
 
-    def _begin(self, begun: int) -> TrialInHand:
+    def _begin(self, begun: int) -> ActiveTrial:
         # A separately seeded sampler for each trial, so that a resumed sweep behaves like an uninterrupted one.
         digest = hashlib.sha256(repr((self.recipe.trainer.seed, begun)).encode()).digest()
         with warnings.catch_warnings():
@@ -173,7 +173,7 @@ class Study:
         lock = self._lock_of(trial.number)
         lock.acquire()
         trial.set_user_attr("fields", suggest(self.space, trial, self.recipe))
-        return TrialInHand(trial, self.folder_of(trial.number), lock)
+        return ActiveTrial(trial, self.folder_of(trial.number), lock)
 
     def _lock_of(self, number: int) -> FileLock:
         return FileLock(self.folder / ".locks" / f"{number:04d}")
@@ -209,7 +209,7 @@ class Study:
             return get_param_importances(self._study, evaluator=PedAnovaImportanceEvaluator())
 
 
-def _mend(path: Path, lock: _JournalLock) -> None:
+def _drop_partial_line(path: Path, lock: _JournalLock) -> None:
     """Remove an incomplete last line, left by a full disk; appending to it would corrupt the journal."""
     lock.acquire()
     try:

@@ -32,7 +32,7 @@ from captionkit.training.optim.optimizers import check_optimizer
 from captionkit.utils import paths
 
 #: training captions on which a model is run before its vocabulary grows, to estimate how likely its own words are
-_LISTENED = 64
+_SAMPLED_CAPTIONS = 64
 #: new words that are listed in the note about them
 _NAMED = 8
 
@@ -223,9 +223,9 @@ def _grown(
     new = grown.tokens[len(tokenizer) :]
     if new:
         counts = tokenizer.count_words(captions)
-        told = sum(counts.values()) + len(captions)  # plus one end token per caption
-        heard = [ids[: recipe.data.max_length + 1] for ids in tokenizer.encode_batch(captions[:_LISTENED])]
-        resize_token_embeddings(model, heard, [counts[word] / told for word in new], recipe.trainer.seed)
+        total = sum(counts.values()) + len(captions)  # plus one end token per caption
+        encoded = [ids[: recipe.data.max_length + 1] for ids in tokenizer.encode_batch(captions[:_SAMPLED_CAPTIONS])]
+        resize_token_embeddings(model, encoded, [counts[word] / total for word in new], recipe.trainer.seed)
         if model.concepts is not None:
             model.concepts.extend([min(1.0, counts[word] / len(captions)) for word in new])
         shown = ", ".join([*new[:_NAMED], *(["..."] if len(new) > _NAMED else [])])

@@ -14,8 +14,8 @@ from captionkit.training.config.recipe import Recipe
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.feature_cache import ConcatFeatures, Shown, cached_features
 from captionkit.training.data.soft_targets import SoftTargets
-from captionkit.training.factory import Setup
 from captionkit.training.objectives.distillation import Teacher, open_teachers, soft_targets
+from captionkit.training.run_setup import Setup
 
 
 def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part: str, shown: Shown) -> CaptionDataset:
@@ -34,12 +34,12 @@ def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part:
         sets = [source.train for source in setup.sources] if training else [captions]
         seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
         features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)
-    teaching = CaptionDataset(
+    dataset = CaptionDataset(
         captions, setup.tokenizer, recipe, setup.preprocessing, augment=training, features=features, broken=broken
     )
     if training and recipe.distillation.teachers:
-        teaching.soft = _soft_targets(setup, recipe, accelerator, teaching.tokens, shown)
-    return teaching
+        dataset.soft = _soft_targets(setup, recipe, accelerator, dataset.tokens, shown)
+    return dataset
 
 
 def _soft_targets(
