@@ -35,7 +35,14 @@ def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part:
         seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
         features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)
     dataset = CaptionDataset(
-        captions, setup.tokenizer, recipe, setup.preprocessing, augment=training, features=features, broken=broken
+        captions,
+        setup.tokenizer,
+        recipe,
+        setup.preprocessing,
+        augment=training,
+        features=features,
+        broken=broken,
+        tokens=setup.tokens[part],
     )
     if training and recipe.distillation.teachers:
         dataset.soft = _soft_targets(setup, recipe, accelerator, dataset.tokens, shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from captionkit.models.timm_torchvision import is_timm_or_torchvision, load_trun
 from captionkit.models.transformer_decoder import SIZES
 from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
 from captionkit.training.config.schema import DataRecipe, EncoderRecipe
+from captionkit.training.data.encode import EncodedCaptions, encode_captions, join_encoded
 from captionkit.training.data.flip import check_mirroring
 from captionkit.training.optim.optimizers import check_optimizer
 from captionkit.utils import paths
@@ -54,6 +55,8 @@ class Setup:
     #: the training images of all datasets, concatenated
     train: CaptionSet
     val: CaptionSet
+    #: the token ids of their captions, by "train" and "val" (see `EncodedCaptions`)
+    tokens: Mapping[str, Sequence[Sequence[list[int]]]]
     tokenizer: Tokenizer
     model: CaptioningModel
     preprocessing: Preprocessing
@@ -96,9 +99,11 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     model.encoder.train_from(train_from)
     preprocessing = _preprocessing(expected, recipe, keep_fit=bool(recipe.trainer.init))
     model.encoder.grid(preprocessing.height, preprocessing.width)  # raises now if the encoder does not support the size
-    sources = [replace(source, train=_with_words(source.train, tokenizer)) for source in sources]
-    train, val = _joined([source.train for source in sources]), _some(_with_words(val, tokenizer), recipe)
-    return Setup(train, val, tokenizer, model, preprocessing, sources, notes)
+    encoded = [encode_captions(source.train, tokenizer) for source in sources]
+    sources = [replace(source, train=one.captions) for source, one in zip(sources, encoded, strict=True)]
+    train, val = join_encoded(encoded), _some(encode_captions(val, tokenizer), recipe)
+    tokens = {"train": train.tokens, "val": val.tokens}
+    return Setup(train.captions, val.captions, tokens, tokenizer, model, preprocessing, sources, notes)
 
 
 def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
@@ -162,9 +167,8 @@ def _check_teachers(recipe: Recipe) -> None:
 def splits_of(recipe: Recipe, data: Sequence[Path], tokenizer: Tokenizer) -> tuple[CaptionSet, CaptionSet]:
     """Return the training and validation sets of a run, as `prepare` does; `tokenizer` is the run's vocabulary."""
     sources, val = _sources(data, recipe)
-    return _joined([_with_words(source.train, tokenizer) for source in sources]), _some(
-        _with_words(val, tokenizer), recipe
-    )
+    train = join_encoded([encode_captions(source.train, tokenizer) for source in sources])
+    return train.captions, _some(encode_captions(val, tokenizer), recipe).captions
 
 
 def _splits(dataset: Dataset, recipe: Recipe) -> tuple[CaptionSet, CaptionSet]:
@@ -188,22 +192,13 @@ def _captioned(captions: CaptionSet) -> CaptionSet:
     return captions.subset(kept)
 
 
-def _with_words(captions: CaptionSet, tokenizer: Tokenizer) -> CaptionSet:
-    """Drop captions without any word, such as "...": they would train the model to generate empty captions."""
-    flat = [caption for example in captions for caption in example.captions]
-    empty = {caption for caption, ids in zip(flat, tokenizer.encode_batch(flat), strict=True) if len(ids) <= 2}
-    if not empty:
-        return captions
-    kept = (replace(e, captions=tuple(c for c in e.captions if c not in empty)) for e in captions)
-    return _captioned(replace(captions, examples=tuple(kept)))
-
-
-def _some(val: CaptionSet, recipe: Recipe) -> CaptionSet:
+def _some(val: EncodedCaptions, recipe: Recipe) -> EncodedCaptions:
     """Return the part of the validation split that the recipe evaluates, sampled since splits may be sorted."""
     most = recipe.data.val_images
-    if not 0 < most < len(val):
+    count = len(val.tokens)
+    if not 0 < most < count:
         return val
-    return val.subset(sorted(np.random.default_rng(recipe.trainer.seed).permutation(len(val))[:most].tolist()))
+    return val.subset(sorted(np.random.default_rng(recipe.trainer.seed).permutation(count)[:most].tolist()))
 
 
 def _vocabulary(train: CaptionSet, recipe: Recipe) -> Tokenizer:

@@ -55,6 +55,7 @@ class CaptionDataset:
     Items are indexed by (turn, index). The turn says how often the image was shown before, which is the epoch number
     unless datasets are mixed (see `EpochSampler`). `features` [N,views,G,D] are cached features of a frozen encoder
     that replace the images; `broken` has the reason for each image that could not be read while computing them.
+    `tokens` are the captions' ids, if they are encoded already.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class CaptionDataset:
         augment: bool,
         features: np.ndarray | ConcatFeatures | None = None,
         broken: Mapping[int, str] | None = None,
+        tokens: Sequence[Sequence[list[int]]] | None = None,
     ) -> None:
         self.examples = list(captions)
         self.recipe, self.preprocessing, self.features, self.augment = recipe, preprocessing, features, augment
         self.tokenizer = tokenizer
-        self.tokens = self._encoded([example.captions for example in self.examples])
+        captions_of = [example.captions for example in self.examples]
+        self.tokens = self._encoded(captions_of) if tokens is None else self._truncated(tokens)
         self.broken = broken or {}
         #: soft targets of the captions, if the run has teachers
         self.soft: SoftTargets | None = None
@@ -83,8 +86,10 @@ class CaptionDataset:
         self._uses_uniforms = augment and bool(recipe.data.token_dropout or recipe.loss.scheduled_sampling)
 
     def _encoded(self, captions: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        encoded = map_groups(self.tokenizer.encode_batch, captions)
-        return [[_cut(ids, self.recipe.data.max_length) for ids in some] for some in encoded]
+        return self._truncated(map_groups(self.tokenizer.encode_batch, captions))
+
+    def _truncated(self, tokens: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
+        return [[_cut(ids, self.recipe.data.max_length) for ids in some] for some in tokens]
 
     def _allow_swaps(self) -> None:
         swaps = {
