@@ -139,10 +139,10 @@ def test_what_cannot_be_averaged_is_said_in_a_line(
         ([untrained, other], "its architecture differs from that of"),
         ([untrained, tmp_path / "none"], "no model folder"),
     ):
-        assert main(["average", str(real), *map(str, models), *output]) != 0
+        assert main(["average", *map(str, models), str(real), *output]) != 0
         error = capsys.readouterr().err.strip()
         assert said in error and "\n" not in error and not (tmp_path / "soup").exists()
-    assert main(["average", str(real), str(untrained), str(untrained), *output, "--split", "nope"]) != 0
+    assert main(["average", str(untrained), str(untrained), str(real), *output, "--split", "nope"]) != 0
     assert "nope" in capsys.readouterr().err
     models = [str(untrained), str(other)]
     assert main(["average", str(real), *models, "--output", str(other)]) != 0
