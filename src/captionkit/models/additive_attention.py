@@ -11,9 +11,9 @@ class AdditiveAttention(nn.Module):
     The keys W_a a_i depend on the image only, so `keys` computes them once per image for all queries.
     """
 
-    def __init__(self, memory: int, query: int, dim: int) -> None:
+    def __init__(self, memory_dim: int, query: int, dim: int) -> None:
         super().__init__()
-        self.key = nn.Linear(memory, dim)
+        self.key = nn.Linear(memory_dim, dim)
         self.query = nn.Linear(query, dim, bias=False)
         self.score = nn.Linear(dim, 1, bias=False)
 

@@ -50,18 +50,18 @@ class ShowAttendTellConfig:
 class ShowAttendTell(Decoder):
     """LSTM with attention; see the module docstring for the paper's symbols."""
 
-    def __init__(self, config: ShowAttendTellConfig, memory: int, vocabulary: int) -> None:
+    def __init__(self, config: ShowAttendTellConfig, memory_dim: int, vocabulary: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.embedding)
-        self.attention = AdditiveAttention(memory, config.hidden, config.attention)
-        self.init_h = nn.Linear(memory, config.hidden)
-        self.init_c = nn.Linear(memory, config.hidden)
+        self.attention = AdditiveAttention(memory_dim, config.hidden, config.attention)
+        self.init_h = nn.Linear(memory_dim, config.hidden)
+        self.init_c = nn.Linear(memory_dim, config.hidden)
         self.gate = nn.Linear(config.hidden, 1)
         self.from_word = nn.Linear(config.embedding, 4 * config.hidden)
         self.from_hidden = nn.Linear(config.hidden, 4 * config.hidden, bias=False)
-        self.from_context = nn.Linear(memory, 4 * config.hidden, bias=False)
+        self.from_context = nn.Linear(memory_dim, 4 * config.hidden, bias=False)
         self.output_h = nn.Linear(config.hidden, config.embedding)
-        self.output_z = nn.Linear(memory, config.embedding, bias=False)
+        self.output_z = nn.Linear(memory_dim, config.embedding, bias=False)
         self.output = nn.Linear(config.embedding, vocabulary)
         self.dropout = nn.Dropout(config.dropout)
         #: for hard attention: the moving average of log p(y_t | s, a), starting at that of a uniform prediction

@@ -36,10 +36,10 @@ class ShowTellConfig:
 class ShowTell(Decoder):
     """LSTM with the image as first input; it averages all cells, so the attention it returns is 1/G everywhere."""
 
-    def __init__(self, config: ShowTellConfig, memory: int, vocabulary: int) -> None:
+    def __init__(self, config: ShowTellConfig, memory_dim: int, vocabulary: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.embedding)
-        self.picture = nn.Linear(memory, config.embedding, bias=False)
+        self.picture = nn.Linear(memory_dim, config.embedding, bias=False)
         self.norm = nn.BatchNorm1d(config.embedding, affine=False)
         self.from_input = nn.Linear(config.embedding, 4 * config.hidden)
         self.from_hidden = nn.Linear(config.hidden, 4 * config.hidden, bias=False)

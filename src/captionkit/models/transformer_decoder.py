@@ -54,13 +54,13 @@ class TransformerConfig:
 class Attention(nn.Module):
     """Multi-head attention, section 3.2.2 of Vaswani et al.: self-attention, or cross-attention to a memory."""
 
-    def __init__(self, width: int, heads: int, memory: int) -> None:
+    def __init__(self, width: int, heads: int, memory_dim: int) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
         # No bias: it would shift all scores of a query equally, which softmax cancels.
-        self.key = nn.Linear(memory, width, bias=False)
-        self.value = nn.Linear(memory, width)
+        self.key = nn.Linear(memory_dim, width, bias=False)
+        self.value = nn.Linear(memory_dim, width)
         self.output = nn.Linear(width, width)
         for layer in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
@@ -82,12 +82,12 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Pre-norm decoder layer: self-attention, cross-attention to the grid and feed-forward, each with a residual."""
 
-    def __init__(self, config: TransformerConfig, memory: int) -> None:
+    def __init__(self, config: TransformerConfig, memory_dim: int) -> None:
         super().__init__()
         width = config.width
         self.norm_words, self.norm_grid, self.norm_forward = (nn.LayerNorm(width) for _ in range(3))
         self.words = Attention(width, config.heads, width)
-        self.grid = Attention(width, config.heads, memory)
+        self.grid = Attention(width, config.heads, memory_dim)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(config.dropout)
@@ -133,13 +133,13 @@ class Layer(nn.Module):
 class Transformer(Decoder):
     """Decoder that attends to the previous words and to the grid; see the module docstring."""
 
-    def __init__(self, config: TransformerConfig, memory: int, vocabulary: int) -> None:
+    def __init__(self, config: TransformerConfig, memory_dim: int, vocabulary: int) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(vocabulary, config.width)
-        self.row_embedding = nn.Embedding(config.rows, memory)
-        self.column_embedding = nn.Embedding(config.columns, memory)
-        layers = nn.ModuleList(Layer(config, memory) for _ in range(config.layers))
+        self.row_embedding = nn.Embedding(config.rows, memory_dim)
+        self.column_embedding = nn.Embedding(config.columns, memory_dim)
+        layers = nn.ModuleList(Layer(config, memory_dim) for _ in range(config.layers))
         self.layers: Sequence[Layer] = layers  # type: ignore[assignment]  # a ModuleList is typed as one of any modules
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
