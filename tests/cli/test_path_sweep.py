@@ -30,6 +30,7 @@ import pytest
 COMMANDS = (
     *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "calibrate", "average", "name"),
     *("score", "inspect", "export", "serve", "plot", "report", "demo"),
+    *("alttext", "metadata", "watch"),
 )
 
 #: what names something to read, by the name of the argument (or of the command and it): how its name must end
@@ -42,6 +43,8 @@ INPUTS = {
     "candidates": ".json",
     "path": "",
     "place": "",
+    "site": "",
+    "folder": "",
     "runs": "",
     "run": "",
     "--model": "",
@@ -73,7 +76,7 @@ OUTPUTS = {
 #: texts that are no paths
 WORDS = {
     *("--bad-words", "--prefix", "--force-words", "--split", "--metrics", "--layout", "--tokenizer"),
-    *("--sidecar", "--prepend", "--append", "--existing", "--style"),
+    *("--sidecar", "--prepend", "--append", "--existing", "--style", "--write", "--fields", "--column"),
     *("--noun", "--host", "--token", "--cors", "--log-format", "--root-path"),
     *("--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--early-stop-horizon"),
     *(
@@ -116,9 +119,17 @@ USUAL: dict[str, dict[str, str]] = {
     "plot": {"runs": "run", "--output": "new.png"},
     "report": {"run": "run"},
     "demo": {"--output": "new.html"},
+    "alttext": {"site": "good"},
+    "metadata": {"inputs": "good/a.png"},
+    "watch": {"folder": "good", "--sidecar": ".txt"},
 }
+#: commands that tell of each of their inputs
+MANY_INPUTS = ("caption", "metadata")
+#: what may well be watched, which does not end by itself
+WATCHABLE = {"a folder", "the current folder", "the folder above"}
 #: what is changed of it where an output is tried, so that no long work begins
 REFUSED_LATER = {
+    "watch": {"folder": "missing"},
     **{command: {"data": "missing"} for command in ("train", "find-lr", "sweep", "evaluate", "average")},
     "export": {"--evaluate": "missing"},
 }
@@ -229,6 +240,8 @@ def cases_in(place: Path) -> list[dict[str, Any]]:
                         continue
                     if table is OUTPUTS and kind == "missing":  # which is where an output may well go
                         continue
+                    if name == "folder" and kind in WATCHABLE:
+                        continue
                     changed = {name: path}
                     if table is OUTPUTS:
                         changed |= REFUSED_LATER.get(command, {})
@@ -240,7 +253,7 @@ def cases_in(place: Path) -> list[dict[str, Any]]:
 def command_line(place: Path, command: str, changed: dict[str, str], tried: str) -> list[str]:
     """A command with its usual arguments, but for those changed."""
     given = {
-        name: path if path in ("bundled", "rouge", "shape") else str(place / path)
+        name: path if path in ("bundled", "rouge", "shape", ".txt") else str(place / path)
         for name, path in USUAL[command].items()
     }
     given |= {name: str(place / path) if path == "missing" else path for name, path in changed.items()}
@@ -339,7 +352,9 @@ def _fault(case: dict[str, Any], place: Path) -> str:
         return f"changed {lost}"
     if not case["output"] and (made or status == 0):
         return f"status {status}, made {made}, said {said.getvalue()[-500:]!r}"
-    if status not in (0, 1, 2) or (status and case["argv"][0] != "caption" and len(said.getvalue().splitlines()) > 3):
+    if status not in (0, 1, 2) or (
+        status and case["argv"][0] not in MANY_INPUTS and len(said.getvalue().splitlines()) > 3
+    ):
         return f"status {status}, said {said.getvalue()!r}"
     if status and not said.getvalue().strip():
         return "says nothing"

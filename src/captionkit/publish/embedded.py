@@ -47,12 +47,16 @@ class EmbeddedMetadata:
 
     def read(self, image: Path) -> dict[str, str]:
         """Return the texts in an image by field; see `Store`. The descriptions of older programs count."""
-        tags = [f"-{tag}" for tag in (*_TAGS.values(), *_OLDER)]
+        tags = [f"-{tag}" for tag in (*_TAGS.values(), *_OLDER, "File:MIMEType", "ExifTool:Error")]
         out, error = self._execute("-j", *tags, _argument(image))
         try:
             values = json.loads(out)[0]
         except (ValueError, LookupError):
             raise CaptionkitError(f"{paths.shown(image)}: {_reason(error)}") from None
+        kind = str(values.get("File:MIMEType", ""))
+        problem = values.get("ExifTool:Error") or ("" if kind.startswith("image/") else "no image")
+        if problem:
+            raise CaptionkitError(f"{paths.shown(image)}: exiftool: {problem}; check the file")
         found = {name: html.unescape(str(values.get(tag, ""))).strip() for name, tag in _TAGS.items()}
         older = (html.unescape(str(values.get(tag, ""))).strip() for tag in _OLDER)
         return {**described_fields(*older), **{name: text for name, text in found.items() if text}}
