@@ -10,14 +10,14 @@ from captionkit.bulk.plan import Shard
 from captionkit.bulk.store import Store, copy_file, open_store
 from captionkit.bulk.writers import clear, part_of, records_name, records_of
 from captionkit.errors import CaptionkitError
-from captionkit.utils.progress import say
 
 
-def merge(shares: Sequence[str], output: str) -> None:
+def merge(shares: Sequence[str], output: str) -> str:
     """Copy the parts of all shares into one output, as one undisturbed run would have written them.
 
-    Interrupted, it goes on when called again. Raises CaptionkitError, before anything is written, if the shares are not
-    of one run, if one is missing, twice there or not finished; and if a file is not what its manifest says.
+    Return, in a sentence, what there is then. Interrupted, it goes on when called again. Raises CaptionkitError, before
+    anything is written, if the shares are not of one run, if one is missing, twice there or not finished; and if a file
+    is not what its manifest says.
     """
     manifests = [_share(name) for name in shares]
     first = manifests[0]
@@ -44,7 +44,7 @@ def merge(shares: Sequence[str], output: str) -> None:
     images, failed = _sums(whole)
     if images != first.images:
         raise CaptionkitError(f"{output}: has {images:,} images of {first.images:,}; merge into an empty output")
-    say(f"captionkit: {output}: {images:,} images in {len(whole.closed):,} parts, {failed:,} failed; complete")
+    return f"{output}: {images:,} images in {len(whole.closed):,} parts, {failed:,} failed; complete"
 
 
 def _share(name: str) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,8 @@ from captionkit.bulk.manifest import Done
 from captionkit.bulk.plan import Part
 from captionkit.bulk.worker import Board, Failure, Job, Task, serve
 from captionkit.errors import CaptionkitError
-from captionkit.utils.progress import say
+
+LOG = logging.getLogger(__name__)
 
 _AHEAD = 2  # tasks of a worker: the one it is at, and one whose first images it opens meanwhile
 _DEATHS = 3  # of workers over one part, without a known culprit, before its images are captioned one by one
@@ -50,10 +52,10 @@ class _Process:
 
 
 class LocalPool:
-    """Worker processes on this machine. They live until the pool is closed."""
+    """Worker processes on this machine, `workers` or as many as it has processors for. They live until it is closed."""
 
     def __init__(self, job: Job, workers: int) -> None:
-        self._job, self._most = job, workers
+        self._job, self._most = job, workers or max(1, processors() // job.threads)
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Process] = []
         self._again: deque[Task] = deque()
@@ -149,7 +151,7 @@ class LocalPool:
             raise CaptionkitError(
                 f"workers keep ending ({how}), and nothing gets done; use fewer --workers, or more memory"
             )
-        say(f"captionkit: a worker has ended ({how}); another takes its place")
+        LOG.warning("a worker has ended (%s); another takes its place", how)
 
 
 def _task(part: Part | None) -> Task | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from captionkit.utils.progress import say
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+LOG = logging.getLogger(__name__)
 
 LOG_FORMATS = ("text", "json")
 _EVERY = {"text": 30.0, "json": 10.0}  # seconds between lines of a log
@@ -92,6 +96,31 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+class _JsonLines(logging.Handler):
+    """Prints log messages as JSON lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        facts = getattr(record, "facts", {"event": "message", "message": record.getMessage()})
+        say(json.dumps({"time": moment, "level": record.levelname.lower(), **facts}))
+
+
+@contextmanager
+def _json_log() -> Iterator[None]:
+    """Print what bulk captioning logs as JSON lines while the block runs, instead of what others make of it."""
+    logger, handler = logging.getLogger("captionkit.bulk"), _JsonLines()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
 class Report:
     """Tells how a run goes: on a terminal in a line that changes, elsewhere in lines from time to time."""
 
@@ -99,8 +128,11 @@ class Report:
         self._tally, self._format, self._metrics = tally, log_format, metrics
         self._told = time.monotonic()
         self._status: Status | None = None
+        self._as_json = ExitStack()
 
     def __enter__(self) -> Report:
+        if self._format == "json":
+            self._as_json.enter_context(_json_log())
         if self._format == "text" and sys.stderr.isatty():
             from rich.console import Console
             from rich.status import Status
@@ -112,6 +144,7 @@ class Report:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._status:
             self._status.stop()
+        self._as_json.close()
         self._write_metrics(running=False)
 
     def update(self) -> None:
@@ -126,12 +159,8 @@ class Report:
         self._write_metrics(running=True)
 
     def event(self, name: str, facts: Mapping[str, Any], sentence: str) -> None:
-        """Log an event, as a sentence or as JSON."""
-        if self._format == "json":
-            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            say(json.dumps({"time": moment, "event": name, **facts}))
-        else:
-            say(f"captionkit: {sentence}")
+        """Log an event: a sentence, and what the JSON log has of it."""
+        LOG.info("%s", sentence, extra={"facts": {"event": name, **facts}})
 
     def _write_metrics(self, *, running: bool) -> None:
         if self._metrics is not None:

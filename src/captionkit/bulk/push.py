@@ -6,7 +6,6 @@ from captionkit.bulk.manifest import Manifest
 from captionkit.bulk.remote import is_remote
 from captionkit.bulk.store import open_store
 from captionkit.errors import CaptionkitError, one_line
-from captionkit.utils.progress import say
 
 
 def push_parts(output: str, repo: str) -> str:
@@ -30,6 +29,4 @@ def push_parts(output: str, repo: str) -> str:
         raise CaptionkitError(
             f"{repo}: cannot be pushed to the Hub ({one_line(error)}); log in with `hf auth login`"
         ) from None
-    address = f"https://huggingface.co/datasets/{repo}"
-    say(f"captionkit: {address}")
-    return address
+    return f"https://huggingface.co/datasets/{repo}"

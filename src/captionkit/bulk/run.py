@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from captionkit.bulk.items import Fetch
 from captionkit.bulk.listing import Listing
 from captionkit.bulk.manifest import Identity, Manifest
 from captionkit.bulk.plan import Census, Part, Shard, parts
-from captionkit.bulk.pool import Engine, LocalPool, processors
+from captionkit.bulk.pool import Engine, LocalPool
 from captionkit.bulk.progress import LOG_FORMATS, Report, Tally, duration
 from captionkit.bulk.records import Marks
 from captionkit.bulk.remote import is_remote, require
@@ -34,7 +35,8 @@ from captionkit.inference.load import load
 from captionkit.inference.model_folder import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.utils import output_checks, paths
-from captionkit.utils.progress import say
+
+LOG = logging.getLogger(__name__)
 
 #: images of a part, by default: some seconds to minutes of work, lost if a machine fails
 PART_SIZE = 1024
@@ -47,8 +49,8 @@ class Settings:
     """How to caption an input.
 
     decoding: fields of Decoding that differ from the model's. part_size: images of a part; a whole number of batches.
-    workers: processes; 0: one for each processor. threads: of each. max_errors: images that may fail; None: any number,
-    though the exit status tells. fetch: fetches URLs, if that is allowed. engine: makes what captions parts, from the
+    workers: processes; 0: what the engine has processors for. threads: of each. max_errors: images that may fail before
+    the run ends; None: any number. fetch: fetches URLs, if that is allowed. engine: makes what captions parts, from the
     job and the number of workers. load: makes the captioner in each worker, from the model's name and the threads.
     """
 
@@ -122,9 +124,8 @@ def caption_dataset(source: str, output: str, settings: Settings) -> Summary:
         run.verify()
         _settle(manifest)
         job = _job(output, settings, marks, folder, found)
-        workers = settings.workers or max(1, processors() // settings.threads)
         with Report(run.tally, log_format=settings.log_format, metrics=settings.metrics) as report:
-            with settings.engine(job, workers) as engine, run.counting():
+            with settings.engine(job, settings.workers) as engine, run.counting():
                 summary = _drive(engine, run, report, settings.max_errors)
             facts = {**run.tally.to_dict(), "seconds": round(summary.seconds, 1)}
             report.event("finished", facts, f"{output}: {summary}")
@@ -333,7 +334,7 @@ def _settle(manifest: Manifest) -> None:
             clear(manifest.store, name)
     for done in list(manifest.parts()):
         if not set(done.files) <= there:
-            say(f"captionkit: {manifest.store.name}: {', '.join(set(done.files) - there)} is gone; captioned again")
+            LOG.warning("%s: %s is gone; captioned again", manifest.store.name, ", ".join(set(done.files) - there))
             manifest.reopen(done.index)
 
 
@@ -360,6 +361,7 @@ def _job(output: str, settings: Settings, marks: Marks, folder: ModelFolder, fou
         marks=marks,
         fetch=settings.fetch,
         readers=_FAR_READERS if far else READERS,
+        threads=settings.threads,
     )
 
 

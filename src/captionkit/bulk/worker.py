@@ -55,6 +55,7 @@ class Job:
     marks: Marks
     fetch: Fetch | None = None
     readers: int = READERS
+    threads: int = 1
 
 
 @dataclass(frozen=True)

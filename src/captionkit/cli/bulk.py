@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from captionkit.bulk.pool import Engine, LocalPool
 from captionkit.bulk.run import Settings, caption_dataset
+from captionkit.bulk.worker import Job
 from captionkit.errors import CaptionkitError
+from captionkit.utils.progress import say
 
 
 def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any]) -> int:
@@ -18,7 +21,7 @@ def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any]) -> 
         if len(options.places) < 3:
             raise CaptionkitError("merge joins the outputs of several shares: captionkit bulk merge SHARE ... OUTPUT")
         *shares, output = options.places[1:]
-        merge(shares, output)
+        say(merge(shares, output))
         return 0
     if len(options.places) != 2:
         raise CaptionkitError("name one INPUT and one OUTPUT; a folder, a list or a pattern of shards is one input")
@@ -39,12 +42,13 @@ def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any]) -> 
         log_format=options.log_format,
         metrics=options.metrics_file,
         fetch=_fetch() if options.allow_urls else None,
+        engine=_engine(options),
     )
     summary = caption_dataset(source, output, settings)
     if options.push:
         from captionkit.bulk.push import push_parts
 
-        push_parts(output, options.push)
+        say(push_parts(output, options.push))
     return 1 if summary.failed > (options.max_errors or 0) else 0
 
 
@@ -59,3 +63,13 @@ def _fetch() -> Callable[[str], bytes]:
             f"--allow-urls: {error.name} is not installed; run `pip install 'captionkit[serve]'`"
         ) from None
     return fetch_image
+
+
+def _engine(options: argparse.Namespace) -> Callable[[Job, int], Engine]:
+    if options.engine == "ray":
+        from captionkit.bulk.ray_engine import ray_engine
+
+        return ray_engine(options.address)
+    if options.address is not None:
+        raise CaptionkitError("--address is of a Ray cluster; add --engine ray")
+    return LocalPool

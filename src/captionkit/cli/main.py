@@ -694,6 +694,8 @@ def _add_bulk(add: Callable[..., Any], *, fields: bool) -> None:
     add(
         "--address", type=_named, metavar="RAY", help="of the Ray cluster: auto, or ray://... (default: one of its own)"
     )
+    add("--engine", default="local", choices=("local", "ray"), help="what runs the workers (default: %(default)s)")
+    add("--address", type=_named, metavar="RAY", help="of a Ray cluster: auto, or ray://HOST:10001 (default: its own)")
     add("--push", type=_named, metavar="OWNER/NAME", help="upload the parts to this dataset of the Hugging Face Hub")
     add("--log-format", default="text", metavar="KIND", help="of the log: text or json (default: text)")
     add("--metrics-file", type=_path, metavar="FILE", help="numbers for Prometheus' textfile collector, FILE.prom")

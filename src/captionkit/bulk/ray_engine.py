@@ -1,0 +1,168 @@
+"""The Ray engine (extra: ray): the same workers as on one machine, each below an actor, on the machines of a cluster.
+
+An actor holds one worker process, so that an image which ends its process is dealt with there, as on one machine. The
+part of an actor that is lost with its machine goes to another one. All else is as on one machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from captionkit.bulk.manifest import Done
+from captionkit.bulk.plan import Part
+from captionkit.bulk.pool import LocalPool
+from captionkit.bulk.remote import require
+from captionkit.bulk.worker import Job
+from captionkit.errors import CaptionkitError, one_line
+
+LOG = logging.getLogger(__name__)
+
+_LOOK = 5.0  # seconds after which the cluster's size is looked at again
+_AHEAD = 2  # parts of an actor: the one it is at, and one that is there already when it has finished
+_IN_VAIN = 10  # actors lost, beyond one for each wanted, during which nothing was finished
+
+
+class Host:
+    """What an actor does: captions one part after another, in a worker process of its own."""
+
+    def __init__(self, job: Job) -> None:
+        self._pool = LocalPool(job, 1)
+
+    def ready(self) -> bool:
+        """Return True, once the actor has been placed and started."""
+        return True
+
+    def run(self, part: Part) -> Done | str:
+        """Return the part once it is whole, or why nothing can be done."""
+        try:
+            return next(self._pool.run(iter([part])))
+        except CaptionkitError as error:  # as text: Ray would wrap it into an exception of its own
+            return str(error)
+
+
+@dataclass(eq=False)
+class _Actor:
+    handle: Any
+    ready: Any
+    placed: bool = False
+    parts: dict[Any, Part] = field(default_factory=dict)
+
+
+class RayPool:
+    """Actors on a Ray cluster: `workers` of them, or as many as it has processors for, and more as it grows.
+
+    Actors beyond what the cluster has room for wait for it, which makes its autoscaler start machines.
+    """
+
+    def __init__(self, job: Job, workers: int, address: str | None) -> None:
+        self._job, self._workers, self._address = job, workers, address
+        self._actors: list[_Actor] = []
+        self._again: deque[Part] = deque()
+        self._in_vain = 0
+
+    def __enter__(self) -> RayPool:
+        import ray
+
+        self._begun_here = not ray.is_initialized()
+        if self._begun_here:
+            try:
+                ray.init(address=self._address, log_to_driver=False, logging_level="error")
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise CaptionkitError(
+                    f"--address {self._address}: no Ray cluster there ({one_line(error)}); run `ray start --head`"
+                ) from None
+        self._host = ray.remote(num_cpus=self._job.threads)(Host)
+        self._given = ray.put(self._job)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor.handle)
+        self._actors = []
+        if self._begun_here:
+            ray.shutdown()
+
+    def run(self, parts: Iterator[Part]) -> Iterator[Done]:
+        """See Engine."""
+        import ray
+
+        while True:
+            self._ask_for_actors()
+            waiting = self._fill(parts)
+            running = [ref for actor in self._actors for ref in actor.parts]
+            if not running and not waiting:
+                return
+            starting = [actor.ready for actor in self._actors if not actor.placed]
+            for ref in ray.wait([*running, *starting], timeout=_LOOK)[0]:
+                if (done := self._take(ref)) is not None:
+                    self._in_vain = 0
+                    yield done
+
+    def _wanted(self) -> int:
+        import ray
+
+        return self._workers or max(1, int(ray.cluster_resources().get("CPU", 1) // self._job.threads))
+
+    def _ask_for_actors(self) -> None:
+        while len(self._actors) < self._wanted():
+            handle = self._host.remote(self._given)
+            self._actors.append(_Actor(handle, handle.ready.remote()))
+
+    def _fill(self, parts: Iterator[Part]) -> bool:
+        """Give each actor that is placed a part, then each a second one; return whether any part waits."""
+        placed = [actor for actor in self._actors if actor.placed]
+        for wanted in range(1, _AHEAD + 1):
+            for actor in placed:
+                if len(actor.parts) < wanted:
+                    part = self._again.popleft() if self._again else next(parts, None)
+                    if part is None:
+                        return False
+                    actor.parts[actor.handle.run.remote(part)] = part
+        if not placed and not self._again and (part := next(parts, None)) is not None:
+            self._again.append(part)  # looked at only to know that there is work to wait for
+        return bool(self._again)
+
+    def _take(self, ref: Any) -> Done | None:
+        """Return what has become of a part; None for an actor that is ready or lost. Raises CaptionkitError."""
+        import ray
+
+        actor = next((one for one in self._actors if ref == one.ready or ref in one.parts), None)
+        if actor is None:
+            return None  # of an actor that was lost a moment ago
+        try:
+            said = ray.get(ref)
+        except ray.exceptions.RayActorError as error:
+            self._lose(actor, one_line(error))
+            return None
+        if ref == actor.ready:
+            actor.placed = True
+            return None
+        del actor.parts[ref]
+        if isinstance(said, str):
+            raise CaptionkitError(said)
+        return said
+
+    def _lose(self, actor: _Actor, reason: str) -> None:
+        self._actors.remove(actor)
+        self._again.extend(actor.parts.values())
+        self._in_vain += 1
+        if self._in_vain > _IN_VAIN + self._wanted():
+            raise CaptionkitError(f"workers on the Ray cluster keep ending, and nothing gets done ({reason})")
+        LOG.warning("a worker on the Ray cluster is lost; its parts go to others")
+
+
+def ray_engine(address: str | None) -> Callable[[Job, int], RayPool]:
+    """Return what makes the engine, for `Settings.engine`. Raises CaptionkitError if Ray is not installed."""
+    require("ray", "ray")
+
+    def make(job: Job, workers: int) -> RayPool:
+        return RayPool(job, workers, address)
+
+    return make
