@@ -82,3 +82,35 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path, images:
         )
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "pip install 'captionkit[bulk]'" in done.stderr
+
+
+_DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.skipif(not _DOCS.is_dir(), reason="without the documents")
+def test_the_function_for_other_engines_works(images: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    code = (_DOCS / "other-engines.md").read_text().split("```python\n")[1].partition("```")[0]
+    names: dict = {}
+    exec(code, names)
+    frames = iter([pandas.DataFrame({"path": [str(images / "0.png"), str(images / "broken.jpg")]})])
+    [frame] = names["caption"](frames)
+    assert list(frame) == ["path", "caption", "confidence", "error"]
+    good, bad = frame.to_dict("records")
+    assert good["caption"] and 0 <= good["confidence"] <= 1 and not good["error"]
+    assert pandas.isna(bad["caption"]) and "broken.jpg" in bad["error"]
+    if (dask := pytest.importorskip("dask.dataframe", reason="Dask is not installed")) is not None:
+        whole = dask.from_pandas(pandas.DataFrame({"path": [str(images / "0.png")]}), npartitions=1)
+        meta = {"path": str, "caption": str, "confidence": float, "error": str}
+        done = whole.map_partitions(lambda part: next(names["caption"](iter([part]))), meta=meta).compute()
+        assert list(done["caption"]) == [good["caption"]]
+
+
+def test_urls_are_fetched_from_public_addresses_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("httpcore2")
+    (tmp_path / "urls.txt").write_text("http://127.0.0.1:9/a.jpg\n")
+    command = ["bulk", str(tmp_path / "urls.txt"), str(tmp_path / "out"), "--workers", "1"]
+    assert main(command) == 1
+    assert main([*command, "--restart", "--allow-urls"]) == 1
+    [record] = map(json.loads, union(tmp_path / "out"))
+    assert record["error"] == "http://127.0.0.1:9/a.jpg: '127.0.0.1' is not a public address; send the image itself"

@@ -7,6 +7,7 @@ part of an actor that is lost with its machine goes to another one. All else is 
 from __future__ import annotations
 
 import logging
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,8 +72,9 @@ class RayPool:
         self._begun_here = not ray.is_initialized()
         if self._begun_here:
             try:
+                _reach(self._address)
                 ray.init(address=self._address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise CaptionkitError(
                     f"--address {self._address}: no Ray cluster there ({one_line(error)}); run `ray start --head`"
                 ) from None
@@ -156,6 +158,13 @@ class RayPool:
         if self._in_vain > _IN_VAIN + self._wanted():
             raise CaptionkitError(f"workers on the Ray cluster keep ending, and nothing gets done ({reason})")
         LOG.warning("a worker on the Ray cluster is lost; its parts go to others")
+
+
+def _reach(address: str | None) -> None:
+    """Raise OSError if nothing listens at an address of a host and a port: Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_LOOK).close()
 
 
 def ray_engine(address: str | None) -> Callable[[Job, int], RayPool]:
