@@ -691,10 +691,6 @@ def _add_bulk(add: Callable[..., Any], *, fields: bool) -> None:
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one a processor)")
     add("--threads", type=int, default=1, metavar="N", help="of each worker (default: %(default)s)")
     add("--engine", default="local", choices=("local", "ray"), help="what runs the workers (default: %(default)s)")
-    add(
-        "--address", type=_named, metavar="RAY", help="of the Ray cluster: auto, or ray://... (default: one of its own)"
-    )
-    add("--engine", default="local", choices=("local", "ray"), help="what runs the workers (default: %(default)s)")
     add("--address", type=_named, metavar="RAY", help="of a Ray cluster: auto, or ray://HOST:10001 (default: its own)")
     add("--push", type=_named, metavar="OWNER/NAME", help="upload the parts to this dataset of the Hugging Face Hub")
     add("--log-format", default="text", metavar="KIND", help="of the log: text or json (default: text)")
