@@ -247,7 +247,7 @@ def test_average_refuses_before_it_averages(tmp_path: Path, capsys: pytest.Captu
     photo(tmp_path / "data" / "a.jpg")
     before = tree(tmp_path)
     for output, said in (("d", "holds diary.txt"), ("data", "is an input of this run"), ("data/a.jpg", "is a file")):
-        assert run("average", tmp_path / "data", "bundled", "bundled", "--output", tmp_path / output) == 1
+        assert run("average", "bundled", "bundled", tmp_path / "data", "--output", tmp_path / output) == 1
         refused(capsys, tmp_path / output, said)
     assert tree(tmp_path) == before
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of `model`.
@@ -15,11 +17,12 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averages: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         steps = float(count)
         moving = [pair for pair in zip(averages, current, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
         if moving:
-            torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), 1 - min(decay, (1 + steps) / (10 + steps)))
+            weight = 1 - min(decay, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_([own for own, _ in moving], [new for _, new in moving], weight)
 
     average = AveragedModel(model, multi_avg_fn=update)
     average.requires_grad_(False)

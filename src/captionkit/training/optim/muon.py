@@ -26,19 +26,19 @@ class Muon(Optimizer):
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]
         """Perform one optimization step."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._update(matrix, group["lr"], group["weight_decay"], group["momentum"])
+                    self._update(matrix, matrix.grad, group["lr"], group["weight_decay"], group["momentum"])
 
-    def _update(self, matrix: Tensor, lr: float, weight_decay: float, momentum: float) -> None:
+    def _update(self, matrix: Tensor, gradient: Tensor, lr: float, weight_decay: float, momentum: float) -> None:
         state = self.state[matrix]
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-        buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        update = orthogonal(matrix.grad.lerp(buffer, momentum).to(self._dtype))  # Nesterov momentum
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        update = orthogonal(gradient.lerp(buffer, momentum).to(self._dtype))  # Nesterov momentum
         matrix.mul_(1 - lr * weight_decay)
         matrix.add_(update, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from captionkit.training.config.schema import OptimizerRecipe
 from captionkit.training.engine.precision import computes_in_bf16
 from captionkit.training.optim.muon import Muon
 from captionkit.training.optim.schedule import parameter_groups
+
+if TYPE_CHECKING:
+    from captionkit.models.captioning_model import CaptioningModel
 
 Groups = list[dict[str, Any]]
 
@@ -39,7 +42,7 @@ def check_optimizer(name: str) -> None:
         raise RecipeError(f"optimizer.name = 'lion': lion-pytorch is not installed; {remedy}")
 
 
-def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> Optimizer:
+def make_optimizer(model: CaptioningModel, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> Optimizer:
     """Build the recipe's optimizer over the trainable parameters of `model`; see `parameter_groups`.
 
     adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov momentum

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from captionkit.training.config.schema import OptimizerRecipe
 
+if TYPE_CHECKING:
+    from captionkit.models.captioning_model import CaptioningModel
 
-def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+
+def parameter_groups(model: CaptioningModel, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Return parameter groups with separate learning rates for encoder and decoder.
 
     Biases, norms and embeddings get no weight decay. Each encoder stage has `layer_decay` times the learning rate of
@@ -37,7 +40,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe, layer_decay: flo
     ]
 
 
-def _stage_shares(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
+def _stage_shares(model: CaptioningModel, layer_decay: float) -> dict[nn.Parameter, float]:
     """Map each encoder parameter to its factor on the encoder's learning rate.
 
     Parameters outside of all stages get the factor of the first stage.
