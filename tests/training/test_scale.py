@@ -283,8 +283,9 @@ def much(kind: str) -> None:
     np.empty(1 << 60, np.uint8) if kind == "numpy" else torch.empty(1 << 60, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("kind", ["cpu", *slow("numpy", "gpu")])
-@pytest.mark.parametrize("where", ["step", "evaluation"])
+@pytest.mark.parametrize(
+    ("kind", "where"), [("cpu", "step"), *slow(("cpu", "evaluation"), ("numpy", "step"), ("gpu", "step"))]
+)
 def test_out_of_memory_says_what_to_lower(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, where: str
 ) -> None:

@@ -286,13 +286,12 @@ def test_the_reward_rises_and_is_reported(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("baseline", ["others", "greedy"])
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "baseline"),
     [
-        {"decoder.name": "show-tell"},
-        {"decoder.kind": "hard", "trainer.epochs": 3},
-        {"decoder.name": "transformer", "decoder.size": "tiny"},
+        ({"decoder.name": "show-tell"}, "others"),
+        ({"decoder.kind": "hard", "trainer.epochs": 3}, "greedy"),
+        ({"decoder.name": "transformer", "decoder.size": "tiny"}, "greedy"),
     ],
     ids=["show-tell", "hard", "transformer"],
 )
