@@ -261,7 +261,8 @@ def test_log_has_a_json_line_for_a_request(server: Server, photo: Path, model: c
     end = time.monotonic() + 10
     while "no%0A%1B%5B1mthing" not in server.log and time.monotonic() < end:
         time.sleep(0.02)  # a line is written when its reply has been sent
-    lines = [json.loads(line) for line in server.log.splitlines() if not line.startswith("captionkit: ")]
+    _, _, log = server.log.partition("Ctrl-C ends it\n")
+    lines = [json.loads(line) for line in log.splitlines()]
     captioned = next(line for line in reversed(lines) if line["path"] == "/v1/captions")
     assert captioned["captions"] == [model.caption(photo).text]
     assert captioned["status"] == 200 and captioned["ms"] > 0 and captioned["method"] == "POST"
@@ -306,8 +307,9 @@ def test_what_cannot_start_says_why_in_a_line(
     flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["serve", *flags]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    *notes, line = capsys.readouterr().err.splitlines()
     assert line.startswith("captionkit: ") and reason in line
+    assert not notes or notes == ["the API alone, without the web page; `pip install 'captionkit[page]'` brings that"]
 
 
 @pytest.mark.slow
