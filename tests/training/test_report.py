@@ -29,7 +29,7 @@ from captionkit.training import trainer
 from captionkit.training.report import curves, examples
 from captionkit.training.report.run_data import load_best_model
 from captionkit.training.run import environment
-from captionkit.training.run.sessions import SESSIONS, read_sessions
+from captionkit.training.run.sessions import EARLIER_SESSIONS, SESSIONS, read_sessions, write_sessions
 from captionkit.training.run.timer import Timer
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
@@ -200,7 +200,8 @@ def test_without_attention_there_is_nothing_word_by_word(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
-    recipe = make_recipe(backbone, {"decoder.name": "show-tell", "decoder.attention": 256, "trainer.epochs": 1})
+    changes = {"decoder.name": "show-tell", "decoder.attention": 256, "trainer.epochs": 1, "trainer.report": "true"}
+    recipe = make_recipe(backbone, changes)
     train(data, tmp_path / "run", recipe)
     page, text = texts(tmp_path / "run")
     assert "show-tell sees an image once and as a whole" in text and "lit where" not in page
@@ -301,7 +302,7 @@ def test_a_run_whose_report_fails_ends_well_and_says_so(
 
     monkeypatch.setattr("captionkit.training.report.document_html", full)
     monkeypatch.setattr(curves, "curve_drawings", lambda _: [])
-    result = train(data, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 1}))
+    result = train(data, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 1, "trainer.report": "true"}))
     assert result.steps == 3 and read_sessions(tmp_path / "run")[-1].done
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("no report (")]
     assert lines and "No space left on device" in lines[-1] and f"captionkit report {tmp_path / 'run'}" in lines[-1]
@@ -313,7 +314,7 @@ def test_a_failed_run_tells_why(data: Path, backbone: Path, tmp_path: Path, monk
     original = TrainStep.step
     monkeypatch.setattr(TrainStep, "step", lambda self, at, p: None if at == 4 else original(self, at, p))
     with pytest.raises(CaptionkitError, match="not finite"):
-        train(data, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 2}))
+        train(data, tmp_path / "run", make_recipe(backbone, {"trainer.epochs": 2, "trainer.report": "true"}))
     assert "failed: the loss of step 5 is not finite" in texts(tmp_path / "run")[1]
 
 
@@ -382,3 +383,17 @@ def test_the_commit_is_that_of_captionkit_alone(tmp_path: Path, monkeypatch: pyt
     assert environment.source_state() == {**clean, "changed": True}
     monkeypatch.setenv("PATH", "")
     assert environment.source_state() == {}
+
+
+# --- what earlier versions wrote ---
+
+
+def test_sessions_of_an_earlier_version_are_read_by_their_old_names(tmp_path: Path) -> None:
+    data = {"name": "shapes", "train": {"split": "train", "pictures": 12, "captions": 24}}
+    old = {"command": "captionkit train shapes", "end": "interrupted", "step": 5, "data": data}
+    (tmp_path / EARLIER_SESSIONS).write_text(json.dumps(old) + "\n", encoding="utf-8")
+    (session,) = read_sessions(tmp_path)
+    assert session.step == 5 and session.data["train"] == {"split": "train", "images": 12, "captions": 24}
+    write_sessions(tmp_path, [session])
+    assert read_sessions(tmp_path) == [session]
+    assert (tmp_path / SESSIONS).exists() and json.loads((tmp_path / EARLIER_SESSIONS).read_text()) == old
