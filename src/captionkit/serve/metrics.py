@@ -26,15 +26,15 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        told: dict[str, Any] = {"namespace": "captionkit", "registry": registry}
-        timed = {"buckets": _SECONDS, **told}
-        self.requests = Counter("requests", "requests served", ["path", "status"], **told)
+        common: dict[str, Any] = {"namespace": "captionkit", "registry": registry}
+        timed = {"buckets": _SECONDS, **common}
+        self.requests = Counter("requests", "requests served", ["path", "status"], **common)
         self.seconds = Histogram("request_seconds", "from a request's head to its end", ["path"], **timed)
-        self.images = Counter("pictures", "images by what became of them", ["outcome"], **told)
+        self.images = Counter("pictures", "images by what became of them", ["outcome"], **common)
         self._stages = Histogram("stage_seconds", "of an image, its share", ["stage"], **timed)
-        self._batches = Histogram("batch_pictures", "images that went together", buckets=_SIZES, **told)
-        Gauge("queue_pictures", "images that wait or are at work", **told).set_function(inside)
-        Gauge("build", "what runs", ["version"], **told).labels(__version__).set(1)
+        self._batches = Histogram("batch_pictures", "images that went together", buckets=_SIZES, **common)
+        Gauge("queue_pictures", "images that wait or are at work", **common).set_function(inside)
+        Gauge("build", "what runs", ["version"], **common).labels(__version__).set(1)
         #: moving average of the model's seconds per image
         self.seconds_per_image = 0.1
 

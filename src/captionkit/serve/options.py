@@ -46,10 +46,10 @@ SEVERAL |= {old for old, name in RENAMED.items() if name in SEVERAL}
 def _fields() -> dict[str, Any]:
     made: dict[str, Any] = {}
     for known in fields(Decoding):
-        kind, told = type(known.default), known.metadata
-        about: dict[str, Any] = {"description": told["help"]}
+        kind, metadata = type(known.default), known.metadata
+        about: dict[str, Any] = {"description": metadata["help"]}
         if kind in (int, float):
-            about |= {"ge": told["low"], "le": CEILINGS.get(known.name, told["high"])}
+            about |= {"ge": metadata["low"], "le": CEILINGS.get(known.name, metadata["high"])}
         elif kind is str:
             about["max_length"] = _LETTERS
         else:

@@ -64,12 +64,12 @@ def _data(record: dict[str, Any]) -> str:
 
 def _caption(caption: Caption, *, first: bool = False) -> str:
     share = f"{min(max(caption.confidence, 0.0), 1.0):.0%}"
-    text, told = escaped(caption.text), NOT_SURE if caption.review else f"{share} sure"
+    text, confidence = escaped(caption.text), NOT_SURE if caption.review else f"{share} sure"
     words = " ".join(_word(word, reached=number == 0) for number, word in enumerate(caption.words))
     return f"""<div class="ck-caption{" ck-best" if first else ""}">
 <p class="ck-words" dir="auto" role="toolbar" aria-label="{text}">{words}</p>
 <p class="ck-sure"><span class="ck-bar" aria-hidden="true"><span style="width:{share}"></span></span>
-<span>{told}</span>
+<span>{confidence}</span>
 <button type="button" class="ck-copy" data-text="{text}" aria-label="Copy “{text}”">Copy</button></p>
 </div>"""
 
