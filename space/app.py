@@ -10,7 +10,9 @@ sys.path[:0] = [str(folder / "src") for folder in (here, here.parent) if (folder
 
 from captionkit.serve.server import serve  # noqa: E402
 from captionkit.serve.settings import Settings  # noqa: E402
+from captionkit.utils.progress import log_to_console  # noqa: E402
 
 if __name__ == "__main__":
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    serve(os.environ.get("CAPTIONKIT_MODEL"), Settings(host="0.0.0.0", port=port))
+    with log_to_console():
+        serve(os.environ.get("CAPTIONKIT_MODEL"), Settings(host="0.0.0.0", port=port))

@@ -175,7 +175,7 @@ def _endpoint(service: Service) -> None:
     top_p = gr.Number(1, visible=False, label="top_p")
     maps = gr.Checkbox(False, visible=False, label="maps")
     least = gr.Number(0, visible=False, label="min_confidence")
-    former = gr.Number(None, precision=0, visible=False, label="beam")
+    former = gr.Number(0, precision=0, visible=False, label="beam")
     records = gr.JSON(visible=False, label="records")
 
     async def caption(
@@ -186,11 +186,10 @@ def _endpoint(service: Service) -> None:
         top_p: float,
         maps: bool,
         min_confidence: float,
-        beam: int | None,  # what num_beams was called before version 0.2
+        beam: int,  # what num_beams was called before version 0.2; 0: not given
     ) -> list[dict[str, Any]]:
         given = [(Path(path).name, path) for path in photos or []]
-        beams = num_beams if beam is None else beam
-        options = {"num_captions": num_captions, "num_beams": beams, "temperature": temperature, "top_p": top_p}
+        options = {"num_captions": num_captions, "num_beams": beam or num_beams, "temperature": temperature, "top_p": top_p}
         try:
             return await records_of(service, given, options, maps=maps, min_confidence=min_confidence or None)
         except CaptionkitError as error:
