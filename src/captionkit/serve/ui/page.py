@@ -189,7 +189,12 @@ def _endpoint(service: Service) -> None:
         beam: int,  # what num_beams was called before version 0.2; 0: not given
     ) -> list[dict[str, Any]]:
         given = [(Path(path).name, path) for path in photos or []]
-        options = {"num_captions": num_captions, "num_beams": beam or num_beams, "temperature": temperature, "top_p": top_p}
+        options = {
+            "num_captions": num_captions,
+            "num_beams": beam or num_beams,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
         try:
             return await records_of(service, given, options, maps=maps, min_confidence=min_confidence or None)
         except CaptionkitError as error:
