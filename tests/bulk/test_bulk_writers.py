@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -160,3 +162,39 @@ def test_names_that_are_no_unicode_are_written_and_read_back(tmp_path: Path) -> 
     write_images(tmp_path / "more", 1)
     pytest.importorskip("pyarrow")
     run(tmp_path / "images", tmp_path / "tables", format="parquet")
+
+
+def test_captions_are_filtered_as_the_document_says(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    document = Path(__file__).parents[2] / "docs" / "distil-from-a-large-captioner.md"
+    if not document.is_file():
+        pytest.skip("without the documents")
+    run(images, tmp_path / "captioned", format="parquet")
+    names: dict = {"__name__": "document"}
+    code = document.read_text().split("```python\n")[1].partition("```")[0]
+    exec(code.replace("captionkit.ClipScore", "object"), names)
+
+    class Judge:
+        """Finds images good whose first channel is 3 or more."""
+
+        def reset(self) -> None:
+            self.per_image = np.empty((0, 2))
+
+        def update(self, candidates, references, contents) -> None:
+            first = [Image.open(io.BytesIO(content)).getpixel((0, 0))[0] for content in contents]
+            self.per_image = np.array([[value >= 3, 0] for value in first], float).reshape(-1, 2)
+
+        def compute(self) -> Judge:
+            return self
+
+    records = map(json.loads, union_of_lines(images, tmp_path))
+    wanted = [r for r in records if r.get("confidence", 0) >= 0.4 and int(Path(r["path"]).stem) >= 3]
+    assert 0 < len(wanted) < 7
+    assert names["keep"](str(tmp_path / "captioned"), str(tmp_path / "kept"), Judge(), 0.4, 0.5) == len(wanted)
+    kept = open_dataset(tmp_path / "kept")
+    assert sorted(example.captions[0] for example in kept["all"]) == sorted(r["captions"][0]["text"] for r in wanted)
+
+
+def union_of_lines(images: Path, tmp_path: Path) -> list[bytes]:
+    run(images, tmp_path / "as-lines")
+    return union(tmp_path / "as-lines")
