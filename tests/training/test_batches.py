@@ -23,7 +23,7 @@ from captionkit.training.data.augment import random_crop
 from captionkit.training.data.collate import collate
 from captionkit.training.data.dataset import CaptionDataset, Sample
 from captionkit.training.data.flip import can_flip
-from captionkit.training.data.loader import batches, images_ahead, whole
+from captionkit.training.data.loader import batches, eval_batches, images_ahead
 from captionkit.training.data.sampler import EpochSampler
 from shapes import draw, make_recipe, make_shapes
 
@@ -211,7 +211,7 @@ def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Toke
 
     recipe = recipe_of(trainer__batch_size=12, trainer__epochs=1)
     teaching = Meeting(pictures.subset(range(12)), text, recipe, SEEN, augment=False)
-    (batch,) = whole(teaching, 12, 0, 1, workers=3)
+    (batch,) = eval_batches(teaching, 12, 0, 1, workers=3)
     assert batch.indices == tuple(range(12))
 
 
@@ -328,7 +328,7 @@ def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSe
     teaching = CaptionDataset(
         pictures, text, recipe_of(image__random_resized_crop_scale=0.5, image__flip="true"), SEEN, augment=False
     )
-    looks = [batch for rank in range(3) for batch in whole(teaching, 2, rank, 3, workers=rank)]
+    looks = [batch for rank in range(3) for batch in eval_batches(teaching, 2, rank, 3, workers=rank)]
     assert sum(len(batch.images) for batch in looks) == 14
     seen = sorted(image.numpy().tobytes() for batch in looks for image in batch.images)
     assert seen == sorted(load_image(example.image, SEEN).tobytes() for example in pictures)

@@ -17,8 +17,12 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 
+from safetensors.torch import load_file, save_file
+
 from captionkit.data.run_files import BEST, LAST, METRICS
 from captionkit.training import trainer
+from captionkit.training.run.checkpoint import load_checkpoint, save_checkpoint
+from captionkit.training.run.progress import Progress
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
 from kept import same_tensors, step_of
@@ -190,3 +194,15 @@ def test_several_sessions_make_one_curve(
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("eval/val_loss")] == recorded
+
+
+def test_progress_that_an_earlier_version_stored_is_read_by_its_old_names(tmp_path: Path) -> None:
+    import torch
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    save_checkpoint(tmp_path / LAST, Progress(step=3, collapse="why"), "same", {"model": model}, optimizer)
+    stored, metadata = load_file(tmp_path / LAST), {"fingerprint": "same"}
+    metadata["progress"] = json.dumps({"step": 3, "harm": "why"})
+    save_file(stored, tmp_path / LAST, metadata)
+    assert load_checkpoint(tmp_path / LAST, "same", {"model": model}, optimizer) == Progress(step=3, collapse="why")

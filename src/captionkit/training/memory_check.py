@@ -28,7 +28,7 @@ _FILLED = 0.9
 _LIBRARIES = 120_000_000
 
 
-class _Live(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):
     """Records, after each tensor operation, how many bytes of the storages created inside the mode are alive."""
 
     def __init__(self, known: Iterator[Tensor]) -> None:
@@ -130,7 +130,7 @@ class MemoryEstimate:
         batch, model = batch.to(device), train_step.model
         given = [batch.images, batch.features, batch.captions.tokens, batch.captions.image_index, batch.targets]
         known = [*model.parameters(), *model.buffers(), *(tensor for tensor in given if tensor is not None)]
-        with _untouched(model), _Live(iter(known)) as live:
+        with _untouched(model), _LiveBytes(iter(known)) as live:
             run(train_step, batch)
         return live.course
 

@@ -50,7 +50,7 @@ _LOG_EVERY = 20  # steps between two rows of training loss
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """The outcome of a finished run."""
 
     folder: Path
@@ -72,7 +72,7 @@ def train(
     resume: bool = False,
     on_eval: OnEval | None = None,
     export: bool = True,
-) -> Result:
+) -> TrainingResult:
     """Train a captioning model on one or several datasets and write everything to the folder `output`.
 
     With several datasets, the first provides the validation split; `data.weights` says how often each is shown.
@@ -162,7 +162,7 @@ class _Trainer:
             progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
             progress.stale = 0
 
-    def go(self) -> Result:
+    def go(self) -> TrainingResult:
         """Train until all epochs are done, early stopping, collapse or a failure."""
         unfreezing = self.train_step.unfreezing.describe(self.plan.steps)
         self.report.begin(self.plan, self.progress, unfreezing, done=self._finished())
@@ -227,7 +227,7 @@ class _Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(so), device=self.accelerator.device)).item())
 
     def _finished(self) -> bool:
-        return bool(self.progress.harm) or 0 < self.recipe.trainer.patience <= self.progress.stale
+        return bool(self.progress.collapse) or 0 < self.recipe.trainer.patience <= self.progress.stale
 
     def _where(self) -> dict[str, Any]:
         return {"step": self.progress.step, "epoch": self.progress.step / self.plan.steps_per_epoch}
@@ -259,11 +259,11 @@ class _Trainer:
         cider = found.scores["cider"]
         progress.start = progress.start or found.scores
         if self.train_step.critic is not None:
-            progress.harm = detect_collapse(progress.start, found.scores, self.validator.words)
+            progress.collapse = detect_collapse(progress.start, found.scores, self.validator.words)
         now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
         if self.recipe.trainer.monitor == "loss":
             now, before = now[::-1], before[::-1]
-        better = not progress.harm and now > before
+        better = not progress.collapse and now > before
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
@@ -332,9 +332,9 @@ class _Trainer:
             self.report.session_log.save(self.progress)
         self.kept = self.progress.step
 
-    def _end(self) -> Result:
+    def _end(self) -> TrainingResult:
         progress, best, log = self.progress, self.folder.path / BEST, self.report.info
-        why = progress.harm or ("no better for a while" if self._finished() else "all epochs done")
+        why = progress.collapse or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
         log(f"{why}: best on validation at step {progress.best_step}, {scores}")
         left_out = sorted(set().union(*gather_object([self.train_step.broken])))
@@ -346,7 +346,8 @@ class _Trainer:
                 more = f"; {export_best(best, self.setup.val, half=half)}" if self.export else ""
                 log(f"model in {best}{more}")
             self.report.end(progress, why, left_out)
-        return Result(self.folder.path, progress.best_cider, progress.best_loss, progress.best_step, progress.step)
+        best_scores = progress.best_cider, progress.best_loss
+        return TrainingResult(self.folder.path, *best_scores, progress.best_step, progress.step)
 
 
 def _fingerprint(recipe: Recipe, setup: Setup, teachers: str) -> str:

@@ -29,7 +29,7 @@ from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training.config.decoding import DECODING
 from captionkit.training.data.dataset import CaptionDataset
-from captionkit.training.data.loader import whole
+from captionkit.training.data.loader import eval_batches
 from captionkit.training.objectives.losses import losses
 from captionkit.utils.grouping import map_groups
 from captionkit.viz.page import Card, captions_page
@@ -129,7 +129,7 @@ def validate(
         -recipe.trainer.batch_size // recipe.trainer.gradient_accumulation_steps
     )  # a size that fits in training fits here
     pin = accelerator.device.type == "cuda"
-    for batch in whole(dataset, size, rank, processes, recipe.data.num_workers, pin=pin):
+    for batch in eval_batches(dataset, size, rank, processes, recipe.data.num_workers, pin=pin):
         broken.update(batch.broken)
         if not batch.captions.sizes:
             continue

@@ -27,7 +27,7 @@ def batches(
     return _prepared(dataset, plan.keys(start), workers, pin)
 
 
-def whole(
+def eval_batches(
     dataset: CaptionDataset, size: int, rank: int, processes: int, workers: int, *, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Yield this process's share of a split in batches of `size` images, each image once, without augmentation."""

@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
     #: for each packed caption, its index among the samples in image order, [B*K]
     order: list[int]
     #: rewards and advantages of the samples in image order, each [B*K]
-    judged: Future[tuple[np.ndarray, np.ndarray]]
+    scored: Future[tuple[np.ndarray, np.ndarray]]
     #: number of distinct samples of an image, summed over images
     distinct: int
 
@@ -61,7 +61,7 @@ class SelfCriticalLoss:
         Rewards are computed in a background thread.
         """
         greedy = self._recipe.baseline == "greedy"
-        spoken = sample_captions(
+        sampled = sample_captions(
             model,
             memory,
             self._uniforms(turns, places, greedy),
@@ -69,20 +69,20 @@ class SelfCriticalLoss:
             self._recipe.temperature,
             greedy=greedy,
         )
-        judged = self._pool.submit(self._judge, places, spoken)
-        samples = [captions[greedy:] for captions in spoken]
+        scored = self._pool.submit(self._score, places, sampled)
+        samples = [captions[greedy:] for captions in sampled]
         flat = [(caption, row) for row, captions in enumerate(samples) for caption in captions]
         order = sorted(range(len(flat)), key=lambda place: -len(flat[place][0]))
         captions, targets = pack([([self._tokenizer.bos_id, *flat[place][0]], flat[place][1]) for place in order])
         distinct = sum(len(set(map(tuple, captions))) for captions in samples)
-        return Rollout(captions.to(memory.device), targets.to(memory.device), order, judged, distinct)
+        return Rollout(captions.to(memory.device), targets.to(memory.device), order, scored, distinct)
 
     def objective(self, decoded: Decoded, rollout: Rollout) -> tuple[Tensor, StepMetrics]:
         """Return the objective, summed over the samples, and the step's metrics; waits for the rewards."""
         never = banned_ids(self._tokenizer, decoded.logits.device)
         log_probs = mask_banned(decoded.logits.float(), never, self._recipe.temperature).log_softmax(-1)  # [P,V]
         chosen = log_probs.gather(1, rollout.targets.unsqueeze(1)).squeeze(1)  # [P,V] -> [P,1] -> [P]
-        rewards, better = rollout.judged.result()
+        rewards, better = rollout.scored.result()
         worth = torch.from_numpy(better[rollout.order]).to(chosen)  # [N]
         words = worth[Padding(rollout.captions.sizes, chosen.device).caption]  # [N] -> [P]
         metrics = StepMetrics(
@@ -101,9 +101,9 @@ class SelfCriticalLoss:
         generators = map(np.random.default_rng, keys)
         return np.stack([generator.random(size, np.float32) for generator in generators])
 
-    def _judge(self, places: Sequence[int], spoken: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
-        captions = [caption for captions in spoken for caption in captions]
-        rewards = self._reward(np.repeat(places, len(spoken[0])).tolist(), captions)
-        table = rewards.reshape(len(spoken), -1)  # [B*K] -> [B,K]
+    def _score(self, places: Sequence[int], sampled: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+        captions = [caption for captions in sampled for caption in captions]
+        rewards = self._reward(np.repeat(places, len(sampled[0])).tolist(), captions)
+        table = rewards.reshape(len(sampled), -1)  # [B*K] -> [B,K]
         better = advantages(table, self._recipe.baseline)  # [B,K']
         return table[:, -better.shape[1] :].flatten(), better.flatten()  # each [B,K'] -> [B*K']

@@ -59,7 +59,10 @@ def load_checkpoint(
         for prefix, model in models.items():
             model.load_state_dict(_under(tensors, prefix))
         _restore_optimizer(optimizer, _under(tensors, "optimizer"))
-        return Progress(**json.loads(metadata["progress"]))
+        progress = json.loads(metadata["progress"])
+        if "harm" in progress:  # its earlier name
+            progress["collapse"] = progress.pop("harm")
+        return Progress(**progress)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise TrainingError(f"{path}: made with another captionkit ({reason}); resume with the same") from None

@@ -18,7 +18,7 @@ class Progress:
     #: validation scores of the model that the run started from, or else of the first evaluation
     start: dict[str, float] = field(default_factory=dict)
     #: why self-critical training was stopped; empty if it was not
-    harm: str = ""
+    collapse: str = ""
     #: number of evaluations since the best one
     stale: int = 0
     #: training time in seconds, over all sessions

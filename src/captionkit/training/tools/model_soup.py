@@ -93,7 +93,7 @@ def average_models(
         raise CaptionkitError(f"{output}: is one of the models to average; give another --output")
     check_place(output, inputs=[data])
     _check_alike(folders)
-    validator = _Validator(folders[0], data, split)
+    validator = _WeightsValidator(folders[0], data, split)
     offered = []
     for folder in folders:
         weights = load_model(folder).state_dict()
@@ -118,7 +118,7 @@ def mean_of(weights: Sequence[Weights]) -> Weights:
     }
 
 
-class _Validator:
+class _WeightsValidator:
     """Validates different weights in the architecture of one model folder."""
 
     def __init__(self, folder: ModelFolder, data: Path, split: str) -> None:
@@ -133,12 +133,12 @@ class _Validator:
         return validate(self.model.eval(), self._dataset, self.tokenizer, self._validator, self._accelerator)
 
 
-def _uniform(ranked: Sequence[Candidate], validator: _Validator) -> tuple[list[Candidate], Validation]:
+def _uniform(ranked: Sequence[Candidate], validator: _WeightsValidator) -> tuple[list[Candidate], Validation]:
     """Return the candidates, all marked as taken, and the validation of their mean."""
     return [replace(one, selected=True) for one in ranked], validator(mean_of([one.weights for one in ranked]))
 
 
-def _greedy(ranked: Sequence[Candidate], validator: _Validator) -> tuple[list[Candidate], Validation]:
+def _greedy(ranked: Sequence[Candidate], validator: _WeightsValidator) -> tuple[list[Candidate], Validation]:
     """Return the candidates, best first, with those in the greedy soup marked, and the validation of their mean."""
     selected, best = [ranked[0]], ranked[0].found
     for one in ranked[1:]:
