@@ -187,8 +187,10 @@ def _parts(model: CaptioningModel) -> dict[str, nn.Module]:
     parts: dict[str, nn.Module] = {f"encoder.{number}": stage for number, stage in enumerate(model.encoder.stages)}
     parts |= {"encoder": model.encoder, "neck": model.neck}
     for name, child in model.decoder.named_children():
-        several = isinstance(child, (nn.ModuleList, nn.Sequential))
-        parts |= {f"decoder.{name}.{i}": c for i, c in enumerate(child)} if several else {f"decoder.{name}": child}
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            parts |= {f"decoder.{name}.{number}": part for number, part in enumerate(child)}
+        else:
+            parts[f"decoder.{name}"] = child
     concepts = {} if model.concepts is None else {"concepts": model.concepts}
     return {**parts, **concepts, "decoder": model.decoder}
 

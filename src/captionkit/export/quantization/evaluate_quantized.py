@@ -84,7 +84,7 @@ class QuantizedEvaluator:
         if len(both) < len(captions):
             LOG.warning("%d images could not be captioned and are left out", len(captions) - len(both))
         caption_set = self.references.subset(both)
-        said = {example.id: captions[place] for example, place in zip(caption_set, both, strict=True)}
+        said = {example.id: captions[place] or "" for example, place in zip(caption_set, both, strict=True)}
         return evaluate(said, caption_set, ["cider"], resamples=_RESAMPLES)
 
     def _speeds(self, captioners: Sequence[Captioner]) -> list[tuple[float, float]]:
