@@ -60,6 +60,8 @@ class Decoded(NamedTuple):
 class Decoder(nn.Module, ABC):
     """Base class of decoders. Sizes: B images, G cells, D memory, N captions, P words, K beams, V vocabulary."""
 
+    #: of the words, by token id
+    embedding: nn.Embedding
     #: number S of the statistics in its `AuxiliaryLoss`; 0 for a decoder without one
     statistics = 0
 

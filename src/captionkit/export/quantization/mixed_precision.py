@@ -57,9 +57,7 @@ class LayerSelector(ABC):
             float_units = self._order[:many] if many else []
             content = self._quantize(float_units)
             nats, error = self.measure(content, self.traced)
-            self.tried[many] = QuantizedGraph(
-                self.name, len(self.units), tuple(float_units), nats, error, len(content), content
-            )
+            self.tried[many] = QuantizedGraph(self.name, len(self.units), tuple(float_units), nats, error, content)
         return self.tried[many]
 
     @cached_property

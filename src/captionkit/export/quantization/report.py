@@ -34,7 +34,6 @@ class QuantizedGraph:
     float_units: tuple[str, ...]
     nats: float
     feature_error: float
-    bytes: int
     content: bytes = field(repr=False)
 
     def __str__(self) -> str:
