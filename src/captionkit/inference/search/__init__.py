@@ -15,6 +15,7 @@ from captionkit.inference.search.hypothesis import Hypothesis
 from captionkit.inference.search.sampling import sample
 from captionkit.inference.search.single_image import search_alone, suits
 from captionkit.inference.search.stepper import CONCEPTS, Begun, Capability, Overview, SearchRequest, State, Stepper
+from captionkit.inference.search.transformers_beam import transformers_beam_search
 
 __all__ = [
     "CONCEPTS",
@@ -42,9 +43,9 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Caption encoded images; return at most `num_captions` hypotheses per image, best first, unfinished ones last.
 
-    See `beam_search` and `sample`; for one image, `search_alone` returns the same as the former, faster.
-    Every result satisfies `constraints`. They are token ids, so a `decoding` with words as text must come with
-    constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
+    See `beam_search`, `transformers_beam_search` and `sample`; for one image, `search_alone` returns the same as the
+    first, faster. Every result satisfies `constraints`. They are token ids, so a `decoding` with words as text must come
+    with constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
 
     Tokens of probability zero (-inf, or NaN from a broken model) are never generated. If that or the constraints leave
     fewer than `num_captions` hypotheses, fewer are returned: none if no caption is possible.
@@ -62,4 +63,6 @@ def search(
     asked = SearchRequest(stepper, begun, decoding, constraints or Constraints(), special)
     if decoding.temperature:
         return sample(asked)
+    if decoding.early_stopping != "exact" and decoding.num_beam_groups == 1 and not asked.constraints.words:
+        return transformers_beam_search(asked)
     return search_alone(asked) if suits(asked) else beam_search(asked)

@@ -62,7 +62,7 @@ class _Beams:
     """One search. The K hypotheses of an image are ordered by group, and within a group by bank."""
 
     def __init__(self, asked: SearchRequest) -> None:
-        stepper, begun, decoding, constraints, (start_ids, eos_id, banned) = asked
+        stepper, begun, decoding, constraints, (start_ids, eos_id, banned, *_) = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens

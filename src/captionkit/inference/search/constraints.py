@@ -41,15 +41,25 @@ class NgramBlocker:
     They would complete a banned phrase, repeat a run of `no_repeat_ngram_size` words, or repeat the last word.
     """
 
-    def __init__(self, said: NDArray[np.int64], no_repeat_ngram_size: int, phrases: tuple[Sequence, ...]) -> None:
-        """`said` [B,K,L], the words of each hypothesis, is used only if one of the other arguments requires it."""
+    def __init__(
+        self,
+        said: NDArray[np.int64],
+        no_repeat_ngram_size: int,
+        phrases: tuple[Sequence, ...],
+        *,
+        adjacent: bool = True,
+    ) -> None:
+        """`said` [B,K,L], the words of each hypothesis, is used only if one of the next two arguments requires it.
+
+        Unless `adjacent`, `no_repeat_ngram_size` lets the last word follow itself.
+        """
         #: the last word [B,K,1], if it must not be repeated
         self._last: NDArray[np.int64] | None = None
         #: the other words [B,K,F] that are forbidden for some hypothesis
         self._forbidden: NDArray[np.int64] | None = None
         #: number of extra ranks needed so that the best allowed tokens are still among the ranked ones
         self.most = 0
-        if no_repeat_ngram_size and said.shape[2]:
+        if adjacent and no_repeat_ngram_size and said.shape[2]:
             self._last, self.most = said[:, :, -1:], 1
         found = [*_runs(said, no_repeat_ngram_size), *_completed(said, phrases)]
         # Almost always no run or phrase is about to repeat; drop words that are forbidden for no hypothesis.

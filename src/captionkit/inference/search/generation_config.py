@@ -57,6 +57,10 @@ def _with_old_names(kind: type[T]) -> type[T]:
     return kind
 
 
+#: values of `early_stopping`
+STOPPING = ("exact", "false", "true", "never")
+
+
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
     """Return a dataclass field with its help text (command line and REST service) and its minimum and maximum."""
     return field(default=default, metadata={"help": help, "low": low, "high": high})
@@ -87,6 +91,10 @@ class Decoding:
     diversity_penalty: penalty, in nats, on a word for each hypothesis of an earlier group that has it at the same
         position.
     force_words: words and phrases that every caption contains, matched by token: "dog" is also in "dog's".
+    early_stopping: "exact" stops once no live hypothesis can win; "false", "true" and "never" end the search as
+        `early_stopping` of transformers' `generate` does, with its other rules (see `transformers_beam_search`):
+        lengths then count the end token, and `no_repeat_ngram_size` lets a word follow itself. Models published with transformers
+        use these; groups and forced words are searched for as with "exact".
 
     Above 0 they are sampled, `num_captions` independent ones, whatever `num_beams` is:
 
@@ -123,6 +131,9 @@ class Decoding:
     bad_words: tuple[str, ...] = _setting((), "words and phrases never to say")
     prefix: str = _setting("", "what captions begin with, for instance 'a photo of'")
     force_words: tuple[str, ...] = _setting((), "words and phrases that every caption contains")
+    early_stopping: str = _setting(
+        "exact", f"when beam search ends: {', '.join(STOPPING)}; all but exact as transformers"
+    )
     early_stop_horizon: int = _setting(
         0, "stop once no caption can win within N words more; 0: within max_length", 0, 1000
     )
@@ -137,6 +148,8 @@ class Decoding:
             if not isinstance(value, (list, tuple)) or not all(isinstance(phrase, str) for phrase in value):
                 raise CaptionkitError(f"{name} is {value!r}; use a list of words or phrases")
             object.__setattr__(self, name, tuple(value))  # JSON has lists
+        if self.early_stopping not in STOPPING:
+            raise CaptionkitError(f"early_stopping is {self.early_stopping!r}; use one of {', '.join(STOPPING)}")
         self._check_together()
 
     def _check_number(self, name: str, kind: Any, low: float, high: float) -> None:

@@ -26,7 +26,7 @@ def sample(asked: SearchRequest) -> list[list[Hypothesis]]:
     and the step. So an image's captions depend neither on its place in a batch nor on the other images, and the first
     samples are the same however many are drawn.
     """
-    stepper, begun, decoding, constraints, (start_ids, eos_id, banned) = asked
+    stepper, begun, decoding, constraints, (start_ids, eos_id, banned, *_) = asked
     banned = banned | constraints.banned_tokens
     excluded, phrases = banned | {eos_id}, constraints.banned_phrases
     mask = exclusion(excluded)

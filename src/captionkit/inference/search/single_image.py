@@ -58,7 +58,7 @@ class _Alone:
     """One search."""
 
     def __init__(self, asked: SearchRequest) -> None:
-        stepper, begun, decoding, constraints, (start_ids, eos_id, banned) = asked
+        stepper, begun, decoding, constraints, (start_ids, eos_id, banned, *_) = asked
         self.decoding, self.eos_id = decoding, eos_id
         self.phrases = constraints.banned_phrases
         self.banned = banned | constraints.banned_tokens
