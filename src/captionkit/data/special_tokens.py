@@ -13,6 +13,8 @@ class SpecialTokens(NamedTuple):
     end: int
     #: tokens that are never generated
     banned: frozenset[int] = frozenset()
+    #: sequences of several tokens that no caption contains
+    banned_phrases: tuple[tuple[int, ...], ...] = ()
     #: how many of the start tokens, the last ones, count as generated where lengths are counted as in transformers
     counted: int = 0
     #: whether a caption that reaches `max_length` ends there with the end token, as transformers' forced_eos_token_id

@@ -110,20 +110,11 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """Load a `tokenizer.json`. Raises TokenizerError if it cannot be read or was not made by captionkit."""
+        backend = read_backend(path)
         try:
-            content = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise TokenizerError(f"{path}: cannot be read ({reason}); get the model again") from None
-        try:
-            return cls(tokenizers.Tokenizer.from_str(content))
+            return cls(backend)
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from None
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # for malformed files the library raises a bare Exception, or panics
-            reason = textwrap.shorten(str(error), 200)
-            raise TokenizerError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
 
     def extended(self, captions: Iterable[str], min_frequency: int) -> Tokenizer:
         """Return this vocabulary extended by the words seen at least `min_frequency` times in `captions`.
@@ -163,6 +154,15 @@ class Tokenizer:
     def encode(self, caption: str) -> list[int]:
         """Return the token ids of a caption, from <bos> to <eos>."""
         return self.backend.encode(caption).ids
+
+    def encode_phrase(self, phrase: str, *, first: bool) -> tuple[list[int], list[str]]:
+        """Return the ids of a part of a caption, and its words that the vocabulary lacks.
+
+        `first` says whether the part begins the caption, which only some pretrained vocabularies tell apart.
+        """
+        encoding = self.backend.encode(phrase, add_special_tokens=False)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return encoding.ids, [phrase[start:end] for token, (start, end) in spans if token == self.unk_id]
 
     def encode_batch(self, captions: Sequence[str]) -> list[list[int]]:
         """Return `encode` of each caption."""
@@ -213,6 +213,20 @@ class Tokenizer:
     def _shown(self, ids: Sequence[int]) -> list[int]:
         hidden = (self.pad_id, self.bos_id, self.eos_id)
         return [position for position, token in enumerate(ids) if token not in hidden]
+
+
+def read_backend(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+    """Read any `tokenizer.json`. Raises TokenizerError if it cannot be read."""
+    try:
+        return tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise TokenizerError(f"{path}: cannot be read ({reason}); get the model again") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # for malformed files the library raises a bare Exception, or panics
+        reason = textwrap.shorten(str(error), 200)
+        raise TokenizerError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
 
 
 def split_words(captions: Iterable[str]) -> list[list[str]]:

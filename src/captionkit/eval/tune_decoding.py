@@ -18,6 +18,7 @@ from captionkit.inference.captioner import BATCH, Captioner
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import check_place, update_model
 from captionkit.inference.search import Begun, Decoding, search
+from captionkit.inference.word_constraints import constraints_of
 from captionkit.metrics import evaluate
 from captionkit.utils.progress import progress_bar
 
@@ -129,7 +130,8 @@ def _trials(captioner: Captioner, caption_set: CaptionSet, tried: Sequence[Decod
     for examples, images in _read(captioner, caption_set):
         begun = Begun(captioner.stepper.begin(images), images)
         for captions, decoding in zip(said, tried, strict=True):
-            hypotheses = search(captioner.stepper, begun, decoding, tokenizer.special)
+            constraints = constraints_of(decoding, tokenizer)
+            hypotheses = search(captioner.stepper, begun, decoding, tokenizer.special, constraints=constraints)
             for example, found in zip(examples, hypotheses, strict=True):
                 captions[example.id] = tokenizer.decode(found[0].tokens.tolist()) if found else ""
     if not said[0]:

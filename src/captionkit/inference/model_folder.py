@@ -233,7 +233,7 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
     way_out = "is not written to; use a copy of its folder, or give --output"
     if paths.real(path) == paths.real(BUNDLED):
         raise CaptionkitError(f"the bundled model belongs to the package and {way_out}")
-    if _in_hub_cache(path):
+    if in_hub_cache(path):
         raise CaptionkitError(f"{path}: belongs to the Hub's cache and {way_out}")
     output_checks.check_output_folder(path, inputs=inputs)
     known = _files_at(path)
@@ -244,7 +244,7 @@ def check_place(path: Path, *, inputs: Iterable[str | os.PathLike[str]] = ()) ->
             )
 
 
-def _in_hub_cache(path: Path) -> bool:
+def in_hub_cache(path: Path) -> bool:
     """Whether this is a folder of huggingface_hub's cache, whose files are links to what other revisions share."""
     return path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--")
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from captionkit.data.images import to_bytes
-from captionkit.errors import ModelError, one_line
+from captionkit.errors import CaptionkitError, ModelError, one_line
+from captionkit.inference.devices import CPU, providers_of
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.search.stepper import CONCEPTS, Overview, cells_of
 
@@ -45,13 +46,18 @@ class OnnxStepper:
     """Runs a model folder without torch. Thread-safe, as are ONNX Runtime's sessions."""
 
     def __init__(
-        self, folder: ModelFolder, *, threads: int | None = None, graphs: Mapping[str, bytes] | None = None
+        self,
+        folder: ModelFolder,
+        *,
+        threads: int | None = None,
+        graphs: Mapping[str, bytes] | None = None,
+        device: str = CPU,
     ) -> None:
-        """Open both graphs; `graphs`, by file name, replace the folder's own."""
+        """Open both graphs for `device` (see captionkit.inference.devices); `graphs`, by file name, replace the folder's."""
         given = graphs or {}
         with ThreadPoolExecutor(1) as pool:  # in parallel, both open in the time of one
-            decoder = pool.submit(_session, folder, DECODER, given.get(DECODER), threads)
-            self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads)
+            decoder = pool.submit(_session, folder, DECODER, given.get(DECODER), threads, device)
+            self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads, device)
             self._decoder = decoder.result()
         self._preprocessing, self._takes = folder.preprocessing, self._encoder.get_inputs()[0].name
         #: whether the encoder takes images as bytes
@@ -115,19 +121,28 @@ class OnnxStepper:
         return {name: value[rows] for name, value in state.items()}
 
 
-def _session(folder: ModelFolder, name: str, content: bytes | None, threads: int | None) -> ort.InferenceSession:
+def _session(
+    folder: ModelFolder, name: str, content: bytes | None, threads: int | None, device: str
+) -> ort.InferenceSession:
     if content is None:
         content = folder.read(name)
     try:
-        return open_session(content, threads)
+        return open_session(content, threads, device)
+    except CaptionkitError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base class
         reason = one_line(error)
         raise ModelError(f"{folder.path / name}: ONNX Runtime cannot run it ({reason}); export it again") from None
 
 
-def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSession:
-    """Create a session for a graph with at most `threads` threads; by default, one per available processor."""
+def open_session(graph: bytes | str, threads: int | None = None, device: str = CPU) -> ort.InferenceSession:
+    """Create a session for a graph, its content or its path, on `device`.
+
+    It uses at most `threads` threads; by default, one per available processor. Raises CaptionkitError for a device that
+    is not here, and ONNX Runtime's exceptions.
+    """
     ort = onnxruntime()
+    providers = providers_of(device, ort.get_available_providers())
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or _processors()
     options.log_severity_level = 3
@@ -137,7 +152,7 @@ def open_session(content: bytes, threads: int | None = None) -> ort.InferenceSes
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN)
     if tuple(map(int, ort.__version__.split(".")[:2])) < _BOUNDED_SPIN:
         options.add_session_config_entry("session.force_spinning_stop", "1")  # stops after each run
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=providers)
 
 
 def onnxruntime() -> ModuleType:

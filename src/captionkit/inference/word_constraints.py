@@ -13,7 +13,7 @@ _MOST = 1000
 
 
 def constraints_of(decoding: Decoding, tokenizer: Tokenizer) -> Constraints:
-    """Return the words, phrases and prefix of `decoding` as ids of the vocabulary.
+    """Return the words, phrases and prefix of `decoding` as ids of the vocabulary, with what the model always bans.
 
     A banned word that is not in the vocabulary needs no constraint. Raises CaptionkitError, naming it, for any other
     word not in the vocabulary, and for a word that is both required and banned. With byte-level tokens a phrase stands
@@ -30,29 +30,30 @@ def constraints_of(decoding: Decoding, tokenizer: Tokenizer) -> Constraints:
             f"{len(words)} words with a beam of {decoding.num_beams} take {hypotheses:,} hypotheses an image, but "
             f"there may be {_MOST:,}; lower num_beams or ask for fewer words"
         )
-    banned = {}
-    for phrase in decoding.bad_words:
-        ids = tuple(tokenizer.encode(phrase)[1:-1])
-        if ids and tokenizer.unk_id not in ids:
-            banned[phrase] = ids
+    banned = [(phrase, ids) for phrase in decoding.bad_words for ids in _spellings(tokenizer, phrase)]
     for wanted, ids in {decoding.prefix: prefix, **words}.items():
-        for phrase, forbidden in banned.items():
-            if _contains(ids, forbidden):
+        for phrase, banned_ids in banned:
+            if _contains(ids, banned_ids):
                 raise CaptionkitError(f"{wanted!r} must be said, but {phrase!r} is banned; leave out one of them")
-    return Constraints(prefix, tuple(banned.values()), tuple(words.values()))
+    forbidden = (*tokenizer.special.banned_phrases, *(ids for _, ids in banned))
+    return Constraints(prefix, forbidden, tuple(words.values()))
+
+
+def _spellings(tokenizer: Tokenizer, phrase: str) -> set[Ids]:
+    """Return the ids of a phrase at the beginning of a caption and within it; none if the vocabulary lacks a word."""
+    spelled = (tokenizer.encode_phrase(phrase, first=first) for first in (True, False))
+    return {tuple(ids) for ids, unknown in spelled if ids and not unknown}
 
 
 def _known(tokenizer: Tokenizer, field: str, phrase: str) -> Ids:
     """Return the ids of a phrase; every word must be in the vocabulary."""
-    encoding = tokenizer.backend.encode(phrase, add_special_tokens=False)
-    spans = zip(encoding.ids, encoding.offsets, strict=True)
-    unknown = [phrase[start:end] for token, (start, end) in spans if token == tokenizer.unk_id]
+    ids, unknown = tokenizer.encode_phrase(phrase, first=field == "prefix")
     if unknown:
         names = ", ".join(map(repr, dict.fromkeys(unknown)))
         raise CaptionkitError(f"{field}: the model's vocabulary lacks {names}; use words that it was trained on")
-    if not encoding.ids:
+    if not ids:
         raise CaptionkitError(f"{field}: {phrase!r} has no words; leave it out")
-    return tuple(encoding.ids)
+    return tuple(ids)
 
 
 def _contains(ids: Ids, part: Ids) -> bool:

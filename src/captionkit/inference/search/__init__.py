@@ -44,8 +44,8 @@ def search(
     """Caption encoded images; return at most `num_captions` hypotheses per image, best first, unfinished ones last.
 
     See `beam_search`, `transformers_beam_search` and `sample`; for one image, `search_alone` returns the same as the
-    first, faster. Every result satisfies `constraints`. They are token ids, so a `decoding` with words as text must come
-    with constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
+    first, faster. Every result satisfies `constraints`. They are token ids, so a `decoding` with words as text must
+    come with constraints (made by `word_constraints.constraints_of`), else CaptionkitError.
 
     Tokens of probability zero (-inf, or NaN from a broken model) are never generated. If that or the constraints leave
     fewer than `num_captions` hypotheses, fewer are returned: none if no caption is possible.

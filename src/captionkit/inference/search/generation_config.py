@@ -93,8 +93,8 @@ class Decoding:
     force_words: words and phrases that every caption contains, matched by token: "dog" is also in "dog's".
     early_stopping: "exact" stops once no live hypothesis can win; "false", "true" and "never" end the search as
         `early_stopping` of transformers' `generate` does, with its other rules (see `transformers_beam_search`):
-        lengths then count the end token, and `no_repeat_ngram_size` lets a word follow itself. Models published with transformers
-        use these; groups and forced words are searched for as with "exact".
+        lengths then count the end token, and `no_repeat_ngram_size` lets a word follow itself. Models published with
+        transformers use these; groups and forced words are searched for as with "exact".
 
     Above 0 they are sampled, `num_captions` independent ones, whatever `num_beams` is:
 

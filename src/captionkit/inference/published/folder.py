@@ -1,0 +1,205 @@
+"""A folder as others publish it: what kind of model it holds, its files, and what captionkit fitted to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from captionkit.errors import CaptionkitError, ModelError
+from captionkit.inference.calibration import Calibration
+from captionkit.inference.confidence import Confidence
+from captionkit.inference.devices import CPU
+from captionkit.inference.model_folder import CONFIG, TOKENIZER, in_hub_cache
+from captionkit.inference.published import florence2, vision_encoder_decoder
+from captionkit.inference.published.graphs import Graphs, graph_files
+from captionkit.inference.published.tables import read_tables, tables_path, write_tables
+from captionkit.utils import paths
+
+if TYPE_CHECKING:
+    from captionkit.data.pretrained_tokenizer import PretrainedTokenizer
+    from captionkit.inference.published.generation import Generation
+    from captionkit.inference.published.image_processor import ImageProcessor
+    from captionkit.inference.search import Decoding, Stepper
+
+GENERATION, PREPROCESSOR = "generation_config.json", "preprocessor_config.json"
+STYLES = tuple(florence2.PROMPTS)
+_MAX_JSON_BYTES = 64 << 20  # of a tokenizer
+
+
+class Family(NamedTuple):
+    """A kind of published model that can be run."""
+
+    #: layouts of graph files, see `graph_files`
+    graphs: tuple[tuple[str, ...], ...]
+    #: tokens of a caption where the folder does not limit them; None: as transformers
+    length: int | None
+    prompted: bool
+
+
+#: `model_type` of a config -> how it is run
+FAMILIES = {
+    "vision-encoder-decoder": Family(vision_encoder_decoder.GRAPHS, None, prompted=False),
+    "florence2": Family(florence2.GRAPHS, florence2.LENGTH, prompted=True),
+}
+
+
+def model_type(config: Any) -> str:
+    """Return the kind of model that a config describes in transformers' manner; "" if none."""
+    found = config.get("model_type") if isinstance(config, Mapping) else None
+    return found if isinstance(found, str) else ""
+
+
+class PublishedFolder:
+    """An opened folder of a published model; the counterpart of `ModelFolder`."""
+
+    #: published graphs give no attention maps
+    grid = (0, 0)
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], *, precision: str = "auto", style: str = "", name: str = ""
+    ) -> None:
+        """`settings` is the content of its config.json. Raises ModelError, CaptionkitError for a style it lacks."""
+        self.path, self.settings, self.name = path, settings, name or path.name
+        self._family = FAMILIES[model_type(settings)]
+        if style and not self._family.prompted:
+            raise CaptionkitError(f"{path}: has one style of captions; leave out the style")
+        if style and style not in STYLES:
+            raise CaptionkitError(f"style {style!r} is unknown; use {', '.join(STYLES)}")
+        self.style = style or STYLES[0]
+        try:
+            self.graphs = graph_files(_files(path), self._family.graphs, precision)
+        except ModelError as error:
+            raise ModelError(f"{paths.shown(path)}: {error}") from None
+
+    def stepper(self, threads: int | None = None, device: str = CPU) -> Stepper:
+        """Open the graphs. Raises ModelError."""
+        graphs = Graphs(self.path, self.graphs, threads, device)
+        try:
+            if self._family.prompted:
+                return florence2.Florence2Stepper(self, graphs, self.style)
+            return vision_encoder_decoder.VisionEncoderDecoderStepper(self, graphs)
+        except ModelError as error:
+            raise ModelError(str(error) if str(self.path) in str(error) else f"{self.path}: {error}") from None
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The files that are used, each with its size and hash."""
+        names = [CONFIG, TOKENIZER, PREPROCESSOR, *self.graphs.values()]
+        return {"files": {name: _described(self.path / name) for name in names}, **self._tables}
+
+    @cached_property
+    def generation(self) -> Generation:
+        """How the model's makers generate."""
+        from captionkit.inference.published.generation import USUAL_LENGTH, read_generation
+
+        # Older models have these settings in their config, partly in that of the decoder.
+        settings: dict[str, Any] = {}
+        for part in (self._part("text_config"), self._part("decoder"), self.settings):
+            settings |= {key: value for key, value in part.items() if value is not None}
+        if (self.path / GENERATION).is_file():
+            settings |= {key: value for key, value in self._json(GENERATION).items() if value is not None}
+        length = self._family.length or USUAL_LENGTH
+        return self._within(GENERATION, lambda: read_generation(settings, length=length))
+
+    @cached_property
+    def tokenizer(self) -> PretrainedTokenizer:
+        """The tokenizer."""
+        from captionkit.data.pretrained_tokenizer import PretrainedTokenizer
+        from captionkit.data.tokenizer import read_backend
+
+        paths.check_file(self.path / TOKENIZER, ModelError)
+        return PretrainedTokenizer(read_backend(self.path / TOKENIZER), self.generation.special)
+
+    @cached_property
+    def preprocessing(self) -> ImageProcessor:
+        """What to do to an image before the encoder sees it."""
+        from captionkit.inference.published.image_processor import ImageProcessor
+
+        return self._within(PREPROCESSOR, lambda: ImageProcessor.from_config(self._json(PREPROCESSOR)))
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """The decoding that the model's makers chose, or that `captionkit tune` stored."""
+        from captionkit.inference.search import Decoding
+
+        stored = self._tables.get("decoding")
+        return self.generation.decoding if stored is None else Decoding.from_dict(stored)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The curve from a word's probability to its confidence, as `captionkit calibrate` stored it."""
+        return Calibration.from_dict(self._tables.get("calibration", {}))
+
+    @cached_property
+    def confidence(self) -> Confidence | None:
+        """How likely a caption is right in the main thing; None where that was not fitted."""
+        stored = self._tables.get("confidence")
+        return None if stored is None else Confidence.from_dict(stored)
+
+    @cached_property
+    def _tables(self) -> Mapping[str, Any]:
+        return read_tables(self.tables_path)
+
+    @property
+    def tables_path(self) -> Path:
+        """Where captionkit stores what it fits to the model: beside the folder, never in it."""
+        return tables_path(self.path, self.name, cached=in_hub_cache(self.path))
+
+    def store(self, tables: Mapping[str, Any]) -> Path:
+        """Store tables such as "calibration" and "decoding" and return the file. Raises CaptionkitError."""
+        write_tables(self.tables_path, {**self._tables, **tables})
+        return self.tables_path
+
+    def heads(self, part: str) -> dict[str, int]:
+        """Return the number of attention heads of the decoder that `part` of the config describes, and their size."""
+        config = self._part(part)
+        counts = ("decoder_attention_heads", "n_head", "num_key_value_heads", "num_attention_heads")
+        heads = next((config[name] for name in counts if type(config.get(name)) is int), 1)
+        sizes = ("d_model", "n_embd", "hidden_size")
+        size = next((config[name] for name in sizes if type(config.get(name)) is int), heads)
+        return {"heads": heads, "size": size // max(heads, 1)}
+
+    def _part(self, name: str) -> Mapping[str, Any]:
+        found = self.settings.get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        return read_json(self.path / name)
+
+    def _within(self, name: str, parse: Callable[[], Any]) -> Any:
+        try:
+            return parse()
+        except ModelError as error:
+            known = str(self.path) in str(error)
+            raise ModelError(str(error) if known else f"{self.path / name}: {error}; get the model again") from None
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Return a JSON object from a file. Raises ModelError."""
+    try:
+        found = json.loads(paths.read_text(path, ModelError, limit=_MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{paths.shown(path)}: not JSON ({error}); get the model again") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{paths.shown(path)}: not a JSON object; get the model again")
+    return found
+
+
+def _files(path: Path) -> list[str]:
+    """Return the graphs in a folder and its folder onnx, relative to it with "/"."""
+    inner = [path, path / "onnx"]
+    return [file.relative_to(path).as_posix() for folder in inner if folder.is_dir() for file in folder.iterdir()]
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+        if digest is None:  # Python 3.10
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

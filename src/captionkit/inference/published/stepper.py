@@ -1,0 +1,46 @@
+"""What the steppers of all families of published models share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captionkit.inference.published.decoder import CachedDecoder, DecoderState, ranked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from captionkit.inference.published.generation import Generation
+    from captionkit.inference.search import Capability
+
+#: the decoder's name for what the encoder gave
+HIDDEN = "encoder_hidden_states"
+
+
+class PublishedStepper:
+    """The Stepper protocol over a `CachedDecoder`. A family adds `begin`."""
+
+    takes_bytes = False
+    capabilities: frozenset[Capability] = frozenset(("constraints",))
+
+    def __init__(self, decoder: CachedDecoder, generation: Generation) -> None:
+        self._decoder, self._end, self._other_ends = decoder, generation.special.end, generation.other_ends
+
+    def step(
+        self, tokens: NDArray[np.int64], parents: NDArray[np.int64], state: DecoderState, top_k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], DecoderState]:
+        """Decode one step: `tokens`, `parents` [B,K] -> log-probs and ids [B,K,T], no attention [B,K,0], state."""
+        logits, state = self._decoder.step(tokens, parents, state)
+        log_probs, ids = ranked(logits, top_k, self._other_ends, self._end)
+        shape = (*tokens.shape, -1)
+        return log_probs.reshape(shape), ids.reshape(shape), np.empty((*tokens.shape, 0), np.float32), state
+
+    def keep(self, state: DecoderState, rows: NDArray[np.int64]) -> DecoderState:
+        """Return the state reduced to the images `rows` [n]."""
+        return self._decoder.keep(state, rows)
+
+    def overview(self, state: DecoderState) -> NDArray[np.float32] | None:
+        """Return the mean over what the encoder gave for each patch, [B,D]; None for a decoder without such memory."""
+        hidden: NDArray[Any] | None = state.memory.get(HIDDEN)
+        return None if hidden is None else hidden.mean(axis=1, dtype=np.float32)  # [B,S,D] -> [B,D]
