@@ -229,7 +229,8 @@ def _captioned(captioner: Captioner, sources: Sequence[Source], what: str) -> It
 
 def _features(caption: Caption, overview: Overview | None) -> Floats:
     log_probs = np.array([word.log_prob for word in caption.words])
-    maps = caption.attention.reshape(len(caption.tokens), -1)  # [T,rows,columns] -> [T,G]
+    tokens, rows, columns = caption.attention.shape
+    maps = caption.attention.reshape(tokens, rows * columns)  # [T,rows,columns] -> [T,G]
     features = decoding_features(log_probs, caption.log_prob, maps, evidence_of(overview, caption.tokens))
     return np.concatenate([features, [] if overview is None else overview.means])
 

@@ -63,6 +63,8 @@ def decoding_features(
     words = np.maximum(log_probs, _LOWEST)
     maps = np.asarray(attention, np.float64)
     cells = maps.shape[1]
+    if not cells:  # a model without attention maps
+        maps, cells = np.ones((1, 1)), 1
     spread = -(maps * np.log(maps + _TINY)).sum(1) / np.log(max(cells, 2))  # [T]; 1: uniform over the cells
     movement = maps.std(0).mean() * cells
     return np.array(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from captionkit.data.images import MAX_PIXELS, Source, describe, load_bytes, load_image
+from captionkit.data.images import MAX_PIXELS, Preprocessing, Source, describe, load_bytes, load_image
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.inference.caption_confidence import check_confidence, decoding_features, evidence_of
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
-from captionkit.inference.search import Begun, Constraints, Decoding, Hypothesis, Overview, Stepper, search
+from captionkit.inference.search import Begun, Capability, Constraints, Decoding, Hypothesis, Overview, Stepper, search
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.utils.deprecation import warn_renamed
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captionkit.data.tokenizer import Tokenizer
+    from captionkit.inference.published.folder import PublishedFolder
+    from captionkit.inference.published.image_processor import ImageProcessor
 
 #: default batch size
 BATCH = 16
@@ -48,7 +50,7 @@ class Word:
     def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
         """Return the word for the machine-readable output; with `maps`, including its attention [rows][columns]."""
         said: dict[str, Any] = {"text": self.text, "confidence": round(self.confidence, 4)}
-        if maps:
+        if maps and self.attention.size:
             from captionkit.viz.attention_files import attention_lists
 
             said["attention"] = attention_lists(self.attention)
@@ -147,30 +149,47 @@ class Opened:
 class Captioner:
     """Captions images. Create one with `captionkit.load`; it is thread-safe."""
 
-    def __init__(self, folder: ModelFolder, stepper: Stepper) -> None:
+    def __init__(self, folder: ModelFolder | PublishedFolder, stepper: Stepper) -> None:
         self.folder = folder
         self.stepper = stepper
         self.tokenizer = folder.tokenizer
         self.preprocessing = folder.preprocessing
+        self._read = _reader(folder.preprocessing, as_bytes=stepper.takes_bytes)
         self.decoding = folder.decoding
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Captioner:
+    def from_pretrained(cls, source: str | os.PathLike[str] | None = None, **settings: Any) -> Captioner:
         """Load a model folder or a Hub id, or by default the bundled model; the same as `captionkit.load`."""
         from captionkit.inference.load import load
 
-        return load(source, threads=threads)
+        return load(source, **settings)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what the model can do: "attention", "constraints", "prompt", and "confidence" once it is fitted."""
+        fitted: tuple[Capability, ...] = ("confidence",) if self.folder.confidence else ()
+        return self.stepper.capabilities.union(fitted)
+
+    def check_attention(self) -> None:
+        """Raise CaptionkitError, in a line, if the model has no attention maps to show."""
+        if "attention" not in self.capabilities:
+            raise CaptionkitError(f"{self.folder.name}: the model gives no attention maps; ask for none")
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Copy the checked model folder to `path` and return it.
 
         Raises CaptionkitError where something else than a model that captionkit wrote would be replaced.
         """
-        return copy_model(self.folder, path).path
+        return copy_model(self._own_folder(), path).path
 
     def push_to_hub(self, repo: str) -> str:
         """Upload the checked model folder to the Hugging Face Hub as `repo` ("owner/name"); returns its address."""
-        return push_model(self.folder, repo)
+        return push_model(self._own_folder(), repo)
+
+    def _own_folder(self) -> ModelFolder:
+        if not isinstance(self.folder, ModelFolder):
+            raise ModelError(f"{self.folder.name}: was published by others; copy its folder as it is")
+        return self.folder
 
     @property
     def sure_from(self) -> float | None:
@@ -268,11 +287,10 @@ class Captioner:
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
         """Decode an image and preprocess it for the model; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
-        load = load_bytes if self.stepper.takes_bytes else load_image
         pixels, error = None, None
         notes: list[str] = []
         try:
-            pixels = load(source, self.preprocessing, max_pixels=max_pixels, notes=notes)
+            pixels = self._read(source, max_pixels=max_pixels, notes=notes)
         except ImageError as caught:
             error = caught
         return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes))
@@ -311,11 +329,11 @@ class Captioner:
 
     def _caption_of(self, hypothesis: Hypothesis, overview: Overview | None) -> Caption:
         tokens = tuple(hypothesis.tokens.tolist())
-        rows, columns = self.folder.grid
+        rows, columns = self.folder.grid if hypothesis.attention.shape[1] else (0, 0)
         if hypothesis.attention.shape[1] != rows * columns:
             cells = hypothesis.attention.shape[1]
             raise ModelError(f"{self.folder.path}: its grid is given as {rows} x {columns}, but has {cells} cells")
-        maps = hypothesis.attention.reshape(len(tokens), *self.folder.grid)  # [L,G] -> [L,rows,columns]
+        maps = hypothesis.attention.reshape(len(tokens), rows, columns)  # [L,G] -> [L,rows,columns]
         spoken = [*spoken_words(self.tokenizer, hypothesis)]
         log_probs = np.array([log_prob for *_, log_prob in spoken])  # [words]
         confidences = self.folder.calibration(np.exp(log_probs)).tolist()
@@ -354,6 +372,13 @@ class Captioner:
             return judge(features, overview and overview.means)
         except ModelError as error:
             raise ModelError(f"{self.folder.path}: {error}") from None
+
+
+def _reader(preprocessing: Preprocessing | ImageProcessor, *, as_bytes: bool) -> Callable[..., NDArray[Any]]:
+    """Return the function that opens an image and preprocesses it."""
+    if isinstance(preprocessing, Preprocessing):
+        return partial(load_bytes if as_bytes else load_image, preprocessing=preprocessing)
+    return preprocessing.load
 
 
 def spoken_words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:

@@ -18,7 +18,9 @@ _PHOTO_SIDE = 1024  # longest side of a drawn photo, approximately
 
 
 def attention_of(captioner: Captioner, source: Any, caption: Caption) -> Any:
-    """Return a figure of the photo with the attention map of each word."""
+    """Return a figure of the photo with the attention map of each word; None for a model without maps."""
+    if not caption.attention.size:
+        return None
     from captionkit.viz.attention import attention_figure
 
     photo, words, region = figure_inputs(captioner, source, caption)

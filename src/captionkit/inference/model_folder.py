@@ -16,7 +16,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -32,8 +32,9 @@ LOG = logging.getLogger(__name__)
 # What reads a folder's parts is imported with the first of them: see captionkit.inference.load.
 if TYPE_CHECKING:
     from captionkit.data.images import Preprocessing
+    from captionkit.data.special_tokens import SpecialTokens
     from captionkit.data.tokenizer import Tokenizer
-    from captionkit.inference.search import Decoding
+    from captionkit.inference.search import Decoding, Stepper
 
 T = TypeVar("T")
 
@@ -63,6 +64,37 @@ class ModelFolder:
 
     path: Path
     config: Mapping[str, Any]
+    #: of its graphs, if they come in several
+    precision: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """What to call the model."""
+        return self.path.name
+
+    def with_precision(self, precision: str) -> ModelFolder:
+        """Return the folder with the graphs of another precision in use. Raises ModelError if it has none."""
+        return replace(self, precision=precision)
+
+    @cached_property
+    def graphs(self) -> dict[str, str]:
+        """The file of each graph, "encoder" and "decoder". Raises ModelError for a precision that is not there."""
+        from captionkit.inference.published.graphs import graph_files
+
+        if self.precision == "auto" and self.runnable:
+            return {"encoder": ENCODER, "decoder": DECODER}
+        try:
+            return graph_files(self.config["files"], (("encoder", "decoder"), ()), self.precision)
+        except ModelError as error:
+            if self.precision == "auto":  # what reading them reports, with the way out
+                return {"encoder": ENCODER, "decoder": DECODER}
+            raise ModelError(f"{self.path}: {error}") from None
+
+    def stepper(self, threads: int | None = None, device: str = "cpu") -> Stepper:
+        """Open the graphs. Raises ModelError."""
+        from captionkit.inference.onnx_runtime import OnnxStepper
+
+        return OnnxStepper(self, threads=threads, device=device)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -70,7 +102,12 @@ class ModelFolder:
         from captionkit.data.tokenizer import Tokenizer
 
         self.read(TOKENIZER)
-        return Tokenizer.load(self.path / TOKENIZER)
+        if "special_tokens" not in self.config:
+            return Tokenizer.load(self.path / TOKENIZER)
+        from captionkit.data.pretrained_tokenizer import PretrainedTokenizer
+        from captionkit.data.tokenizer import read_backend
+
+        return PretrainedTokenizer(read_backend(self.path / TOKENIZER), self._parse("special_tokens", _special_tokens))
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -100,9 +137,12 @@ class ModelFolder:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the attention maps."""
+        """Rows and columns of the attention maps; 0, 0 for a model without maps."""
+        architecture = self.section("architecture")
+        if "special_tokens" in self.config and architecture.get("grid") is None:
+            return 0, 0
         try:
-            rows, columns = map(int, self.section("architecture")["grid"])
+            rows, columns = map(int, architecture["grid"])
         except (KeyError, TypeError, ValueError):
             raise ModelError(
                 f"{self.path / CONFIG}: architecture: has no grid; it is damaged, get the model again"
@@ -152,6 +192,17 @@ class ModelFolder:
             self.read(name)
 
 
+def _special_tokens(table: Mapping[str, Any]) -> SpecialTokens:
+    """Read the special tokens of an imported model. Raises ModelError."""
+    from captionkit.data.special_tokens import SpecialTokens
+
+    start, end, banned = table.get("start"), table.get("end"), table.get("banned", [])
+    lists = isinstance(start, list) and isinstance(banned, list)
+    if not lists or not start or not all(type(token) is int and token >= 0 for token in (*start, *banned, end)):
+        raise ModelError("special_tokens: start and banned must be lists of token ids, end a token id")
+    return SpecialTokens(tuple(start), end, frozenset(banned))
+
+
 _REMEDY = {
     ENCODER: "make the ONNX graphs with `captionkit export`",
     DECODER: "make the ONNX graphs with `captionkit export`",
@@ -183,14 +234,25 @@ def _found(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     if not paths.exists(source, ModelError) and path.name:
         _bring_back(path)
-        if not paths.exists(path) and _HUB_ID.fullmatch(str(source)):
+        if not paths.exists(path) and is_hub_id(str(source)):
             return _from_hub(str(source))
     return path
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name could be that of a model on the Hub, perhaps with its revision."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def _check(config: Any, path: Path) -> None:
     version = config.get("format") if isinstance(config, dict) else None
     if not isinstance(version, int):
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        if isinstance(kind, str):
+            raise ModelError(
+                f"{path}: a model of another kind ({kind:.60}), not a folder made by captionkit; `captionkit caption`, "
+                "serve and evaluate run some as they are, `captionkit import` converts others"
+            )
         raise ModelError(f"{path}: not a captionkit config (no format number); give a folder made by captionkit")
     if version > FORMAT:
         raise ModelError(
@@ -408,7 +470,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, _, revision = name.partition("@")
-    wanted = [CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, CARD]
+    wanted = [CONFIG, TOKENIZER, WEIGHTS, ENCODER, DECODER, "encoder_*.onnx", "decoder_*.onnx", CARD]
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the Hub raises many kinds; all mean that there is no model to be had

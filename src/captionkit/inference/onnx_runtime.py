@@ -53,11 +53,14 @@ class OnnxStepper:
         graphs: Mapping[str, bytes] | None = None,
         device: str = CPU,
     ) -> None:
-        """Open both graphs for `device` (see captionkit.inference.devices); `graphs`, by file name, replace the folder's."""
-        given = graphs or {}
+        """Open both graphs for `device`, see captionkit.inference.devices.
+
+        `graphs`, by the names ENCODER and DECODER, replace the folder's own.
+        """
+        given, named = graphs or {}, folder.graphs
         with ThreadPoolExecutor(1) as pool:  # in parallel, both open in the time of one
-            decoder = pool.submit(_session, folder, DECODER, given.get(DECODER), threads, device)
-            self._encoder = _session(folder, ENCODER, given.get(ENCODER), threads, device)
+            decoder = pool.submit(_session, folder, named["decoder"], given.get(DECODER), threads, device)
+            self._encoder = _session(folder, named["encoder"], given.get(ENCODER), threads, device)
             self._decoder = decoder.result()
         self._preprocessing, self._takes = folder.preprocessing, self._encoder.get_inputs()[0].name
         #: whether the encoder takes images as bytes

@@ -167,7 +167,7 @@ def _gathered(cache: NDArray[Any], parents: NDArray[np.int64]) -> NDArray[Any]:
     """Return the caches [N,...] that hypotheses `parents` [B,K] of the step before, [B,K',...], left."""
     images = np.arange(len(parents))[:, None]
     chosen = cache[images, parents]  # [B,K,...]
-    return chosen.reshape(-1, *cache.shape[2:])
+    return chosen.reshape(parents.size, *cache.shape[2:])
 
 
 def _repeated(memory: Mapping[str, Any], beams: int) -> Arrays:

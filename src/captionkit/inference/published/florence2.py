@@ -14,20 +14,12 @@ if TYPE_CHECKING:
     from captionkit.inference.published.folder import PublishedFolder
     from captionkit.inference.search import Capability
 
-#: layouts of graph files, see `graph_files`
-GRAPHS = (
-    ("vision_encoder", "embed_tokens", "encoder_model"),
-    ("decoder_model_merged",),
-    ("decoder_model", "decoder_with_past_model"),
-)
 #: style of caption -> the text that stands for the task <CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>
 PROMPTS = {
     "short": "What does the image describe?",
     "detailed": "Describe in detail what is shown in the image.",
     "long": "Describe with a paragraph what is shown in the image.",
 }
-#: tokens of a caption where the folder does not limit them
-LENGTH = 256
 
 
 class Florence2Stepper(PublishedStepper):
@@ -39,8 +31,8 @@ class Florence2Stepper(PublishedStepper):
         self._vision, self._embeddings = graphs.open("vision_encoder"), graphs.open("embed_tokens")
         self._encoder = graphs.open("encoder_model")
         first, later = graphs.decoder()
-        decoder = CachedDecoder(first, later, **folder.heads("text_config"), embed=self._embed)
-        super().__init__(decoder, folder.generation)
+        decoder = CachedDecoder(first, later, **folder.heads, embed=self._embed)
+        super().__init__(folder, decoder)
         prompt = folder.tokenizer.backend.encode(PROMPTS[style]).ids
         self._task = self._embed(np.array([prompt], np.int64))  # [1,P,D]
 

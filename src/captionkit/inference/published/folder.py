@@ -7,16 +7,17 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.inference.calibration import Calibration
-from captionkit.inference.confidence import Confidence
+from captionkit.inference.caption_confidence import CaptionConfidence
 from captionkit.inference.devices import CPU
 from captionkit.inference.model_folder import CONFIG, TOKENIZER, in_hub_cache
 from captionkit.inference.published import florence2, vision_encoder_decoder
+from captionkit.inference.published.families import FAMILIES
 from captionkit.inference.published.graphs import Graphs, graph_files
 from captionkit.inference.published.tables import read_tables, tables_path, write_tables
+from captionkit.inference.word_confidence import WordConfidence
 from captionkit.utils import paths
 
 if TYPE_CHECKING:
@@ -30,29 +31,6 @@ STYLES = tuple(florence2.PROMPTS)
 _MAX_JSON_BYTES = 64 << 20  # of a tokenizer
 
 
-class Family(NamedTuple):
-    """A kind of published model that can be run."""
-
-    #: layouts of graph files, see `graph_files`
-    graphs: tuple[tuple[str, ...], ...]
-    #: tokens of a caption where the folder does not limit them; None: as transformers
-    length: int | None
-    prompted: bool
-
-
-#: `model_type` of a config -> how it is run
-FAMILIES = {
-    "vision-encoder-decoder": Family(vision_encoder_decoder.GRAPHS, None, prompted=False),
-    "florence2": Family(florence2.GRAPHS, florence2.LENGTH, prompted=True),
-}
-
-
-def model_type(config: Any) -> str:
-    """Return the kind of model that a config describes in transformers' manner; "" if none."""
-    found = config.get("model_type") if isinstance(config, Mapping) else None
-    return found if isinstance(found, str) else ""
-
-
 class PublishedFolder:
     """An opened folder of a published model; the counterpart of `ModelFolder`."""
 
@@ -64,7 +42,7 @@ class PublishedFolder:
     ) -> None:
         """`settings` is the content of its config.json. Raises ModelError, CaptionkitError for a style it lacks."""
         self.path, self.settings, self.name = path, settings, name or path.name
-        self._family = FAMILIES[model_type(settings)]
+        self._family = FAMILIES[str(settings["model_type"])]
         if style and not self._family.prompted:
             raise CaptionkitError(f"{path}: has one style of captions; leave out the style")
         if style and style not in STYLES:
@@ -98,12 +76,13 @@ class PublishedFolder:
 
         # Older models have these settings in their config, partly in that of the decoder.
         settings: dict[str, Any] = {}
-        for part in (self._part("text_config"), self._part("decoder"), self.settings):
+        for part in (self._decoder, self.settings):
             settings |= {key: value for key, value in part.items() if value is not None}
         if (self.path / GENERATION).is_file():
             settings |= {key: value for key, value in self._json(GENERATION).items() if value is not None}
         length = self._family.length or USUAL_LENGTH
-        return self._within(GENERATION, lambda: read_generation(settings, length=length))
+        positions = self.positions
+        return self._within(GENERATION, lambda: read_generation(settings, length=length, positions=positions))
 
     @cached_property
     def tokenizer(self) -> PretrainedTokenizer:
@@ -130,15 +109,15 @@ class PublishedFolder:
         return self.generation.decoding if stored is None else Decoding.from_dict(stored)
 
     @cached_property
-    def calibration(self) -> Calibration:
+    def calibration(self) -> WordConfidence:
         """The curve from a word's probability to its confidence, as `captionkit calibrate` stored it."""
-        return Calibration.from_dict(self._tables.get("calibration", {}))
+        return WordConfidence.from_dict(self._tables.get("calibration", {}))
 
     @cached_property
-    def confidence(self) -> Confidence | None:
+    def confidence(self) -> CaptionConfidence | None:
         """How likely a caption is right in the main thing; None where that was not fitted."""
         stored = self._tables.get("confidence")
-        return None if stored is None else Confidence.from_dict(stored)
+        return None if stored is None else CaptionConfidence.from_dict(stored)
 
     @cached_property
     def _tables(self) -> Mapping[str, Any]:
@@ -154,9 +133,20 @@ class PublishedFolder:
         write_tables(self.tables_path, {**self._tables, **tables})
         return self.tables_path
 
-    def heads(self, part: str) -> dict[str, int]:
-        """Return the number of attention heads of the decoder that `part` of the config describes, and their size."""
-        config = self._part(part)
+    @property
+    def positions(self) -> int | None:
+        """The number of tokens that the decoder has positions for; None if its config does not say."""
+        names = ("n_positions", "max_position_embeddings", "max_target_positions")
+        return next((self._decoder[name] for name in names if type(self._decoder.get(name)) is int), None)
+
+    @property
+    def _decoder(self) -> Mapping[str, Any]:
+        return self._part("text_config") or self._part("decoder")
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """The number of the decoder's attention heads, and their size."""
+        config = self._decoder
         counts = ("decoder_attention_heads", "n_head", "num_key_value_heads", "num_attention_heads")
         heads = next((config[name] for name in counts if type(config.get(name)) is int), 1)
         sizes = ("d_model", "n_embd", "hidden_size")

@@ -36,8 +36,13 @@ class Generation(NamedTuple):
     other_ends: frozenset[int]
 
 
-def read_generation(config: Mapping[str, Any], *, length: int = USUAL_LENGTH) -> Generation:
-    """Read a generation config; `length` is the most tokens of a caption where it names none. Raises ModelError."""
+def read_generation(
+    config: Mapping[str, Any], *, length: int = USUAL_LENGTH, positions: int | None = None
+) -> Generation:
+    """Read a generation config. Raises ModelError.
+
+    `length` is the most tokens of a caption where it names none; the decoder has `positions` for so many, if limited.
+    """
     start = _token(config, "decoder_start_token_id", _token(config, "bos_token_id", None))
     ends = _ends(config.get("eos_token_id"))
     if start is None or not ends:
@@ -55,10 +60,14 @@ def read_generation(config: Mapping[str, Any], *, length: int = USUAL_LENGTH) ->
         0 if forced is None else 1,
         _token(config, "forced_eos_token_id", None) is not None,
     )
-    return Generation(_decoding(config, length), special, frozenset(ends[1:]))
+    return Generation(
+        _decoding(config, length, (positions or _LONGEST) - len(special.start) + special.counted),
+        special,
+        frozenset(ends[1:]),
+    )
 
 
-def _decoding(config: Mapping[str, Any], length: int) -> Decoding:
+def _decoding(config: Mapping[str, Any], length: int, longest: int) -> Decoding:
     def given(name: str, usual: Any) -> Any:
         value = config.get(name)
         return usual if value is None else value
@@ -76,7 +85,7 @@ def _decoding(config: Mapping[str, Any], length: int) -> Decoding:
             "top_k": given("top_k", 50),
             "top_p": given("top_p", 1.0),
         }
-    most = min(max(1, most), _LONGEST)
+    most = min(max(1, most), longest, _LONGEST)
     try:
         return Decoding(
             num_beams=given("num_beams", 1),

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captionkit.errors import CaptionkitError
 from captionkit.inference.published.decoder import CachedDecoder, DecoderState, ranked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from captionkit.inference.published.generation import Generation
+    from captionkit.inference.published.folder import PublishedFolder
     from captionkit.inference.search import Capability
 
 #: the decoder's name for what the encoder gave
@@ -24,13 +25,19 @@ class PublishedStepper:
     takes_bytes = False
     capabilities: frozenset[Capability] = frozenset(("constraints",))
 
-    def __init__(self, decoder: CachedDecoder, generation: Generation) -> None:
-        self._decoder, self._end, self._other_ends = decoder, generation.special.end, generation.other_ends
+    def __init__(self, folder: PublishedFolder, decoder: CachedDecoder) -> None:
+        self._decoder, self._positions = decoder, folder.positions
+        self._end, self._other_ends = folder.generation.special.end, folder.generation.other_ends
 
     def step(
         self, tokens: NDArray[np.int64], parents: NDArray[np.int64], state: DecoderState, top_k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], DecoderState]:
-        """Decode one step: `tokens`, `parents` [B,K] -> log-probs and ids [B,K,T], no attention [B,K,0], state."""
+        """Decode one step: `tokens`, `parents` [B,K] -> log-probs and ids [B,K,T], no attention [B,K,0], state.
+
+        Raises CaptionkitError for a caption that is longer than the decoder has positions.
+        """
+        if self._positions is not None and state.length >= self._positions:
+            raise CaptionkitError(f"the model's decoder has positions for {self._positions} tokens; lower max_length")
         logits, state = self._decoder.step(tokens, parents, state)
         log_probs, ids = ranked(logits, top_k, self._other_ends, self._end)
         shape = (*tokens.shape, -1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.errors import ModelError
-from captionkit.utils import files, paths
+from captionkit.utils import atomic_write, paths
 
 _MARK = "captionkit_tables"
 _MAX_BYTES = 4 << 20
@@ -21,7 +21,7 @@ def tables_path(folder: Path, name: str, *, cached: bool) -> Path:
     For one in the Hub's cache (`cached`), which is not written to, it is in captionkit's own cache.
     """
     if cached:
-        return files.cache_folder() / "models" / (re.sub(r"[^\w.-]+", "--", name) + ".json")
+        return paths.cache_folder() / "models" / (re.sub(r"[^\w.-]+", "--", name) + ".json")
     folder = paths.real(folder)
     return folder.with_name(f"{folder.name}.captionkit.json")
 
@@ -45,5 +45,5 @@ def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise files.cannot_write(path, error) from None
-    files.write_text(path, json.dumps({_MARK: 1, **tables}, ensure_ascii=False, indent=1) + "\n")
+        raise atomic_write.cannot_write(path, error) from None
+    atomic_write.write_text(path, json.dumps({_MARK: 1, **tables}, ensure_ascii=False, indent=1) + "\n")

@@ -13,17 +13,14 @@ if TYPE_CHECKING:
 
     from captionkit.inference.published.folder import PublishedFolder
 
-#: layouts of graph files, see `graph_files`
-GRAPHS = (("encoder_model",), ("decoder_model_merged",), ("decoder_model", "decoder_with_past_model"))
-
 
 class VisionEncoderDecoderStepper(PublishedStepper):
     """Runs encoder_model.onnx and the decoder, merged or as a pair."""
 
     def __init__(self, folder: PublishedFolder, graphs: Graphs) -> None:
         first, later = graphs.decoder()
-        decoder = CachedDecoder(first, later, **folder.heads("decoder"))
-        super().__init__(decoder, folder.generation)
+        decoder = CachedDecoder(first, later, **folder.heads)
+        super().__init__(folder, decoder)
         self._encoder = graphs.open("encoder_model")
         self._output = self._encoder.get_outputs()[0].name
 

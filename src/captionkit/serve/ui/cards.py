@@ -77,11 +77,13 @@ def _caption(caption: Caption, *, first: bool = False) -> str:
 def _word(word: Word, *, reached: bool) -> str:
     """Return the button of a word; arrow keys move between words, so only the first is a tab stop."""
     sure = min(max(word.confidence, 0.0), 1.0)
-    looked = f"{word.text}: {sure:.0%} sure, looked {looked_at(word.attention)}"
+    looked, veiled = f"{word.text}: {sure:.0%} sure", ""
+    if word.attention.size:
+        looked, veiled = f"{looked}, looked {looked_at(word.attention)}", _inlined(word.attention)
     return (
         f'<button type="button" class="ck-word{" ck-unsure" if sure < 0.5 else ""}" aria-pressed="false" '
         f'tabindex="{0 if reached else -1}" style="--sure:{sure:.0%}" '
-        f'data-looked="{escaped(looked)}" data-veil="{_inlined(word.attention)}">{escaped(word.text)}</button>'
+        f'data-looked="{escaped(looked)}" data-veil="{veiled}">{escaped(word.text)}</button>'
     )
 
 
