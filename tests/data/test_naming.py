@@ -102,6 +102,6 @@ def test_a_folder_that_cannot_be_written_is_known_before_the_work(
 ) -> None:
     root = make_cats(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    monkeypatch.setattr("captionkit.cli.name.load", lambda model: pytest.fail("captioned"))
+    monkeypatch.setattr("captionkit.inference.load.load", lambda *_, **__: pytest.fail("captioned"))
     with pytest.raises(CaptionkitError, match="cannot be written, and"):
         name_images(root, "cat")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from captionkit.cli.inputs import Input, find_inputs
 from captionkit.errors import CaptionkitError
 from captionkit.inference.figures import attention_of, figure_inputs
-from captionkit.inference.load import load
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.inference.results import ResultsFile
 from captionkit.utils import atomic_write, output_checks, paths
 from captionkit.utils.archive import ArchiveMember
@@ -46,6 +46,7 @@ def caption_inputs(
     decoding: dict[str, Any],
     min_confidence: float | None = None,
     write: WriteOptions | None = None,
+    runtime: Runtime = USUAL_RUNTIME,
 ) -> int:
     """Caption every image that `named` stands for; return the exit status, 0 only if every image was captioned.
 
@@ -72,7 +73,9 @@ def caption_inputs(
     failures: list[str] = []
     with ExitStack() as stack:
         results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
-        captioner = load(model)
+        captioner = runtime.load(model)
+        if attention:
+            captioner.check_attention()
         restyle, hypotheses = style_of(write, captioner, decoding)
         settings = {**decoding, **hypotheses, "min_confidence": min_confidence}
         for given, outcome in track(outcomes_of(captioner, inputs, batch_size, settings), total, "captioning"):
@@ -281,7 +284,9 @@ def _show_maps(caption: Caption) -> None:
     print(maps, file=sys.stderr, flush=True)
 
 
-def caption_samples(output: Path, *, model: str | None, min_confidence: float | None = None) -> int:
+def caption_samples(
+    output: Path, *, model: str | None, min_confidence: float | None = None, runtime: Runtime = USUAL_RUNTIME
+) -> int:
     """Caption the sample photographs and write a page; print the captions and the path of the page.
 
     Below `min_confidence` the page says "not sure"; without it, the threshold stored with the model is used, if any.
@@ -290,7 +295,7 @@ def caption_samples(output: Path, *, model: str | None, min_confidence: float | 
     from captionkit.viz.samples import sample_photos
 
     output_checks.check_output_file(output, output_checks.is_page)
-    captioner = load(model)
+    captioner = runtime.load(model)
     photos = sample_photos()
     cards = []
     asked = captioner.sure_from if min_confidence is None else min_confidence

@@ -80,6 +80,7 @@ _INSTALL = "pip install 'captionkit"
 _ABOUT = "Describes images in words, and trains, evaluates and serves the models that do."
 _MORE = "`captionkit COMMAND --help` says more of a command."
 
+_MODEL = "model folder, Hub id, or a name that `captionkit models` lists"
 #: the commands as `captionkit --help` orders them
 _GROUPS = {
     "caption": ("caption", "bulk", "watch", "alttext", "serve", "demo"),
@@ -105,6 +106,7 @@ def caption(options: argparse.Namespace) -> int:
         decoding=_overrides(options, "decoding"),
         min_confidence=options.min_confidence,
         write=WriteOptions(**_overrides(options, "write")),
+        runtime=_runtime(options),
     )
 
 
@@ -182,6 +184,7 @@ def evaluate(options: argparse.Namespace) -> int:
         decoding=(decoding := _overrides(options, "decoding")),
         resamples=options.resamples,
         seed=decoding.get("seed", 0),
+        runtime=_runtime(options),
     )
     _show(done.scores, done.scores.notes, options.json)
     say(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}")
@@ -201,6 +204,7 @@ def tune(options: argparse.Namespace) -> int:
         no_repeat_ngram_sizes=options.no_repeat_ngram_size,
         early_stop_horizons=options.early_stop_horizon,
         write=options.write,
+        runtime=_runtime(options),
     )
     tell(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
     return 0
@@ -211,7 +215,12 @@ def calibrate(options: argparse.Namespace) -> int:
     from captionkit.eval.fit_confidence import calibrate_model
 
     fitted = calibrate_model(
-        options.model, options.data, split=options.split, write=options.write, resamples=options.resamples
+        options.model,
+        options.data,
+        split=options.split,
+        write=options.write,
+        resamples=options.resamples,
+        runtime=_runtime(options),
     )
     print(json.dumps(fitted.to_dict(), ensure_ascii=False, indent=1) if options.json else fitted)
     return 0
@@ -245,7 +254,9 @@ def name(options: argparse.Namespace) -> int:
     """Caption class folders with sentences that name the classes."""
     from captionkit.cli.name import name_images
 
-    done = name_images(options.data, options.noun, model=options.model, batch_size=options.batch_size)
+    done = name_images(
+        options.data, options.noun, model=options.model, batch_size=options.batch_size, runtime=_runtime(options)
+    )
     say(f"captionkit: {done}")
     return 1 if done.failures else 0
 
@@ -429,7 +440,9 @@ def demo(options: argparse.Namespace) -> int:
     """Caption sample photographs onto a page with attention maps."""
     from captionkit.cli.caption import caption_samples
 
-    return caption_samples(options.output, model=options.model, min_confidence=options.min_confidence)
+    return caption_samples(
+        options.output, model=options.model, min_confidence=options.min_confidence, runtime=_runtime(options)
+    )
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -447,7 +460,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="image, folder, pattern such as 'photos/*.jpg', or - for standard input",
     )
-    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
+    _add_runtime(add, style=False)
     _add_decoding(add, fields=arguments[:1] == ["caption"])
     _add_min_confidence(add, "mark captions of less confidence, 0 to 1: a last field 'review', or so in JSON")
     add("--json", action="store_true", help="one JSON object a line")
@@ -498,9 +512,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add_recipe(commands.choices["sweep"], _named, fields=arguments[:1] == ["sweep"])
 
     add = _add(commands, evaluate, extra="train")
-    add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("model", type=_named, metavar="MODEL", help=_MODEL)
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
+    _add_runtime(add)
     _add_decoding(add, fields=arguments[:1] == ["evaluate"])
     _add_scoring(add, seed=False)  # --seed is there already
     add(
@@ -512,7 +527,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
 
     add = _add(commands, tune, extra="train")
-    add("model", type=_named, metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("model", type=_named, metavar="MODEL", help=_MODEL)
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     add(
@@ -542,10 +557,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="to try; a small one saves steps (default: the model's)",
     )
     add("--write", action="store_true", help="make the best what the model captions with")
+    _add_runtime(add)
     add("--json", action="store_true", help="machine-readable")
 
     add = _add(commands, calibrate, extra="train")
-    add("model", metavar="MODEL", help="model folder or Hub id, or 'bundled'")
+    add("model", metavar="MODEL", help=_MODEL)
     add(
         "data",
         type=Path,
@@ -554,7 +570,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="captioned images, in any layout that `captionkit inspect` knows; all images count alike",
     )
     add("--split", default="val", help="which of their splits (default: %(default)s)")
-    add("--write", action="store_true", help="store what was fitted in the model folder")
+    add("--write", action="store_true", help="store what was fitted: in the model folder, or beside one of others")
+    _add_runtime(add)
     add("--resamples", type=int, default=1000, metavar="N", help="for confidence intervals; 0: none (default: 1000)")
     add("--json", action="store_true", help="machine-readable")
 
@@ -569,7 +586,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, name, extra="")
     add("data", type=_path, metavar="DATA", help="class folders: NAME/1.jpg, or train/NAME/1.jpg, valid/NAME/1.jpg")
     add("--noun", required=True, metavar="TEXT", help="what the model calls all that they show, for instance bird")
-    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
+    _add_runtime(add)
     _add_batch_size(add)
 
     add = _add(commands, score, extra="train")
@@ -614,7 +632,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     add = _add(commands, serve, extra="serve")
     add("place", type=_named, nargs="?", help=argparse.SUPPRESS)
-    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
     _add_fields(add, Settings, "serve", old={"max_batch_size": "--max-batch"}, defaults=True)
 
     add = _add(commands, plot, extra="train")
@@ -639,7 +657,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     add = _add(commands, alttext, extra="")
     add("site", type=_path, metavar="SITE", help="folder of pages and images, or one page")
-    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
     add("--dry-run", action="store_true", help="show what would change, as a diff, and change nothing")
     add("--max-chars", metavar="N", type=int, help="most characters of an alt text (default: 125)")
     _add_min_confidence(add, "word captions of less confidence, 0 to 1, as guesses, and list them for review")
@@ -647,7 +665,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=16, metavar="N", help="images in one batch (default: %(default)s)")
 
     add = _add(commands, demo, extra="demo")
-    add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
+    _add_runtime(add)
     add(
         "--output",
         type=_path,
@@ -707,6 +726,26 @@ def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
     _add_batch_size(add)
 
 
+def _add_runtime(add: Callable[..., Any], *, style: bool = True) -> None:
+    """How the model is run, and (with `style`) what a model that is told so says."""
+    from captionkit.inference.devices import DEVICES, PRECISIONS, STYLES
+
+    add("--device", default="cpu", metavar="NAME", help=f"that the model runs on: {', '.join(DEVICES)} (default: cpu)")
+    precisions = ("auto", *PRECISIONS)
+    add("--precision", choices=precisions, default="auto", help="of a model that comes in several (default: auto)")
+    if style:
+        add("--style", choices=STYLES, default="", help="of captions, for a model that is told what to say")
+
+
+def _runtime(options: argparse.Namespace) -> Any:
+    """The settings that `_add_runtime` added."""
+    from captionkit.inference.devices import STYLES
+    from captionkit.inference.load import Runtime
+
+    style = getattr(options, "style", getattr(options, "write:style", ""))
+    return Runtime(device=options.device, precision=options.precision, style=style if style in STYLES else "")
+
+
 def _add_batch_size(add: Callable[..., Any]) -> None:
     what = "images that go through the model together (default: 16)"
     add("--batch-size", old=["--batch"], type=int, default=16, metavar="N", help=what)
@@ -714,6 +753,8 @@ def _add_batch_size(add: Callable[..., Any]) -> None:
 
 def _add_write(add: Callable[..., Any]) -> None:
     """Where captions go besides standard output, and how they are worded: the fields of WriteOptions."""
+
+    from captionkit.inference.devices import STYLES
 
     def option(flag: str, **how: Any) -> None:
         add(flag, group="writing", dest=f"write:{flag.lstrip('-').replace('-', '_')}", **how)
@@ -734,7 +775,8 @@ def _add_write(add: Callable[..., Any]) -> None:
     )
     option("--fields", metavar="NAMES", type=_listed, help="some of description, image-description, alt, extended")
     option("--dry-run", action="store_true", default=None, help="only say what would be written")
-    option("--style", choices=("alt",), help="alt: a sentence for those who do not see the image")
+    styles = ("alt", *STYLES)
+    option("--style", choices=styles, help="alt: for those who do not see the image; others: if the model has them")
     option("--max-chars", metavar="N", type=int, help="most characters of --style alt (default: 125)")
 
 

@@ -18,7 +18,7 @@ from captionkit.data.layouts import open_dataset
 from captionkit.data.layouts.class_folders import caption_of
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import BATCH
-from captionkit.inference.load import load
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.utils import atomic_write
 from captionkit.utils.progress import say, track
 
@@ -48,7 +48,9 @@ class Naming:
         return f"{self.file}: {self.images:,} images, {self.templates_only:,} of them by templates alone{left_out}"
 
 
-def name_images(data: Path, noun: str, *, model: str | None = None, batch_size: int = BATCH) -> Naming:
+def name_images(
+    data: Path, noun: str, *, model: str | None = None, batch_size: int = BATCH, runtime: Runtime = USUAL_RUNTIME
+) -> Naming:
     """Caption the class folders `data` with a model, insert the class names, and write data/captions.csv.
 
     `noun` is the word or phrase in the model's vocabulary for everything the images show. An image without a sentence
@@ -64,7 +66,7 @@ def name_images(data: Path, noun: str, *, model: str | None = None, batch_size: 
             f"{data}: cannot be written, and {CAPTIONS} belongs there; copy the images to another place"
         )
     images = [(split, example) for split, examples in dataset.items() for example in examples]
-    outcomes = load(model).stream(
+    outcomes = runtime.load(model).stream(
         [example.image for _, example in images],
         batch_size=batch_size,
         force_words=(noun,),

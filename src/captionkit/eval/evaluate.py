@@ -19,7 +19,7 @@ from captionkit.data.tokenizer import split_words
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.figures import attention_of
-from captionkit.inference.load import load
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.inference.results import ResultsFile
 from captionkit.inference.search import Decoding
 from captionkit.metrics import Metric, Scores, evaluate
@@ -58,6 +58,7 @@ def evaluate_model(
     decoding: dict[str, Any] | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    runtime: Runtime = USUAL_RUNTIME,
 ) -> Evaluation:
     """Caption `split` of the dataset at `data`, score it, and write results.json, scores.json and gallery.html.
 
@@ -74,7 +75,7 @@ def evaluate_model(
     caption_set = dataset.split(split)
     if not any(example.captions for example in caption_set):
         raise CaptionkitError(f"{data}: no image of split {split!r} has a caption to compare with")
-    captioner = load(model)
+    captioner = runtime.load(model)
     measures: list[str | Metric] = [*make_metrics(wanted), *(name for name in wanted if name == "diversity")]
     chosen = replace(captioner.decoding, **(decoding or {}))
     captioner.decoding = chosen

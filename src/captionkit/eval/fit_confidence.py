@@ -30,8 +30,7 @@ from captionkit.inference.caption_confidence import (
     evidence_of,
 )
 from captionkit.inference.captioner import BATCH, Caption, Captioner
-from captionkit.inference.load import load
-from captionkit.inference.model_folder import check_place, update_model
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.inference.search import Overview
 from captionkit.inference.word_confidence import Floats, WordConfidence, calibration_error, fit, logistic, sigmoid
 from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
@@ -124,19 +123,25 @@ class Fitted:
 
 
 def calibrate_model(
-    model: str, data: Sequence[str | Path], *, split: str = "val", write: bool = False, resamples: int = 1000
+    model: str,
+    data: Sequence[str | Path],
+    *,
+    split: str = "val",
+    write: bool = False,
+    resamples: int = 1000,
+    runtime: Runtime = USUAL_RUNTIME,
 ) -> Fitted:
     """Fit confidence on `split` of all the datasets together, all images weighted equally.
 
     `write` stores the fit in the model folder. `resamples` of the images give the intervals. Raises CaptionkitError,
     also if too few captions are right or wrong for a fit, or if `write` would change the bundled model.
     """
-    captioner = load(model)
+    captioner = runtime.load(model)
     if write:
-        check_place(captioner.folder.path)
+        captioner.folder.check_storable()
     fitted = fit_confidence(captioner, [captioned_split(one, split) for one in data], resamples=resamples)
     if write:
-        update_model(captioner.folder, {}, fitted.tables())
+        captioner.folder.store(fitted.tables())
     return fitted
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import BATCH, Captioner
-from captionkit.inference.load import load
-from captionkit.inference.model_folder import check_place, update_model
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.inference.search import Begun, Decoding, search
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.metrics import evaluate
@@ -90,6 +89,7 @@ def tune_model(
     no_repeat_ngram_sizes: Sequence[int] = (3,),
     early_stop_horizons: Sequence[int] | None = None,
     write: bool = False,
+    runtime: Runtime = USUAL_RUNTIME,
 ) -> Tuning:
     """Caption `split` with every combination, encoding the images once, and choose the one with the highest CIDEr-D.
 
@@ -97,9 +97,9 @@ def tune_model(
     the choice as the model folder's decoding settings. The choice is made on the split that scores it, so its reported
     score is slightly optimistic. Raises CaptionkitError.
     """
-    captioner = load(model)
+    captioner = runtime.load(model)
     if write:
-        check_place(captioner.folder.path)
+        captioner.folder.check_storable()
     found = [
         Decoding(**{**captioner.decoding.to_dict(), "num_captions": 1, **dict(zip(TRIED, settings, strict=True))})
         for settings in product(
@@ -118,7 +118,7 @@ def tune_model(
     described = {"name": caption_set.name, "split": caption_set.split, "fingerprint": caption_set.fingerprint()}
     tuning = Tuning(described, trials, best)
     if write:
-        update_model(captioner.folder, {}, {"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
+        captioner.folder.store({"decoding": best.decoding.to_dict(), "tuning": tuning.to_dict()})
         if captioner.folder.confidence and best.decoding != captioner.decoding:
             LOG.warning("%s: confidence was fitted to other decoding; `captionkit calibrate` refits it", model)
     return tuning

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from captionkit.inference.devices import choose_device
 from captionkit.inference.model_source import open_source
 from captionkit.inference.onnx_runtime import onnxruntime
 
@@ -33,6 +34,9 @@ class Runtime:
         )
 
 
+USUAL_RUNTIME = Runtime()
+
+
 def load(
     source: str | os.PathLike[str] | None = None,
     *,
@@ -54,7 +58,7 @@ def load(
     """
     folder = open_source(source, precision=precision, style=style or "")
     LOG.debug("model %s", folder.path)
-    onnxruntime()
+    device = choose_device(device, onnxruntime().get_available_providers())
     # Opening the graphs takes as long as importing the rest and releases the GIL, so both run in parallel.
     with ThreadPoolExecutor(1) as pool:
         stepper = pool.submit(folder.stepper, threads, device)

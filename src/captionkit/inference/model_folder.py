@@ -81,7 +81,8 @@ class ModelFolder:
         """The file of each graph, "encoder" and "decoder". Raises ModelError for a precision that is not there."""
         from captionkit.inference.published.graphs import graph_files
 
-        if self.precision == "auto" and self.runnable:
+        own = "int8" if "int8" in self.config else "fp32"
+        if self.runnable and self.precision in ("auto", own):
             return {"encoder": ENCODER, "decoder": DECODER}
         try:
             return graph_files(self.config["files"], (("encoder", "decoder"), ()), self.precision)
@@ -95,6 +96,14 @@ class ModelFolder:
         from captionkit.inference.onnx_runtime import OnnxStepper
 
         return OnnxStepper(self, threads=threads, device=device)
+
+    def check_storable(self) -> None:
+        """Refuse, before any work, tables that could not be stored in the folder. Raises CaptionkitError."""
+        check_place(self.path)
+
+    def store(self, tables: Mapping[str, Any]) -> None:
+        """Store tables such as "decoding" and "calibration" in the folder's config."""
+        update_model(self, {}, tables)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

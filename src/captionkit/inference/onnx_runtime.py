@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from captionkit.data.images import to_bytes
-from captionkit.errors import CaptionkitError, ModelError, one_line
+from captionkit.errors import ModelError, one_line
 from captionkit.inference.devices import CPU, providers_of
 from captionkit.inference.model_folder import DECODER, ENCODER, ModelFolder
 from captionkit.inference.search.stepper import CONCEPTS, Overview, cells_of
@@ -131,8 +131,6 @@ def _session(
         content = folder.read(name)
     try:
         return open_session(content, threads, device)
-    except CaptionkitError:
-        raise
     except Exception as error:  # onnxruntime's exceptions have no common base class
         reason = one_line(error)
         raise ModelError(f"{folder.path / name}: ONNX Runtime cannot run it ({reason}); export it again") from None
@@ -141,11 +139,9 @@ def _session(
 def open_session(graph: bytes | str, threads: int | None = None, device: str = CPU) -> ort.InferenceSession:
     """Create a session for a graph, its content or its path, on `device`.
 
-    It uses at most `threads` threads; by default, one per available processor. Raises CaptionkitError for a device that
-    is not here, and ONNX Runtime's exceptions.
+    It uses at most `threads` threads; by default, one per available processor. Raises ONNX Runtime's exceptions.
     """
     ort = onnxruntime()
-    providers = providers_of(device, ort.get_available_providers())
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or _processors()
     options.log_severity_level = 3
@@ -155,7 +151,7 @@ def open_session(graph: bytes | str, threads: int | None = None, device: str = C
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN)
     if tuple(map(int, ort.__version__.split(".")[:2])) < _BOUNDED_SPIN:
         options.add_session_config_entry("session.force_spinning_stop", "1")  # stops after each run
-    return ort.InferenceSession(graph, options, providers=providers)
+    return ort.InferenceSession(graph, options, providers=providers_of(device))
 
 
 def onnxruntime() -> ModuleType:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import uvicorn
 
 from captionkit.errors import CaptionkitError
-from captionkit.inference.load import load
+from captionkit.inference.load import Runtime
 from captionkit.serve.app import create_app
 from captionkit.serve.logs import LOG, configure_logging
 from captionkit.serve.settings import Settings
@@ -25,7 +25,8 @@ def serve(model: str | None, settings: Settings) -> None:
     """Serve a model until the process is told to stop; requests in progress are then finished first."""
     if not settings.token and os.environ.get(TOKEN):
         settings = replace(settings, token=os.environ[TOKEN])
-    captioner = load(model, threads=settings.threads or None)
+    runtime = Runtime(settings.threads or None, settings.device, settings.precision, settings.style)
+    captioner = runtime.load(model)
     app = create_app(captioner, settings)
     config = uvicorn.Config(
         app,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from captionkit.errors import CaptionkitError
+from captionkit.inference.devices import DEVICES, PRECISIONS, STYLES
 
 LOG_FORMATS = ("text", "json")
 #: path prefixes that links and pages can contain without escaping
@@ -38,6 +39,9 @@ class Settings:
     max_bytes: int = _setting(32 * 2**20, "bytes of a request", 1024, 2**30)
     max_pixels: int = _setting(2**26, "pixels of an image", 1, 2**27)
     threads: int = _setting(0, "processors for the model; 0: all that the process may use", 0, 1024)
+    device: str = _setting("cpu", f"that the model runs on: {', '.join(DEVICES)}")
+    precision: str = _setting("auto", f"of a model that comes in several: auto, {', '.join(PRECISIONS)}")
+    style: str = _setting("", f"of captions, for a model that is told what to say: {', '.join(STYLES)}")
     log_format: str = _setting("text", f"of the log on standard error: {' or '.join(LOG_FORMATS)}")
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference.caption_confidence import CaptionConfidence
-from captionkit.inference.devices import CPU
+from captionkit.inference.devices import CPU, STYLES
 from captionkit.inference.model_folder import CONFIG, TOKENIZER, in_hub_cache
 from captionkit.inference.published import florence2, vision_encoder_decoder
 from captionkit.inference.published.families import FAMILIES
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from captionkit.inference.search import Decoding, Stepper
 
 GENERATION, PREPROCESSOR = "generation_config.json", "preprocessor_config.json"
-STYLES = tuple(florence2.PROMPTS)
 _MAX_JSON_BYTES = 64 << 20  # of a tokenizer
 
 
@@ -127,6 +126,10 @@ class PublishedFolder:
     def tables_path(self) -> Path:
         """Where captionkit stores what it fits to the model: beside the folder, never in it."""
         return tables_path(self.path, self.name, cached=in_hub_cache(self.path))
+
+    def check_storable(self) -> None:
+        """Refuse, before any work, what could not be stored. Raises CaptionkitError."""
+        read_tables(self.tables_path)
 
     def store(self, tables: Mapping[str, Any]) -> Path:
         """Store tables such as "calibration" and "decoding" and return the file. Raises CaptionkitError."""

@@ -60,11 +60,8 @@ def read_generation(
         0 if forced is None else 1,
         _token(config, "forced_eos_token_id", None) is not None,
     )
-    return Generation(
-        _decoding(config, length, (positions or _LONGEST) - len(special.start) + special.counted),
-        special,
-        frozenset(ends[1:]),
-    )
+    longest = (positions or _LONGEST) - len(special.start) + special.counted
+    return Generation(_decoding(config, length, longest), special, frozenset(ends[1:]))
 
 
 def _decoding(config: Mapping[str, Any], length: int, longest: int) -> Decoding:

@@ -8,20 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from captionkit.errors import CaptionkitError, ModelError
-from captionkit.inference.devices import CPU
+from captionkit.inference.devices import CPU, PRECISIONS
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-#: precision -> suffixes of file names
-PRECISIONS = {
-    "fp32": ("",),
-    "int8": ("_int8", "_quantized", "_uint8"),
-    "fp16": ("_fp16",),
-    "q4": ("_q4", "_q4f16", "_bnb4"),
-}
-#: in this order, "auto" takes the first that a folder has
-AUTO = tuple(PRECISIONS)
 #: weights beside a graph that is too large for one file
 _DATA = re.compile(r"\.onnx_data(_\d+)?$|\.onnx\.data$")
 
@@ -36,7 +27,7 @@ def graph_files(files: Iterable[str], layouts: Sequence[Sequence[str]], precisio
         raise CaptionkitError(f"precision {precision!r} is unknown; use auto, {', '.join(PRECISIONS)}")
     known = {PurePosixPath(name).name: name for name in sorted(files, reverse=True) if name.endswith(".onnx")}
     needed, *decoders = layouts
-    for chosen in AUTO if precision == "auto" else (precision,):
+    for chosen in PRECISIONS if precision == "auto" else (precision,):
         for suffix in PRECISIONS[chosen]:
             for decoder in decoders:
                 wanted = {name: known.get(f"{name}{suffix}.onnx") for name in (*needed, *decoder)}
@@ -80,8 +71,6 @@ class Graphs:
         path = self._folder / self._files[name]
         try:
             return open_session(str(path), self._threads, self._device)
-        except CaptionkitError:
-            raise
         except Exception as error:  # onnxruntime's exceptions have no common base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             newer = re.search(r"opset|IR version", reason, re.IGNORECASE)

@@ -1,0 +1,54 @@
+"""Which device a model runs on, for lists of ONNX Runtime's providers as other machines have them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+import captionkit
+from captionkit.errors import CaptionkitError
+from captionkit.inference.devices import choose_device, providers_of
+
+HERE = ["AzureExecutionProvider", "CPUExecutionProvider"]
+NVIDIA = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+MAC = ["CoreMLExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "chosen"),
+    [
+        ("cpu", NVIDIA, "cpu"),
+        ("cuda", NVIDIA, "cuda"),
+        ("auto", NVIDIA, "cuda"),
+        ("auto", MAC, "coreml"),
+        ("auto", ["DmlExecutionProvider", "CPUExecutionProvider"], "directml"),
+        ("openvino", ["OpenVINOExecutionProvider", "CPUExecutionProvider"], "openvino"),
+    ],
+)
+def test_device(device: str, available: list[str], chosen: str) -> None:
+    assert choose_device(device, available) == chosen
+
+
+def test_auto_falls_back_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "captionkit"):
+        assert choose_device("auto", HERE) == "cpu"
+    assert [record.getMessage() for record in caplog.records] == [
+        "no accelerator that ONNX Runtime can use here; running on the CPU"
+    ]
+
+
+def test_absent_and_unknown_devices_name_those_here() -> None:
+    with pytest.raises(
+        CaptionkitError, match=r"device cuda is not here; .*here: cpu, or install onnxruntime-gpu in place"
+    ):
+        choose_device("cuda", HERE)
+    with pytest.raises(CaptionkitError, match=r"device 'tpu' is unknown; use auto or one of those here: cuda, cpu$"):
+        choose_device("tpu", NVIDIA)
+    with pytest.raises(CaptionkitError, match="device 'tpu' is unknown"):
+        captionkit.load(device="tpu")
+
+
+def test_the_cpu_takes_what_the_device_cannot_do() -> None:
+    assert providers_of("cuda") == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert providers_of("cpu") == ["CPUExecutionProvider"]
