@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from captionkit.inference.model_folder import ModelFolder as ModelFolder
     from captionkit.inference.model_folder import open_model as open_model
     from captionkit.inference.model_folder import push_model as push_model
+    from captionkit.inference.pipeline import pipeline as pipeline
     from captionkit.inference.search import Decoding as Decoding
     from captionkit.metrics import Scores as Scores
     from captionkit.metrics import evaluate as evaluate
@@ -63,6 +64,7 @@ _MODULES = {
     "open_dataset": "data.layouts",
     "open_image": "data.images",
     "open_model": "inference.model_folder",
+    "pipeline": "inference.pipeline",
     "push_model": "inference.model_folder",
     "score_files": "eval.score_files",
     "train": "training.trainer",

@@ -87,7 +87,10 @@ _GROUPS = {
     "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
-    "deploy": ("export",),
+    "deploy": (
+        "models",
+        "export",
+    ),
 }
 
 
@@ -409,6 +412,19 @@ def watch(options: argparse.Namespace) -> int:
     )
 
 
+def models(options: argparse.Namespace) -> int:
+    """List the models at hand and those known by name."""
+    from captionkit.inference.models_list import list_models, models_table
+
+    found = list_models()
+    if options.json:
+        tell(json.dumps([model.to_dict() for model in found], ensure_ascii=False, indent=1))
+        return 0
+    tell(models_table(found))
+    tell("\nhub: fetched when --model names it; import: made with `captionkit import ID --output FOLDER` first")
+    return 0
+
+
 def metadata(options: argparse.Namespace) -> int:
     """Show captions in metadata and XMP files, or clear captionkit's own."""
     from captionkit.cli.metadata import clear_metadata, show_metadata
@@ -629,6 +645,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--split", help="which of its splits (default: val)")
     add("--limit", type=int, metavar="N", help="the first N of its images alone")
     add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that --int8 may cost (default: 0.01)")
+
+    add = _add(commands, models, extra="")
+    add("--json", action="store_true", help="machine-readable, with their Hub ids")
 
     add = _add(commands, serve, extra="serve")
     add("place", type=_named, nargs="?", help=argparse.SUPPRESS)

@@ -8,6 +8,7 @@ import numpy as np
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.published.decoder import CachedDecoder, DecoderState, ranked
+from captionkit.inference.search import Overview
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class PublishedStepper:
         """Return the state reduced to the images `rows` [n]."""
         return self._decoder.keep(state, rows)
 
-    def overview(self, state: DecoderState) -> NDArray[np.float32] | None:
+    def overview(self, state: DecoderState) -> Overview | None:
         """Return the mean over what the encoder gave for each patch, [B,D]; None for a decoder without such memory."""
         hidden: NDArray[Any] | None = state.memory.get(HIDDEN)
-        return None if hidden is None else hidden.mean(axis=1, dtype=np.float32)  # [B,S,D] -> [B,D]
+        return None if hidden is None else Overview(hidden.mean(axis=1, dtype=np.float32))  # [B,S,D] -> [B,D]
