@@ -47,7 +47,7 @@ class WholePrefixes:
 @pytest.fixture(scope="module")
 def model() -> Any:
     torch.manual_seed(0)
-    sizes = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    sizes = {"vocab_size": VOCABULARY, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**sizes, initializer_range=0.7, bos_token_id=END, eos_token_id=END)
     return transformers.GPT2LMHeadModel(config).eval()
 

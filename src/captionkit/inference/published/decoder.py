@@ -94,7 +94,8 @@ class CachedDecoder:
         given: Arrays = {"input_ids": rows, "position_ids": np.full_like(rows, state.length)}
         if self._embed:
             given["inputs_embeds"] = self._embed(rows)
-        return self._run(state, given, *tokens.shape, parents)
+        images, beams = tokens.shape
+        return self._run(state, given, images, beams, parents)
 
     def _run(
         self, state: DecoderState, given: Arrays, images: int, beams: int, parents: NDArray[np.int64]

@@ -75,9 +75,10 @@ class _Beams:
             self.mask[self.special.end] = 0
         forbidden = NgramBlocker(self.live.said, self.decoding.no_repeat_ngram_size, self.phrases, adjacent=False)
         log_probs, ids, attention = self.live.step(self.ranks + forbidden.most)
-        log_probs = forbidden.forbid(log_probs, ids) + self.mask.take(ids, mode="clip")
+        log_probs = forbidden.forbid(log_probs, ids)
         batch, _, ranked = ids.shape
-        totals = (self.live.log_probs[:, :, None] + log_probs).reshape(batch, -1)  # [B,K,T] -> [B,M]
+        allowed = log_probs + self.mask.take(ids, mode="clip")
+        totals = (self.live.log_probs[:, :, None] + allowed).reshape(batch, -1)  # [B,K,T] -> [B,M]
         ids, log_probs = ids.reshape(batch, -1), log_probs.reshape(batch, -1)
         places = descending(totals)[:, : 2 * self.width]  # [B,2K]
         totals, tokens, log_probs = pick(totals, places), pick(ids, places), pick(log_probs, places)
