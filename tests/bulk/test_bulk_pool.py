@@ -52,6 +52,17 @@ def test_images_that_end_their_worker_become_errors(tmp_path: Path) -> None:
     assert errors["00006.jpg"] == f"{images}/00006.jpg: is bad"
 
 
+@pytest.mark.slow
+def test_an_image_that_ends_its_worker_in_the_model_is_found(tmp_path: Path) -> None:
+    images, output = tmp_path / "images", tmp_path / "output"
+    write_images(images, 30)
+    (images / "sub1" / "00010.jpg").write_bytes(b"model")
+    summary = caption_dataset(str(images), str(output), settings(engine=LocalPool, workers=1))
+    assert (summary.images, summary.failed) == (30, 1)
+    [failed] = [record for record in map(json.loads, union(output)) if "error" in record]
+    assert failed["id"] == "sub1/00010.jpg" and "SIGSEGV" in failed["error"]
+
+
 def test_a_worker_that_cannot_write_ends_the_run_in_one_line(tmp_path: Path) -> None:
     images, output = tmp_path / "images", tmp_path / "output"
     write_images(images, 20)

@@ -225,6 +225,17 @@ def test_a_foreign_manifest_is_left_alone(images: Path, tmp_path: Path, content:
     assert (output / "manifest.json").read_text() == content
 
 
+def test_inspect_takes_only_its_own_manifest_for_a_run(whole: Path, tmp_path: Path) -> None:
+    from captionkit.cli.inspect import inspect_path
+
+    assert inspect_path(str(whole)).to_dict()["images"] == 43
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "data" / "a.txt").write_text("a dog\n")
+    (tmp_path / "data" / "manifest.json").write_text('{"made_by": "someone"}')
+    assert inspect_path(str(tmp_path / "data")).to_dict()["layout"] == "folder"
+
+
 def test_numbers_for_prometheus(images: Path, tmp_path: Path) -> None:
     parser = pytest.importorskip("prometheus_client.parser")
     place = tmp_path / "bulk.prom"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from captionkit.bulk.plan import Shard
@@ -211,6 +212,12 @@ class Manifest:
             self.store.remove(_name(chunk))
             chunk += 1
         self.store.remove(HEADER)
+
+
+def is_header(path: Path) -> bool:
+    """Return whether a file is the header of a manifest, from its beginning."""
+    with path.open("rb") as file:
+        return f'"made_by": "{_MARK}"'.encode() in file.read(100)
 
 
 def _name(chunk: int) -> str:

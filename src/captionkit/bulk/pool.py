@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from captionkit.bulk.manifest import Done
 from captionkit.bulk.plan import Part
 from captionkit.bulk.worker import Board, Failure, Job, Task, serve
 from captionkit.errors import CaptionkitError
+from captionkit.inference.onnx_runtime import processors
 
 LOG = logging.getLogger(__name__)
 
@@ -183,8 +183,3 @@ def _how(code: int | None) -> str:
         return f"exit status {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     return f"{name}, as when memory runs out" if -code == getattr(signal, "SIGKILL", 0) else name
-
-
-def processors() -> int:
-    """Return the number of processors available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from captionkit.bulk.manifest import HEADER, Manifest
+from captionkit.bulk.manifest import HEADER, Manifest, is_header
 from captionkit.bulk.plan import Shard
 from captionkit.bulk.progress import duration
 from captionkit.bulk.remote import is_remote
@@ -71,8 +72,8 @@ class BulkReport:
 
 
 def is_bulk_output(path: str) -> bool:
-    """Return whether a path or address may be the output of a bulk run."""
-    return is_remote(path) or paths.is_file(f"{path}/{HEADER}")
+    """Return whether a path is the output of a bulk run, or an address, which nothing else inspects."""
+    return is_remote(path) or (paths.is_file(f"{path}/{HEADER}") and is_header(Path(path) / HEADER))
 
 
 def inspect_output(path: str) -> BulkReport:

@@ -31,7 +31,7 @@ def inspect_path(path: str, *, layout: str | None = None, check_images: bool = F
     there = paths.exists(path)
     if paths.is_file(place / RECIPE):
         return inspect_run(place)
-    if is_bulk_output(path):
+    if layout is None and is_bulk_output(path):
         return inspect_output(path)
     if path == "bundled" or paths.is_file(place / model_folder.CONFIG) or ("/" in path and not there):
         return inspect_model(model_folder.open_model(path))

@@ -143,7 +143,7 @@ def open_session(graph: bytes | str, threads: int | None = None, device: str = C
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or _processors()
+    options.intra_op_num_threads = threads or processors()
     options.log_severity_level = 3
     # Idle workers spin until the next operator and the next step: an operator takes microseconds, waking up tens of
     # them. The limit keeps them from taking the processor away from the rest of the program.
@@ -161,6 +161,6 @@ def onnxruntime() -> ModuleType:
     return importlib.import_module("onnxruntime")
 
 
-def _processors() -> int:
+def processors() -> int:
     """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
