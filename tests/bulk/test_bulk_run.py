@@ -236,6 +236,12 @@ def test_inspect_takes_only_its_own_manifest_for_a_run(whole: Path, tmp_path: Pa
     assert inspect_path(str(tmp_path / "data")).to_dict()["layout"] == "folder"
 
 
+def test_an_empty_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(CaptionkitError, match=r"list\.txt: names no images"):
+        caption_dataset(str(tmp_path / "list.txt"), str(tmp_path / "output"), settings())
+
+
 def test_numbers_for_prometheus(images: Path, tmp_path: Path) -> None:
     parser = pytest.importorskip("prometheus_client.parser")
     place = tmp_path / "bulk.prom"

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from captionkit.utils import atomic_write
-from captionkit.utils.progress import say
+from captionkit.utils.progress import console, say
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -134,10 +134,9 @@ class Report:
         if self._format == "json":
             self._as_json.enter_context(_json_log())
         if self._format == "text" and sys.stderr.isatty():
-            from rich.console import Console
             from rich.status import Status
 
-            self._status = Status("starting", console=Console(stderr=True, highlight=False))
+            self._status = Status("starting", console=console())
             self._status.start()
         return self
 

@@ -196,6 +196,8 @@ class _Run:
             raise _changed(self.manifest, part)
 
     def _end(self, census: Census, own: int) -> None:
+        if not census.images:
+            raise CaptionkitError(f"{paths.shown(self.found.name)}: names no images; check it")
         self.manifest.listed(census.images, census.digest)
         self.tally.total = own
 

@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 
 @lru_cache(1)
-def _console() -> Console:
+def console() -> Console:
+    """Return the console on standard error, which all messages and progress share."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -30,7 +31,7 @@ def say(line: str) -> None:
     """Print a line on standard error, above the progress bar if there is one. Ignore errors of the stream."""
     try:
         if sys.stderr.isatty():
-            _console().print(line, markup=False, soft_wrap=True)
+            console().print(line, markup=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
     except OSError:  # a full disk, or a closed pipe: no reason to lose the work
@@ -117,7 +118,7 @@ def track(
     )
     # If standard output is a file while the bar is on the terminal, rich must not redirect it.
     shared = sys.stdout.isatty()
-    with progress.Progress(*columns, console=_console(), transient=True, redirect_stdout=shared) as bar:
+    with progress.Progress(*columns, console=console(), transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(what, total=total, completed=done)
         for item in items:
             yield item
