@@ -240,3 +240,15 @@ def test_the_command_line_writes_shows_and_clears(image: Path, capsys: pytest.Ca
 def test_a_field_that_does_not_exist_is_refused(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["caption", str(image), "--write", "xmp", "--fields", "alt,titel"]) == 1
     assert "--fields titel; the fields are description," in capsys.readouterr().err
+
+
+@needs_exiftool
+def test_an_exiftool_that_ends_is_told_and_started_again(image: Path) -> None:
+    store = EmbeddedMetadata()
+    assert store.read(image) == {}
+    process = store._tool._process
+    process.kill()
+    process.wait()
+    with pytest.raises(CaptionkitError, match="exiftool ended"):
+        store.read(image)
+    assert store.read(image) == {}

@@ -10,13 +10,14 @@ import html
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from captionkit.errors import CaptionkitError
+from captionkit.errors import CaptionkitError, one_line
 from captionkit.publish.metadata import WRITER, described_fields
 from captionkit.utils import paths
 from captionkit.utils.atomic_write import cannot_write, set_rights
@@ -91,9 +92,15 @@ class EmbeddedMetadata:
             copy.unlink(missing_ok=True)
 
     def _execute(self, *arguments: str) -> tuple[str, str]:
-        """Run exiftool and return its output and errors."""
-        out: str = self._tool.execute(*_OPTIONS, *arguments)
-        return out, self._tool.last_stderr
+        """Run exiftool; return its output and errors. Raises CaptionkitError if it has gone; the next call starts it."""
+        tool = self._tool
+        try:
+            out: str = tool.execute(*_OPTIONS, *arguments)
+        except Exception as error:  # a pipe that broke, an answer that is cut, PyExifTool's own
+            del self._tool
+            _stop(tool)
+            raise CaptionkitError(f"exiftool ended ({one_line(error)}); run it again") from None
+        return out, tool.last_stderr
 
     @cached_property
     def _tool(self) -> Any:
@@ -102,6 +109,7 @@ class EmbeddedMetadata:
         except ModuleNotFoundError:
             raise CaptionkitError("writing into images needs `pip install 'captionkit[metadata]'`") from None
         try:
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"exiftool\.")  # its end is told in one line
             tool = ExifTool(common_args=["-G1"], encoding="utf-8")
             tool.run()
         except (OSError, RuntimeError):
