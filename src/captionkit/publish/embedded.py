@@ -92,7 +92,7 @@ class EmbeddedMetadata:
             copy.unlink(missing_ok=True)
 
     def _execute(self, *arguments: str) -> tuple[str, str]:
-        """Run exiftool; return its output and errors. Raises CaptionkitError if it has gone; the next call starts it."""
+        """Run exiftool and return its output and errors. Raises CaptionkitError if it ends; the next call starts it."""
         tool = self._tool
         try:
             out: str = tool.execute(*_OPTIONS, *arguments)
@@ -121,7 +121,8 @@ class EmbeddedMetadata:
 
 def _stop(tool: Any) -> None:
     with suppress(Exception):  # it may have gone already
-        tool.terminate()
+        if tool.running:
+            tool.terminate()
 
 
 def _argument(image: Path) -> str:
