@@ -353,7 +353,7 @@ def test_a_model_to_start_from_keeps_its_decoder(data: Path, backbone: Path, tmp
         ("decoder.width=64", r"decoder\.width = 64: .*best has 32; leave it out"),
         ("decoder.size=base", r"decoder\.size = 'base': .*best has 'another size'; leave it out"),
         ("decoder.name=show-tell", r"decoder\.name = 'show-tell': .*best has 'transformer'; leave it out"),
-        ("loss.hard_reward=1", r"optimizer\.hard_reward = 1\.0: the decoder is transformer"),
+        ("loss.hard_reward=1", r"loss\.hard_reward = 1\.0: the decoder is transformer"),
     ):
         name, _, value = field.partition("=")
         with pytest.raises(RecipeError, match=said):
