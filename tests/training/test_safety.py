@@ -489,7 +489,7 @@ def test_rows_that_are_damaged_are_dropped(data: Path, stopped: Path) -> None:
     [
         *slow(
             ("not toml [", r"recipe\.toml: not TOML"),
-            ("[optimizer]\nepoch = 3", r"recipe\.toml: optimizer\.epoch is not a field.*'optimizer\.epochs'"),
+            ("[optimizer]\nepoch = 3", r"recipe\.toml: optimizer\.epoch is not a field.*'trainer\.epochs'"),
         ),
         ("[optimizer]\nepochs = 3", r"last\.safetensors: made with another recipe, dataset or captionkit"),
     ],

@@ -169,7 +169,7 @@ def test_too_large_a_batch_is_told_before_the_first_step_with_one_that_fits(
         train(data, run, recipe_of(backbone, changes))
     said = re.fullmatch(
         r"memory: 12 images at once need about [\d.]+ [MG]B more, and [\d.]+ [MG]B are free; set "
-        r"optimizer\.accumulate to (\d+), which gives the same result, or optimizer\.batch_size to (\d+)",
+        r"trainer\.gradient_accumulation_steps to (\d+), which gives the same result, or trainer\.batch_size to (\d+)",
         str(caught.value),
     )
     assert said and 1 < int(said[1]) <= 3 and int(said[2]) == -(-12 // int(said[1]))
@@ -254,7 +254,7 @@ def test_what_cannot_be_compiled_is_said_before_anything_is_done(
     with pytest.raises(RecipeError, match=r"\$CXX = nowhere-g\+\+"):
         train(data, tmp_path / "run", wanted)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(RecipeError, match=r"run\.compile and run\.recompute exclude each other"):
+    with pytest.raises(RecipeError, match=r"trainer\.compile and trainer\.gradient_checkpointing exclude each other"):
         train(
             data,
             tmp_path / "run",
@@ -292,7 +292,9 @@ def test_out_of_memory_says_what_to_lower(
     module = train_step if where == "step" else sys.modules["captionkit.training.validation"]
     monkeypatch.setattr(module, "losses", lambda *_: much(kind))
     step = 0 if where == "step" else 3
-    with pytest.raises(TrainingError, match=rf"out of memory after step {step}; .*optimizer\.accumulate") as caught:
+    with pytest.raises(
+        TrainingError, match=rf"out of memory after step {step}; .*gradient_accumulation_steps"
+    ) as caught:
         train(data, tmp_path / "run", recipe_of(backbone, SOFT))
     assert "\n" not in str(caught.value)
 

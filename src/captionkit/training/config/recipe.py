@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from captionkit.errors import RecipeError
-from captionkit.training.config.renamed import EARLIER, notice, with_present_names
+from captionkit.training.config.renamed import EARLIER, RENAMED, notice, with_present_names
 from captionkit.training.config.schema import (
     DataRecipe,
     DecoderRecipe,
@@ -296,10 +296,8 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))
         if name == _OLD_TABLE and isinstance(problem["input"], Mapping):
-            reasons += [
-                f"{name}.{leaf} is not a field of the recipe{nearest_field(f'trainer.{leaf}')}"
-                for leaf in problem["input"]
-            ]
+            unknown = [f"{name}.{leaf}" for leaf in problem["input"]]
+            reasons += [f"{one} is not a field of the recipe{nearest_field(one)}" for one in unknown]
         elif problem["type"] == "unexpected_keyword_argument":
             reasons.append(f"{name} is not a field of the recipe{nearest_field(name)}")
         else:
@@ -313,9 +311,9 @@ def nearest_field(name: str) -> str:
     moved = [field for field in fields if field.endswith(f".{name.rpartition('.')[2]}")]
     if moved:  # the right name in the wrong table
         return f"; did you mean {moved[0]!r}?"
-    return _nearest(name, fields if "." in name else [table.name for table in dataclasses.fields(Recipe)])
+    return _nearest(name, [*fields, *RENAMED] if "." in name else [table.name for table in dataclasses.fields(Recipe)])
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {RENAMED.get(close[0], close[0])!r}?" if close else ""

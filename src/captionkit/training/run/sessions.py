@@ -105,7 +105,9 @@ def read_sessions(run: Path) -> list[Session]:
         except ValueError:
             continue
         if isinstance(values, dict) and isinstance(values.get("command"), str):
-            known = {name: value for name, value in values.items() if isinstance(value, kinds.get(name, ()))}
+            known: dict[str, Any] = {
+                name: value for name, value in values.items() if isinstance(value, kinds.get(name, ()))
+            }
             found.append(_present(Session(**known)))
     return found
 
