@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.load import load
@@ -52,7 +52,7 @@ def _outcomes(
     if not images:
         return
     captioner = load(model)
-    settings = {"num_captions": captioner.decoding.num_beams, "min_confidence": min_confidence}
+    settings: dict[str, Any] = {"num_captions": captioner.decoding.num_beams, "min_confidence": min_confidence}
     outcomes = captioner.stream(map(os.fspath, images), batch_size=batch_size, **settings)
     for image, outcome in zip(images, track(outcomes, len(images), "captioning"), strict=True):
         yield image, as_alt_text(outcome, max_chars=max_chars)

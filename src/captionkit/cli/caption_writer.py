@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +97,7 @@ class WriteOptions:
         return Wording(texts[0], alt_text(texts, max_chars=MAX_CHARS, guess=guess), " ".join(alone))
 
 
-def _check_unused(flags: dict[str, object], what: str) -> None:
+def _check_unused(flags: Mapping[str, object], what: str) -> None:
     for flag in [flag for flag, value in flags.items() if value]:
         raise CaptionkitError(f"{flag} is for {what}")
 

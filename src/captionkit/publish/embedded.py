@@ -77,9 +77,9 @@ class EmbeddedMetadata:
         try:
             copy.unlink()  # exiftool writes no file that is there
             assigned = [f"-{_TAGS[field]}={_escaped(text or '')}" for field, text in texts.items()]
-            _, error = self._execute(*assigned, "-o", str(copy), _argument(target))
+            _, told = self._execute(*assigned, "-o", str(copy), _argument(target))
             if not copy.exists():
-                raise CaptionkitError(f"{paths.shown(image)}: {_reason(error)}; --write xmp keeps it beside the image")
+                raise CaptionkitError(f"{paths.shown(image)}: {_reason(told)}; --write xmp keeps it beside the image")
             set_rights(copy, before)
             with copy.open("rb+") as file:
                 os.fsync(file.fileno())
