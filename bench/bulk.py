@@ -43,7 +43,7 @@ NAME = "bulk"
 STREAM, ONE, TWO, RAY = "Captioner.stream, in one process", "local, 1 worker", "local, 2 workers", "Ray, 1 worker"
 _NOTHING = np.zeros((0, 1, 1), np.float32)
 _SHARES = 10  # of the records, after each of which memory and time are looked at
-_PART = 64  # images of a part, where rates are measured
+_PART = 128  # images of a part, where rates are measured
 _MEGABYTE = 1 << 20
 
 
@@ -238,7 +238,7 @@ def main() -> int:
     begin, end = markers(NAME)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--records", type=int, default=1_000_000, metavar="N", help="0: none (default: 1000000)")
-    parser.add_argument("--images", type=int, default=640, metavar="N", help="of each turn; 0: none (default: 640)")
+    parser.add_argument("--images", type=int, default=1280, metavar="N", help="of each turn; 0: none (default: 1280)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each engine (default: 3)")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="your own; without it, made-up ones of 640 x 480")
     parser.add_argument("--ray", action="store_true", help="also the Ray engine, on a cluster of its own")

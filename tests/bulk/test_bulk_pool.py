@@ -88,6 +88,7 @@ def test_a_board_tells_what_was_at_work() -> None:
         assert Board(numbers).seen_alone(4) == 2 and Board(numbers).seen_alone(3) is None
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 2000)
     driver = start(tmp_path / "images", tmp_path / "output", tmp_path / "run.py")
