@@ -93,6 +93,15 @@ def test_a_changed_run_is_refused_by_name(images: Path, whole: Path, change: dic
     assert union(whole) == before
 
 
+def test_a_run_goes_on_after_an_option_of_decoding_was_added(images: Path, whole: Path) -> None:
+    header = json.loads((whole / "manifest.json").read_text())
+    del header["run"]["decoding"]["top_k"]
+    (whole / "manifest.json").write_text(json.dumps(header))
+    assert caption_dataset(str(images), str(whole), settings()).done == 0
+    with pytest.raises(CaptionkitError, match="top_k 0, now 5"):
+        caption_dataset(str(images), str(whole), settings(decoding={"top_k": 5, "temperature": 1.0}))
+
+
 def test_a_changed_model_is_refused_by_name(images: Path, whole: Path, tmp_path: Path) -> None:
     from captionkit.inference.model_folder import BUNDLED
 

@@ -15,6 +15,7 @@ from typing import Any
 from captionkit.bulk.plan import Shard
 from captionkit.bulk.store import Store, Written
 from captionkit.errors import CaptionkitError
+from captionkit.inference.search import Decoding
 
 HEADER = "manifest.json"
 _MARK, _FORMAT = "captionkit bulk", 1
@@ -43,8 +44,9 @@ class Identity:
         found = []
         if self.model != now.model:
             found.append(f"model {self.model_name} ({self.model}), now {now.model_name} ({now.model})")
-        for name in (*self.decoding, *(name for name in now.decoding if name not in self.decoding)):
-            before, after = self.decoding.get(name), now.decoding.get(name)
+        usual = plain(Decoding())  # of fields that the version which began the run did not have, or that are gone
+        for name in {**self.decoding, **now.decoding}:
+            before, after = (one.decoding.get(name, usual.get(name)) for one in (self, now))
             if before != after:
                 found.append(f"{name} {before!r}, now {after!r}")
         for name, said in (
@@ -90,6 +92,11 @@ class Done:
         named = {str(name): Written(**written) for name, written in values["files"].items()}
         errors = {str(kind): (int(count), str(first)) for kind, (count, first) in values["errors"].items()}
         return cls(index, named, int(values["images"]), errors, str(values["digest"]), float(values["seconds"]))
+
+
+def plain(decoding: Decoding) -> dict[str, Any]:
+    """Return a decoding as the JSON values that it is stored as."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in decoding.to_dict().items()}
 
 
 def grouped(errors: Iterator[tuple[str, str]]) -> dict[str, tuple[int, str]]:

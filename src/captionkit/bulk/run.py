@@ -18,7 +18,7 @@ from typing import Any
 from captionkit.bulk import listing
 from captionkit.bulk.items import Fetch
 from captionkit.bulk.listing import Listing
-from captionkit.bulk.manifest import Identity, Manifest
+from captionkit.bulk.manifest import Identity, Manifest, plain
 from captionkit.bulk.plan import Census, Part, Shard, parts
 from captionkit.bulk.pool import Engine, LocalPool
 from captionkit.bulk.progress import LOG_FORMATS, Report, Tally, duration
@@ -33,6 +33,7 @@ from captionkit.inference.caption_confidence import check_confidence
 from captionkit.inference.captioner import READERS
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model
+from captionkit.inference.search import Decoding
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.utils import output_checks, paths
 
@@ -266,7 +267,7 @@ def _identity(folder: ModelFolder, found: Listing, settings: Settings) -> tuple[
     """Return what the run does, and its fingerprints. Raises CaptionkitError for a decoding that does not fit."""
     decoding = replace(folder.decoding, **settings.decoding)
     constraints_of(decoding, folder.tokenizer)
-    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in decoding.to_dict().items()}
+    chosen, usual = plain(decoding), plain(Decoding())
     model = _fingerprint(
         {
             "files": [folder.config["files"].get(name, {}).get("sha256") for name in (ENCODER, DECODER, TOKENIZER)],
@@ -284,7 +285,9 @@ def _identity(folder: ModelFolder, found: Listing, settings: Settings) -> tuple[
         shard=settings.shard,
         input_name=found.name,
     )
-    return identity, Marks(model, _fingerprint({**chosen, "min_confidence": settings.min_confidence}))
+    # of what differs from the defaults, so that the fields that a later version adds leave it as it is
+    unusual = {name: value for name, value in chosen.items() if value != usual[name]}
+    return identity, Marks(model, _fingerprint({**unusual, "min_confidence": settings.min_confidence}))
 
 
 def _fingerprint(value: Any) -> str:
