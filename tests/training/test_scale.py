@@ -111,7 +111,7 @@ def test_recomputing_keeps_less(data: Path, backbone: Path) -> None:
 
 def test_live_bytes_are_those_of_tensors_that_are_held() -> None:
     given = torch.zeros(1000, requires_grad=True)  # 4,000 bytes
-    with memory_check._Live(iter([given])) as live:
+    with memory_check._LiveBytes(iter([given])) as live:
         one = given * 2  # 4,000
         view = one.view(10, 100)[3:]  # nothing more
         two = view.exp().sum()  # 2,800, kept by exp for its gradient, and 4

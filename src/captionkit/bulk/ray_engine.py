@@ -73,12 +73,12 @@ class RayPool:
         if self._begun_here:
             try:
                 _reach(self._address)
-                ray.init(address=self._address, log_to_driver=False, logging_level="error")
+                ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, ValueError, RuntimeError) as error:
                 raise CaptionkitError(
                     f"--address {self._address}: no Ray cluster there ({one_line(error)}); run `ray start --head`"
                 ) from None
-        self._host = ray.remote(num_cpus=self._job.threads)(Host)
+        self._host: Any = ray.remote(num_cpus=self._job.threads)(Host)
         self._given = ray.put(self._job)
         return self
 

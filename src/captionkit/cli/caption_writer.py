@@ -52,10 +52,10 @@ class WriteOptions:
             if self.style != "alt":
                 raise CaptionkitError("--max-chars is for alt text; add --style alt")
             check_max_chars(self.max_chars)
-        texts = {"--output-dir": self.output_dir, "--prepend": self.prepend, "--append": self.append}
+        texts: dict[str, object] = {"--output-dir": self.output_dir, "--prepend": self.prepend, "--append": self.append}
         _check_unused(texts if self.sidecar is None else {}, "text files; add --sidecar .txt")
         _check_unused({"--fields": self.fields} if self.write is None else {}, "metadata; add --write xmp")
-        either = {"--existing": self.existing, "--dry-run": self.dry_run}
+        either: dict[str, object] = {"--existing": self.existing, "--dry-run": self.dry_run}
         _check_unused({} if self.writes else either, "captions that are written; add --sidecar .txt or --write xmp")
         if self.output_dir is not None:
             output_checks.check_output_folder(self.output_dir)

@@ -205,7 +205,9 @@ def _special_tokens(table: Mapping[str, Any]) -> SpecialTokens:
     """Read the special tokens of an imported model. Raises ModelError."""
     from captionkit.data.special_tokens import SpecialTokens
 
-    start, end, banned = table.get("start"), table.get("end"), table.get("banned", [])
+    start: Any = table.get("start")
+    end: Any = table.get("end")
+    banned: Any = table.get("banned", [])
     lists = isinstance(start, list) and isinstance(banned, list)
     if not lists or not start or not all(type(token) is int and token >= 0 for token in (*start, *banned, end)):
         raise ModelError("special_tokens: start and banned must be lists of token ids, end a token id")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference.caption_confidence import CaptionConfidence
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 GENERATION, PREPROCESSOR = "generation_config.json", "preprocessor_config.json"
 _MAX_JSON_BYTES = 64 << 20  # of a tokenizer
+
+
+class Heads(TypedDict):
+    """The attention heads of a decoder."""
+
+    heads: int
+    size: int
 
 
 class PublishedFolder:
@@ -147,7 +154,7 @@ class PublishedFolder:
         return self._part("text_config") or self._part("decoder")
 
     @property
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> Heads:
         """The number of the decoder's attention heads, and their size."""
         config = self._decoder
         counts = ("decoder_attention_heads", "n_head", "num_key_value_heads", "num_attention_heads")

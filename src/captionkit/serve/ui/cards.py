@@ -6,23 +6,28 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from captionkit.data.images import Preprocessing
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Caption, Outcome, Word
 from captionkit.viz.overlay import Box, relative, veil
 from captionkit.viz.page import NOT_SURE, PHOTO_SIDE, escaped, image_html
+
+if TYPE_CHECKING:
+    from captionkit.data.images import Preprocessing
+    from captionkit.inference.published.image_processor import ImageProcessor
 
 #: attention counts as spread out if no cell has at least this many times the mean
 SPREAD = 2.0
 HINT = "Point at a word or tap it, or move to it with Tab and the arrow keys, to see where the model looked."
 
 
-def photo_card(name: str, photo: Image.Image, outcome: Outcome, preprocessing: Preprocessing, number: int) -> str:
+def photo_card(
+    name: str, photo: Image.Image, outcome: Outcome, preprocessing: Preprocessing | ImageProcessor, number: int
+) -> str:
     """Return the card of a captioned photo; `number` makes its element ids unique on the page."""
     best = outcome.captions[0]
     others = "".join(f"<li>{_caption(caption)}</li>" for caption in outcome.captions[1:])

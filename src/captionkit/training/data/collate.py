@@ -65,7 +65,8 @@ def collate(samples: Sequence[Sample], *, features: bool) -> Batch:
     order = sorted(range(len(captions)), key=lambda place: -len(captions[place][0]))
     captions = [captions[place] for place in order]
     packed, targets = pack(captions)
-    stacked = torch.from_numpy(np.stack([s.image for s in good])).float() if good else None
+    images = [sample.image for sample in samples if sample.image is not None]
+    stacked = torch.from_numpy(np.stack(images)).float() if good else None
     uniforms = _packed([sample.uniforms for sample in good], order)
     return Batch(
         None if features else stacked,

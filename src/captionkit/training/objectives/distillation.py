@@ -112,7 +112,7 @@ def _computed(
         teacher.model.to(accelerator.device).eval()
     for start in shown(chunks, len(chunks), "teachers"):
         indices = range(start, min(start + _CHUNK, len(tokens)))
-        captions = [(caption, row) for row, index in enumerate(indices) for caption in tokens[index]]
+        captions = [([*caption], row) for row, index in enumerate(indices) for caption in tokens[index]]
         order = sorted(range(len(captions)), key=lambda place: -len(captions[place][0]))
         packed, _ = pack([captions[place] for place in order])
         with accelerator.autocast():

@@ -70,7 +70,10 @@ class InputCorruption:
         self._model.eval()  # no dropout, no update of norm statistics, no sampling in hard attention
         # A separate autocast context: in a shared one, the second pass would reuse 16-bit weights cached without grad.
         with self._accelerator.autocast():
-            features = self._model.features(batch.images) if batch.features is None else batch.features
+            features = batch.features
+            if features is None:
+                assert batch.images is not None  # a batch has one of both
+                features = self._model.features(batch.images)
             return features, self._model(None, features, batch.captions, self._grid).logits
 
     def _sampled(self, logits: Tensor, numbers: Tensor) -> Tensor:

@@ -130,12 +130,12 @@ class RunData:
     @cached_property
     def _scored(self) -> Scores | CaptionkitError:
         """The scores or the error, cached because several sections need them and computing them is slow."""
+        if self.val is None:
+            return CaptionkitError(self.missing)
         try:
-            if self.val is None:
-                return CaptionkitError(self.missing)
             return evaluate(self.said, self.val, frequencies=self._frequencies)
         except CaptionkitError as error:  # METEOR's data may be damaged, or there is no space for its index
-            return self._scored_without_meteor(error)
+            return self._scored_without_meteor(self.val, error)
 
     @property
     def _frequencies(self) -> DocumentFrequencies:
@@ -143,10 +143,10 @@ class RunData:
         references = [example.captions for example in self.val or ()]
         return DocumentFrequencies.of(map_groups(TOKENIZERS[tokenizer_of(references)], references))
 
-    def _scored_without_meteor(self, reason: CaptionkitError) -> Scores | CaptionkitError:
+    def _scored_without_meteor(self, val: CaptionSet, reason: CaptionkitError) -> Scores | CaptionkitError:
         try:
             wanted = [name for name in USUAL if name != "meteor"]
-            scores = evaluate(self.said, self.val, wanted, frequencies=self._frequencies)
+            scores = evaluate(self.said, val, wanted, frequencies=self._frequencies)
         except CaptionkitError as error:
             return error
         scores.notes.append(f"METEOR is left out: {reason}")

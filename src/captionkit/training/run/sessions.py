@@ -98,7 +98,7 @@ def read_sessions(run: Path) -> list[Session]:
     except (OSError, UnicodeDecodeError):
         return []
     found = []
-    kinds = {name: type(value) for name, value in asdict(Session("")).items()}
+    kinds: dict[str, type] = {name: type(value) for name, value in asdict(Session("")).items()}
     for line in lines:
         try:
             values = json.loads(line)
@@ -106,7 +106,7 @@ def read_sessions(run: Path) -> list[Session]:
             continue
         if isinstance(values, dict) and isinstance(values.get("command"), str):
             known: dict[str, Any] = {
-                name: value for name, value in values.items() if isinstance(value, kinds.get(name, ()))
+                name: value for name, value in values.items() if name in kinds and isinstance(value, kinds[name])
             }
             found.append(_present(Session(**known)))
     return found

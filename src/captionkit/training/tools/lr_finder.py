@@ -11,6 +11,7 @@ import math
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.optim import Optimizer
@@ -86,7 +87,8 @@ def find_rates(data: Path, output: Path, recipe: Recipe, *, steps: int) -> tuple
     for part in ("decoder", "encoder")[: 1 if recipe.encoder.train == "frozen" else 2]:
         found = _test(data, recipe, part, steps)
         tests.append(found)
-        recipe = replace(recipe, optimizer=replace(recipe.optimizer, **{f"lr_{part}": found.suggested}))
+        suggested: dict[str, Any] = {f"lr_{part}": found.suggested}
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, **suggested))
     values = [asdict(test) for test in tests]
     draw_range_tests(values, output)
     atomic_write.write_text(
