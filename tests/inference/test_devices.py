@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 
 import captionkit
 from captionkit.errors import CaptionkitError
+from captionkit.inference.bound_stepper import BoundStepper
+from captionkit.inference.caption_confidence import decoding_features
+from captionkit.inference.captioner import Captioner
 from captionkit.inference.devices import choose_device, providers_of
+from captionkit.inference.model_folder import open_model
+from captionkit.viz.samples import sample_photos
 
 HERE = ["AzureExecutionProvider", "CPUExecutionProvider"]
 NVIDIA = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -50,3 +56,20 @@ def test_absent_and_unknown_devices_name_those_here() -> None:
 def test_the_cpu_takes_what_the_device_cannot_do() -> None:
     assert providers_of("cuda") == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert providers_of("cpu") == ["CPUExecutionProvider"]
+
+
+def test_states_that_stay_on_the_device_give_the_same_captions() -> None:
+    photos = [photo for _, photo in sample_photos()]
+    usual, folder = captionkit.load(threads=1), open_model()
+    bound = Captioner(folder, BoundStepper(folder, threads=1, device="cpu"))
+    for one, other in zip(usual.caption(photos), bound.caption(photos), strict=True):
+        assert one.to_dict() == other.to_dict()
+        np.testing.assert_array_equal(one.attention, other.attention)
+    assert usual.caption(photos[0], num_beams=1).text == bound.caption(photos[0], num_beams=1).text
+
+
+def test_confidence_has_features_of_models_without_maps() -> None:
+    log_probs = np.log([0.5, 0.25])
+    found = decoding_features(log_probs, -3.0, np.empty((2, 0), np.float32), np.zeros(2))
+    assert np.isfinite(found).all()
+    assert found[0] == pytest.approx(log_probs.mean())

@@ -95,6 +95,10 @@ class ModelFolder:
         """Open the graphs. Raises ModelError."""
         from captionkit.inference.onnx_runtime import OnnxStepper
 
+        if device == "cuda":
+            from captionkit.inference.bound_stepper import BoundStepper
+
+            return BoundStepper(self, threads=threads, device=device)
         return OnnxStepper(self, threads=threads, device=device)
 
     def check_storable(self) -> None:

@@ -36,6 +36,8 @@ def captions(service: Service) -> APIRouter:
         parsed = await parse_request(request, service.settings)
         wanted = read_options(parsed.options).over(split_options(options))
         decoding = service.decoding(**wanted.decoding)
+        if wanted.maps:
+            service.captioner.check_attention()
         found = await service.caption_all([data for _, data in parsed.images], decoding)
         raise_if_all_failed(found)
         names = [name for name, _ in parsed.images]
