@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captionkit.inference.onnx_runtime import OnnxStepper, State, onnxruntime
+from captionkit.inference.onnx_runtime import OnnxStepper, onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
     from captionkit.inference.model_folder import ModelFolder
     from captionkit.inference.search import Overview
+
+#: ONNX Runtime's tensors by name
+State = dict[str, Any]
 
 
 class BoundStepper(OnnxStepper):
