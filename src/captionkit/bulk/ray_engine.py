@@ -114,7 +114,7 @@ class RayPool:
 
     def _ask_for_actors(self) -> None:
         while len(self._actors) < self._wanted():
-            handle = self._host.remote(self._given)
+            handle: Any = self._host.remote(self._given)
             self._actors.append(_Actor(handle, handle.ready.remote()))
 
     def _fill(self, parts: Iterator[Part]) -> bool:
