@@ -44,9 +44,9 @@ def test_a_lost_contender_is_named_with_the_reason_and_leaves_nothing(case: str,
         ("nowhere:Told", "ModuleNotFoundError: No module named 'nowhere'"),
     ],
 )
-def test_a_contender_that_cannot_be_made_says_why(run_setup: str, reason: str) -> None:
+def test_a_contender_that_cannot_be_made_says_why(factory: str, reason: str) -> None:
     with pytest.raises(WorkerError, match=reason):
-        Worker(run_setup)
+        Worker(factory)
 
 
 def test_a_contender_that_hangs_is_given_up() -> None:

@@ -179,7 +179,7 @@ def test_a_model_is_replaced_and_what_lies_beside_its_files_is_not_touched(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_a_part_that_was_changed_is_refused_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_that_was_changed_is_refused_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     d = tmp_path / "d"
     write_model(d, {}, CONTENTS)
     (d / CARD).write_text("what I think of it")
@@ -190,7 +190,7 @@ def test_a_part_that_was_changed_is_refused_and_kept(tmp_path: Path, capsys: pyt
     open_model(d).verify()
     assert (d / f"{CARD}.kept").read_text() == "what I think of it"
     assert (d / "encoder.onnx.kept").read_text() == "mine"
-    assert "it is kept as README.md.kept" in capsys.readouterr().err
+    assert "it is kept as README.md.kept" in caplog.text
 
 
 def test_links_to_a_model_and_in_it_are_written_through(tmp_path: Path) -> None:

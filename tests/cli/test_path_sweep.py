@@ -30,7 +30,7 @@ import pytest
 COMMANDS = (
     *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "calibrate", "average", "name"),
     *("score", "inspect", "export", "serve", "plot", "report", "demo"),
-    *("alttext", "metadata", "watch"),
+    *("alttext", "metadata", "watch", "bulk", "models"),
 )
 
 #: what names something to read, by the name of the argument (or of the command and it): how its name must end
@@ -43,6 +43,7 @@ INPUTS = {
     "candidates": ".json",
     "path": "",
     "place": "",
+    "places": "",
     "site": "",
     "folder": "",
     "runs": "",
@@ -71,13 +72,15 @@ OUTPUTS = {
     "demo --output": ".html",
     "--output": "",
     "--per-image": ".csv",
+    "--metrics-file": ".prom",
     "--output-dir": "",
 }
 #: texts that are no paths
 WORDS = {
     *("--bad-words", "--prefix", "--force-words", "--split", "--metrics", "--layout", "--tokenizer"),
     *("--sidecar", "--prepend", "--append", "--existing", "--style", "--write", "--fields", "--column"),
-    *("--noun", "--host", "--token", "--cors", "--log-format", "--root-path"),
+    *("--device", "--precision", "--early-stopping", "--format", "--image-column", "--shard", "--engine", "--address"),
+    *("--push", "--noun", "--host", "--token", "--cors", "--log-format", "--root-path"),
     *("--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--early-stop-horizon"),
     *(
         "--data.train-split",
@@ -122,6 +125,8 @@ USUAL: dict[str, dict[str, str]] = {
     "alttext": {"site": "good"},
     "metadata": {"inputs": "good/a.png"},
     "watch": {"folder": "good", "--sidecar": ".txt"},
+    "bulk": {"places": "good"},
+    "models": {},
 }
 #: commands that tell of each of their inputs
 MANY_INPUTS = ("caption", "metadata")
@@ -266,6 +271,8 @@ def command_line(place: Path, command: str, changed: dict[str, str], tried: str)
     words = [given[name] for name in positional if name in given]
     if command == "average":
         words.insert(0, "bundled")
+    if command == "bulk":
+        words.append(str(place / "new"))
     return [command, *words, *flags, *(f"{name}={path}" for name, path in given.items() if name.startswith("-"))]
 
 

@@ -212,7 +212,7 @@ def test_a_plain_folder_at_any_depth_in_the_order_of_names(tmp_path: Path) -> No
 
 
 def test_every_layout_is_covered_here() -> None:
-    elsewhere = {"classes", "folder", "shards"}  # test_class_folders and test_shards have these
+    elsewhere = {"classes", "folder", "parquet", "shards"}  # in test files of their own
     assert {layout for layout, _, _ in CASES.values()} | elsewhere == set(LAYOUTS)
 
 

@@ -55,7 +55,7 @@ def test_caption_is_consistent(captioner: Captioner, photos: Path) -> None:
 
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_of_none_is_refused(captioner: Captioner, paths: list[str], batch: int) -> None:
-    with pytest.raises(CaptionkitError, match=f"batch is {batch}"):
+    with pytest.raises(CaptionkitError, match=f"batch_size is {batch}"):
         list(captioner.stream(paths, batch_size=batch))
 
 

@@ -201,7 +201,7 @@ def test_failing_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.
 def test_a_bad_setting_names_the_file(folder: Path) -> None:
     edit(folder, decoding={"beem": 3}, preprocessing={"height": 0})
     model = open_model(folder)
-    with pytest.raises(ModelError, match=r"config\.json: decoding has no field 'beem'; did you mean beam"):
+    with pytest.raises(ModelError, match=r"config\.json: decoding has no field 'beem'; known: num_beams"):
         _ = model.decoding
     with pytest.raises(ModelError, match=r"config\.json: preprocessing: height must be"):
         _ = model.preprocessing

@@ -234,7 +234,9 @@ def test_hugging_face_parameters(
     assert texts(do_sample=True, seed=7) == texts(do_sample=True, temperature=1, seed=7, top_k=-1) == sampled
     assert texts(temperature=1, seed=7, top_k=20, top_p=0.9) == [text], "nobody asked to sample"
     assert len({texts(do_sample=True)[0] for _ in range(8)}) > 1, "without a seed, samples differ"
-    assert "no option early_stopping" in refused(ask(early_stopping=True), 422)
+    assert texts(early_stopping=True) == usual_of(model, photo, early_stopping="true")
+    assert "early_stopping" in refused(ask(early_stopping="soon"), 422)
+    assert "no option early_stop" in refused(ask(early_stop=True), 422)
     assert "max_new_tokens" in refused(ask(max_new_tokens=0), 422)
     assert "parameters" in refused(client.post("/", json={"inputs": encoded, "parameters": [1]}), 422)
 

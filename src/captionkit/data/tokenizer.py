@@ -115,6 +115,10 @@ class Tokenizer:
             return cls(backend)
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the library may panic on first use
+            raise _malformed(path, error) from None
 
     def extended(self, captions: Iterable[str], min_frequency: int) -> Tokenizer:
         """Return this vocabulary extended by the words seen at least `min_frequency` times in `captions`.
@@ -225,8 +229,12 @@ def read_backend(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # for malformed files the library raises a bare Exception, or panics
-        reason = textwrap.shorten(str(error), 200)
-        raise TokenizerError(f"{path}: not a tokenizer file ({reason}); get the model again") from None
+        raise _malformed(path, error) from None
+
+
+def _malformed(path: str | os.PathLike[str], error: BaseException) -> TokenizerError:
+    reason = textwrap.shorten(str(error), 200)
+    return TokenizerError(f"{path}: not a tokenizer file ({reason}); get the model again")
 
 
 def split_words(captions: Iterable[str]) -> list[list[str]]:

@@ -47,6 +47,8 @@ class Parameters(BaseModel):
     def decoding(self, service: Service) -> Decoding:
         """Return the decoding options, merged from Hugging Face's and captionkit's names."""
         given = {_NAMES.get(name, name): value for name, value in (self.model_extra or {}).items()}
+        if isinstance(early := given.get("early_stopping"), bool):  # as transformers takes it
+            given["early_stopping"] = str(early).lower()
         asked: dict[str, Any] = {
             "do_sample": self.do_sample,
             "captions": self.num_return_sequences,
