@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -249,6 +250,12 @@ def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").touch()
     with pytest.raises(CaptionkitError, match=r"list\.txt: names no images"):
         caption_dataset(str(tmp_path / "list.txt"), str(tmp_path / "output"), settings())
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CaptionkitError, match=r"pipe: names no images"):
+        caption_dataset(str(tmp_path / "pipe"), str(tmp_path / "output"), settings())
 
 
 def test_numbers_for_prometheus(images: Path, tmp_path: Path) -> None:

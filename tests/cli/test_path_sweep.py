@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -132,6 +133,8 @@ USUAL: dict[str, dict[str, str]] = {
 MANY_INPUTS = ("caption", "metadata")
 #: what may well be watched, which does not end by itself
 WATCHABLE = {"a folder", "the current folder", "the folder above"}
+#: what may well name images, of which those that cannot be read are recorded
+LISTABLE = {"a file", "a pipe", "the folder above"}
 #: what is changed of it where an output is tried, so that no long work begins
 REFUSED_LATER = {
     "watch": {"folder": "missing"},
@@ -143,6 +146,7 @@ ORDINARY = [
     "--inh-caps=-dac_override,-dac_read_search",
     "--bounding-set=-dac_override,-dac_read_search",
 ]
+_NUMBERS = itertools.count()
 _LONGEST = 300  # seconds of a command, after which it hangs, however busy the machine is
 
 
@@ -245,7 +249,7 @@ def cases_in(place: Path) -> list[dict[str, Any]]:
                         continue
                     if table is OUTPUTS and kind == "missing":  # which is where an output may well go
                         continue
-                    if name == "folder" and kind in WATCHABLE:
+                    if (name == "folder" and kind in WATCHABLE) or (name == "places" and kind in LISTABLE):
                         continue
                     changed = {name: path}
                     if table is OUTPUTS:
@@ -272,7 +276,7 @@ def command_line(place: Path, command: str, changed: dict[str, str], tried: str)
     if command == "average":
         words.insert(0, "bundled")
     if command == "bulk":
-        words.append(str(place / "new"))
+        words.append(str(place / f"new{next(_NUMBERS)}"))
     return [command, *words, *flags, *(f"{name}={path}" for name, path in given.items() if name.startswith("-"))]
 
 

@@ -210,10 +210,18 @@ def _samples(path: Path) -> Iterator[list[ArchiveMember] | Problem]:
 
 def _local_list(named: str) -> Iterator[Item]:
     try:
-        with Path(named).open("rb") as stream:
+        with _open_list(named) as stream:
             yield from _listed(stream, named)
     except OSError as error:
         raise CaptionkitError(paths.unreadable(named, error)) from None
+
+
+def _open_list(named: str) -> BinaryIO:
+    """Open a file, or a pipe without waiting for someone to write to it; one without a writer is empty."""
+    descriptor = os.open(named, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
 
 
 def _remote_list(named: str) -> Iterator[Item]:
