@@ -87,10 +87,7 @@ _GROUPS = {
     "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
-    "deploy": (
-        "models",
-        "export",
-    ),
+    "deploy": ("models", "export", "import"),
 }
 
 
@@ -365,6 +362,26 @@ def export(options: argparse.Namespace) -> int:
         others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
         raise CaptionkitError(f"{others} go with --int8; add it")
     tell(export_model(options.model, pictures=options.images, half=options.half))
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Turn a captioner of transformers into a model folder that needs no torch."""
+    from captionkit.export.importers.convert import Judging, import_model
+
+    asked = {name: getattr(options, name) for name in ("split", "limit", "max_loss")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and options.evaluate is None:
+        raise CaptionkitError("--split, --limit and --max-loss go with --evaluate DATA; add it")
+    report = import_model(
+        options.model,
+        options.output,
+        precisions=options.precision,
+        images=options.images,
+        style=options.style,
+        judging=Judging(options.evaluate, **given),
+    )
+    tell(report)
     return 0
 
 
@@ -649,6 +666,23 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, models, extra="")
     add("--json", action="store_true", help="machine-readable, with their Hub ids")
 
+    add = _add(commands, import_, extra="export")
+    add("model", metavar="MODEL", help="folder that transformers saved, or Hub id; MODEL@REVISION for one revision")
+    add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
+    add(
+        "--precision",
+        type=_listed,
+        default=("fp32", "fp16", "int8"),
+        metavar="P,...",
+        help="graphs to write: fp32, fp16 (stored in 16 bits), int8 (computes in 8 bits); default: all three",
+    )
+    add("--images", type=_path, metavar="DIR", help="real images to try the graphs on (default: sample photographs)")
+    add("--style", default="short", help="of Florence-2's captions: short, detailed or long (default: %(default)s)")
+    add("--evaluate", type=_path, metavar="DATA", help="score captions before and after int8 on these images")
+    add("--split", help="which of its splits (default: val)")
+    add("--limit", type=int, metavar="N", help="the first N of its images alone")
+    add("--max-loss", type=float, metavar="X", help="share of CIDEr-D that int8 may cost (default: 0.01)")
+
     add = _add(commands, serve, extra="serve")
     add("place", type=_named, nargs="?", help=argparse.SUPPRESS)
     add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
@@ -700,7 +734,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def _add(commands: Any, command: Command, *, extra: str) -> Callable[..., Any]:
     text = (command.__doc__ or "").strip()
     parser = commands.add_parser(
-        command.__name__.replace("_", "-"), help=text[0].lower() + text[1:].rstrip("."), description=text
+        command.__name__.strip("_").replace("_", "-"), help=text[0].lower() + text[1:].rstrip("."), description=text
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="also say what is done meanwhile")
     parser.set_defaults(command=command, extra=extra, parser=parser)

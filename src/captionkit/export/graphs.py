@@ -2,6 +2,7 @@
 
 encoder.onnx: images [B,3,H,W] -> the decoder's initial state ("memory.*", "state.*").
 decoder.onnx: tokens, parents [B,K], top_k [1], the state -> log_probs, ids [B,K,T], attention [B,K,G], next "state.*".
+A model without an attention map (G = 0) has no such output.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from captionkit.inference.onnx_runtime import IMAGES
-from captionkit.models.captioning_model import CaptioningModel
+from captionkit.models.torch_stepper import StepwiseModel
 
 _OPSET = 18
 
 
 class _Begin(nn.Module):
-    def __init__(self, model: CaptioningModel) -> None:
+    def __init__(self, model: StepwiseModel) -> None:
         super().__init__()
         self.model = model
 
@@ -34,16 +35,16 @@ class _Begin(nn.Module):
 
 
 class _Step(nn.Module):
-    def __init__(self, model: CaptioningModel, names: list[str]) -> None:
+    def __init__(self, model: StepwiseModel, names: list[str], *, maps: bool) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.names, self.maps = model, names, maps
 
     def forward(self, tokens: Tensor, parents: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         logits, attention, changed = self.model.step(tokens, parents, dict(zip(self.names, state, strict=True)))
-        return logits.log_softmax(-1), attention, *changed.values()  # [B,K,V], [B,K,G]
+        return logits.log_softmax(-1), *([attention] if self.maps else []), *changed.values()  # [B,K,V], [B,K,G]
 
 
-def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
+def encoder_graph(model: StepwiseModel, height: int, width: int) -> onnx.ModelProto:
     """Export the graph of encoder and `begin`, for a dynamic batch of images of `height` x `width` pixels."""
     device = next(model.parameters()).device
     images = torch.zeros(2, 3, height, width, device=device)
@@ -51,10 +52,10 @@ def encoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
     return _export(_Begin(model), (images,), [IMAGES], names, {IMAGES: {0: Dim("pictures")}})
 
 
-def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.ModelProto:
+def decoder_graph(model: StepwiseModel, height: int, width: int) -> onnx.ModelProto:
     """Export the graph of `step`, for any number of images and hypotheses; it selects the `top_k` tokens itself."""
     device = next(model.parameters()).device
-    state, growing = _example(model, torch.zeros(2, 3, height, width, device=device))
+    state, growing, maps = _example(model, torch.zeros(2, 3, height, width, device=device))
     tokens = torch.full((2, 5), 4, device=device)
     parents = torch.tensor([[0, 1, 2, 0, 1]] * 2, device=device)
     pictures, beams, before, words = (Dim(name) for name in ("pictures", "beams", "beams_before", "words"))
@@ -67,31 +68,34 @@ def decoder_graph(model: CaptioningModel, height: int, width: int) -> onnx.Model
         ),
     }
     inputs = ["tokens", "parents", *state]
-    outputs = ["all_log_probs", "attention", *(name + ".next" for name in state if name.startswith("state."))]
-    graph = _export(_Step(model, list(state)), (tokens, parents, tuple(state.values())), inputs, outputs, shapes)
+    following = [name + ".next" for name in state if name.startswith("state.")]
+    outputs = ["all_log_probs", *(["attention"] if maps else []), *following]
+    step = _Step(model, list(state), maps=maps)
+    graph = _export(step, (tokens, parents, tuple(state.values())), inputs, outputs, shapes)
     return _rank(graph)
 
 
 @torch.inference_mode()
-def _state(model: CaptioningModel, images: Tensor) -> dict[str, Tensor]:
+def _state(model: StepwiseModel, images: Tensor) -> dict[str, Tensor]:
     return model.begin(model.encode(images))
 
 
 @torch.inference_mode()
-def _example(model: CaptioningModel, images: Tensor) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """Return the state of three hypotheses after four words, and the axes along which each "state.*" grows per word.
+def _example(model: StepwiseModel, images: Tensor) -> tuple[dict[str, Tensor], dict[str, list[int]], bool]:
+    """Return the state of three hypotheses after four words, the axes along which each "state.*" grows per word, and
+    whether there is an attention map.
 
     All sizes differ from one another and from 1, so that the exporter does not specialize any of them to a constant.
     """
     state, sizes = _state(model, images), []
     tokens = torch.full((len(images), 3), 4, device=images.device)
     for _ in range(4):
-        _, _, changed = model.step(tokens, torch.zeros_like(tokens), state)
+        _, attention, changed = model.step(tokens, torch.zeros_like(tokens), state)
         state = {**state, **changed}
         sizes.append({name: value.shape for name, value in changed.items()})
     pairs = {name: zip(sizes[-2][name], sizes[-1][name], strict=True) for name in sizes[-1]}
     growing = {name: [axis for axis, (old, new) in enumerate(pair) if old != new] for name, pair in pairs.items()}
-    return state, growing
+    return state, growing, attention.shape[-1] > 0
 
 
 def _export(

@@ -32,7 +32,6 @@ LOG = logging.getLogger(__name__)
 # What reads a folder's parts is imported with the first of them: see captionkit.inference.load.
 if TYPE_CHECKING:
     from captionkit.data.images import Preprocessing
-    from captionkit.data.special_tokens import SpecialTokens
     from captionkit.data.tokenizer import Tokenizer
     from captionkit.inference.search import Decoding, Stepper
 
@@ -118,9 +117,11 @@ class ModelFolder:
         if "special_tokens" not in self.config:
             return Tokenizer.load(self.path / TOKENIZER)
         from captionkit.data.pretrained_tokenizer import PretrainedTokenizer
+        from captionkit.data.special_tokens import SpecialTokens
         from captionkit.data.tokenizer import read_backend
 
-        return PretrainedTokenizer(read_backend(self.path / TOKENIZER), self._parse("special_tokens", _special_tokens))
+        special = self._parse("special_tokens", SpecialTokens.from_dict)
+        return PretrainedTokenizer(read_backend(self.path / TOKENIZER), special)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -203,19 +204,6 @@ class ModelFolder:
         """Check every file of the folder. Raises ModelError at the first that is not what was saved."""
         for name in self.config["files"]:
             self.read(name)
-
-
-def _special_tokens(table: Mapping[str, Any]) -> SpecialTokens:
-    """Read the special tokens of an imported model. Raises ModelError."""
-    from captionkit.data.special_tokens import SpecialTokens
-
-    start: Any = table.get("start")
-    end: Any = table.get("end")
-    banned: Any = table.get("banned", [])
-    lists = isinstance(start, list) and isinstance(banned, list)
-    if not lists or not start or not all(type(token) is int and token >= 0 for token in (*start, *banned, end)):
-        raise ModelError("special_tokens: start and banned must be lists of token ids, end a token id")
-    return SpecialTokens(tuple(start), end, frozenset(banned))
 
 
 _REMEDY = {

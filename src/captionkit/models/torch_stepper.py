@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,7 +11,24 @@ from torch import Tensor
 
 from captionkit.inference.search import CONCEPTS, Capability, Overview
 from captionkit.inference.search.stepper import cells_of
-from captionkit.models.captioning_model import CaptioningModel
+
+
+class StepwiseModel(Protocol):
+    """What decoding and export need of a network. Sizes: B images, K beams, G cells, V vocabulary."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Compute the memory of `images` [B,3,H,W]."""
+
+    def begin(self, memory: Tensor) -> dict[str, Tensor]:
+        """Return the initial decoding state; see `Decoder.begin`."""
+
+    def step(
+        self, tokens: Tensor, parents: Tensor, state: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Decode one more word; see `Decoder.step`. The attention [B,K,G] of a network without a map has G = 0."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield the parameters."""
 
 
 class TorchStepper:
@@ -19,7 +37,7 @@ class TorchStepper:
     takes_bytes = False
     capabilities: frozenset[Capability] = frozenset(("attention", "constraints"))
 
-    def __init__(self, model: CaptioningModel) -> None:
+    def __init__(self, model: StepwiseModel) -> None:
         self.model = model
         self.device = next(model.parameters()).device
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +55,30 @@ def export_int8(
     """
     folder = open_model(source)
     _check(folder, output, [path for path in (data, pictures) if isinstance(path, Path)], limit, max_loss)
+    chosen, report = quantize_graphs(
+        folder, _float_graphs(folder), images=pictures, data=data, split=split, limit=limit, max_loss=max_loss
+    )
+    return _write(folder, output, chosen, report, keep_weights)
+
+
+def quantize_graphs(
+    folder: ModelFolder,
+    graphs: Mapping[str, bytes],
+    *,
+    images: Path | Sequence[Source] | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    limit: int = 0,
+    max_loss: float = 0.01,
+) -> tuple[dict[str, bytes], Int8Report]:
+    """Return a folder's float `graphs` in 8 bits, by file name, and what that costs; see `export_int8`."""
     references = _references(data, split, limit) if data else None
-    where, sources = _calibration(pictures, data, split)
-    graphs = _float_graphs(folder)
+    where, sources = _calibration(images, data, split)
     exact = OnnxStepper(folder, graphs=graphs)
-    images = np.stack(
+    pixels = np.stack(
         [load_image(source, folder.preprocessing) for source in progress_bar(sources, len(sources), "opening")]
     )
-    traced = trace(exact, images, folder.tokenizer)
+    traced = trace(exact, pixels, folder.tokenizer)
     evaluator = QuantizedEvaluator(folder, graphs, sources, references)
     selectors = [kind(folder, graphs, traced, exact) for kind in (EncoderLayerSelector, DecoderLayerSelector)]
     chosen: dict[str, bytes] = {}
@@ -72,9 +88,9 @@ def export_int8(
         if chosen == again:  # the limit of float units is reached already
             break
         steps = evaluator(chosen)
-        report = Int8Report(f"{len(images)} images of {where}", tuple(said), tuple(steps), evaluator.described)
+        report = Int8Report(f"{len(pixels)} images of {where}", tuple(said), tuple(steps), evaluator.described)
         if report.loss <= max_loss:
-            return _write(folder, output, chosen, report, keep_weights)
+            return chosen, report
     raise ModelError(
         f"{folder.path}: in 8 bits CIDEr-D falls by {report.loss:.2%}, more than {max_loss:.2%}, though the units that "
         "cost most stay in 32 bits; nothing was written; raise --max-loss, or give images like its own with --images"

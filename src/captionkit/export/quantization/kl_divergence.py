@@ -21,7 +21,8 @@ _TOGETHER = 8  # batch size of the encoder
 class Trace:
     """A model's greedy captions of images, with the log-probabilities of every step.
 
-    tokens [B,L] are the inputs, from the begin token on; live [B,L] is false after a caption's end; log_probs [B,L,V].
+    tokens [B,L] are the inputs, from the start tokens on; live [B,L] is false before the last start token and after a
+    caption's end; log_probs [B,L,V].
     """
 
     images: np.ndarray
@@ -39,18 +40,23 @@ class Trace:
 def trace(stepper: Stepper, images: np.ndarray, tokenizer: Tokenizer) -> Trace:
     """Caption `images` [B,3,H,W] greedily and return the trace."""
     begun = state = encode(stepper, images)
-    token = np.full((len(images), 1), tokenizer.bos_id, np.int64)
-    live = np.ones(len(images), bool)
+    special, many = tokenizer.special, len(images)
+    token = np.full((many, 1), special.start[0], np.int64)
+    live = np.ones(many, bool)
     tokens: list[np.ndarray] = []
     lives: list[np.ndarray] = []
     found: list[np.ndarray] = []
     while live.any() and len(tokens) < _LONGEST:
         tokens.append(token)
-        lives.append(live)
         log_probs, state = _step(stepper, token, state)
         found.append(log_probs)
+        if len(tokens) < len(special.start):  # what follows a token of the prompt is given
+            lives.append(np.zeros(many, bool))
+            token = np.full((many, 1), special.start[len(tokens)], np.int64)
+            continue
+        lives.append(live)
         token = log_probs.argmax(1)[:, None]  # [B,V] -> [B,1]
-        live = live & (token[:, 0] != tokenizer.eos_id)
+        live = live & (token[:, 0] != special.end)
     return Trace(images, begun, np.concatenate(tokens, 1), np.stack(lives, 1), np.stack(found, 1))
 
 

@@ -1,0 +1,1 @@
+"""Captioners of transformers as modules with captionkit's own interface: encode, begin, step. A module per family."""
