@@ -20,7 +20,7 @@ from captionkit.export.graphs import decoder_graph, encoder_graph
 from captionkit.export.importers.families import Imported
 from captionkit.export.importers.pretrained import Pretrained, read_pretrained
 from captionkit.export.importers.report import ImportReport, Parity, card
-from captionkit.export.quantization.calibration_images import pictures_of
+from captionkit.export.quantization.calibration_images import choose_images
 from captionkit.export.quantization.int8 import quantize_graphs
 from captionkit.export.quantization.report import Int8Report
 from captionkit.export.quantization.weight_compression import store_half
@@ -76,7 +76,7 @@ def import_model(
     wanted = _precisions(precisions)
     given = [Path(source), *(path for path in (images, judging and judging.data) if isinstance(path, Path))]
     check_place(output, inputs=[path for path in given if path.exists()])
-    photos = pictures_of(images)
+    photos = choose_images(images)
     pretrained = read_pretrained(os.fspath(source), style=style)
     say(f"captionkit: {pretrained.origin.id} is a {pretrained.kind}; exporting its graphs")
     graphs = _float_graphs(pretrained)
