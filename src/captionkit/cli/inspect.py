@@ -54,6 +54,8 @@ class ModelReport:
     provenance: dict[str, Any]
     int8: dict[str, Any]
     problems: list[str]
+    #: of an imported model: its id, revision and licence
+    source: dict[str, str]
 
     @property
     def sound(self) -> bool:
@@ -72,9 +74,11 @@ class ModelReport:
             f"decoder     {self.decoder}",
             f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'unknown without weights'}",
             f"vocabulary  {self.vocabulary} tokens",
-            f"image       {self.picture}, grid {self.grid[0]} x {self.grid[1]}",
+            f"image       {self.picture}, {f'grid {self.grid[0]} x {self.grid[1]}' if all(self.grid) else 'no maps'}",
             f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",
         ]
+        if self.source:
+            lines.append(f"source      {', '.join(f'{name} {value}' for name, value in self.source.items())}")
         lines += [f"file        {name:18} {size / 1e6:8.2f} MB" for name, size in self.files.items()]
         if self.int8:
             lines += [f"in 8 bits   {name}: {_in_int8(graph)}" for name, graph in self.int8["graphs"].items()]
@@ -103,14 +107,15 @@ def inspect_model(folder: model_folder.ModelFolder) -> ModelReport:
             folder.read(name)
         except ModelError as error:
             problems.append(str(error))
-    if not folder.runnable:
+    if not set(folder.graphs.values()) <= set(folder.config["files"]):
         problems.append("no ONNX graphs, so it cannot caption; make them with `captionkit export`")
     architecture, p = folder.section("architecture"), folder.preprocessing
     return ModelReport(
         path=str(folder.path),
         encoder=str(architecture["encoder"]["name"]),
         decoder=str(architecture["decoder"]["name"]),
-        parameters=parameters_of(folder.path / model_folder.WEIGHTS),
+        parameters=parameters_of(folder.path / model_folder.WEIGHTS)
+        or sum(architecture[part].get("parameters", 0) for part in ("encoder", "decoder")),
         vocabulary=len(folder.tokenizer),
         picture=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
         grid=folder.grid,
@@ -119,6 +124,7 @@ def inspect_model(folder: model_folder.ModelFolder) -> ModelReport:
         provenance=dict(folder.config.get("provenance", {})),
         int8=dict(folder.config.get("int8", {})),
         problems=problems,
+        source=dict(folder.config.get("source", {})),
     )
 
 
