@@ -12,6 +12,8 @@ from captionkit.export.importers.decoding import CrossAttention, ImportedDecoder
 class BartDecoder(ImportedDecoder):
     """Post-norm (BART, TrOCR) or pre-norm (mBART, OPT) layers; word embeddings may be scaled, normed or projected."""
 
+    places: Tensor
+
     def __init__(self, body: Any, head: nn.Module, *, norm_first: bool) -> None:
         """`body` is transformers' decoder, `head` its language model head."""
         table = body.embed_positions

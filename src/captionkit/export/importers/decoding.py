@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,8 @@ class ImportedDecoder(nn.Module, ABC):
     def __init__(self, layers: Sequence[Layer], positions: int) -> None:
         """`positions` is the number of words and prefix tokens that have a position embedding; 0: any number."""
         super().__init__()
-        self.layers, self.positions = nn.ModuleList(layers), positions
+        self.layers: Any = nn.ModuleList(layers)  # of Layer, which torch's type does not say
+        self.positions = positions
 
     @abstractmethod
     def embed(self, tokens: Tensor, place: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class ImportedDecoder(nn.Module, ABC):
 
 def joined(*layers: nn.Linear) -> nn.Linear:
     """Return one linear layer whose outputs are those of `layers` side by side; a missing bias is 0."""
-    weight = torch.cat([layer.weight for layer in layers])  # n x [O,I] -> [nO,I]
+    weight = torch.cat(tuple(layer.weight for layer in layers))  # n x [O,I] -> [nO,I]
     biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
     return linear(weight, torch.cat(biases))
 

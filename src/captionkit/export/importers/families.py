@@ -144,6 +144,8 @@ def florence2(request: Request) -> Imported:
 class _PromptedEncoder(nn.Module):
     """Florence-2's image encoder, and the language model's encoder over its features and a fixed prompt."""
 
+    prompt: Tensor
+
     def __init__(self, network: Any, prompt: Tensor) -> None:
         super().__init__()
         self.network, self.encoder = network, network.language_model.encoder
