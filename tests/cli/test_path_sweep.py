@@ -31,7 +31,7 @@ import pytest
 COMMANDS = (
     *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "calibrate", "average", "name"),
     *("score", "inspect", "export", "serve", "plot", "report", "demo"),
-    *("alttext", "metadata", "watch", "bulk", "models"),
+    *("alttext", "metadata", "watch", "bulk", "models", "import"),
 )
 
 #: what names something to read, by the name of the argument (or of the command and it): how its name must end
@@ -128,6 +128,7 @@ USUAL: dict[str, dict[str, str]] = {
     "watch": {"folder": "good", "--sidecar": ".txt"},
     "bulk": {"places": "good"},
     "models": {},
+    "import": {"model": "missing", "--output": "new"},
 }
 #: commands that tell of each of their inputs
 MANY_INPUTS = ("caption", "metadata")

@@ -20,6 +20,8 @@ from captionkit.export.importers.convert import graph_name, import_model
 from captionkit.inference.load import load
 from captionkit.inference.model_folder import CARD, DECODER, ENCODER, open_model
 
+pytestmark = pytest.mark.slow  # each family is imported once, which takes 20 to 40 seconds
+
 PUBLISHED = ("blip", "git", "vit-gpt2", "blip2", "florence2")
 
 
@@ -33,7 +35,6 @@ def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return network, root / "model"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize("together", [1, 20])
 def test_the_folder_says_what_generate_says(imported: tuple[Any, Path], beam: int, together: int) -> None:
@@ -47,7 +48,6 @@ def test_the_folder_says_what_generate_says(imported: tuple[Any, Path], beam: in
     assert [list(outcome.caption.tokens) for outcome in outcomes] == expected
 
 
-@pytest.mark.slow
 def test_the_folder_says_where_it_looked(imported: tuple[Any, Path]) -> None:
     _, folder = imported
     opened, caption = open_model(folder), load(folder).caption(tiny.images(1)[0])
@@ -57,7 +57,6 @@ def test_the_folder_says_where_it_looked(imported: tuple[Any, Path]) -> None:
         np.testing.assert_allclose(caption.attention.sum((1, 2)), 1, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_folder_needs_no_torch(imported: tuple[Any, Path], photos: Path) -> None:
     _, folder = imported
     code = (
@@ -71,7 +70,6 @@ def test_the_folder_needs_no_torch(imported: tuple[Any, Path], photos: Path) -> 
     assert len(said) == 3 and all(record["captions"] for record in said)
 
 
-@pytest.mark.slow
 def test_the_card_names_source_and_licence(imported: tuple[Any, Path]) -> None:
     folder = open_model(imported[1])
     card = folder.read(CARD).decode()
@@ -81,7 +79,6 @@ def test_the_card_names_source_and_licence(imported: tuple[Any, Path]) -> None:
     assert folder.section("import")["compared"]["fp32"]["same_captions"] == 4
 
 
-@pytest.mark.slow
 def test_smaller_precisions_lie_beside(tmp_path: Path) -> None:
     network = tiny.network_of("blip")
     source = tiny.save(network, tmp_path / "published")

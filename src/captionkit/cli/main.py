@@ -314,8 +314,9 @@ def inspect(options: argparse.Namespace) -> int:
     from captionkit.cli.inspect import ModelReport, inspect_path
 
     report = inspect_path(options.path, layout=options.layout, check_images=options.check_images)
-    ours = isinstance(report, ModelReport) and not report.source  # an imported model has no torch network here
-    summary = _summary(str(Path(report.path).absolute())) if ours else None
+    summary = None
+    if isinstance(report, ModelReport) and not report.source:  # an imported model has no torch network here
+        summary = _summary(str(Path(report.path).absolute()))
     if options.json:
         values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
         tell(json.dumps(values, ensure_ascii=False, indent=1))

@@ -179,7 +179,7 @@ class _Said(NamedTuple):
 @torch.inference_mode()
 def _generated(pretrained: Pretrained, pixels: Sequence[np.ndarray]) -> Iterator[_Said]:
     """Yield what transformers' `generate` says of each image [3,H,W], greedily and with no other rule."""
-    free = {"no_repeat_ngram_size": 0, "min_length": 0, "bad_words_ids": None, "suppress_tokens": None}
+    free: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "bad_words_ids": None, "suppress_tokens": None}
     free |= {"forced_bos_token_id": None, "forced_eos_token_id": None, "length_penalty": 1.0, "early_stopping": False}
     for image in pixels:
         out = pretrained.network.generate(

@@ -179,7 +179,9 @@ class ImportedDecoder(nn.Module, ABC):
 def joined(*layers: nn.Linear) -> nn.Linear:
     """Return one linear layer whose outputs are those of `layers` side by side; a missing bias is 0."""
     weight = torch.cat(tuple(layer.weight for layer in layers))  # n x [O,I] -> [nO,I]
-    biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+    biases: list[Tensor] = [
+        layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
+    ]
     return linear(weight, torch.cat(biases))
 
 
