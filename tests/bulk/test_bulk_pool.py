@@ -110,12 +110,12 @@ def _wait_for(happened) -> None:
 @pytest.mark.slow
 def test_killed_at_random_moments_a_run_writes_what_an_undisturbed_one_does(tmp_path: Path) -> None:
     images, output = tmp_path / "images", tmp_path / "output"
-    write_images(images, 3000)
+    write_images(images, 6000)
     caption_dataset(str(images), str(tmp_path / "whole"), settings())
     chance, kills, closed = random.Random(0), 0, set[str]()
     driver = start(images, output, tmp_path / "run.py")
     while kills < 20:
-        time.sleep(chance.uniform(0.5, 2.5))
+        time.sleep(chance.uniform(0.3, 1.5))
         assert driver.poll() is None or kills >= 10, "ended before enough kills; give it more images"
         if driver.poll() is not None:
             break

@@ -192,13 +192,14 @@ def test_every_command_and_argument_is_in_the_tables() -> None:
 
 
 @pytest.mark.slow
-def test_no_path_ends_in_a_traceback_or_harms_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "models"])  # which takes no path
+def test_no_path_ends_in_a_traceback_or_harms_a_file(command: str, tmp_path: Path) -> None:
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root passes by all rights, and there is no setpriv")
     place = tmp_path / "place"
     lay_out(place)
-    cases = cases_in(place)
-    assert len(cases) > 300
+    cases = cases_in(place, command)
+    assert len(cases) >= 13
     program = [*(ORDINARY if os.geteuid() == 0 else []), sys.executable, __file__, str(place)]
     usual = {"CAPTIONKIT_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     try:
@@ -236,31 +237,30 @@ def lay_out(place: Path) -> None:
     (place / "closed").chmod(0)
 
 
-def cases_in(place: Path) -> list[dict[str, Any]]:
-    """Every command line to try."""
+def cases_in(place: Path, command: str) -> list[dict[str, Any]]:
+    """Every command line of a command to try."""
     cases = []
-    for command in COMMANDS:
-        for name, action in arguments_of(command):
-            for table in (INPUTS, OUTPUTS):
-                ending = takes(table, command, name)
-                if ending is None:
+    for name, _ in arguments_of(command):
+        for table in (INPUTS, OUTPUTS):
+            ending = takes(table, command, name)
+            if ending is None:
+                continue
+            for kind, path in bad_paths(place, ending).items():
+                if kind == "empty" and name in MAY_BE_EMPTY:
                     continue
-                for kind, path in bad_paths(place, ending).items():
-                    if kind == "empty" and name in MAY_BE_EMPTY:
-                        continue
-                    if table is OUTPUTS and kind == "missing":  # which is where an output may well go
-                        continue
-                    if (name == "folder" and kind in WATCHABLE) or (name == "places" and kind in LISTABLE):
-                        continue
-                    changed = {name: path}
-                    if table is OUTPUTS:
-                        changed |= REFUSED_LATER.get(command, {})
-                    argv = command_line(place, command, changed, action.dest)
-                    cases.append({"argv": argv, "bad": path, "kind": kind, "output": table is OUTPUTS})
+                if table is OUTPUTS and kind == "missing":  # which is where an output may well go
+                    continue
+                if (name == "folder" and kind in WATCHABLE) or (name == "places" and kind in LISTABLE):
+                    continue
+                changed = {name: path}
+                if table is OUTPUTS:
+                    changed |= REFUSED_LATER.get(command, {})
+                argv = command_line(place, command, changed)
+                cases.append({"argv": argv, "bad": path, "kind": kind, "output": table is OUTPUTS})
     return cases
 
 
-def command_line(place: Path, command: str, changed: dict[str, str], tried: str) -> list[str]:
+def command_line(place: Path, command: str, changed: dict[str, str]) -> list[str]:
     """A command with its usual arguments, but for those changed."""
     given = {
         name: path if path in ("bundled", "rouge", "shape", ".txt") else str(place / path)

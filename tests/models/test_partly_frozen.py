@@ -109,8 +109,9 @@ def test_crops_and_gradual_unfreezing_keep_nothing(data: Path, start: Path, tmp_
 
 @pytest.mark.slow
 def test_a_model_to_start_from_may_be_given_another_encoder(
-    data: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="captionkit")
     weights = tmp_path / "lite.safetensors"
     publish(weights)
     changes = {"trainer.init": start, "encoder.name": "efficientnet-lite2", "encoder.weights": weights, **SIZE}
@@ -121,7 +122,7 @@ def test_a_model_to_start_from_may_be_given_another_encoder(
     assert all(torch.equal(value, new.decoder.state_dict()[name]) for name, value in old.decoder.state_dict().items())
     assert new.neck[1].weight.shape == (old.neck[1].weight.shape[0], 1280)
     train(data, tmp_path / "run", recipe_of(changes), export=False)
-    assert "mobilenet-v2 is replaced by efficientnet-lite2" in capsys.readouterr().err
+    assert "mobilenet-v2 is replaced by efficientnet-lite2" in caplog.text
     folder = open_model(tmp_path / "run/best")
     assert isinstance(load_model(folder), CaptioningModel) and folder.config["architecture"]["encoder"]["name"] == (
         "efficientnet-lite2"

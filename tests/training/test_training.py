@@ -455,7 +455,7 @@ def test_a_disk_without_room_for_features_is_said_at_once(
 @pytest.mark.slow
 def test_an_own_encoder_is_trained_from_scratch(data: Path, tmp_path: Path) -> None:
     changes = {"encoder.weights": "", "encoder.train": "all", "trainer.epochs": 1, "trainer.batch_size": 12}
-    recipe = make_recipe("mobilenet-v2", {**changes, "trainer.save_dtype": "true"})
+    recipe = make_recipe("mobilenet-v2", {**changes, "trainer.save_dtype": "float16"})
     before = {name: t.clone() for name, t in run_setup.prepare(recipe, data).model.state_dict().items()}
     train(data, tmp_path / "run", recipe)
     after, last = load_file(tmp_path / "run/best/model.safetensors"), load_file(tmp_path / "run" / LAST)
