@@ -20,6 +20,9 @@ from captionkit.inference.model_folder import open_model
 from captionkit.inference.search import CONCEPTS
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.serialization import load_model
+from captionkit.training import run_setup
+from captionkit.training.config.schema import OptimizerRecipe
+from captionkit.training.optim.schedule import parameter_groups
 from captionkit.training.trainer import train
 from shapes import make_backbone, make_recipe, make_shapes
 
@@ -104,6 +107,17 @@ def test_a_model_without_a_head_is_given_one_and_its_captions_stay(
             tmp_path / "other",
             make_recipe(backbone, {"trainer.init": tmp_path / "run/best", "decoder.concepts": 8}),
         )
+
+
+def test_a_head_has_a_learning_rate_of_its_own(data: Path, backbone: Path, tmp_path: Path) -> None:
+    model = run_setup.prepare(make_recipe(backbone, HEAD), data).model
+    assert model.concepts is not None
+    for given, expected in ((0.0, 1e-3), (5e-3, 5e-3)):
+        groups = parameter_groups(model, OptimizerRecipe(lr_concepts=given))
+        found = {name: {group["lr"] for group in groups if group["name"] == name} for name in ("decoder", "concepts")}
+        assert found == {"decoder": {1e-3}, "concepts": {expected}}
+        head = {p for group in groups if group["name"] == "concepts" for p in group["params"]}
+        assert head == set(model.concepts.parameters())
 
 
 def test_a_weight_without_a_head_is_refused(data: Path, backbone: Path, tmp_path: Path) -> None:

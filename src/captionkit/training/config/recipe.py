@@ -130,7 +130,13 @@ _WITHOUT_EFFECT = {
     "trainer.report_to",
 }
 #: fields added since runs were first checkpointed: at their default, a run made before them is the same run
-_ADDED = {"encoder.freeze_norms", "decoder.concepts", "decoder.concept_weight", "loss.concept_weight"}
+_ADDED = {
+    "encoder.freeze_norms",
+    "decoder.concepts",
+    "decoder.concept_weight",
+    "loss.concept_weight",
+    "optimizer.lr_concepts",
+}
 #: table that had only fields that are elsewhere now
 _OLD_TABLE = "run"
 

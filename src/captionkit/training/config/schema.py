@@ -133,6 +133,7 @@ class OptimizerRecipe:
     )
     lr_decoder: Positive = _field(1e-3, "peak learning rate of the decoder; see `captionkit find-lr`")
     lr_encoder: Positive = _field(2e-5, "peak learning rate of the encoder")
+    lr_concepts: Annotated[float, Ge(0)] = _field(0.0, "peak learning rate of the concept head; 0: the decoder's")
     weight_decay: Annotated[float, Ge(0)] = _field(0.01, "weight decay of matrices; coupled in adam and sgd")
     warmup: Annotated[int, Ge(0)] = _field(200, "steps over which rates rise from 0; at most a fifth of the run")
     schedule: Literal["cosine", "linear", "constant"] = _field("cosine", "learning rates after the warm-up")

@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 
 def parameter_groups(model: CaptioningModel, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Return parameter groups with separate learning rates for encoder and decoder.
+    """Return parameter groups with separate learning rates for encoder, decoder and concept head.
 
     Biases, norms and embeddings get no weight decay. Each encoder stage has `layer_decay` times the learning rate of
     the following stage: discriminative fine-tuning (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
     """
     shares = _stage_shares(model, layer_decay)
+    rates_of = {
+        "encoder": recipe.lr_encoder,
+        "decoder": recipe.lr_decoder,
+        "concepts": recipe.lr_concepts or recipe.lr_decoder,
+    }
     groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = "encoder" if name.startswith("encoder.") else "decoder"
-            base_lr = recipe.lr_encoder * shares[parameter] if part == "encoder" else recipe.lr_decoder
+            part = name.partition(".")[0] if name.startswith(("encoder.", "concepts.")) else "decoder"
+            base_lr = rates_of[part] * shares.get(parameter, 1.0)
             decayed = parameter.ndim > 1 and "embedding" not in name
             groups.setdefault((part, base_lr, decayed), []).append(parameter)
     return [
@@ -61,9 +66,9 @@ def set_rates(optimizer: Optimizer, step: int, steps: int, recipe: OptimizerReci
 
 
 def rates(optimizer: Optimizer) -> dict[str, float]:
-    """Return the current learning rates: {"lr_decoder": ..., "lr_encoder": ...}.
+    """Return the current learning rates: {"lr_decoder": ..., "lr_encoder": ..., "lr_concepts": ...}.
 
-    The encoder's is that of its last stage; it is missing while the encoder is frozen.
+    The encoder's is that of its last stage. A rate is missing where nothing of that part is trained.
     """
     found: dict[str, float] = {}
     for group in optimizer.param_groups:
