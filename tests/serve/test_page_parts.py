@@ -64,6 +64,6 @@ def test_without_gradio_the_api_stands_alone_and_says_so(caplog: pytest.LogCaptu
 
     caplog.set_level("INFO", "captionkit")
     with fastapi.TestClient(create_app(captionkit.load(threads=1), Settings())) as client:
-        assert "/v1/captions" in client.get("/").text
+        assert "/v1/captions" in client.get("/", headers={"Accept": "text/html"}).text
         assert client.get("/gradio_api/info").status_code == 404
     assert "the API alone, without the web page; `pip install 'captionkit[page]'` brings that" in caplog.messages

@@ -214,7 +214,9 @@ def test_captions_of_too_little_confidence_are_for_review(server: Server, photo:
 def test_upkeep_and_pages(server: Server, photo: Path) -> None:
     assert http.get(f"{server.url}/healthz").json() == {"status": "ok"}
     assert http.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "everyday"}
-    assert "captionkit" in http.get(server.url).text  # gradio's page where it is installed, else the plain one
+    assert (
+        "captionkit" in http.get(server.url, headers={"Accept": "text/html"}).text
+    )  # gradio's page where it is installed, else the plain one
 
     def counted() -> dict[str, float]:
         text = http.get(f"{server.url}/metrics").text

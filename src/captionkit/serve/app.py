@@ -20,10 +20,13 @@ from captionkit.serve.api.captions import captions
 from captionkit.serve.api.chat import chat
 from captionkit.serve.api.health import health
 from captionkit.serve.api.huggingface import huggingface
+from captionkit.serve.api.ollama import heartbeat, ollama
+from captionkit.serve.api.photoprism import photoprism
+from captionkit.serve.api.responses import responses
 from captionkit.serve.errors import error_reply, reply_to
 from captionkit.serve.middleware import RequestMiddleware
 from captionkit.serve.options import reason_of
-from captionkit.serve.path_middleware import MethodMiddleware, PathMiddleware, Routes
+from captionkit.serve.path_middleware import MethodMiddleware, PathMiddleware, Routes, path_of
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
 from captionkit.serve.ui.mount import mount_ui
@@ -47,7 +50,15 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service, app.state.url_slots = service, asyncio.Semaphore(AT_A_TIME)
-    routers = [captions(service), huggingface(service), chat(service), health(service)]
+    routers = [
+        captions(service),
+        huggingface(service),
+        chat(service),
+        responses(service),
+        ollama(service),
+        photoprism(service),
+        health(service),
+    ]
     own: list[BaseRoute] = [*app.routes, *(route for router in routers for route in router.routes)]
     routes = Routes(own)
     app.add_middleware(MethodMiddleware, routes=routes)
@@ -59,6 +70,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
     _add_errors(app)
     for router in routers:
         app.include_router(router)
+    app.router.routes.append(heartbeat())
     # The web page is mounted last, so that it takes GET / and all remaining paths below it.
     mount_ui(app, service)
     return app
@@ -70,13 +82,13 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(CaptionkitError)
     async def refused(request: Request, error: CaptionkitError) -> Response:
         request.state.log_fields["error"] = str(error)
-        return reply_to(error)
+        return reply_to(error, path_of(request.scope))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         reason = request.state.log_fields["error"] = reason_of(error.errors())
-        return error_reply(422, reason)
+        return error_reply(422, reason, path=path_of(request.scope))
 
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> Response:
-        return error_reply(error.status_code, str(error.detail), error.headers)
+    async def other(request: Request, error: HTTPException) -> Response:
+        return error_reply(error.status_code, str(error.detail), error.headers, path=path_of(request.scope))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from captionkit.errors import CaptionkitError, ImageTooLargeError
-from captionkit.serve.replies import ErrorAnswer, ErrorDetail, Reply
+from captionkit.serve.replies import Answer, ErrorAnswer, ErrorDetail, OllamaError, Reply, VisionError
 
 
 class RefusalError(CaptionkitError):
@@ -48,11 +48,19 @@ TYPES = {
 }
 
 
-def error_reply(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """Return the JSON response of an error, with the reason in one line."""
+def error_reply(status: int, reason: str, headers: Mapping[str, str] | None = None, *, path: str = "") -> Reply:
+    """Return the JSON response of an error, with the reason in one line, in the form that clients of `path` read."""
+    answer = _answer(path, status, " ".join(reason.split()))
+    return Reply(answer, status, headers=dict(headers) if headers else None)
+
+
+def _answer(path: str, status: int, reason: str) -> Answer:
+    if path.startswith("/api/v1/"):
+        return VisionError(code=status, error=reason)
+    if path.startswith("/api/"):
+        return OllamaError(error=reason)
     kind = TYPES.get(status, "invalid_request_error")
-    detail = ErrorDetail(message=" ".join(reason.split()), type=kind, status=status)
-    return Reply(ErrorAnswer(error=detail), status, headers=dict(headers) if headers else None)
+    return ErrorAnswer(error=ErrorDetail(message=reason, type=kind, status=status))
 
 
 def status_of(error: CaptionkitError) -> int:
@@ -62,9 +70,9 @@ def status_of(error: CaptionkitError) -> int:
     return 413 if isinstance(error, ImageTooLargeError) else 422
 
 
-def reply_to(error: CaptionkitError) -> Reply:
-    """Return the response for an error."""
-    return error_reply(status_of(error), named(error), getattr(error, "headers", None))
+def reply_to(error: CaptionkitError, path: str) -> Reply:
+    """Return the response for an error of a request to `path`, within the service."""
+    return error_reply(status_of(error), named(error), getattr(error, "headers", None), path=path)
 
 
 def raise_if_all_failed(found: Sequence[object]) -> None:

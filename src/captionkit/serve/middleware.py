@@ -137,13 +137,14 @@ class _Exchange:
                 await serve(self, receive)
             except RefusalError as error:
                 self.log_fields["error"] = str(error)
-                await reply_to(error)(self.scope, receive, self.send)
+                await reply_to(error, path_of(self.scope))(self.scope, receive, self.send)
             except ClientDisconnect:
                 self.status = _GONE
             except Exception:
                 LOG.exception("%s failed", self.scope["path"].encode("unicode_escape").decode())
                 if not self.status:
-                    await error_reply(500, "this failed; the service's log says why")(self.scope, receive, self.send)
+                    failed = error_reply(500, "this failed; the service's log says why", path=path_of(self.scope))
+                    await failed(self.scope, receive, self.send)
         finally:
             seconds = time.perf_counter() - start
             path = getattr(self.scope.get("route"), "path", "other")

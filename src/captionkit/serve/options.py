@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import fields
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,8 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.search import RENAMED, Decoding, present_names
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.service import CEILINGS
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _PHRASES, _LETTERS = 100, 200
 _SEEDS = 2**63
@@ -115,8 +117,13 @@ class RequestOptions(NamedTuple):
 
 def read_options(given: dict[str, Any]) -> RequestOptions:
     """Parse and validate options. Raises RefusalError (422) for invalid ones."""
+    return split_options(validated(Options, given))
+
+
+def validated(model: type[Model], given: dict[str, Any]) -> Model:
+    """Return the fields of a request as a pydantic model. Raises RefusalError (422) for invalid ones."""
     try:
-        return split_options(Options.model_validate(given))
+        return model.model_validate(given)
     except ValidationError as error:
         raise RefusalError(422, reason_of(error.errors())) from None
 
@@ -126,6 +133,12 @@ def split_options(options: BaseModel) -> RequestOptions:
     given = options.model_dump(exclude_unset=True)
     maps, least = given.pop("attention", False), given.pop("min_confidence", None)
     return RequestOptions(given, maps, least)
+
+
+def conversation_options(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Return those fields of a conversation's request that are options of decoding."""
+    known = set(Options.model_fields).union(RENAMED) - {"attention", "min_confidence"}
+    return {name: value for name, value in (given or {}).items() if name in known}
 
 
 def decoding_fields(

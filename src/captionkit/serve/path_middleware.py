@@ -113,7 +113,7 @@ class MethodMiddleware:
         headers = {"Allow": ", ".join(allowed)}
         if method == "OPTIONS":
             return Response(status_code=204, headers=headers)
-        return error_reply(405, f"this path is not for {method}; it is for {', '.join(allowed)}", headers)
+        return error_reply(405, f"this path is not for {method}; it is for {', '.join(allowed)}", headers, path=path)
 
 
 def _head_of(send: Send) -> Send:

@@ -186,6 +186,222 @@ class ModelsAnswer(Answer):
     data: list[ModelAnswer]
 
 
+class ResponseTokens(Answer):
+    """Tokens of a response; images count none."""
+
+    input_tokens: int
+    input_tokens_details: dict[Literal["cached_tokens"], int]
+    output_tokens: int
+    output_tokens_details: dict[Literal["reasoning_tokens"], int]
+    total_tokens: int
+
+
+class ResponseText(Answer):
+    """The text of a response: a line for each image."""
+
+    type: Literal["output_text"]
+    text: Echoed
+    annotations: list[str] = Field(description="always empty")
+    logprobs: list[str] = Field(description="always empty")
+
+
+class ResponseMessage(Answer):
+    """The one message of a response."""
+
+    type: Literal["message"]
+    id: str
+    role: Literal["assistant"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: list[ResponseText]
+
+
+class IncompleteDetails(Answer):
+    """Why a response ends early."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseFormatText(Answer):
+    """The format of a response's text."""
+
+    format: dict[Literal["type"], Literal["text"]]
+
+
+class ResponseAnswer(Answer):
+    """OpenAI's response object. What it says of tools, storage and sampling is what this service does: none."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete"]
+    background: Literal[False]
+    error: None
+    incomplete_details: IncompleteDetails | None
+    instructions: None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[ResponseMessage]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    reasoning: dict[Literal["effort", "summary"], None]
+    store: Literal[False]
+    temperature: float | None
+    text: ResponseFormatText
+    tool_choice: Literal["none"]
+    tools: list[str]
+    top_p: float | None
+    truncation: Literal["disabled"]
+    usage: ResponseTokens | None
+    user: None
+
+
+class ResponseEvent(Answer):
+    """An event of a streamed response; which fields it has depends on its type."""
+
+    type: str
+    sequence_number: int
+    response: ResponseAnswer | None = None
+    item_id: str = ""
+    output_index: int = 0
+    content_index: int = 0
+    item: ResponseMessage | None = None
+    part: ResponseText | None = None
+    delta: Echoed = ""
+    text: Echoed = ""
+    logprobs: list[str] = Field(default_factory=list)
+
+
+# ---- Ollama
+
+
+class OllamaVersion(Answer):
+    """The version of Ollama whose API this is."""
+
+    version: str
+
+
+class OllamaDetails(Answer):
+    """What kind of model it is."""
+
+    parent_model: str
+    format: Literal["onnx"]
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+
+
+class OllamaModel(Answer):
+    """A model in the list of models."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int = Field(description="bytes of its graphs")
+    digest: str = Field(description="SHA-256 of its config.json")
+    details: OllamaDetails
+
+
+class OllamaModels(Answer):
+    """A list of one model."""
+
+    models: list[OllamaModel]
+
+
+class OllamaShown(Answer):
+    """What is known of the model."""
+
+    license: str
+    modelfile: str
+    parameters: str
+    template: str
+    details: OllamaDetails
+    model_info: dict[str, str]
+    capabilities: list[Literal["completion", "vision"]]
+    modified_at: str
+
+
+class OllamaMessage(Answer):
+    """The answer to a chat: a line for each image, or in a stream a word of it."""
+
+    role: Literal["assistant"]
+    content: Echoed
+
+
+class _OllamaPart(Answer):
+    """An answer or, in a stream, a piece of one. The last has `done`, and tokens and nanoseconds with it."""
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: Literal["stop", "length", "load", "unload"] = "stop"
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class OllamaGenerated(_OllamaPart):
+    """The answer of /api/generate: a line for each image, or in a stream a word of it."""
+
+    response: Echoed
+
+
+class OllamaChatted(_OllamaPart):
+    """The answer of /api/chat."""
+
+    message: OllamaMessage
+
+
+class OllamaError(Answer):
+    """An error, as clients of Ollama read it."""
+
+    error: Echoed
+
+
+# ---- PhotoPrism
+
+
+class VisionModel(Answer):
+    """The model that answers."""
+
+    type: Literal["caption"]
+    name: str
+    version: str = Field(description="that of captionkit")
+
+
+class VisionCaption(Answer):
+    """The caption of an image."""
+
+    text: str
+    confidence: float = Field(description="probability that the caption is right, 0 to 1")
+
+
+class VisionResult(Answer):
+    """What PhotoPrism asked for."""
+
+    caption: VisionCaption
+
+
+class VisionAnswer(Answer):
+    """The answer of PhotoPrism's vision API."""
+
+    id: Echoed = Field(description="the request's, or a new one")
+    code: Literal[200]
+    model: VisionModel
+    result: VisionResult
+
+
+class VisionError(Answer):
+    """An error, as PhotoPrism reads it."""
+
+    code: int
+    error: Echoed
+
+
 # ---- health and errors
 
 

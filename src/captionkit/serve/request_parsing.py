@@ -26,6 +26,8 @@ _FIELDS = 64
 _UNKNOWN_TYPES = ("", "application/octet-stream", "binary/octet-stream")
 #: the start of a JSON object, with an optional byte-order mark; a brace alone could start anything
 _OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
+#: sent by `curl --data`, as in the examples of several APIs, whatever the data is
+CURL_TYPE = "application/x-www-form-urlencoded"
 #: field names of images in JSON and forms
 _NAMES = ("images", "image", "inputs")
 
@@ -67,11 +69,11 @@ async def parse_request(request: Request, settings: Settings, *others: str) -> P
     return parsed
 
 
-async def parse_json(request: Request) -> dict[str, Any]:
-    """Parse the body as a JSON object. Raises RefusalError (415) for other content types."""
+async def parse_json(request: Request, *others: str) -> dict[str, Any]:
+    """Parse the body as a JSON object. Raises RefusalError (415) for content types that are not among `others`."""
     kind = _content_type(request)
-    if not (_is_json(kind) or kind in _UNKNOWN_TYPES):
-        raise RefusalError(415, f"a conversation does not come as {kind!r}; send application/json")
+    if not (_is_json(kind) or kind in (*_UNKNOWN_TYPES, *others)):
+        raise RefusalError(415, f"what is asked for does not come as {kind!r}; send application/json")
     return await _object(request)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from captionkit.inference.search import RENAMED, Decoding
+from captionkit.serve.api.answers import Question
 from captionkit.serve.errors import RefusalError
-from captionkit.serve.options import Options, decoding_fields, reason_of
+from captionkit.serve.options import conversation_options, decoding_fields, validated
 from captionkit.serve.service import CEILINGS, Service
 
 #: fields that ask for output that captions do not provide, with the values that are accepted as having no effect
@@ -57,6 +58,17 @@ class Message(BaseModel):
     content: str | list[Part] | None = None
 
 
+def images_of(name: str, contents: Sequence[str | list[Part] | None]) -> list[tuple[str, str]]:
+    """Return (place, URL) of each image of the last message that has any; `name` is the field with the messages."""
+    for place, content in reversed(list(enumerate(contents))):
+        parts = content if isinstance(content, list) else []
+        images = [(f"{name}[{place}].content[{n}]", part.image()) for n, part in enumerate(parts)]
+        found = [(name, image) for name, image in images if image is not None]
+        if found:
+            return found
+    return []
+
+
 class StreamOptions(BaseModel):
     """What a stream contains besides the caption."""
 
@@ -69,12 +81,33 @@ class ResponseFormat(BaseModel):
     type: str
 
 
+def check_text(name: str, wanted: ResponseFormat | None, others: Mapping[str, Any]) -> None:
+    """Raise RefusalError (400) if a request asks for output that captions do not provide.
+
+    `name` is the field with the format that is `wanted`; `others` are the fields that have no meaning here.
+    """
+    if wanted and wanted.type != "text":
+        raise RefusalError(400, f"{name}: captions are plain text, not {wanted.type}; leave it out, or send text")
+    for field, harmless in _BEYOND.items():
+        value = others.get(field)
+        if value is not None and value not in harmless:
+            raise RefusalError(400, f"{field}: captions are plain text and nothing besides; leave it out")
+
+
 def _without_limit(most: Any) -> Any:
     return None if str(most) == "-1" else most  # llama.cpp and similar servers use -1 for no limit
 
 
-_Most = Annotated[int, Field(ge=1)] | None
+#: a number of words
+MostWords = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_without_limit)]
 _Stop = Annotated[str, Field(min_length=1, max_length=200)]
+#: texts before the first of which an answer ends
+Stops = _Stop | Annotated[list[_Stop], Field(max_length=16)] | None
+
+
+def listed(stops: Stops) -> list[str]:
+    """Return stop sequences as a list."""
+    return [stops] if isinstance(stops, str) else stops or []
 
 
 class ChatRequest(BaseModel):
@@ -90,67 +123,40 @@ class ChatRequest(BaseModel):
     stream: bool | None = Field(None, description="send the caption as server-sent events, a word each")
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=CEILINGS["num_captions"], description="captions, best first")
-    max_tokens: Annotated[_Most, BeforeValidator(_without_limit)] = Field(None, description="most words of a caption")
-    max_completion_tokens: Annotated[_Most, BeforeValidator(_without_limit)] = Field(None, description="the same")
+    max_tokens: MostWords = Field(None, description="most words of a caption")
+    max_completion_tokens: MostWords = Field(None, description="the same")
     do_sample: bool | None = Field(None, description="sample; else temperature, top_k and top_p do nothing")
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = Field(
-        None, description="texts before the first of which the answer ends"
-    )
+    stop: Stops = Field(None, description="texts before the first of which the answer ends")
     response_format: ResponseFormat | None = Field(None, description="text; no other is to be had")
-
-    def images(self) -> list[tuple[str, str]]:
-        """Return (position, URL) of each image to caption; an empty list if there are none."""
-        for place, message in reversed(list(enumerate(self.messages))):
-            parts = message.content if isinstance(message.content, list) else []
-            images = [(f"messages[{place}].content[{n}]", part.image()) for n, part in enumerate(parts)]
-            found = [(name, image) for name, image in images if image is not None]
-            if found:
-                return found
-        return []
-
-    @property
-    def most_words(self) -> int | None:
-        """The maximum number of words of a caption."""
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def stops(self) -> list[str]:
-        """The stop sequences, before which the answer ends."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def tells_usage(self) -> bool:
         """Whether a stream ends with the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def decoding(self, service: Service) -> Decoding:
-        """Return the decoding options, merged from OpenAI's and captionkit's names."""
-        known = set(Options.model_fields).union(RENAMED) - {"attention", "min_confidence"}
-        given = {name: value for name, value in (self.model_extra or {}).items() if name in known}
-        usual = service.captioner.decoding
-        asked: dict[str, Any] = {"do_sample": self.do_sample, "captions": self.n, "words": self.most_words}
-        return service.decoding(**decoding_fields(given, usual, **asked))
+    def question(self, service: Service) -> Question:
+        """Return what is asked for, its decoding merged from OpenAI's and captionkit's names of options."""
+        given, usual = conversation_options(self.model_extra), service.captioner.decoding
+        most = self.max_completion_tokens or self.max_tokens
+        fields = decoding_fields(given, usual, do_sample=self.do_sample, captions=self.n, words=most)
+        return Question(
+            images_of("messages", [message.content for message in self.messages]),
+            service.decoding(**fields),
+            "in a part of type image_url",
+            most_words=most,
+            choices=self.n or 1,
+            stops=listed(self.stop),
+        )
 
     def check(self) -> None:
         """Raise RefusalError (400) for fields that ask for output that captions do not provide."""
-        if self.response_format and self.response_format.type != "text":
-            asked = self.response_format.type
-            raise RefusalError(
-                400, f"response_format: captions are plain text, not {asked}; leave it out, or send text"
-            )
-        for name, harmless in _BEYOND.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in harmless:
-                raise RefusalError(400, f"{name}: captions are plain text and nothing besides; leave it out")
+        check_text("response_format", self.response_format, self.model_extra or {})
         if self.stream_options and not self.stream:
             raise RefusalError(400, "stream_options: goes with a stream; leave it out, or set stream")
 
 
 def read_conversation(body: dict[str, Any]) -> ChatRequest:
     """Parse a JSON object as a request. Raises RefusalError if it is invalid or asks for unsupported output."""
-    try:
-        asked = ChatRequest.model_validate(body)
-    except ValidationError as error:
-        raise RefusalError(422, reason_of(error.errors())) from None
+    asked = validated(ChatRequest, body)
     asked.check()
     return asked

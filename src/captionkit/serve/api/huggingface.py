@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Outcome
@@ -13,12 +13,11 @@ from captionkit.inference.search import Decoding
 from captionkit.serve.api.schemas import failures, inputs_body
 from captionkit.serve.errors import RefusalError, named, raise_if_all_failed
 from captionkit.serve.logs import log_captions
-from captionkit.serve.options import decoding_fields, reason_of
+from captionkit.serve.options import decoding_fields, validated
 from captionkit.serve.replies import Generated, GeneratedText, GenerationError, Reply
-from captionkit.serve.request_parsing import parse_request
+from captionkit.serve.request_parsing import CURL_TYPE, parse_request
 from captionkit.serve.service import CEILINGS, Service
 
-_CURLS_OWN = "application/x-www-form-urlencoded"  # sent by `curl --data`, as in Hugging Face's examples
 #: names in transformers -> names of captionkit's options, where they differ
 _NAMES = {"min_new_tokens": "min_length"}
 
@@ -73,7 +72,7 @@ def huggingface(service: Service) -> APIRouter:
         `InferenceClient(model=URL).image_to_text(photo)` of huggingface_hub does. A list of images returns a list of
         lists, in which an image that cannot be captioned has an `error`.
         """
-        parsed = await parse_request(request, service.settings, _CURLS_OWN)
+        parsed = await parse_request(request, service.settings, CURL_TYPE)
         decoding = _read(parsed.options).decoding(service)
         found = await service.caption_all([data for _, data in parsed.images], decoding)
         raise_if_all_failed(found)
@@ -90,10 +89,7 @@ def _read(options: dict[str, Any]) -> Parameters:
     parameters = options.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise RefusalError(422, "parameters: must be an object")
-    try:
-        return Parameters.model_validate(beside | parameters)
-    except ValidationError as error:
-        raise RefusalError(422, reason_of(error.errors())) from None
+    return validated(Parameters, beside | parameters)
 
 
 def _generated(outcome: Outcome | CaptionkitError, name: str) -> list[GeneratedText | GenerationError]:

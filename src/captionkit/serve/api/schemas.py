@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from captionkit.serve.options import Options
-from captionkit.serve.replies import ErrorAnswer
+from captionkit.serve.replies import Answer, ErrorAnswer
 from captionkit.serve.request_parsing import MAX_IMAGES
 
 _FILE = {"type": "string", "format": "binary"}
@@ -37,9 +37,9 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def failures() -> dict[int | str, dict[str, Any]]:
+def failures(model: type[Answer] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of an endpoint that takes images, by status."""
-    return {status: {"description": text, "model": ErrorAnswer} for status, text in _FAILURES.items()}
+    return {status: {"description": text, "model": model} for status, text in _FAILURES.items()}
 
 
 def captions_body() -> dict[str, Any]:
