@@ -31,7 +31,7 @@ import pytest
 COMMANDS = (
     *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "calibrate", "average", "name"),
     *("score", "inspect", "export", "serve", "plot", "report", "demo"),
-    *("alttext", "metadata", "watch", "bulk", "models", "import"),
+    *("alttext", "metadata", "watch", "bulk", "models", "import", "mcp"),
 )
 
 #: what names something to read, by the name of the argument (or of the command and it): how its name must end
@@ -120,6 +120,7 @@ USUAL: dict[str, dict[str, str]] = {
     "inspect": {"path": "good"},
     "export": {"model": "bundled"},
     "serve": {"--model": "bundled"},
+    "mcp": {"--model": "bundled"},
     "plot": {"runs": "run", "--output": "new.png"},
     "report": {"run": "run"},
     "demo": {"--output": "new.html"},

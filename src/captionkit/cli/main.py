@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _running(command: Command, *, verbose: bool) -> Iterator[None]:
     """Show what the library logs, and end on signals; a server ends in its own way."""
-    with log_to_console(verbose=verbose), nullcontext() if command is serve else stoppable():
+    with log_to_console(verbose=verbose), nullcontext() if command in (serve, mcp) else stoppable():
         yield
 
 
@@ -83,7 +84,7 @@ _MORE = "`captionkit COMMAND --help` says more of a command."
 _MODEL = "model folder, Hub id, or a name that `captionkit models` lists"
 #: the commands as `captionkit --help` orders them
 _GROUPS = {
-    "caption": ("caption", "bulk", "watch", "alttext", "serve", "demo"),
+    "caption": ("caption", "bulk", "watch", "alttext", "serve", "mcp", "demo"),
     "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
@@ -400,6 +401,15 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def mcp(options: argparse.Namespace) -> int:
+    """Offer captions to assistants as a tool (Model Context Protocol)."""
+    from captionkit.serve.mcp_server import serve_tools
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save, and reading standard input goes on else
+    serve_tools(_runtime(options).load(options.model), allow_urls=options.allow_urls)
+    return 0
+
+
 def plot(options: argparse.Namespace) -> int:
     """Draw the curves of a run, or compare several."""
     from captionkit.cli.inspect import plot_runs
@@ -689,6 +699,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("place", type=_named, nargs="?", help=argparse.SUPPRESS)
     add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
     _add_fields(add, Settings, "serve", old={"max_batch_size": "--max-batch"}, defaults=True)
+
+    add = _add(commands, mcp, extra="mcp")
+    add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
+    add("--allow-urls", action="store_true", help="fetch images that are named by URL, from public addresses only")
+    _add_runtime(add)
 
     add = _add(commands, plot, extra="train")
     add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
