@@ -31,7 +31,7 @@ import pytest
 COMMANDS = (
     *("caption", "train", "find-lr", "sweep", "evaluate", "tune", "calibrate", "average", "name"),
     *("score", "inspect", "export", "serve", "plot", "report", "demo"),
-    *("alttext", "metadata", "watch", "bulk", "models", "import", "mcp"),
+    *("alttext", "metadata", "watch", "bulk", "models", "import", "mcp", "completion"),
 )
 
 #: what names something to read, by the name of the argument (or of the command and it): how its name must end
@@ -78,6 +78,7 @@ OUTPUTS = {
 }
 #: texts that are no paths
 WORDS = {
+    "shell",
     *("--bad-words", "--prefix", "--force-words", "--split", "--metrics", "--layout", "--tokenizer"),
     *("--sidecar", "--prepend", "--append", "--existing", "--style", "--write", "--fields", "--column"),
     *("--device", "--precision", "--early-stopping", "--format", "--image-column", "--shard", "--engine", "--address"),
@@ -129,6 +130,7 @@ USUAL: dict[str, dict[str, str]] = {
     "watch": {"folder": "good", "--sidecar": ".txt"},
     "bulk": {"places": "good"},
     "models": {},
+    "completion": {"shell": "bash"},
     "import": {"model": "missing", "--output": "new"},
 }
 #: commands that tell of each of their inputs
@@ -193,7 +195,7 @@ def test_every_command_and_argument_is_in_the_tables() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "models"])  # which takes no path
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"models", "completion"}))  # which take no path
 def test_no_path_ends_in_a_traceback_or_harms_a_file(command: str, tmp_path: Path) -> None:
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root passes by all rights, and there is no setpriv")

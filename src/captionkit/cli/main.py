@@ -88,7 +88,7 @@ _GROUPS = {
     "data": ("inspect", "metadata", "name"),
     "train": ("train", "find-lr", "sweep", "average", "report", "plot"),
     "evaluate": ("evaluate", "score", "tune", "calibrate"),
-    "deploy": ("models", "export", "import"),
+    "deploy": ("models", "export", "import", "completion"),
 }
 
 
@@ -481,6 +481,14 @@ def alttext(options: argparse.Namespace) -> int:
     )
 
 
+def completion(options: argparse.Namespace) -> int:
+    """Print a script that completes commands, options and files in a shell."""
+    from captionkit.cli.completion import completion_script
+
+    tell(completion_script(_parser(["completion"]), options.shell, paths=(_named, _path)))
+    return 0
+
+
 def demo(options: argparse.Namespace) -> int:
     """Caption sample photographs onto a page with attention maps."""
     from captionkit.cli.caption import caption_samples
@@ -493,6 +501,9 @@ def demo(options: argparse.Namespace) -> int:
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     from captionkit.cli.recipe_flags import add_recipe
     from captionkit.serve.settings import Settings
+
+    def asked(command: str) -> bool:
+        return arguments[:1] in ([command], ["completion"])  # which tells of the options of all
 
     parser = Parser(prog="captionkit", usage="captionkit COMMAND ...", description=_ABOUT, epilog=_MORE, groups=_GROUPS)
     parser.add_argument("--version", action="version", version=f"captionkit {__version__}")
@@ -507,7 +518,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
     _add_runtime(add, style=False)
-    _add_decoding(add, fields=arguments[:1] == ["caption"])
+    _add_decoding(add, fields=asked("caption"))
     _add_min_confidence(add, "mark captions of less confidence, 0 to 1: a last field 'review', or so in JSON")
     add("--json", action="store_true", help="one JSON object a line")
     add(
@@ -520,7 +531,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_write(add)
 
     add = _add(commands, bulk, extra="bulk")
-    _add_bulk(add, fields=arguments[:1] == ["bulk"])
+    _add_bulk(add, fields=asked("bulk"))
 
     add = _add(commands, train, extra="train")
     add(
@@ -533,7 +544,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     add("--output", type=_path, required=True, metavar="RUN", help="folder for everything the run makes")
     add("--resume", action="store_true", help="go on with the run in --output")
-    add_recipe(commands.choices["train"], _named, fields=arguments[:1] == ["train"])
+    add_recipe(commands.choices["train"], _named, fields=asked("train"))
 
     add = _add(commands, find_lr, extra="train")
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
@@ -545,7 +556,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         help="the plot; its points come beside it, as .json (default: %(default)s)",
     )
     add("--steps", type=int, default=200, help="over which the rate rises (default: %(default)s)")
-    add_recipe(commands.choices["find-lr"], _named, fields=arguments[:1] == ["find-lr"])
+    add_recipe(commands.choices["find-lr"], _named, fields=asked("find-lr"))
 
     add = _add(commands, sweep, extra="sweep")
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
@@ -554,14 +565,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--trials", type=int, default=20, metavar="N", help="to begin in all, over all sessions (default: %(default)s)")
     add("--max-minutes", old=["--timeout"], type=float, metavar="X", help="after which no trial is begun")
     add("--workers", type=int, default=1, metavar="N", help="processes, each of one thread (default: %(default)s)")
-    add_recipe(commands.choices["sweep"], _named, fields=arguments[:1] == ["sweep"])
+    add_recipe(commands.choices["sweep"], _named, fields=asked("sweep"))
 
     add = _add(commands, evaluate, extra="train")
     add("model", type=_named, metavar="MODEL", help=_MODEL)
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--split", default="val", help="which of its splits (default: %(default)s)")
     _add_runtime(add)
-    _add_decoding(add, fields=arguments[:1] == ["evaluate"])
+    _add_decoding(add, fields=asked("evaluate"))
     _add_scoring(add, seed=False)  # --seed is there already
     add(
         "--output",
@@ -733,6 +744,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_min_confidence(add, "word captions of less confidence, 0 to 1, as guesses, and list them for review")
     add("--column", metavar="NAME", type=_named, help="column of a CSV for alt text (default: alt)")
     add("--batch-size", type=int, default=16, metavar="N", help="images in one batch (default: %(default)s)")
+
+    add = _add(commands, completion, extra="completion")
+    add("shell", choices=("bash", "zsh", "fish"), help="the shell")
 
     add = _add(commands, demo, extra="demo")
     add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")

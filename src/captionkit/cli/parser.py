@@ -41,11 +41,11 @@ class Help(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = copy.copy(action)
-        shown.option_strings = _present(action)
+        shown.option_strings = present_names(action)
         return super()._format_action_invocation(shown)
 
 
-def _present(action: argparse.Action) -> list[str]:
+def present_names(action: argparse.Action) -> list[str]:
     """Return the names of an option without the old ones."""
     return [name for name in action.option_strings if name not in getattr(action, "old", ())]
 
@@ -122,6 +122,6 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Exit for arguments that no option takes, naming the option that the first is nearest to."""
         first = next((argument for argument in unknown if argument.startswith("-")), unknown[0])
-        known = [name for action in self._actions for name in _present(action)]
+        known = [name for action in self._actions for name in present_names(action)]
         near = get_close_matches(first.partition("=")[0], known, n=1)
         self.error(f"{first} is not understood{f'; did you mean {near[0]}?' if near else ''}")
