@@ -2,10 +2,11 @@
 
     python bench/serve.py [--seconds S] [--rounds N] [--clients N] [--photos DIR] [--model MODEL] [--update DOCUMENT]
 
-Two services take turns, round by round, so that a busy moment of the machine hits both alike: one that lets requests
-that come together go through the model together, and one that takes each by itself. Both are asked by all clients at
-once, the first by a single client too; each client sends its next request when it has the last one's reply. Then a
-third service, with a short queue, is overrun. The clients share the machine with the services.
+Three services take turns, round by round, so that a busy moment of the machine hits all alike: one process that lets
+requests that come together go through the model together, one that takes each by itself, and one of a worker for each
+processor. All are asked by all clients at once, the first and the last by a single client too; each client sends its
+next request when it has the last one's reply. Then a fourth service, with a short queue, is overrun. The clients share
+the machine with the services.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from photos import found_photos, made_photos
 from speed_report import check_document, figure, markers, table, update_document
 
 NAME = "serve"
-TOGETHER, APART, SINGLE = "together", "each by itself", "one client"
+TOGETHER, WORKERS, APART = "together", "together, a worker for each processor", "each by itself"
+SINGLE, SINGLE_OF_WORKERS = "one client", "one client, a worker for each processor"
+_CASES = (TOGETHER, WORKERS, APART, SINGLE, SINGLE_OF_WORKERS)
 _QUEUE = 8  # of the service that is overrun
 _PHOTOS = 32
 
@@ -48,7 +51,7 @@ class Server:
         with log.open("wb") as file:
             self._process = subprocess.Popen(command, stderr=file)
         self.url = self._address(log)
-        self._memory = psutil.Process(self._process.pid)
+        self._process_of = psutil.Process(self._process.pid)
 
     def _address(self, log: Path) -> str:
         while self._process.poll() is None:
@@ -61,7 +64,21 @@ class Server:
     @property
     def megabytes(self) -> float:
         """What it holds in memory."""
-        return self._memory.memory_info().rss / 2**20
+        return sum(process.memory_info().rss for process in self._processes) / 2**20
+
+    @property
+    def seconds(self) -> float:
+        """Processor time that it has taken."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+
+    @property
+    def _processes(self) -> list[psutil.Process]:
+        return [self._process_of, *self._process_of.children()]
+
+    def wait_for(self, workers: int) -> None:
+        """Wait until so many workers serve."""
+        while f"captionkit_workers {workers:.1f}" not in httpx2.get(f"{self.url}/metrics").text:
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""
@@ -74,6 +91,8 @@ class Load:
     """What clients got of a service in some seconds."""
 
     seconds: float = 0.0
+    #: processor time of the service
+    work: float = 0.0
     #: seconds of each request that got its caption
     waits: list[float] = field(default_factory=list)
     #: what became of the requests: their status, or the name of what went wrong
@@ -83,6 +102,11 @@ class Load:
     def rate(self) -> float:
         """Captions a second."""
         return len(self.waits) / self.seconds
+
+    @property
+    def rate_of_work(self) -> float:
+        """Captions per second of the service's processor time."""
+        return len(self.waits) / self.work
 
     @property
     def failures(self) -> int:
@@ -95,7 +119,12 @@ class Load:
         return ordered[min(len(ordered) * share // 100, len(ordered) - 1)] * 1000
 
     def __add__(self, other: Load) -> Load:
-        return Load(self.seconds + other.seconds, self.waits + other.waits, self.outcomes + other.outcomes)
+        return Load(
+            self.seconds + other.seconds,
+            self.work + other.work,
+            self.waits + other.waits,
+            self.outcomes + other.outcomes,
+        )
 
 
 async def ask(url: str, images: Sequence[bytes], clients: int, seconds: float) -> Load:
@@ -131,18 +160,18 @@ class Results:
     """What all rounds measured."""
 
     clients: int
-    loads: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in (TOGETHER, APART, SINGLE)})
+    loads: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _CASES})
     #: of the service that lets requests go together, after each round
     megabytes: list[float] = field(default_factory=list)
     overrun: Load = field(default_factory=Load)
     #: the requests after it was overrun
     after: Load = field(default_factory=Load)
 
-    def ratio(self, name: str) -> tuple[float, float, float]:
-        """How many times the captions a second of a case the batching service gives: median, least, most of rounds."""
-        pairs = zip(self.loads[TOGETHER], self.loads[name], strict=True)
-        ratios = [together.rate / other.rate for together, other in pairs]
-        return median(ratios), min(ratios), max(ratios)
+    def ratio(self, name: str, other: str, rate: str = "rate") -> str:
+        """How many times the captions a second of another case one gives: the median, least and most of rounds."""
+        pairs = zip(self.loads[name], self.loads[other], strict=True)
+        ratios = [getattr(one, rate) / getattr(two, rate) for one, two in pairs]
+        return f"{median(ratios):.2f} x ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 def measure(options: argparse.Namespace, images: Sequence[bytes], logs: Path) -> Results:
@@ -157,12 +186,23 @@ def measure(options: argparse.Namespace, images: Sequence[bytes], logs: Path) ->
 
         room = ("--max-queue", 4 * options.clients, "--timeout", 120)
         together, apart = start("together", *room), start("apart", "--max-batch-size", 1, *room)
-        cases = {TOGETHER: (together, options.clients), APART: (apart, options.clients), SINGLE: (together, 1)}
-        for server in (together, apart):
+        count = max(2, psutil.cpu_count() or 2)
+        workers = start("workers", "--workers", count, *room)
+        workers.wait_for(count)
+        cases = {
+            TOGETHER: (together, options.clients),
+            WORKERS: (workers, options.clients),
+            APART: (apart, options.clients),
+            SINGLE: (together, 1),
+            SINGLE_OF_WORKERS: (workers, 1),
+        }
+        for server in (together, apart, workers):
             asyncio.run(ask(server.url, images, options.clients, 1))
         for round_ in range(options.rounds):
             for name, (server, clients) in cases.items():
+                before = server.seconds
                 load = asyncio.run(ask(server.url, images, clients, options.seconds))
+                load.work = server.seconds - before
                 results.loads[name].append(load)
                 say(f"round {round_ + 1}, {name}: {load.rate:.1f} captions/s, {dict(load.outcomes)}")
             results.megabytes.append(together.megabytes)
@@ -178,15 +218,17 @@ def report(results: Results, told: str) -> str:
     rows = []
     for name, loads in results.loads.items():
         load = sum(loads, Load())
-        clients = 1 if name == SINGLE else results.clients
+        clients = 1 if name in (SINGLE, SINGLE_OF_WORKERS) else results.clients
         rates = [load.rate for load in loads]
         times = [f"{load.percentile(share):,.0f}" for share in (50, 95, 99)]
         rate = f"{figure(median(rates))} ({figure(min(rates))}–{figure(max(rates))})"
-        rows.append([name, str(clients), str(len(load.waits)), str(load.failures), rate, *times])
+        work = figure(load.rate_of_work)
+        rows.append([name, str(clients), str(len(load.waits)), str(load.failures), rate, work, *times])
     marks = []
-    for name, wanted in ((SINGLE, "2 x"), (APART, "")):
-        middle, least, most = results.ratio(name)
-        marks.append([f"captions/s, {TOGETHER}, to {name}", wanted, f"{middle:.2f} x ({least:.2f}–{most:.2f})"])
+    for name, other, wanted in ((WORKERS, SINGLE, "1.9 x"), (TOGETHER, SINGLE, ""), (TOGETHER, APART, "")):
+        marks.append([f"captions/s, {name}, to {other}", wanted, results.ratio(name, other)])
+        same = results.ratio(name, other, "rate_of_work")
+        marks.append(["the same per second of the service's processor time", wanted, same])
     failures = sum(load.failures for loads in results.loads.values() for load in loads)
     memory = " → ".join(f"{megabytes:.0f}" for megabytes in results.megabytes)
     over, after = results.overrun, results.after
@@ -197,7 +239,7 @@ def report(results: Results, told: str) -> str:
         [f"{results.clients} clients, a queue of {_QUEUE}", "429, none failed", refused],
         ["one client after that", "none refused", f"{after.outcomes['429']} refused of {after.outcomes.total()}"],
     ]
-    head = ["requests", "clients", "captions", "failed", "captions/s", "p50 ms", "p95 ms", "p99 ms"]
+    head = ["requests", "clients", "captions", "failed", "captions/s", "per CPU s", "p50 ms", "p95 ms", "p99 ms"]
     return f"{told}\n\n{table(['mark', 'wanted', 'measured'], marks)}\n\n{table(head, rows)}\n"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from captionkit.bulk.plan import Part
 from captionkit.bulk.worker import Board, Failure, Job, Task, serve
 from captionkit.errors import CaptionkitError
 from captionkit.inference.onnx_runtime import processors
+from captionkit.utils.signals import how_ended
 
 LOG = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class LocalPool:
         worker.process.join()
         worker.link.close()
         self._workers.remove(worker)
-        how = _how(worker.process.exitcode)
+        how = how_ended(worker.process.exitcode)
         learnt = [_after_death(task, worker.board, how, first=not place) for place, task in enumerate(worker.tasks)]
         culprits = any(after.bad != before.bad for after, before in zip(learnt, worker.tasks, strict=True))
         self._again.extendleft(reversed(learnt))
@@ -176,10 +176,3 @@ def _after_death(task: Task, board: Board, how: str, *, first: bool) -> Task:
         return task
     deaths = task.deaths + 1
     return replace(task, deaths=deaths, alone=deaths >= _DEATHS)
-
-
-def _how(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"exit status {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"{name}, as when memory runs out" if -code == getattr(signal, "SIGKILL", 0) else name

@@ -25,6 +25,7 @@ from captionkit.serve.api.photoprism import photoprism
 from captionkit.serve.api.responses import responses
 from captionkit.serve.errors import error_reply, reply_to
 from captionkit.serve.middleware import RequestMiddleware
+from captionkit.serve.occupancy import Occupancy
 from captionkit.serve.options import reason_of
 from captionkit.serve.path_middleware import MethodMiddleware, PathMiddleware, Routes, path_of
 from captionkit.serve.service import Service
@@ -33,9 +34,12 @@ from captionkit.serve.ui.mount import mount_ui
 from captionkit.serve.url_fetch import AT_A_TIME
 
 
-def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
-    """Create the application that serves `captioner`; `app.state.service` is its Service."""
-    service = Service(captioner, settings)
+def create_app(captioner: Captioner, settings: Settings, occupancy: Occupancy | None = None) -> FastAPI:
+    """Create the application that serves `captioner`; `app.state.service` is its Service.
+
+    `occupancy` is for one of several processes that serve it together.
+    """
+    service = Service(captioner, settings, occupancy)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +66,7 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
     own: list[BaseRoute] = [*app.routes, *(route for router in routers for route in router.routes)]
     routes = Routes(own)
     app.add_middleware(MethodMiddleware, routes=routes)
-    app.add_middleware(RequestMiddleware, settings=settings, metrics=service.metrics)
+    app.add_middleware(RequestMiddleware, settings=settings, metrics=service.metrics, uploads=service.occupancy.uploads)
     app.add_middleware(PathMiddleware, prefix=settings.root_path, routes=routes)
     if settings.cors:  # outside the guard, because browsers send preflight requests without the token
         methods = ["GET", "POST"]

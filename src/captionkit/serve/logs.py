@@ -7,12 +7,14 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from fastapi import Request
+from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import CaptionkitError
-from captionkit.inference.captioner import Outcome
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from captionkit.inference.captioner import Outcome
 
 LOG = logging.getLogger("captionkit.serve")
 

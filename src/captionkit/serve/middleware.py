@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from captionkit.serve.errors import BusyError, RefusalError, error_reply, reply_to
 from captionkit.serve.logs import LOG, log_request
 from captionkit.serve.metrics import Metrics
+from captionkit.serve.occupancy import SharedCount
 from captionkit.serve.path_middleware import path_of
 from captionkit.serve.settings import Settings
 
@@ -39,9 +40,8 @@ _GONE = 499
 class RequestMiddleware:
     """ASGI middleware that checks the token and the body of each request, and logs it."""
 
-    def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._meters = app, settings, metrics
-        self._held = 0
+    def __init__(self, app: App, settings: Settings, metrics: Metrics, uploads: SharedCount) -> None:
+        self._app, self._settings, self._meters, self._uploads = app, settings, metrics, uploads
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -57,9 +57,8 @@ class RequestMiddleware:
 
         def reserve(size: int) -> None:
             """Count bytes that this request keeps in memory until it ends. Raises BusyError over the limit."""
-            if self._held + size > _BODIES * self._settings.max_bytes:
+            if not self._uploads.add(size, _BODIES * self._settings.max_bytes):
                 raise BusyError("too many uploads at a time", 1)
-            self._held += size
             exchange.held += size
 
         exchange.scope["state"]["reserve"] = reserve
@@ -70,7 +69,7 @@ class RequestMiddleware:
             body = await self._body(headers, receive, reserve)
             await _until_gone(self._app, exchange, body, receive)
         finally:
-            self._held -= exchange.held
+            self._uploads.remove(exchange.held)
 
     def _trusted(self, headers: Headers) -> bool:
         """Return whether the request has the token, as a bearer token or as the password of any user (browsers)."""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.load import Runtime
-from captionkit.serve.app import create_app
+from captionkit.inference.model_source import open_source
 from captionkit.serve.logs import LOG, configure_logging
+from captionkit.serve.occupancy import Occupancy
 from captionkit.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 TOKEN = "CAPTIONKIT_TOKEN"
 _CONNECTIONS = 2048
@@ -25,10 +32,46 @@ def serve(model: str | None, settings: Settings) -> None:
     """Serve a model until the process is told to stop; requests in progress are then finished first."""
     if not settings.token and os.environ.get(TOKEN):
         settings = replace(settings, token=os.environ[TOKEN])
+    if settings.workers > 1:
+        _serve_together(model, settings)
+        return
+    app = application(model, settings)
+    listening = listen(settings)
+    _log_address(listening, settings)
+    configure_logging(settings.log_format)  # last, when nothing can fail any more: handlers would outlive a failed call
+    with listening:
+        uvicorn.Server(_configured(app, settings)).run([listening])
+
+
+def _serve_together(model: str | None, settings: Settings) -> None:
+    """Serve from several processes; this one has no model, but finds what is wrong with its folder."""
+    from captionkit.serve.workers import run_workers
+
+    open_source(model, precision=settings.precision, style=settings.style)
+    with listen(settings) as listening:
+        configure_logging(settings.log_format)
+        run_workers(
+            model,
+            settings,
+            listening,
+            partial(_configured, settings=settings),
+            lambda: _log_address(listening, settings),
+        )
+
+
+def application(model: str | None, settings: Settings, occupancy: Callable[[], Occupancy] = Occupancy) -> FastAPI:
+    """Load a model and return the application that serves it. `occupancy` is asked for once the model is loaded.
+
+    Raises ModelError, and CaptionkitError as captionkit.inference.load.load does.
+    """
+    from captionkit.serve.app import create_app
+
     runtime = Runtime(settings.threads or None, settings.device, settings.precision, settings.style)
-    captioner = runtime.load(model)
-    app = create_app(captioner, settings)
-    config = uvicorn.Config(
+    return create_app(runtime.load(model), settings, occupancy())
+
+
+def _configured(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -36,12 +79,8 @@ def serve(model: str | None, settings: Settings) -> None:
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=int(2 * settings.timeout) + 1,
+        **more,
     )
-    listening = listen(settings)
-    _log_address(listening, settings)
-    configure_logging(settings.log_format)  # last, when nothing can fail any more: handlers would outlive a failed call
-    with listening:
-        uvicorn.Server(config).run([listening])
 
 
 def listen(settings: Settings) -> socket.socket:

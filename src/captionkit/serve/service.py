@@ -17,6 +17,7 @@ from captionkit.inference.word_constraints import constraints_of
 from captionkit.serve.batching import Batcher
 from captionkit.serve.errors import BusyError, RequestTimeoutError
 from captionkit.serve.metrics import Metrics
+from captionkit.serve.occupancy import Occupancy
 from captionkit.serve.settings import Settings
 
 #: the largest values of a request's decoding options, so that one request cannot occupy the model for minutes
@@ -32,11 +33,12 @@ class Service:
     `caption` can be awaited from any task of the event loop in which `running` was entered.
     """
 
-    def __init__(self, captioner: Captioner, settings: Settings) -> None:
+    def __init__(self, captioner: Captioner, settings: Settings, occupancy: Occupancy | None = None) -> None:
+        """Take a captioner and, in one of several processes, what they know of each other."""
         self.captioner, self.settings = captioner, settings
         self.model = captioner.folder.path.name
-        self.metrics = Metrics(lambda: self._inside)
-        self._inside = 0
+        self.occupancy = occupancy or Occupancy()
+        self.metrics = Metrics(self.occupancy)
         self._batching: Batcher[Decoding, Opened, Outcome] = Batcher(self._describe, self._most)
 
     @asynccontextmanager
@@ -58,7 +60,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether the queue has room for another image."""
-        return self._inside < self.settings.max_queue
+        return self.occupancy.images.total < self.settings.max_queue
 
     def decoding(self, **options: Any) -> Decoding:
         """Return the model's default decoding with `options` changed. Raises CaptionkitError for invalid options."""
@@ -114,20 +116,21 @@ class Service:
     @contextmanager
     def _admitted(self, images: int) -> Iterator[None]:
         most = self.settings.max_queue
-        if self._inside + images > most:
+        inside = self.occupancy.images
+        if not inside.add(images, most):
             self.metrics.images.labels("refused").inc(images)
             if images > most:
                 raise CaptionkitError(f"{images} images are more than the {most} that may wait; send fewer")
-            raise BusyError(f"{self._inside} images wait already", self._seconds_to_wait())
-        self._inside += images
+            raise BusyError(f"{inside.total} images wait already", self._seconds_to_wait())
         try:
             yield
         finally:
-            self._inside -= images
+            inside.remove(images)
 
     def _seconds_to_wait(self) -> int:
-        """Estimate the time that the model needs for the current queue, from 1 to 60 seconds."""
-        return min(60, max(1, math.ceil(self._inside * self.metrics.seconds_per_image)))
+        """Estimate the time that the workers need for the current queue, from 1 to 60 seconds."""
+        alone = self.occupancy.images.total * self.metrics.seconds_per_image
+        return min(60, max(1, math.ceil(alone / self.settings.workers)))
 
     async def _caption(self, image: bytes | CaptionkitError, decoding: Decoding) -> Outcome | CaptionkitError:
         if isinstance(image, CaptionkitError):

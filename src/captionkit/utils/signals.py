@@ -48,3 +48,11 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def how_ended(code: int | None) -> str:
+    """Return how a process ended, from its exit code: "SIGSEGV", "exit status 3"."""
+    if code is None or code >= 0:
+        return f"exit status {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"{name}, as when memory runs out" if -code == getattr(signal, "SIGKILL", 0) else name

@@ -11,6 +11,9 @@ from captionkit.serve.ui.home import mount_home
 
 def mount_ui(app: FastAPI, service: Service) -> None:
     """Mount the page; call it after all other routes have been added."""
+    if service.settings.workers > 1:
+        LOG.debug("the plain page: gradio's needs all requests of a visitor in one process")
+        return mount_home(app, service)
     try:
         from captionkit.serve.ui.page import mount_page
     except ModuleNotFoundError as missing:
