@@ -13,16 +13,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
-httpx2 = pytest.importorskip("httpx2")
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("httpx2")
+pytest.importorskip("psutil")
 
+import httpx2
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 import serve as bench
@@ -109,7 +110,7 @@ def metric(server: Server, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"(?m)^captionkit_{name}(?:\{{.*\}})? (\S+)$", text))
 
 
-def workers(server: Server) -> list[Any]:
+def workers(server: Server) -> list[psutil.Process]:
     """The processes that serve, without Python's own helper."""
     children = psutil.Process(server.process.pid).children()
     return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
