@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
@@ -38,7 +39,7 @@ class _Processes(Collector):
         """Yield each metric once."""
         found: dict[str, list[Metric]] = {}
         for process in self._occupancy.processes:
-            for metric in ProcessCollector(pid=lambda process=process: process, registry=None).collect():
+            for metric in ProcessCollector(pid=partial(int, process), registry=None).collect():
                 found.setdefault(metric.name, []).append(metric)
         for name, metrics in found.items():
             samples = [metric.samples[0] for metric in metrics]
