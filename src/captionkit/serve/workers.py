@@ -100,11 +100,12 @@ class _Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace the workers that have ended, and give back what they held of the queue."""
-        for process in self.processes:
-            if process.exitcode not in (None, STARTUP_FAILURE):
-                LOG.warning("a worker has ended (%s); another takes its place", how_ended(process.exitcode))
+        before = list(self.processes)
         super().keep_subprocess_alive()
         self._table.keep({process.pid for process in self.processes})
+        for process in before:
+            if process not in self.processes:
+                LOG.warning("a worker has ended (%s); another takes its place", how_ended(process.exitcode))
 
     def handle_hup(self) -> None:
         """End as by the other signals: a terminal that closes sends it."""
