@@ -95,7 +95,7 @@ def test_dear_options_make_small_batches(gate: Gate, images: list[bytes]) -> Non
 def test_too_many_are_refused_at_once_and_later_taken(gate: Gate, images: list[bytes]) -> None:
     async def test(service: Service) -> None:
         asked = [asyncio.ensure_future(service.caption(image)) for image in images]
-        await until(lambda: service._inside == 3)
+        await until(lambda: service.occupancy.images.total == 3)
         assert not service.ready
         with pytest.raises(BusyError, match=r"3 images wait already; try again in [0-9]+ s") as refused:
             await service.caption(images[0])
@@ -117,7 +117,7 @@ def test_what_takes_too_long_is_told_and_makes_room(gate: Gate, images: list[byt
         for late in (service.caption_all(images), first):
             with pytest.raises(RequestTimeoutError, match=r"no caption within 2 s"):
                 await late
-        assert service._inside == 0
+        assert service.occupancy.images.total == 0
         service.settings = Settings(timeout=120)
         gate.open.set()
         assert (await service.caption(images[0])).caption
@@ -137,7 +137,7 @@ def test_a_caller_that_goes_away_leaves_the_queue(gate: Gate, images: list[bytes
         gate.open.set()
         await asyncio.gather(first, third)
         assert gate.batches == [(1, 3), (1, 3)]
-        assert second.cancelled() and service._inside == 0
+        assert second.cancelled() and service.occupancy.images.total == 0
 
     in_service(gate, test)
 
@@ -153,7 +153,7 @@ def test_bad_pictures_and_good_ones(gate: Gate, images: list[bytes]) -> None:
             await service.caption(b"no picture")
         with pytest.raises(ImageError, match="no caption of at most 1 words contains 'dog'"):
             await service.caption(images[0], service.decoding(force_words=["dog"], prefix="a", max_length=1))
-        assert service._inside == 0
+        assert service.occupancy.images.total == 0
 
     in_service(gate, test)
 
