@@ -1,22 +1,21 @@
-# docker build -t captionkit .                              the web page and the API
-# docker build -t captionkit --build-arg EXTRA=serve .      the API alone, 190 MB smaller
+# docker build -t captionkit .
 # docker run -p 1234:1234 captionkit
 
 FROM python:3.11.14-slim-bookworm AS build
-ARG EXTRA=page
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv /opt/captionkit
 ENV PATH=/opt/captionkit/bin:$PATH
 # What is depended on comes first, under the versions that are known to work, so that a change of captionkit's sources
 # leaves its layer as it is.
-COPY space/requirements.txt container/constraints.txt ./
-RUN if [ "$EXTRA" = serve ]; then sed -i '/^gradio/d' requirements.txt; fi \
+COPY pyproject.toml container/constraints.txt ./
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*project['dependencies'], *project['optional-dependencies']['serve'], sep='\n')" > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY README.md LICENSE ./
 COPY src src
 # hadolint ignore=DL3013
-RUN PIP_CONSTRAINT=/build/constraints.txt pip install ".[$EXTRA]" && pip check
+RUN PIP_CONSTRAINT=/build/constraints.txt pip install ".[serve]" && pip check
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 captionkit \
@@ -26,8 +25,7 @@ COPY --from=build /opt/captionkit /opt/captionkit
 ENV PATH=/opt/captionkit/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/tmp \
-    GRADIO_TEMP_DIR=/tmp/gradio
+    HOME=/tmp
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 1234

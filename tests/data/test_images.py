@@ -471,11 +471,11 @@ def test_padding_is_the_mean_colour() -> None:
 def test_bytes_are_what_is_normalised(fit: Any, mean: tuple[float, float, float]) -> None:
     options = images.Preprocessing(30, 50, fit, mean=mean, std=(0.2, 0.3, 0.4))
     source = encoded(photo(90, 70), "PNG")
-    floats, found = images.load_image(source, options), images.load_bytes(source, options)
+    floats, found = images.load_image(source, options), images.preprocess_bytes(images.open_image(source), options)
     assert found.shape == (30, 50, 4) and found.dtype == np.uint8 and found.flags.c_contiguous
     assert np.array_equal(images.to_bytes(floats[None], options)[0, ..., :3], found[..., :3])
     with pytest.raises(ImageTooLargeError):
-        images.load_bytes(source, options, max_pixels=100)
+        images.load_image(source, options, max_pixels=100)
 
 
 def test_flip_mirrors_what_the_box_shows() -> None:

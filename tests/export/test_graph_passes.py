@@ -12,7 +12,7 @@ onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from onnx import numpy_helper  # noqa: E402
 
-from captionkit.data.images import Preprocessing, load_bytes, load_image, to_bytes  # noqa: E402
+from captionkit.data.images import Preprocessing, load_image, open_image, preprocess_bytes, to_bytes  # noqa: E402
 from captionkit.data.tokenizer import Tokenizer  # noqa: E402
 from captionkit.errors import ModelError  # noqa: E402
 from captionkit.export.graphs import decoder_graph, encoder_graph  # noqa: E402
@@ -172,7 +172,8 @@ def test_bytes_give_what_floats_give(entered) -> None:
     exact = OnnxStepper(folder)
     assert (exact.takes_bytes, with_floats.takes_bytes, with_bytes.takes_bytes) == (False, False, True)
     for path, image in zip(pictures, images, strict=True):
-        pixels = load_bytes(path, folder.preprocessing)[None]
+        opened = open_image(path, target=(folder.preprocessing.height, folder.preprocessing.width))
+        pixels = preprocess_bytes(opened, folder.preprocessing)[None]
         wanted, rounded = exact.begin(image), with_floats.begin(image)
         found, converted = with_bytes.begin(pixels), with_bytes.begin(image)
         for name, value in wanted.items():

@@ -35,20 +35,12 @@ class Server:
         return self.file.read_text(encoding="utf-8")
 
 
-#: `python -m captionkit` as it is without the extra `page`
-_WITHOUT_PAGE = "import sys; sys.modules['gradio'] = None; from captionkit.cli.main import main; sys.exit(main())"
-
-
 @contextmanager
-def started(folder: Path, *flags: object, page: bool = False, **environment: str) -> Iterator[Server]:
-    """A server on a free port, which works in `folder` and must be alive at the end, unless the test ended it.
-
-    With `page`, it has its web page if gradio is installed, and takes as much longer to start.
-    """
+def started(folder: Path, *flags: object, **environment: str) -> Iterator[Server]:
+    """A server on a free port, which works in `folder` and must be alive at the end, unless the test ended it."""
     file = folder.with_name(f"{folder.name}.log")
     folder.mkdir(exist_ok=True)
-    program = ["-m", "captionkit"] if page else ["-c", _WITHOUT_PAGE]
-    command = [sys.executable, *program, "serve", "--port", "0", *map(str, flags)]
+    command = [sys.executable, "-m", "captionkit", "serve", "--port", "0", *map(str, flags)]
     with file.open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stderr=log, env=os.environ | environment)
     try:

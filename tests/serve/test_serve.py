@@ -23,13 +23,12 @@ import pytest
 
 import captionkit
 from captionkit.cli import main as cli
+from captionkit.publish.alt_text import alt_text
 from serving import Server, started
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx2")
 http = httpx.Client(timeout=120)
-
-pytestmark = pytest.mark.usefixtures("without_page")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,10 +179,10 @@ def test_options_are_those_of_decoding(server: Server) -> None:
     described = http.get(f"{server.url}/openapi.json").json()["paths"]["/v1/captions"]["post"]
     query = {parameter["name"]: parameter for parameter in described["parameters"]}
     known = {field.name: field for field in fields(captionkit.Decoding)}
-    assert set(query) == {*known, "attention", "min_confidence"}
+    assert set(query) == {*known, "attention", "min_confidence", "style", "max_chars"}
     bodies = described["requestBody"]["content"]
     for kind in ("multipart/form-data", "application/json"):
-        assert set(bodies[kind]["schema"]["properties"]) == {*known, "attention", "min_confidence", "images"}
+        assert set(bodies[kind]["schema"]["properties"]) == {*query, "images"}
     for name, field in known.items():
         assert query[name]["description"] == field.metadata["help"]
         if field.metadata["high"] is not None:
@@ -211,12 +210,32 @@ def test_captions_of_too_little_confidence_are_for_review(server: Server, photo:
     assert http.post(f"{server.url}/v1/chat/completions", json=asked | {"min_confidence": 1}).status_code == 200
 
 
+def test_alt_text_and_the_region_that_attention_covers(server: Server, photo: Path) -> None:
+    url, raw = f"{server.url}/v1/captions", photo.read_bytes()
+    sent = {"content": raw, "headers": {"Content-Type": "image/jpeg"}}
+    asked = "num_captions=2&num_beams=4&attention=true&min_confidence=1"
+    (plain,) = http.post(f"{url}?{asked}", **sent).json()["results"]
+    assert plain["region"] == [0, 0, 1, 1]  # this model sees the whole image
+    (alt,) = http.post(f"{url}?{asked}&style=alt&max_chars=40", **sent).json()["results"]
+    outcome = captionkit.load(threads=1).caption(photo, num_captions=4, num_beams=4)
+    hypotheses = [outcome.text, *(other.text for other in outcome.alternatives)]
+    assert alt["captions"][0]["text"] == alt_text(hypotheses, max_chars=40, guess=True)
+    assert [len(result["captions"]) for result in (plain, alt)] == [2, 2]
+    assert all(caption["text"].startswith("May show ") for caption in alt["captions"])
+    assert "region" not in http.post(url, **sent).json()["results"][0]
+    for wrong, reason in (
+        ("style=poem", "style: "),
+        ("style=alt&max_chars=5", "max_chars: "),
+        ("max_chars=50", "style"),
+    ):
+        reply = http.post(f"{url}?{wrong}", **sent)
+        assert reply.status_code == 422 and reason in reply.json()["error"]["message"], wrong
+
+
 def test_upkeep_and_pages(server: Server, photo: Path) -> None:
     assert http.get(f"{server.url}/healthz").json() == {"status": "ok"}
     assert http.get(f"{server.url}/readyz").json() == {"status": "ready", "model": "everyday"}
-    assert (
-        "captionkit" in http.get(server.url, headers={"Accept": "text/html"}).text
-    )  # gradio's page where it is installed, else the plain one
+    assert "captionkit" in http.get(server.url, headers={"Accept": "text/html"}).text
 
     def counted() -> dict[str, float]:
         text = http.get(f"{server.url}/metrics").text
@@ -309,9 +328,8 @@ def test_what_cannot_start_says_why_in_a_line(
     flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["serve", *flags]) == 1
-    *notes, line = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("captionkit: ") and reason in line
-    assert not notes or notes == ["the API alone, without the web page; `pip install 'captionkit[page]'` brings that"]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ _TIMEOUT = 5
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("abuse") / "desk"
-    with started(folder, "--timeout", _TIMEOUT, "--max-bytes", 2**20, "--max-queue", 16, page=True) as running:
+    with started(folder, "--timeout", _TIMEOUT, "--max-bytes", 2**20, "--max-queue", 16) as running:
         yield running
         assert httpx.get(f"{running.url}/readyz", timeout=60).status_code == 200
         assert "captionkit_queue_pictures 0.0" in httpx.get(f"{running.url}/metrics").text

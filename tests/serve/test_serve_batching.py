@@ -26,8 +26,6 @@ from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
 from serving import Gate
 
-pytestmark = pytest.mark.usefixtures("without_page")
-
 
 @pytest.fixture
 def gate() -> Gate:

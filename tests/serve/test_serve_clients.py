@@ -20,8 +20,6 @@ from starlette.testclient import TestClient
 from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("without_page")
-
 CAPTIONS, CHAT = "/v1/captions", "/v1/chat/completions"
 
 

@@ -16,8 +16,6 @@ from image_bytes import encoded, exif
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-pytestmark = pytest.mark.usefixtures("without_page")
-
 EXAMPLE = Path(captionkit.__file__).parent / "assets" / "examples" / "cat.jpg"
 
 

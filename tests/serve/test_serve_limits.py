@@ -27,8 +27,6 @@ from captionkit.serve import url_fetch
 from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("without_page")
-
 CAPTIONS, CHAT = "/v1/captions", "/v1/chat/completions"
 JPEG = {"Content-Type": "image/jpeg"}
 

@@ -23,8 +23,6 @@ from starlette.testclient import TestClient
 from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("without_page")
-
 GENERATE, CHAT, RESPONSES, VISION = "/api/generate", "/api/chat", "/v1/responses", "/api/v1/vision/caption"
 #: sampling options that many clients send with every request
 WARM = {"temperature": 0.9, "top_p": 0.5, "top_k": 5, "seed": 3}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+import socket
 import subprocess
 import sys
 import time
@@ -29,26 +30,38 @@ SPACE = ROOT / "space"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    require("gradio", "the extra `page` is not installed")
+    require("gradio", "the extra `space` is not installed")
     from gradio_client import Client
 
     folder = tmp_path_factory.mktemp("space")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    port = _free_port()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, SPACE / "app.py"], cwd=folder, stderr=log, env=environment | {"GRADIO_SERVER_PORT": "0"}
+            [sys.executable, SPACE / "app.py"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=environment | {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"},
         )
     try:
-        yield Client(_address(process, folder / "log"), verbose=False)
+        _wait(process, folder / "log", port)
+        yield Client(f"http://127.0.0.1:{port}", verbose=False)
     finally:
         process.terminate()
         process.wait(90)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, port: int) -> None:
+    """Wait until the page's address can be connected to."""
     for _ in range(1200):
-        if found := re.search(r"serving at http://0.0.0.0:(\d+)", log.read_text()):
-            return f"http://127.0.0.1:{found.group(1)}"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
     raise AssertionError(log.read_text())
@@ -101,7 +114,7 @@ def test_its_description_is_what_the_hub_reads() -> None:
     assert said["sdk"] == "gradio" and (SPACE / said["app_file"]).is_file()
     assert {said["colorFrom"], said["colorTo"]} <= colours
     assert len(said["short_description"]) <= 60
-    (gradio,) = (need for need in map(Requirement, _needs("page")) if need.name == "gradio")
+    (gradio,) = (need for need in map(Requirement, _needs("space")) if need.name == "gradio")
     assert said["sdk_version"] in gradio.specifier
     assert said["python_version"] in ("3.10", "3.11", "3.12")
 
@@ -109,7 +122,7 @@ def test_its_description_is_what_the_hub_reads() -> None:
 def test_it_installs_what_the_project_says_and_no_torch() -> None:
     lines = (SPACE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     listed = [line for line in lines if line and not line.startswith("#")]
-    assert sorted(listed) == sorted({*_needs(""), *_needs("serve"), *_needs("page")} - {"captionkit[serve]"})
+    assert sorted(listed) == sorted([*_needs(""), *_needs("space")])
     assert not any(line.startswith("torch") for line in listed)
 
 

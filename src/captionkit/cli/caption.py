@@ -120,12 +120,10 @@ def style_of(
     """Return what words an outcome in the style asked for, and the options of decoding that it needs."""
     if write is None or write.style != "alt":
         return lambda outcome: outcome, {}
-    from captionkit.publish.alt_text import MAX_CHARS, as_alt_text
+    from captionkit.publish.alt_text import MAX_CHARS, as_alt_text, search_options
 
     wanted = decoding.get("num_captions", 1)
-    searched = replace(captioner.decoding, **decoding)
-    # A search keeps its whole beam anyway, and another hypothesis may fit where the best is too long.
-    hypotheses = {} if searched.temperature else {"num_captions": searched.num_beams}
+    hypotheses = search_options(replace(captioner.decoding, **decoding))
     return partial(as_alt_text, max_chars=write.max_chars or MAX_CHARS, wanted=wanted), hypotheses
 
 

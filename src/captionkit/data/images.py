@@ -294,14 +294,6 @@ def to_bytes(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return np.pad(pixels.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, 1)))  # [B,3,H,W] -> [B,H,W,4]
 
 
-def load_bytes(
-    source: Source, preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS, notes: list[str] | None = None
-) -> np.ndarray:
-    """Call `open_image` and `preprocess_bytes`, decoding no more of a JPEG than needed: uint8 [height,width,4]."""
-    target = preprocessing.height, preprocessing.width
-    return preprocess_bytes(open_image(source, target=target, max_pixels=max_pixels, notes=notes), preprocessing)
-
-
 def load_image(
     source: Source,
     preprocessing: Preprocessing,

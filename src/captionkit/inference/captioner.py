@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from captionkit.data.images import MAX_PIXELS, Preprocessing, Source, describe, load_bytes, load_image
+from captionkit.data.images import (
+    MAX_PIXELS,
+    Box,
+    Preprocessing,
+    Source,
+    describe,
+    open_image,
+    preprocess,
+    preprocess_bytes,
+)
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.inference.caption_confidence import check_confidence, decoding_features, evidence_of
 from captionkit.inference.model_folder import ModelFolder, copy_model, push_model
@@ -24,6 +33,7 @@ from captionkit.utils.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     from captionkit.data.tokenizer import Tokenizer
     from captionkit.inference.published.folder import PublishedFolder
@@ -106,6 +116,8 @@ class Outcome:
     ms: dict[str, float] = field(default_factory=dict)
     #: a problem with the image's file that did not prevent captioning
     note: str = ""
+    #: left, top, right and bottom of the part that the model saw, as shares of the image's width and height
+    region: Box | None = None
 
     @property
     def captions(self) -> list[Caption]:
@@ -120,13 +132,17 @@ class Outcome:
         return replace(self, caption=replace(best, alternatives=tuple(others)))
 
     def to_dict(self, path: str, *, maps: bool = False) -> dict[str, Any]:
-        """Return the machine-readable record of an image given as `path`; with `maps`, including attention."""
+        """Return the machine-readable record of an image given as `path`.
+
+        With `maps`, including attention and the region of the image that it covers.
+        """
         if self.caption is None:
             return {"path": path, "error": self.error}
         record = {
             "path": path,
             "captions": [caption.to_dict(maps=maps) for caption in self.captions],
             **({} if self.caption.review is None else {"review": self.caption.review}),
+            **({"region": [round(edge, 4) for edge in self.region]} if maps and self.region else {}),
             "ms": {stage: round(value, 2) for stage, value in self.ms.items()},
         }
         return {**record, "note": self.note} if self.note else record
@@ -144,6 +160,8 @@ class Opened:
     ms: float
     #: a problem with its file that did not prevent opening it
     note: str = ""
+    #: left, top, right and bottom of the part that the model sees, as shares of the image's width and height
+    region: Box | None = None
 
 
 class Captioner:
@@ -154,7 +172,7 @@ class Captioner:
         self.stepper = stepper
         self.tokenizer = folder.tokenizer
         self.preprocessing = folder.preprocessing
-        self._read = _reader(folder.preprocessing, as_bytes=stepper.takes_bytes)
+        self._target, self._preprocess = _preprocessor(folder.preprocessing, as_bytes=stepper.takes_bytes)
         self.decoding = folder.decoding
 
     @classmethod
@@ -287,13 +305,14 @@ class Captioner:
     def open(self, source: Source, *, max_pixels: int = MAX_PIXELS) -> Opened:
         """Decode an image and preprocess it for the model; may run in many threads while `describe` runs in one."""
         start = time.perf_counter()
-        pixels, error = None, None
+        pixels, error, region = None, None, None
         notes: list[str] = []
         try:
-            pixels = self._read(source, max_pixels=max_pixels, notes=notes)
+            image = open_image(source, target=self._target, max_pixels=max_pixels, notes=notes)
+            pixels, region = self._preprocess(image), _shares(self.preprocessing.region(*image.size), image.size)
         except ImageError as caught:
             error = caught
-        return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes))
+        return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes), region)
 
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
         """Caption opened images in order, as one batch. Raises CaptionkitError as `stream` does."""
@@ -325,7 +344,7 @@ class Captioner:
                 yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}", ms=share)
                 continue
             best = replace(captions[0], alternatives=tuple(captions[1:]))
-            yield Outcome(source, best, ms=share, note=picture.note)
+            yield Outcome(source, best, ms=share, note=picture.note, region=picture.region)
 
     def _caption_of(self, hypothesis: Hypothesis, overview: Overview | None) -> Caption:
         tokens = tuple(hypothesis.tokens.tolist())
@@ -374,11 +393,21 @@ class Captioner:
             raise ModelError(f"{self.folder.path}: {error}") from None
 
 
-def _reader(preprocessing: Preprocessing | ImageProcessor, *, as_bytes: bool) -> Callable[..., NDArray[Any]]:
-    """Return the function that opens an image and preprocesses it."""
+def _preprocessor(
+    preprocessing: Preprocessing | ImageProcessor, *, as_bytes: bool
+) -> tuple[tuple[int, int] | None, Callable[[Image.Image], NDArray[Any]]]:
+    """Return the [height, width] down to which a JPEG may be decoded, if any, and what preprocesses an opened image."""
     if isinstance(preprocessing, Preprocessing):
-        return partial(load_bytes if as_bytes else load_image, preprocessing=preprocessing)
-    return preprocessing.load
+        target = preprocessing.height, preprocessing.width
+        return target, partial(preprocess_bytes if as_bytes else preprocess, preprocessing=preprocessing)
+    return None, preprocessing
+
+
+def _shares(region: Box, size: tuple[int, int]) -> Box:
+    """Return a region in pixels as shares of the image's width and height."""
+    width, height = size
+    left, top, right, bottom = region
+    return left / width, top / height, right / width, bottom / height
 
 
 def spoken_words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:

@@ -15,6 +15,7 @@ from captionkit.errors import CaptionkitError
 
 if TYPE_CHECKING:
     from captionkit.inference.captioner import Caption, Outcome
+    from captionkit.inference.search import Decoding
 
 MAX_CHARS = 125
 """After this many characters, some screen readers begin anew."""
@@ -52,6 +53,14 @@ def alt_text(captions: Sequence[str], *, max_chars: int = MAX_CHARS, guess: bool
         guess: word it as one: "May show ...".
     """
     return _chosen(captions, max_chars, guess)[1]
+
+
+def search_options(decoding: Decoding) -> dict[str, int]:
+    """Return the options with which a search tells its whole beam, as another hypothesis may fit if the best does not.
+
+    Samples have no other hypotheses.
+    """
+    return {} if decoding.temperature else {"num_captions": decoding.num_beams}
 
 
 def as_alt_text(outcome: Outcome, *, max_chars: int = MAX_CHARS, wanted: int = 1) -> Outcome:

@@ -30,7 +30,7 @@ from captionkit.serve.options import reason_of
 from captionkit.serve.path_middleware import MethodMiddleware, PathMiddleware, Routes, path_of
 from captionkit.serve.service import Service
 from captionkit.serve.settings import Settings
-from captionkit.serve.ui.mount import mount_ui
+from captionkit.serve.ui.page import mount_files, page
 from captionkit.serve.url_fetch import AT_A_TIME
 
 
@@ -63,7 +63,8 @@ def create_app(captioner: Captioner, settings: Settings, occupancy: Occupancy | 
         photoprism(service),
         health(service),
     ]
-    own: list[BaseRoute] = [*app.routes, *(route for router in routers for route in router.routes)]
+    pages = page(service)
+    own: list[BaseRoute] = [*app.routes, *(route for router in (*routers, pages) for route in router.routes)]
     routes = Routes(own)
     app.add_middleware(MethodMiddleware, routes=routes)
     app.add_middleware(RequestMiddleware, settings=settings, metrics=service.metrics, uploads=service.occupancy.uploads)
@@ -74,9 +75,9 @@ def create_app(captioner: Captioner, settings: Settings, occupancy: Occupancy | 
     _add_errors(app)
     for router in routers:
         app.include_router(router)
-    app.router.routes.append(heartbeat())
-    # The web page is mounted last, so that it takes GET / and all remaining paths below it.
-    mount_ui(app, service)
+    app.router.routes.append(heartbeat())  # before the page, which takes GET / for browsers
+    app.include_router(pages)
+    mount_files(app)
     return app
 
 

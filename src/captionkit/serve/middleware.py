@@ -64,7 +64,8 @@ class RequestMiddleware:
         exchange.scope["state"]["reserve"] = reserve
         try:
             if path_of(exchange.scope) not in OPEN_PATHS and not self._trusted(headers):
-                challenge = {"WWW-Authenticate": 'Bearer, Basic realm="captionkit"'}
+                # A line each: of several challenges in one, Chromium understands none, and asks for no password.
+                challenge = {"WWW-Authenticate": "Bearer", "www-authenticate": 'Basic realm="captionkit"'}
                 raise RefusalError(401, "the token is missing or wrong; send `Authorization: Bearer TOKEN`", challenge)
             body = await self._body(headers, receive, reserve)
             await _until_gone(self._app, exchange, body, receive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import fields
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.search import RENAMED, Decoding, present_names
+from captionkit.publish.alt_text import LEAST_CHARS, MAX_CHARS
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.service import CEILINGS
 
@@ -39,10 +40,13 @@ def _split(value: Any) -> Any:
 
 
 _Phrase = Annotated[str, Field(max_length=_LETTERS)]
+_Style = Literal["alt"]
 _Phrases = Annotated[list[_Phrase], BeforeValidator(_split)]
 #: the options that have several values
 SEVERAL = {known.name for known in fields(Decoding) if isinstance(known.default, tuple)}
 SEVERAL |= {old for old, name in RENAMED.items() if name in SEVERAL}
+#: the options of /v1/captions that change its answer, and not how captions are made
+ANSWER_OPTIONS = ("attention", "min_confidence", "style", "max_chars")
 
 
 def _fields() -> dict[str, Any]:
@@ -99,20 +103,37 @@ Options: Any = create_model(
         float,
         Field(None, validate_default=False, ge=0, le=1, description="captions of less confidence have review: true"),
     ),
+    style=(
+        _Style,
+        Field(None, validate_default=False, description="alt: each text is a sentence for who does not see the image"),
+    ),
+    max_chars=(
+        int,
+        Field(
+            None,
+            validate_default=False,
+            ge=LEAST_CHARS,
+            le=1000,
+            description=f"characters of a text with style alt, at most; {MAX_CHARS} if left out",
+        ),
+    ),
 )
 
 
 class RequestOptions(NamedTuple):
-    """Parsed options of a request: fields of Decoding, whether to return maps, and the minimum confidence, if any."""
+    """Parsed options of a request: fields of Decoding, whether to return maps, and what changes the texts, if given."""
 
     decoding: dict[str, Any]
     maps: bool
     min_confidence: float | None
+    style: str | None
+    max_chars: int | None
 
     def over(self, other: RequestOptions) -> RequestOptions:
         """Merge with `other`; values given here take precedence."""
-        least = other.min_confidence if self.min_confidence is None else self.min_confidence
-        return RequestOptions({**other.decoding, **self.decoding}, self.maps or other.maps, least)
+        decoding, maps, *given = self
+        rest: list[Any] = [theirs if mine is None else mine for mine, theirs in zip(given, other[2:], strict=True)]
+        return RequestOptions({**other.decoding, **decoding}, maps or other.maps, *rest)
 
 
 def read_options(given: dict[str, Any]) -> RequestOptions:
@@ -129,15 +150,15 @@ def validated(model: type[Model], given: dict[str, Any]) -> Model:
 
 
 def split_options(options: BaseModel) -> RequestOptions:
-    """Split validated options into fields of Decoding, maps and minimum confidence."""
+    """Split validated options into fields of Decoding and those that change the answer."""
     given = options.model_dump(exclude_unset=True)
-    maps, least = given.pop("attention", False), given.pop("min_confidence", None)
-    return RequestOptions(given, maps, least)
+    maps, *rest = (given.pop(name, None) for name in ANSWER_OPTIONS)
+    return RequestOptions(given, bool(maps), *rest)
 
 
 def conversation_options(given: dict[str, Any] | None) -> dict[str, Any]:
     """Return those fields of a conversation's request that are options of decoding."""
-    known = set(Options.model_fields).union(RENAMED) - {"attention", "min_confidence"}
+    known = set(Options.model_fields).union(RENAMED).difference(ANSWER_OPTIONS)
     return {name: value for name, value in (given or {}).items() if name in known}
 
 

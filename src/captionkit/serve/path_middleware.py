@@ -23,7 +23,7 @@ def path_of(scope: MutableMapping[str, Any]) -> str:
 
 
 class Routes:
-    """The service's own routes, without those of mounted applications such as the web page."""
+    """The service's own routes, without those of mounted files."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._routes = [route for route in routes if isinstance(route, Route)]
@@ -33,8 +33,6 @@ class Routes:
         found = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
         if not found:
             return []
-        if path == "/":
-            found.add("GET")  # the web page or its plain replacement
         return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
 
     def tidied(self, path: str) -> str:

@@ -73,6 +73,11 @@ class ImageAnswer(Answer):
     path: Echoed = Field(description="the file's name, or the image's place in the request")
     captions: list[CaptionAnswer] | None = None
     review: bool = Field(default=False, description="that of the best caption")
+    region: list[float] | None = Field(
+        default=None,
+        description="left, top, right and bottom of what attention covers, as shares of the image's width and height; "
+        "only with attention",
+    )
     ms: Timings | None = None
     note: str = Field(default="", description="a problem with the file that did not prevent captions")
     error: Echoed = Field(default="", description="why this image has no captions")

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from captionkit.data.images import open_image
 from captionkit.errors import CaptionkitError, ImageError
 from captionkit.inference.captioner import Captioner, Opened, Outcome
 from captionkit.inference.search import Decoding
@@ -19,6 +20,7 @@ from captionkit.serve.errors import BusyError, RequestTimeoutError
 from captionkit.serve.metrics import Metrics
 from captionkit.serve.occupancy import Occupancy
 from captionkit.serve.settings import Settings
+from captionkit.viz.page import PHOTO_SIDE, small_jpeg
 
 #: the largest values of a request's decoding options, so that one request cannot occupy the model for minutes
 CEILINGS = {"num_beams": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
@@ -147,6 +149,18 @@ class Service:
             return ImageError(outcome.error)
         self.metrics.captioned(outcome)
         return outcome
+
+    async def preview(self, image: bytes) -> bytes:
+        """Return an image, given as the bytes of its file, as a JPEG of at most PHOTO_SIDE pixels a side.
+
+        Raises BusyError (429), ImageTooLargeError (413) or ImageError (422), as `caption` does.
+        """
+        with self._admitted(1):
+            return await asyncio.get_running_loop().run_in_executor(self._openers, self._preview, image)
+
+    def _preview(self, image: bytes) -> bytes:
+        opened = open_image(image, target=(PHOTO_SIDE, PHOTO_SIDE), max_pixels=self.settings.max_pixels)
+        return small_jpeg(opened, PHOTO_SIDE)[0]
 
     def _open(self, image: bytes) -> Opened:
         opened = self.captioner.open(image, max_pixels=self.settings.max_pixels)

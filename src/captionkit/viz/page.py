@@ -159,13 +159,18 @@ def _captions(heading: str, kind: str, captions: Sequence[str]) -> str:
 
 def image_html(image: Image.Image, alt: str, longest: int) -> str:
     """Return an <img> element with an embedded JPEG, its longer side at most `longest` pixels."""
+    jpeg, (width, height) = small_jpeg(image, longest)
+    data = base64.b64encode(jpeg).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="{escaped(alt)}">'
+
+
+def small_jpeg(image: Image.Image, longest: int) -> tuple[bytes, tuple[int, int]]:
+    """Return an image as a JPEG whose longer side is at most `longest` pixels, and its width and height."""
     small = image.convert("RGB")
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
     small.save(jpeg, "JPEG", quality=85, optimize=True)
-    data = base64.b64encode(jpeg.getvalue()).decode("ascii")
-    size = f'width="{small.width}" height="{small.height}"'
-    return f'<img src="data:image/jpeg;base64,{data}" {size} alt="{escaped(alt)}">'
+    return jpeg.getvalue(), small.size
 
 
 def escaped(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from captionkit.data.images import MAX_PIXELS, MAX_SIDE, Source, open_image
+from captionkit.data.images import MAX_SIDE
 from captionkit.errors import ModelError
 
 #: what transformers takes where the file is silent (IMAGENET_STANDARD_MEAN, ..._STD)
@@ -59,10 +59,6 @@ class ImageProcessor:
             _three(config.get("image_mean", _HALF)) if normalize else None,
             _three(config.get("image_std", _HALF)),
         )
-
-    def load(self, source: Source, *, max_pixels: int = MAX_PIXELS, notes: list[str] | None = None) -> np.ndarray:
-        """Open an image and preprocess it: float32 [3, height, width]. Raises ImageError."""
-        return self(open_image(source, max_pixels=max_pixels, notes=notes))
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Preprocess an RGB image: float32 [3, height, width]."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Outcome
+from captionkit.inference.search import Decoding
+from captionkit.publish.alt_text import MAX_CHARS, as_alt_text, search_options
 from captionkit.serve.api.schemas import captions_body, failures
-from captionkit.serve.errors import named, raise_if_all_failed
+from captionkit.serve.errors import RefusalError, named, raise_if_all_failed
 from captionkit.serve.logs import log_captions
 from captionkit.serve.options import Options, RequestOptions, read_options, split_options
 from captionkit.serve.replies import CaptionsAnswer, ImageAnswer, Reply
@@ -36,19 +40,38 @@ def captions(service: Service) -> APIRouter:
         parsed = await parse_request(request, service.settings)
         wanted = read_options(parsed.options).over(split_options(options))
         decoding = service.decoding(**wanted.decoding)
+        restyle, hypotheses = _style(wanted, decoding)
         if wanted.maps:
             service.captioner.check_attention()
-        found = await service.caption_all([data for _, data in parsed.images], decoding)
+        found = await service.caption_all([data for _, data in parsed.images], replace(decoding, **hypotheses))
         raise_if_all_failed(found)
+        found = [restyle(outcome) if isinstance(outcome, Outcome) else outcome for outcome in found]
         names = [name for name, _ in parsed.images]
-        results = [_result(*pair, wanted) for pair in zip(names, found, strict=True)]
+        results = [_result(*pair, maps=wanted.maps) for pair in zip(names, found, strict=True)]
         log_captions(request, found)
         return Reply(CaptionsAnswer(model=service.model, results=results))
 
     return router
 
 
-def _result(name: str, outcome: Outcome | CaptionkitError, wanted: RequestOptions) -> ImageAnswer:
+def _style(wanted: RequestOptions, decoding: Decoding) -> tuple[Callable[[Outcome], Outcome], dict[str, Any]]:
+    """Return what marks and words an outcome as asked, and the options of the search that this needs.
+
+    Raises RefusalError (422) for a length without the style that has one.
+    """
+    if wanted.max_chars and not wanted.style:
+        raise RefusalError(422, "max_chars: goes with style alt; send both, or leave it out")
+
+    def restyle(outcome: Outcome) -> Outcome:
+        reviewed = outcome.reviewed(wanted.min_confidence)
+        if not wanted.style:
+            return reviewed
+        return as_alt_text(reviewed, max_chars=wanted.max_chars or MAX_CHARS, wanted=decoding.num_captions)
+
+    return restyle, search_options(decoding) if wanted.style else {}
+
+
+def _result(name: str, outcome: Outcome | CaptionkitError, *, maps: bool) -> ImageAnswer:
     if isinstance(outcome, CaptionkitError):
         return ImageAnswer(path=name, error=named(outcome, name))
-    return ImageAnswer(**outcome.reviewed(wanted.min_confidence).to_dict(name, maps=wanted.maps))
+    return ImageAnswer(**outcome.to_dict(name, maps=maps))

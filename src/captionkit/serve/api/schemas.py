@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from captionkit.serve.options import Options
+from captionkit.serve.options import ANSWER_OPTIONS, Options
 from captionkit.serve.replies import Answer, ErrorAnswer
 from captionkit.serve.request_parsing import MAX_IMAGES
 
@@ -53,8 +53,8 @@ def captions_body() -> dict[str, Any]:
 
 def inputs_body(parameters: type[BaseModel]) -> dict[str, Any]:
     """Return the schema of a body that is an image or JSON in Hugging Face's format."""
-    options = Options.model_json_schema()["properties"]
-    del options["attention"], options["min_confidence"]
+    properties = Options.model_json_schema()["properties"]
+    options = {name: schema for name, schema in properties.items() if name not in ANSWER_OPTIONS}
     inner = _object([], **parameters.model_json_schema()["properties"], **options)
     return _image_body(_json(_object(["inputs"], inputs=_ENCODED, parameters=inner)))
 
