@@ -20,7 +20,7 @@ from PIL import Image
 from captionkit.cli import inputs
 from captionkit.cli import main as cli
 from captionkit.errors import CaptionkitError
-from captionkit.inference.results import ResultsFile, image_ids
+from captionkit.inference.results import ResultsFile
 
 
 def run(*arguments: object) -> int:
@@ -157,11 +157,6 @@ def test_partial_results_are_readable(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert json.loads(path.read_text()) == [{"image_id": 7, "caption": "a"}]
-
-
-def test_image_ids() -> None:
-    assert image_ids(["a/000000000042.jpg", "COCO_val2014_000000000007.jpg", "dog.png"]) == [42, 7, "dog"]
-    assert image_ids(["a/1.jpg", "b/1.jpg", "2.jpg"]) == ["a/1.jpg", "b/1.jpg", 2]
 
 
 def test_attention_as_animation_arrays_and_in_the_terminal(

@@ -73,7 +73,7 @@ def test_what_goes_with_a_file_that_cannot_be_replaced_stays(tmp_path: Path, mon
     def fails(*_: object) -> None:
         raise CaptionkitError("no space")
 
-    monkeypatch.setattr(atomic_write, "write_text", fails)
+    monkeypatch.setattr(atomic_write, "write_chunks", fails)
     with pytest.raises(CaptionkitError), ResultsFile(tmp_path / "r.json", outdated=[scores]) as results:
         results.add({"path": "a.jpg", "captions": [{"text": "a dog"}]})
     assert scores.exists()

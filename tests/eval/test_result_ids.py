@@ -7,13 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import captionkit
 from captionkit.cli.main import main
 from captionkit.errors import CaptionkitError
-from captionkit.inference.results import ResultsFile, image_ids
+from captionkit.inference.results import ResultsFile
 from captionkit.metrics.caption_files import read_candidates, read_references
 
 WRITTEN = {
@@ -193,43 +191,6 @@ def test_many_keys_of_which_the_last_stands_twice_are_read_in_one_pass(tmp_path:
 
 
 # --- what is written ---
-
-
-names = st.text("ab1_./", min_size=1, max_size=6).filter(lambda name: name.strip("./"))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(names, max_size=8))
-def test_different_paths_have_different_ids(paths: list[str]) -> None:
-    ids = image_ids(paths)
-    assert len(ids) == len(paths)
-    pairs = set(zip(paths, map(str, ids), strict=True))
-    assert len(pairs) == len(set(paths)) == len({known for _, known in pairs})
-
-
-class Counted(str):
-    """A text that counts how often it is compared."""
-
-    __slots__ = ()
-    compared = 0
-
-    def __eq__(self, other: object) -> bool:
-        Counted.compared += 1
-        return str(self) == other
-
-    __hash__ = str.__hash__
-
-
-def test_ids_are_made_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the comparisons of ids, half of which are another's: a count of each would compare it with all."""
-    monkeypatch.setattr("captionkit.inference.results.id_of_file", lambda path: Counted(Path(path).stem))
-    compared = []
-    for size in (500, 2000):
-        Counted.compared = 0
-        paths = [f"{n % 2}/{n // 2}x.jpg" for n in range(size)]
-        assert image_ids(paths) == paths
-        compared.append(Counted.compared)
-    assert compared[1] < 10 * compared[0] + 100
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from captionkit.cli.caption_writer import CaptionWriter, WriteOptions
     from captionkit.inference.captioner import Caption, Captioner, Outcome
 
+_NAMED = 10  # images without a caption that are named at the end
 _LONGEST_STEM = 200  # bytes of a drawing's file name before its number and suffix
 #: appended to the printed line of a low-confidence caption: a field of its own, so that the caption stays unchanged
 _REVIEW = "\treview"
@@ -70,7 +71,7 @@ def caption_inputs(
     writer = _writer(write, named) if write and write.writes else None
     if writer:
         inputs = writer.without_kept(inputs)
-    failures: list[str] = []
+    failures, first = 0, list[str]()
     with ExitStack() as stack:
         results = stack.enter_context(ResultsFile(output, inputs=sources)) if output else None
         captioner = runtime.load(model)
@@ -88,7 +89,8 @@ def caption_inputs(
             if results:
                 results.add(record)
             if "error" in record:
-                failures.append(paths.shown(given.name))
+                failures += 1
+                first += [paths.shown(given.name)] if failures <= _NAMED else []
                 say(f"captionkit: {record['error']}")
             elif outcome.note:
                 say(f"captionkit: {paths.shown(given.name)}: {outcome.note}")
@@ -101,9 +103,9 @@ def caption_inputs(
     if writer:
         writer.sum_up()
     if failures:
-        listed = ", ".join(failures[:10]) + (f" and {len(failures) - 10} more" if len(failures) > 10 else "")
+        listed = ", ".join(first) + (f" and {failures - _NAMED} more" if failures > _NAMED else "")
         if not single:
-            say(f"captionkit: {len(failures)} not captioned: {listed}")
+            say(f"captionkit: {failures} not captioned: {listed}")
         return 1
     return 0
 

@@ -9,6 +9,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,15 +37,20 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     A symbolic link is kept and its target replaced. A replaced file keeps its mode and, where permissions allow, its
     owner. Pipes, devices, and /dev/stdout and the like are written to directly.
     """
+    write_chunks(path, lambda: (content,))
+
+
+def write_chunks(path: str | os.PathLike[str], chunks: Callable[[], Iterable[bytes]]) -> None:
+    """Call `write_bytes` with what `chunks` yields, which is not held in memory. It may be called twice."""
     path = Path(path)
     try:
         if (descriptor := _descriptor(path)) is not None:
-            _write_to(descriptor, content)
+            _write_to(descriptor, chunks())
         elif is_stream(path):
             with os.fdopen(_opened(path), "wb") as stream:
-                stream.write(content)
+                stream.writelines(chunks())
         else:
-            _replace(Path(os.path.realpath(path)), content)
+            _replace(Path(os.path.realpath(path)), chunks)
     except OSError as error:
         raise cannot_write(path, error) from None
 
@@ -102,15 +108,15 @@ def _opened(path: Path) -> int:
             return descriptor
 
 
-def _write_to(descriptor: int, content: bytes) -> None:
+def _write_to(descriptor: int, chunks: Iterable[bytes]) -> None:
     for stream in (sys.stdout, sys.stderr):  # keeps earlier output ahead of this
         with suppress(AttributeError, ValueError):  # closed, or None
             stream.flush()
     with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(content)
+        file.writelines(chunks)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, chunks: Callable[[], Iterable[bytes]]) -> None:
     """Replace `path`, which is not a link, with a new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.stat() if path.exists() else None
@@ -122,7 +128,7 @@ def _replace(path: Path, content: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_LONGEST]}.", suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                file.writelines(chunks())
                 file.flush()
                 set_rights(Path(temporary), before)
                 os.fsync(file.fileno())
@@ -135,7 +141,7 @@ def _replace(path: Path, content: bytes) -> None:
         if before is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS):
             raise
         with path.open("r+b") as file:
-            file.write(content)
+            file.writelines(chunks())
             file.truncate()
 
 
