@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from captionkit.inference.model_folder import open_model as open_model
     from captionkit.inference.model_folder import push_model as push_model
     from captionkit.inference.pipeline import pipeline as pipeline
+    from captionkit.inference.published.clip import OnnxClipScore as OnnxClipScore
     from captionkit.inference.search import Decoding as Decoding
     from captionkit.metrics import Scores as Scores
     from captionkit.metrics import evaluate as evaluate
@@ -51,6 +52,7 @@ _MODULES = {
     "ClipScore": "models.clip_score",
     "Decoding": "inference.search",
     "ModelFolder": "inference.model_folder",
+    "OnnxClipScore": "inference.published.clip",
     "Outcome": "inference.captioner",
     "Preprocessing": "data.images",
     "Recipe": "training.config.recipe",

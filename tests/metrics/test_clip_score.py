@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from captionkit.errors import CaptionkitError, ImageError, ModelError
+from captionkit.inference.published.clip import OnnxClipScore, has_clip_graphs
 from captionkit.models.clip_score import ClipScore
 
 SIDE, LENGTH = 32, 77
@@ -131,9 +135,9 @@ def test_the_prompt_and_the_weight_count(folder: Path, images: list[Image.Image]
         return metric.compute().per_image
 
     usual = score()
-    monkeypatch.setattr("captionkit.models.clip_score.WEIGHT", 5.0)
+    monkeypatch.setattr("captionkit.metrics.clip_score.WEIGHT", 5.0)
     np.testing.assert_allclose(score()[:, 0], 2 * usual[:, 0])
-    monkeypatch.setattr("captionkit.models.clip_score.PROMPT", "")
+    monkeypatch.setattr("captionkit.metrics.clip_score.PROMPT", "")
     assert np.abs(score()[:, 0] - 2 * usual[:, 0]).max() > 0.05
 
 
@@ -304,3 +308,159 @@ def test_options(folder: Path) -> None:
         assert "device 'cuda' cannot be used" in refusal(folder, device="cuda")
     with pytest.raises(ValueError, match="batch"):
         ClipScore(str(folder), batch=0)
+
+
+# ---- ONNX graphs, as others publish them
+
+
+class _Text(torch.nn.Module):
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.clip.get_text_features(input_ids).pooler_output
+
+
+class _Vision(_Text):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.clip.get_image_features(pixel_values).pooler_output
+
+
+class _Joint(_Text):
+    def forward(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        out = self.clip(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask)
+        return out.logits_per_image, out.text_embeds, out.image_embeds
+
+
+@pytest.fixture(scope="module")
+def published(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same CLIP without its weights, in two graphs and in one."""
+    pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    clip = CLIPModel.from_pretrained(folder, attn_implementation="eager").eval()
+    ids, photo, mask = torch.full((2, 9), END), torch.zeros(2, 3, SIDE, SIDE), torch.ones(2, 9, dtype=torch.long)
+    texts, seen = {0: "texts", 1: "length"}, {0: "images"}
+    root = tmp_path_factory.mktemp("published")
+    for name, kind, given, outputs in (
+        ("two/onnx/text_model.onnx", _Text, {"input_ids": (ids, texts)}, ["text_embeds"]),
+        ("two/onnx/vision_model.onnx", _Vision, {"pixel_values": (photo, seen)}, ["image_embeds"]),
+        (
+            "one/model.onnx",
+            _Joint,
+            {"input_ids": (ids, texts), "pixel_values": (photo, seen), "attention_mask": (mask, texts)},
+            ["logits_per_image", "text_embeds", "image_embeds"],
+        ),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                kind(clip).eval(),
+                tuple(tensor for tensor, _ in given.values()),
+                root / name,
+                input_names=list(given),
+                output_names=outputs,
+                dynamic_axes={key: axes for key, (_, axes) in given.items()},
+                dynamo=False,
+            )
+    for place in (root / "two", root / "one"):
+        for file in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+            shutil.copy(folder / file, place / file)
+    return {"two": root / "two", "one": root / "one"}
+
+
+@pytest.mark.slow
+def test_graphs_score_as_torch_does(folder: Path, published: dict[str, Path], images: list[Image.Image]) -> None:
+    wanted = ClipScore(str(folder), device="cpu")
+    candidates, references = [*CANDIDATES[:5], "wxyz " * 40], REFERENCES
+    wanted.update(candidates, references, images)
+    for place in published.values():
+        for batch in (1, 32):
+            found = OnnxClipScore(str(place), batch=batch, threads=1)
+            found.update(candidates, references, images)
+            np.testing.assert_allclose(found.compute().per_image, wanted.compute().per_image, atol=1e-5)
+        assert has_clip_graphs(str(place)) and not has_clip_graphs(str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [100.0] * 3, "image_std": [50.0] * 3},
+        {"resample": 2},
+    ],
+)
+def test_graphs_see_the_pixels_that_torch_sees(
+    folder: Path, published: dict[str, Path], images: list[Image.Image], tmp_path: Path, changed: dict[str, object]
+) -> None:
+    seen = []
+    for kind, place in ((ClipScore, folder), (OnnxClipScore, published["two"])):
+        other = shutil.copytree(place, tmp_path / kind.__name__)
+        settings = json.loads((other / "preprocessor_config.json").read_text())
+        (other / "preprocessor_config.json").write_text(json.dumps(settings | changed))
+        metric = kind(str(other), device="cpu")
+        seen.append(metric._preprocessing)
+    for field in ("mean", "std"):
+        assert getattr(seen[1], field) == pytest.approx(getattr(seen[0], field))
+    assert seen[1].interpolation == seen[0].interpolation and seen[1].height == seen[0].height
+
+
+@pytest.mark.slow
+def test_folders_of_graphs_that_cannot_be_used(published: dict[str, Path], tmp_path: Path) -> None:
+    def refused(place: Path | str, **options: object) -> str:
+        with pytest.raises(CaptionkitError) as caught:
+            OnnxClipScore(str(place), **options)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+        return str(caught.value)
+
+    other = shutil.copytree(published["two"], tmp_path / "other")
+    assert "has no graphs of precision int8; it has fp32" in refused(other, precision="int8")
+    (other / "tokenizer.json").unlink()
+    assert "has no tokenizer.json" in refused(other)
+    (other / "config.json").write_text('{"model_type": "vit"}')
+    assert "a model of the kind 'vit', not 'clip'" in refused(other)
+    broken = shutil.copytree(published["two"], tmp_path / "broken")
+    (broken / "onnx" / "text_model.onnx").write_bytes(b"?")
+    assert "ONNX Runtime cannot run it" in refused(broken)
+    shutil.rmtree(broken / "onnx")
+    assert "lacks text_model.onnx" in refused(broken)
+    assert "absent" in refused(tmp_path / "absent")
+
+
+_ASK = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from captionkit.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_graphs_without_torch(
+    published: dict[str, Path], images: list[Image.Image], tmp_path: Path
+) -> None:
+    rows, folder = [], tmp_path / "data"
+    folder.mkdir()
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
+        rows += [f"{number}.png,{caption}" for caption in REFERENCES[number]]
+    (folder / "captions.csv").write_text("image,caption\n" + "\n".join(rows))
+    output = tmp_path / "scores"
+    asked = ["evaluate", "bundled", str(folder), "--split", "all", "--metrics", "rouge"]
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK, *asked, "--clip", published["two"], "--output", output],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((output / "scores.json").read_text())
+    said = [row["caption"] for row in json.loads((output / "results.json").read_text())]
+    metric = OnnxClipScore(str(published["two"]))
+    metric.update(said, REFERENCES, images)
+    for name, value in metric.compute().values.items():
+        assert scores[name] == pytest.approx(value, abs=1e-3)

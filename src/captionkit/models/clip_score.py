@@ -1,21 +1,9 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021, arXiv 2104.08718): the similarity of caption and image under CLIP.
-
-With image, candidate and reference embeddings v, c and r (section 3):
-
-    CLIPScore    = 2.5 * max(cos(c, v), 0)
-    RefCLIPScore = harmonic mean of CLIPScore and max(max over r of cos(c, r), 0)
-
-The details follow the authors' code (github.com/jmhessel/clipscore): the prompt is prepended to candidates and
-references, captions are truncated to CLIP's maximum length, and the weight of 2.5 is applied inside the harmonic mean.
-The authors' code differs in that it ignores EXIF orientation, does not clip cos(c, r) at 0, computes in 16 bits on a
-GPU (32 here), and cleans HTML entities and other encoding errors in captions.
-"""
+"""CLIPScore with a CLIP model of transformers; see `captionkit.metrics.clip_score`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,18 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from captionkit.data.images import Box, Source, describe, open_image, preprocess
-from captionkit.errors import CaptionkitError, ModelError
-from captionkit.metrics.metric import Floats, MetricResult, mean_result
+from captionkit.data.images import Source
+from captionkit.errors import ModelError
+from captionkit.metrics.clip_score import ClipScoreMetric, clip_pixels, prompted
+from captionkit.metrics.metric import Floats
 from captionkit.models.huggingface import published_preprocessing, quiet, reason_of
 from captionkit.models.serialization import default_device
 
-PROMPT = "A photo depicts "
-WEIGHT = 2.5
 _LEGACY_END = 2  # eos_token_id in OpenAI's configs; for this value transformers uses the highest token id instead
 
 
-class ClipScore:
+class ClipScore(ClipScoreMetric):
     """CLIPScore and RefCLIPScore with a CLIP model of transformers; the paper's is openai/clip-vit-base-patch32.
 
     `model` is a Hub id or a folder with safetensors weights and a tokenizer. `batch` images or captions are embedded at
@@ -42,59 +29,18 @@ class ClipScore:
     used.
     """
 
-    names: tuple[str, ...] = ("CLIPScore", "RefCLIPScore")
-    needs_images = True
-
     def __init__(self, model: str, *, device: str | None = None, batch: int = 32) -> None:
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, not {batch}")
+        super().__init__(batch)
         self._clip, self._tokenizer = _load(model)
         published = published_preprocessing(model, self._clip.vision_model)
         side = self._clip.config.vision_config.image_size
         self._preprocessing = replace(published, height=side, width=side)
         self._length = self._clip.config.text_config.max_position_embeddings
-        self._batch = batch
         try:
             self._device = torch.device(device) if device else default_device()
             self._clip.to(self._device)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {device!r} cannot be used ({reason_of(error)}); name another, as cpu") from None
-        self.reset()
-
-    def reset(self) -> None:
-        """Discard all accumulated scores."""
-        self._scores: list[Floats] = []
-
-    def update(self, candidates: Sequence[str], references: Sequence[Sequence[str]], images: Sequence[Source]) -> None:
-        """Add raw captions: per image one candidate, at least one reference, and the image itself.
-
-        Raises CaptionkitError for an image without references and ImageError for one that cannot be read; nothing of
-        the call is kept then.
-        """
-        rows = list(zip(candidates, references, images, strict=True))
-        for number, (_, those, image) in enumerate(rows, sum(map(len, self._scores))):
-            if not those:
-                reason = f"image {number} ({describe(image)}) has no references"
-                raise CaptionkitError(f"RefCLIPScore: {reason}; give it one, or leave the image out")
-        self._scores += [self._score(rows[at : at + self._batch]) for at in range(0, len(rows), self._batch)]
-
-    def compute(self) -> MetricResult:
-        """Return the scores of all images so far; corpus scores are their means."""
-        return mean_result(self.names, np.concatenate([np.empty((0, 2)), *self._scores]))
-
-    def _score(self, rows: Sequence[tuple[str, Sequence[str], Source]]) -> Floats:
-        """Return the scores [B,2] of B images."""
-        embedded_images = self._embed_images([image for _, _, image in rows])  # [B,D]
-        texts = dict.fromkeys(chain.from_iterable((candidate, *those) for candidate, those, _ in rows))
-        embedded = dict(zip(texts, self._embed_texts(list(texts)), strict=True))
-        clip, nearest = np.empty(len(rows)), np.empty(len(rows))
-        for n, (candidate, those, _) in enumerate(rows):
-            clip[n] = WEIGHT * max(embedded[candidate] @ embedded_images[n], 0)
-            nearest[n] = max(*(embedded[candidate] @ embedded[reference] for reference in those), 0)
-        both = clip + nearest
-        # The harmonic mean is undefined if both are 0; use its limit, 0.
-        harmonic = np.divide(2 * clip * nearest, both, out=np.zeros_like(both), where=both > 0)
-        return np.stack([clip, harmonic], axis=1)
 
     @torch.inference_mode()
     def _embed_images(self, images: Sequence[Source]) -> Floats:
@@ -107,28 +53,15 @@ class ClipScore:
         """Return unit-length embeddings [T,D]."""
         parts = []
         for at in range(0, len(texts), self._batch):
-            prompted = [PROMPT + text for text in texts[at : at + self._batch]]
+            some = prompted(texts[at : at + self._batch])
             tokens = self._tokenizer(
-                prompted, padding=True, truncation=True, max_length=self._length, return_tensors="pt"
+                some, padding=True, truncation=True, max_length=self._length, return_tensors="pt"
             ).to(self._device)
             parts.append(_unit(self._clip.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output))
         return np.concatenate(parts)
 
     def _preprocess(self, image: Source) -> np.ndarray:
-        """Return the image [3,side,side] as in CLIP's training: shorter side resized to `side`, then a center crop."""
-        opened = open_image(image)  # at full size: decoding a JPEG at half size gives slightly different pixels
-        return preprocess(opened, self._preprocessing, box=_middle(*opened.size, self._preprocessing.width))
-
-
-def _middle(width: int, height: int, side: int) -> Box:
-    """Return the box, in fractions, of a resize of the shorter side to `side` followed by a center crop.
-
-    Rounding follows torchvision's Resize and CenterCrop, which the authors' code uses, so that the crop is identical to
-    the pixel.
-    """
-    across, down = (max(side, int(side * length / min(width, height))) for length in (width, height))
-    left, top = round((across - side) / 2), round((down - side) / 2)
-    return left / across, top / down, (left + side) / across, (top + side) / down
+        return clip_pixels(image, self._preprocessing)
 
 
 def _unit(features: Tensor) -> Floats:

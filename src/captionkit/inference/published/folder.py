@@ -15,7 +15,7 @@ from captionkit.inference.devices import CPU, STYLES
 from captionkit.inference.model_folder import CONFIG, TOKENIZER, in_hub_cache
 from captionkit.inference.published import florence2, vision_encoder_decoder
 from captionkit.inference.published.families import FAMILIES
-from captionkit.inference.published.graphs import Graphs, graph_files
+from captionkit.inference.published.graphs import Graphs, files_in, graph_files
 from captionkit.inference.published.tables import read_tables, tables_path, write_tables
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.utils import paths
@@ -55,7 +55,7 @@ class PublishedFolder:
             raise CaptionkitError(f"style {style!r} is unknown; use {', '.join(STYLES)}")
         self.style = style or STYLES[0]
         try:
-            self.graphs = graph_files(_files(path), self._family.graphs, precision)
+            self.graphs = graph_files(files_in(path), self._family.graphs, precision)
         except ModelError as error:
             raise ModelError(f"{paths.shown(path)}: {error}") from None
 
@@ -187,12 +187,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{paths.shown(path)}: not a JSON object; get the model again")
     return found
-
-
-def _files(path: Path) -> list[str]:
-    """Return the graphs in a folder and its folder onnx, relative to it with "/"."""
-    inner = [path, path / "onnx"]
-    return [file.relative_to(path).as_posix() for folder in inner if folder.is_dir() for file in folder.iterdir()]
 
 
 def _described(path: Path) -> dict[str, Any]:

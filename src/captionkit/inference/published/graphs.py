@@ -36,6 +36,12 @@ def graph_files(files: Iterable[str], layouts: Sequence[Sequence[str]], precisio
     raise ModelError(_missing(known, layouts, precision))
 
 
+def files_in(path: Path) -> list[str]:
+    """Return the files in a folder and in its folder onnx, relative to it with "/"."""
+    inner = [path, path / "onnx"]
+    return [file.relative_to(path).as_posix() for folder in inner if folder.is_dir() for file in folder.iterdir()]
+
+
 def _missing(known: dict[str, str], layouts: Sequence[Sequence[str]], precision: str) -> str:
     names = {name for layout in layouts for name in layout}
     here = [

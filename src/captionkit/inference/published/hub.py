@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,30 +24,50 @@ def fetch(name: str, precision: str = "auto") -> Path:
     Files that are there already are not fetched again, and a fetch that was stopped goes on. Raises ModelError in one
     line: no such model or revision, a kind that cannot be run, no graphs of this precision.
     """
-    from huggingface_hub import HfApi, snapshot_download
-
-    repo, _, revision = name.partition("@")
-
-    def snapshot(wanted: list[str]) -> Path:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
-
-    path = _asked(name, lambda: snapshot([CONFIG]))
+    path = _asked(name, lambda: _snapshot(name, [CONFIG]))
     if not (path / CONFIG).is_file():
         raise ModelError(f"{name}: has no {CONFIG}, so it is no model that captionkit knows; check the id")
     config = read_json(path / CONFIG)
     if "format" in config:
-        return _asked(name, lambda: snapshot([CONFIG, *_OWN]))
+        return Path(_asked(name, lambda: _snapshot(name, [CONFIG, *_OWN])))
     check_runs(name, config)
-    files: list[str] = []
-    with suppress(Exception):  # without the Hub, what has been fetched before may be enough
-        files = HfApi().list_repo_files(repo, revision=revision or None)
+    return _with_graphs(name, path, FAMILIES[str(config["model_type"])].graphs, precision)
+
+
+def fetch_graphs(name: str, layouts: Sequence[Sequence[str]], precision: str = "auto") -> Path:
+    """Return the folder of the model `name` in the Hub's cache, with the graphs of the `layouts` (see `graph_files`).
+
+    Raises ModelError as `fetch` does.
+    """
+    return _with_graphs(name, _asked(name, lambda: _snapshot(name, [CONFIG])), layouts, precision)
+
+
+def _with_graphs(name: str, path: Path, layouts: Sequence[Sequence[str]], precision: str) -> Path:
+    files = list_files(name)
     if not files:
         return path
     try:
-        graphs = graph_files(files, FAMILIES[str(config["model_type"])].graphs, precision)
+        graphs = graph_files(files, layouts, precision)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
-    return _asked(name, lambda: snapshot([*_JSON, *with_data(files, graphs.values())]))
+    return Path(_asked(name, lambda: _snapshot(name, [*_JSON, *with_data(files, graphs.values())])))
+
+
+def list_files(name: str) -> list[str]:
+    """Return the files of a model on the Hub; none without the Hub, where what was fetched before may be enough."""
+    from huggingface_hub import HfApi
+
+    repo, _, revision = name.partition("@")
+    with suppress(Exception):
+        return list(HfApi().list_repo_files(repo, revision=revision or None))
+    return []
+
+
+def _snapshot(name: str, wanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
 
 
 def _asked(name: str, ask: Callable[[], Any]) -> Any:
