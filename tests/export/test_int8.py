@@ -384,6 +384,25 @@ def test_storage_gives_back_what_was_stored() -> None:
     assert not found[1].any()
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_dense_layer_is_stored_in_bytes(transposed: int) -> None:
+    weight = (GENERATOR.standard_normal((128, 160)) * GENERATOR.uniform(0.1, 9, 160)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["values", "weight"], ["found"], "dense", transB=transposed)],
+        "graph",
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["n", 128])],
+        [helper.make_tensor_value_info("found", TensorProto.FLOAT, ["n", 160])],
+        [numpy_helper.from_array(weight.T.copy() if transposed else weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    values = GENERATOR.standard_normal((3, 128)).astype(np.float32)
+    size, stored = len(model.SerializeToString()), store_bytes(model).SerializeToString()
+    assert len(stored) < 0.3 * size
+    found = ort.InferenceSession(stored, providers=["CPUExecutionProvider"]).run(None, {"values": values})[0]
+    bound = np.abs(values).sum(1, keepdims=True) * np.abs(weight).max(0) / 254  # one scale per output channel
+    assert (np.abs(found - values @ weight) <= bound * 1.01 + 1e-4).all()
+
+
 def test_a_table_that_two_look_up_is_stored_once() -> None:
     table = GENERATOR.standard_normal((50, 128)).astype(np.float32)
     model = gathering(table, np.eye(128, dtype=np.float32))

@@ -63,8 +63,7 @@ def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = model.graph
     places = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
-    axes = {"Conv": 0, "MatMul": 1}
-    outputs = {node.input[1]: axes[node.op_type] for node in graph.node if node.op_type in axes}
+    outputs = {node.input[1]: _output_axis(node) for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm")}
     for name, axis in outputs.items():
         values = numpy_helper.to_array(graph.initializer[places[name]]) if name in places else np.empty(0)
         if values.dtype != np.float32 or values.size < _BYTES_FROM:
@@ -77,6 +76,12 @@ def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.node.insert(0, helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=TensorProto.FLOAT))
     onnx.checker.check_model(model)
     return model
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    """Return the axis of a node's weights that its output channels lie along."""
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
 
 
 def _rounded(values: np.ndarray, axes: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
