@@ -16,6 +16,7 @@ from captionkit.metrics.cider import Cider, CiderD
 from captionkit.metrics.diversity import Diversity, Variety
 from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.metrics.evaluation import METRICS, USUAL, evaluate
+from captionkit.metrics.evaluation_module import EvaluationModule, load
 from captionkit.metrics.meteor import Meteor
 from captionkit.metrics.metric import Metric, MetricResult
 from captionkit.metrics.ptb import tokenize, tokenize_all
@@ -33,6 +34,7 @@ __all__ = [
     "Comparison",
     "Diversity",
     "DocumentFrequencies",
+    "EvaluationModule",
     "Meteor",
     "Metric",
     "MetricResult",
@@ -41,6 +43,7 @@ __all__ = [
     "Spice",
     "Variety",
     "evaluate",
+    "load",
     "objects_invented",
     "objects_named",
     "tokenize",
