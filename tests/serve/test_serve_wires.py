@@ -128,6 +128,7 @@ def test_ollama_runs_for_those_that_look_for_it(client: TestClient) -> None:
         assert reply.text == "Ollama is running" and reply.headers["vary"] == "Accept"
     browser = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert browser.headers["content-type"].startswith("text/html") and "everyday" in browser.text
+    assert browser.headers["vary"] == "Accept", "a cache must keep the two apart"
     head = client.head("/", headers={"Accept": "application/json"})
     assert head.status_code == 200 and not head.content
     version = client.get("/api/version").json()["version"]
