@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from bulk_stub import InlinePool, settings, union, write_images
 from captionkit.bulk import manifest as manifests
 from captionkit.bulk.manifest import Manifest
 from captionkit.bulk.merge import merge
+from captionkit.bulk.pool import LocalPool
 from captionkit.bulk.run import caption_dataset
 from captionkit.bulk.status import inspect_output
 from captionkit.bulk.store import open_store
 from captionkit.errors import CaptionkitError
+from captionkit.inference.load import Runtime
 
 
 class Interrupted(InlinePool):
@@ -317,3 +320,31 @@ def test_parts_are_pushed_as_a_dataset(images: Path, whole: Path, monkeypatch: p
     monkeypatch.setattr(HfApi, "upload_folder", fail)
     with pytest.raises(CaptionkitError, match=r"me/captions: .*401 Client Error\); log in"):
         push_parts(str(whole), "me/captions")
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_empty_list_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("")
+    monkeypatch.setattr(sys, "stdin", listed.open())
+    with pytest.raises(CaptionkitError, match="names no images"):
+        caption_dataset(str(listed) if again else "-", str(tmp_path / "output"), settings())
+    assert list(tmp_path.iterdir()) == [listed]
+
+
+def test_a_piped_list_is_captioned_from_its_first_line_on(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{path}\n" for path in sorted(images.glob("*.jpg"))))
+    monkeypatch.setattr(sys, "stdin", listed.open())
+    summary = caption_dataset("-", str(tmp_path / "output"), settings())
+    assert summary.images == len(list(images.glob("*.jpg")))
+
+
+def test_a_device_that_is_not_here_is_known_before_anything_is_written(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(CaptionkitError, match="device 'abacus'"):
+        caption_dataset(
+            str(images), str(tmp_path / "output"), settings(engine=LocalPool, runtime=Runtime(device="abacus"))
+        )
+    assert not (tmp_path / "output").exists()

@@ -15,7 +15,10 @@ pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 
 import captionkit  # noqa: E402
+from bulk_stub import InlinePool, union  # noqa: E402
+from captionkit.bulk.run import Settings, caption_dataset  # noqa: E402
 from captionkit.errors import CaptionkitError, ModelError  # noqa: E402
+from captionkit.inference.load import Runtime  # noqa: E402
 from pretrained_captioners import generate, images, network_of  # noqa: E402
 from published import change_json, publish  # noqa: E402
 
@@ -242,3 +245,21 @@ def test_only_the_files_needed_are_fetched(folders: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(ModelError, match=r"^someone/model has no revision 'v9' on the Hub; name another$"):
         captionkit.load("someone/model@v9")
+
+
+def test_bulk_captions_with_one_in_the_style_asked_for(folders: Any, tmp_path: Path) -> None:
+    path, _ = folders("florence2")
+    (tmp_path / "images").mkdir()
+    photos = images(3)
+    for number, photo in enumerate(photos):
+        photo.save(tmp_path / "images" / f"{number}.png")
+
+    def run(style: str) -> list[str]:
+        asked = Settings(model=str(path), engine=InlinePool, decoding={"max_length": 12}, runtime=Runtime(style=style))
+        caption_dataset(str(tmp_path / "images"), str(tmp_path / "output"), asked)
+        return [json.loads(line)["captions"][0]["text"] for line in union(tmp_path / "output")]
+
+    captioner = captionkit.load(path, threads=1, style="detailed")
+    assert run("detailed") == [caption.text for caption in captioner.caption(photos, max_length=12)]
+    with pytest.raises(CaptionkitError, match="was begun with model"):
+        run("short")

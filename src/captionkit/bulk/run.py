@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captionkit.bulk import listing
 from captionkit.bulk.items import Fetch
@@ -31,11 +31,17 @@ from captionkit.bulk.writers import FORMATS, WITH_IMAGES, clear, part_of, record
 from captionkit.errors import CaptionkitError
 from captionkit.inference.caption_confidence import check_confidence
 from captionkit.inference.captioner import READERS
-from captionkit.inference.load import load
-from captionkit.inference.model_folder import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model
+from captionkit.inference.devices import CPU, choose_device
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
+from captionkit.inference.model_folder import TOKENIZER, ModelFolder
+from captionkit.inference.model_source import open_source
+from captionkit.inference.onnx_runtime import onnxruntime
 from captionkit.inference.search import Decoding
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.utils import output_checks, paths
+
+if TYPE_CHECKING:
+    from captionkit.inference.published.folder import PublishedFolder
 
 LOG = logging.getLogger(__name__)
 
@@ -52,7 +58,8 @@ class Settings:
     decoding: fields of Decoding that differ from the model's. part_size: images of a part; a whole number of batches.
     workers: processes; 0: what the engine has processors for. threads: of each. max_errors: images that may fail before
     the run ends; None: any number. fetch: fetches URLs, if that is allowed. engine: makes what captions parts, from the
-    job and the number of workers. load: makes the captioner in each worker, from the model's name and the threads.
+    job and the number of workers. runtime: how the model is run, but for its threads. load: makes the captioner in each
+    worker instead, from the model's name and the threads.
     """
 
     model: str | None = None
@@ -71,6 +78,7 @@ class Settings:
     metrics: Path | None = None
     fetch: Fetch | None = None
     engine: Callable[[Job, int], Engine] = LocalPool
+    runtime: Runtime = USUAL_RUNTIME
     load: Callable[[str | None, int], CaptionStream] | None = None
 
     def __post_init__(self) -> None:
@@ -114,9 +122,10 @@ def caption_dataset(source: str, output: str, settings: Settings) -> Summary:
 
     Raises CaptionkitError if the run cannot begin or go on; what is whole by then stays.
     """
-    found = listing.find(source, column=settings.column)
+    found = _with_images(listing.find(source, column=settings.column))
     _check_places(found, output, settings)
-    folder = open_model(settings.model)
+    folder = open_source(settings.model, precision=settings.runtime.precision, style=settings.runtime.style)
+    _check_device(settings)
     identity, marks = _identity(folder, found, settings)
     store = open_store(output)
     with store.lock():
@@ -124,13 +133,29 @@ def caption_dataset(source: str, output: str, settings: Settings) -> Summary:
         run = _Run(found, manifest, settings.part_size, Shard.parse(settings.shard), _tally(manifest))
         run.verify()
         _settle(manifest)
-        job = _job(output, settings, marks, folder, found)
+        job = _job(output, settings, marks, found)
         with Report(run.tally, log_format=settings.log_format, metrics=settings.metrics) as report:
             with settings.engine(job, settings.workers) as engine, run.counting():
                 summary = _drive(engine, run, report, settings.max_errors)
             facts = {**run.tally.to_dict(), "seconds": round(summary.seconds, 1)}
             report.event("finished", facts, f"{output}: {summary}")
     return summary
+
+
+def _check_device(settings: Settings) -> None:
+    """Raise CaptionkitError for a device that is not here, unless other machines do the work."""
+    device = settings.runtime.device
+    if settings.engine is LocalPool and device not in (CPU, "auto"):
+        choose_device(device, onnxruntime().get_available_providers())
+
+
+def _with_images(found: Listing) -> Listing:
+    """Return a listing that has an image. Raises CaptionkitError for an empty one, before anything is written."""
+    items = found.items()
+    first = next(items, None)
+    if first is None:
+        raise CaptionkitError(f"{paths.shown(found.name)}: names no images; check it")
+    return found if found.again else replace(found, items=lambda: chain([first], items))
 
 
 def _drive(engine: Engine, run: _Run, report: Report, max_errors: int | None) -> Summary:
@@ -197,8 +222,6 @@ class _Run:
             raise _changed(self.manifest, part)
 
     def _end(self, census: Census, own: int) -> None:
-        if not census.images:
-            raise CaptionkitError(f"{paths.shown(self.found.name)}: names no images; check it")
         self.manifest.listed(census.images, census.digest)
         self.tally.total = own
 
@@ -263,15 +286,19 @@ def _is_metrics(path: Path) -> bool:
         return file.read(64).startswith(b"# HELP captionkit_bulk_")
 
 
-def _identity(folder: ModelFolder, found: Listing, settings: Settings) -> tuple[Identity, Marks]:
+def _identity(folder: ModelFolder | PublishedFolder, found: Listing, settings: Settings) -> tuple[Identity, Marks]:
     """Return what the run does, and its fingerprints. Raises CaptionkitError for a decoding that does not fit."""
     decoding = replace(folder.decoding, **settings.decoding)
     constraints_of(decoding, folder.tokenizer)
     chosen, usual = plain(decoding), plain(Decoding())
+    known = folder.config["files"]
+    names = (*folder.graphs.values(), TOKENIZER) if isinstance(folder, ModelFolder) else sorted(known)
+    style = {"style": settings.runtime.style} if settings.runtime.style else {}
     model = _fingerprint(
         {
-            "files": [folder.config["files"].get(name, {}).get("sha256") for name in (ENCODER, DECODER, TOKENIZER)],
+            "files": [known.get(name, {}).get("sha256") for name in names],
             "rest": [folder.config.get(name) for name in ("preprocessing", "calibration", "confidence")],
+            **style,
         }
     )
     identity = Identity(
@@ -353,11 +380,10 @@ def _tally(manifest: Manifest) -> Tally:
     return tally
 
 
-def _job(output: str, settings: Settings, marks: Marks, folder: ModelFolder, found: Listing) -> Job:
-    chosen = settings.load or load_captioner
+def _job(output: str, settings: Settings, marks: Marks, found: Listing) -> Job:
     far = settings.fetch is not None or is_remote(found.name)
     return Job(
-        load=partial(chosen, settings.model, settings.threads),
+        load=_loader(settings),
         store=output,
         format=settings.format,
         part_size=settings.part_size,
@@ -370,6 +396,7 @@ def _job(output: str, settings: Settings, marks: Marks, folder: ModelFolder, fou
     )
 
 
-def load_captioner(model: str | None, threads: int) -> CaptionStream:
-    """Load the captioner of a worker."""
-    return load(model, threads=threads)
+def _loader(settings: Settings) -> Callable[[], CaptionStream]:
+    if settings.load:
+        return partial(settings.load, settings.model, settings.threads)
+    return partial(replace(settings.runtime, threads=settings.threads).load, settings.model)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captionkit.errors import CaptionkitError
-from captionkit.inference.load import load
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.publish.alt_text import MAX_CHARS, as_alt_text, check_max_chars
 from captionkit.publish.site import Page, pages
 from captionkit.utils import paths
 from captionkit.utils.progress import say, tell, track
 
 if TYPE_CHECKING:
-    from captionkit.inference.captioner import Outcome
+    from captionkit.inference.captioner import Captioner, Outcome
 
 
 def fill_alt_text(
@@ -27,6 +28,7 @@ def fill_alt_text(
     min_confidence: float | None = None,
     dry_run: bool = False,
     batch_size: int = 16,
+    runtime: Runtime = USUAL_RUNTIME,
 ) -> int:
     """Fill the missing alt texts of a site; return the exit status, 0 only if none is missing any more.
 
@@ -35,7 +37,7 @@ def fill_alt_text(
     check_max_chars(max_chars)
     found, problems = _survey(site, column)
     images = list(dict.fromkeys(image for page in found for image in page.images.values()))
-    filling = _Filling(_outcomes(images, model, max_chars, min_confidence, batch_size), dry_run)
+    filling = _Filling(_outcomes(images, partial(runtime.load, model), max_chars, min_confidence, batch_size), dry_run)
     for page in found:
         filling.fill(page)
     problems += filling.problems
@@ -46,12 +48,16 @@ def fill_alt_text(
 
 
 def _outcomes(
-    images: Sequence[Path], model: str | None, max_chars: int, min_confidence: float | None, batch_size: int
+    images: Sequence[Path],
+    load: Callable[[], Captioner],
+    max_chars: int,
+    min_confidence: float | None,
+    batch_size: int,
 ) -> Iterator[tuple[Path, Outcome]]:
     """Yield the images with their alt texts; without images, the model is not loaded."""
     if not images:
         return
-    captioner = load(model)
+    captioner = load()
     settings: dict[str, Any] = {"num_captions": captioner.decoding.num_beams, "min_confidence": min_confidence}
     outcomes = captioner.stream(map(os.fspath, images), batch_size=batch_size, **settings)
     for image, outcome in zip(images, track(outcomes, len(images), "captioning"), strict=True):

@@ -10,10 +10,11 @@ from captionkit.bulk.pool import Engine, LocalPool
 from captionkit.bulk.run import Settings, caption_dataset
 from captionkit.bulk.worker import Job
 from captionkit.errors import CaptionkitError
+from captionkit.inference.load import Runtime
 from captionkit.utils.progress import say
 
 
-def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any]) -> int:
+def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any], runtime: Runtime) -> int:
     """Run what the flags ask for; return the exit status, 0 unless more images failed than may."""
     if options.places[0] == "merge":
         from captionkit.bulk.merge import merge
@@ -43,6 +44,7 @@ def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any]) -> 
         metrics=options.metrics_file,
         fetch=_fetch() if options.allow_urls else None,
         engine=_engine(options),
+        runtime=runtime,
     )
     summary = caption_dataset(source, output, settings)
     if options.push:

@@ -115,7 +115,7 @@ def bulk(options: argparse.Namespace) -> int:
     """Caption datasets of any size in parts, and go on where a run was interrupted."""
     from captionkit.cli.bulk import bulk_inputs
 
-    return bulk_inputs(options, decoding=_overrides(options, "decoding"))
+    return bulk_inputs(options, decoding=_overrides(options, "decoding"), runtime=_runtime(options))
 
 
 def train(options: argparse.Namespace) -> int:
@@ -446,6 +446,7 @@ def watch(options: argparse.Namespace) -> int:
         model=options.model,
         decoding=_overrides(options, "decoding"),
         min_confidence=options.min_confidence,
+        runtime=_runtime(options),
     )
 
 
@@ -485,6 +486,7 @@ def alttext(options: argparse.Namespace) -> int:
         min_confidence=options.min_confidence,
         dry_run=options.dry_run,
         batch_size=options.batch_size,
+        runtime=_runtime(options),
         **given,
     )
 
@@ -735,6 +737,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, watch, extra="watch")
     add("folder", type=_path, metavar="DIR", help="the folder in which images arrive, at any depth")
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    _add_runtime(add, style=False)
     _add_write(add)
     _add_min_confidence(add, "word alt text of less confidence, 0 to 1, as a guess")
 
@@ -747,6 +750,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, alttext, extra="")
     add("site", type=_path, metavar="SITE", help="folder of pages and images, or one page")
     add("--model", type=_named, help=_MODEL + " (default: the model that comes with captionkit)")
+    _add_runtime(add)
     add("--dry-run", action="store_true", help="show what would change, as a diff, and change nothing")
     add("--max-chars", metavar="N", type=int, help="most characters of an alt text (default: 125)")
     _add_min_confidence(add, "word captions of less confidence, 0 to 1, as guesses, and list them for review")
@@ -790,6 +794,7 @@ def _add_bulk(add: Callable[..., Any], *, fields: bool) -> None:
         "s3://...; OUTPUT: folder or address for the parts. Or: merge SHARE ... OUTPUT, to join what --shard made",
     )
     add("--model", type=_named, help="model folder or Hub id (default: the model that comes with captionkit)")
+    _add_runtime(add)
     add("--format", default="jsonl", metavar="KIND", help="of the parts: jsonl, parquet, txt, shards (default: jsonl)")
     _add_decoding(add, fields=fields)
     _add_min_confidence(add, "mark captions of less confidence, 0 to 1: review is true in their records")

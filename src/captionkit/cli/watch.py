@@ -14,7 +14,7 @@ from captionkit.cli.caption import outcomes_of, style_of
 from captionkit.cli.caption_writer import CaptionWriter, WriteOptions
 from captionkit.cli.inputs import Input
 from captionkit.errors import CaptionkitError
-from captionkit.inference.load import load
+from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.publish.arrivals import QUIET, Arrivals, images_below, is_arrival
 from captionkit.utils import paths
 from captionkit.utils.progress import say, tell
@@ -34,6 +34,7 @@ def watch_folder(
     decoding: dict[str, Any] | None = None,
     min_confidence: float | None = None,
     quiet: float = QUIET,
+    runtime: Runtime = USUAL_RUNTIME,
     stop: threading.Event | None = None,
 ) -> int:
     """Caption the images in a folder that lack a text, and from then on those that arrive, until `stop` or a signal.
@@ -50,7 +51,7 @@ def watch_folder(
     except ModuleNotFoundError:
         raise CaptionkitError("watchfiles is not installed; run `pip install 'captionkit[watch]'`") from None
     writer = CaptionWriter(write.publisher(), [str(folder)], dry_run=write.dry_run)
-    captioner = load(model)
+    captioner = runtime.load(model)
     restyle, hypotheses = style_of(write, captioner, decoding or {})
     settings = {**(decoding or {}), **hypotheses, "min_confidence": min_confidence}
     handle = partial(_handle, captioner, settings, restyle, writer, folder)
