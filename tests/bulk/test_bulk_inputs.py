@@ -84,6 +84,48 @@ def test_a_shard_cut_in_the_middle_gives_what_precedes_and_one_error(tmp_path: P
     assert "ends in the middle of 3.jpg" in damaged.error and damaged.error.startswith(str(tmp_path / "0.tar"))
 
 
+@pytest.mark.parametrize("cut", [0, 700])
+def test_remote_shards_are_read_as_those_on_a_disk(tmp_path: Path, cut: int) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    members = {
+        name: b"%d" % number * 3000 for number, name in enumerate(("a.jpg", "a.json", "b.txt", "c/d.png", "e.jpg"))
+    }
+    write_tar(tmp_path / "0.tar", members)
+    archive = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(archive[: 4 * 3584 + cut] if cut else archive)
+    system, name = fsspec.filesystem("memory"), f"shards-{cut}"
+    system.pipe_file(f"/{name}/0.tar", (tmp_path / "0.tar").read_bytes())
+
+    def told(item: Item, root: str) -> tuple[object, ...]:
+        extras = [(extra.name, extra.read()) for extra in item.extras]
+        found = content(item) if not item.error else b""
+        return (
+            item.id,
+            item.path.removeprefix(root),
+            found,
+            item.size,
+            item.error.removeprefix(root),
+            item.sidecar,
+            extras,
+        )
+
+    local = [told(item, f"{tmp_path}/") for item in listed(tmp_path)]
+    assert [told(item, f"memory://{name}/") for item in listed(f"memory://{name}")] == local
+    assert [told(item, f"memory://{name}/") for item in listed(f"memory://{name}/0.tar")] == local
+    assert len(local) == 3 and ("ends in the middle of e.jpg" in str(local)) == bool(cut)
+
+
+def test_a_remote_shard_that_shrinks_is_an_error(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    write_tar(tmp_path / "0.tar", {"a.jpg": b"A" * 3000})
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/shrinks/0.tar", (tmp_path / "0.tar").read_bytes())
+    [item] = listed("memory://shrinks/0.tar")
+    system.pipe_file("/shrinks/0.tar", b"short")
+    with pytest.raises(ImageError, match="has changed since it was listed"):
+        content(item)
+
+
 def test_a_repeated_key_of_a_shard_is_an_error_with_an_id_of_its_own(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for name in ("a.jpg", "b.jpg", "a.jpg"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -124,6 +126,25 @@ def test_remote_images_are_read_again_after_failures(memory, monkeypatch) -> Non
     make_flaky(memory, monkeypatch)
     summary = caption_dataset("memory://flaky-input", "memory://flaky-output", settings())
     assert (summary.images, summary.failed) == (10, 0)
+
+
+def test_remote_shards_are_read_again_after_failures(memory, monkeypatch, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(10):
+            content = b"image %d" % number
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    memory.pipe_file("/flaky-shards/0.tar", (tmp_path / "0.tar").read_bytes())
+    caption_dataset(str(tmp_path / "0.tar"), str(tmp_path / "local"), settings())
+    flaky = make_flaky(memory, monkeypatch)
+    summary = caption_dataset("memory://flaky-shards", str(tmp_path / "remote"), settings())
+    assert (summary.images, summary.failed) == (10, 0) and max(flaky.values()) > 3
+
+    def captions(output: str) -> list[object]:
+        return [json.loads(line)["captions"] for line in union(tmp_path / output)]
+
+    assert captions("remote") == captions("local")
 
 
 def test_a_store_that_keeps_failing_is_named_with_the_cause(memory, monkeypatch: pytest.MonkeyPatch) -> None:

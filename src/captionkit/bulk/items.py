@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from captionkit.bulk.remote import read_remote
+from captionkit.bulk.remote import RemoteMember, read_remote
 from captionkit.data.images import MAX_BYTES, UNOPENED
 from captionkit.errors import ImageError
 from captionkit.utils import paths
@@ -39,7 +39,7 @@ class Url:
 
 
 #: where an image's bytes are: the path of a file, a file in an archive, the bytes themselves, ...
-Place = str | bytes | ArchiveMember | Remote | Url
+Place = str | bytes | ArchiveMember | RemoteMember | Remote | Url
 Source = Place | Row
 
 
@@ -62,12 +62,12 @@ class Item:
     size: int
     error: str = ""
     sidecar: str = ""
-    extras: tuple[ArchiveMember, ...] = ()
+    extras: tuple[ArchiveMember | RemoteMember, ...] = ()
 
 
 def locate(item: Item) -> Place:
     """Return where an item's bytes are, looking up its row in a table. Raises ImageError."""
-    if isinstance(item.source, str | bytes | ArchiveMember | Remote | Url):
+    if isinstance(item.source, str | bytes | ArchiveMember | RemoteMember | Remote | Url):
         return item.source
     return item.source.locate()
 

@@ -11,11 +11,12 @@ from typing import BinaryIO, Literal
 
 from captionkit.bulk import hub, tables
 from captionkit.bulk.items import Item, Remote, Url, unopened
-from captionkit.bulk.remote import file_system, is_remote, is_url, persistently
+from captionkit.bulk.remote import RemoteFile, RemoteMember, file_system, is_remote, is_url, persistently
 from captionkit.bulk.tree import File, LocalTree, RemoteTree, Tree, walk
 from captionkit.data.images import UNOPENED
 from captionkit.data.layouts import Problem, shards
 from captionkit.data.layouts.tar import walk as walk_tar
+from captionkit.data.layouts.tar import walk_file
 from captionkit.data.path_list import read_piped
 from captionkit.errors import CaptionkitError
 from captionkit.utils import paths
@@ -68,7 +69,9 @@ def _at_address(named: str, column: str | None) -> Listing:
         suffix = PurePosixPath(path).suffix.lower()
         if suffix in _KINDS["tables"]:
             return Listing(named, lambda: tables.items(Remote(named), named, PurePosixPath(path).name, column))
-        if suffix in (*_KINDS["images"], *_KINDS["shards"]):
+        if suffix in _KINDS["shards"]:
+            return Listing(named, lambda: _shard_items(Remote(named), PurePosixPath(path).name))
+        if suffix in _KINDS["images"]:
             raise CaptionkitError(f"{paths.shown(named)}: one file; name the folder of images that it is in")
         return Listing(named, lambda: _remote_list(named))
     tree = RemoteTree(named)
@@ -105,8 +108,6 @@ def _tree_items(tree: Tree, column: str | None) -> Callable[[], Iterator[Item]]:
         )
     if kind == "images":
         return lambda: _images(tree)
-    if kind == "shards" and isinstance(tree, RemoteTree):
-        raise CaptionkitError(f"{paths.shown(tree.root)}: shards are read from disks only; copy or mount them")
     return lambda: _containers(tree, kind, column)
 
 
@@ -161,23 +162,24 @@ def _containers(tree: Tree, kind: Kind, column: str | None) -> Iterator[Item]:
         if file.error:
             yield Item(file.path, address, b"", file.size, file.error)
         elif _suffix(file.path) in _KINDS[kind]:
+            place = tree.place(file.path)
+            assert isinstance(place, str | Remote)
             if kind == "shards":
-                yield from _shard_items(Path(address), file.path)
+                yield from _shard_items(place if isinstance(place, Remote) else Path(place), file.path)
             else:
-                place = tree.place(file.path)
-                assert isinstance(place, str | Remote)
                 yield from tables.items(place, address, file.path, column)
 
 
-def _shard_items(path: Path, name: str) -> Iterator[Item]:
+def _shard_items(shard: Path | Remote, name: str) -> Iterator[Item]:
     """Yield the images of a shard, whose samples are runs of files with one key; what is wrong becomes an error."""
     keys = set[int]()
     problems = 0
-    for sample in _samples(path):
+    address = shard.address if isinstance(shard, Remote) else str(shard)
+    for sample in _samples(shard):
         if isinstance(sample, Problem):
             problems += 1
-            error = f"{path}: {sample.where}: {sample.detail}"
-            yield Item(f"{name}#problem-{problems}", str(path), b"", 0, error)
+            error = f"{address}: {sample.where}: {sample.detail}"
+            yield Item(f"{name}#problem-{problems}", address, b"", 0, error)
             continue
         images = [member for member in sample if f".{shards.sample_key(member.name)[1]}" in IMAGE_SUFFIXES]
         if not images:
@@ -190,10 +192,22 @@ def _shard_items(path: Path, name: str) -> Iterator[Item]:
         yield Item(identifier, str(image), image, image.size, error, f"{name}/{key}.txt", extras)
 
 
-def _samples(path: Path) -> Iterator[list[ArchiveMember] | Problem]:
-    sample, key = list[ArchiveMember](), ""
+def _members(shard: Path | Remote) -> Iterator[ArchiveMember | RemoteMember | Problem]:
+    if isinstance(shard, Path):
+        yield from walk_tar(shard)
+        return
+    with RemoteFile(shard.address) as file:
+        for member in walk_file(Path(PurePosixPath(shard.address).name), file):
+            if isinstance(member, Problem):
+                yield member
+            else:
+                yield RemoteMember(shard.address, member.name, member.offset, member.size)
+
+
+def _samples(shard: Path | Remote) -> Iterator[list[ArchiveMember | RemoteMember] | Problem]:
+    sample, key = list[ArchiveMember | RemoteMember](), ""
     try:
-        for member in walk_tar(path):
+        for member in _members(shard):
             if isinstance(member, Problem):
                 yield member
                 continue
@@ -203,7 +217,8 @@ def _samples(path: Path) -> Iterator[list[ArchiveMember] | Problem]:
             key = name
             sample.append(member)
     except OSError as error:
-        yield Problem("unreadable shard", path.name, f"cannot be read ({error.strerror}); check its disk")
+        name = shard.address if isinstance(shard, Remote) else shard.name
+        yield Problem("unreadable shard", name, f"cannot be read ({error.strerror}); check its disk")
     if sample:
         yield sample
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from captionkit.errors import CaptionkitError, ImageError, one_line
 from captionkit.utils import paths
@@ -91,6 +92,59 @@ def read_remote(address: str, *, limit: int) -> bytes:
     if len(content) > limit:
         raise ImageError(f"{paths.shown(address)}: has more than {limit:,} bytes; make it smaller")
     return content
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteMember:
+    """A file stored uncompressed inside a remote archive: `size` bytes from byte `offset`."""
+
+    address: str
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.address}/{self.name}"
+
+    def read(self) -> bytes:
+        """Return the content. Raises ImageError, and ValueError if the archive has been truncated."""
+        system, path = file_system(self.address)
+        end = self.offset + self.size
+        content = persistently(lambda: system.cat_file(path, self.offset, end), str(self), ImageError)
+        if len(content) < self.size:
+            raise ValueError(f"{self.address} ends before it; it has changed since it was listed")
+        return bytes(content)
+
+
+class RemoteFile:
+    """An open remote file, whose reads are asked for again after a failure. Raises CaptionkitError."""
+
+    def __init__(self, address: str) -> None:
+        system, path = file_system(address)
+        self._address, self._place = address, 0
+        self._file: BinaryIO = persistently(lambda: system.open(path, "rb"), address)
+
+    def __enter__(self) -> RemoteFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a byte, and return its place."""
+        self._place = self._file.seek(offset, whence)
+        return self._place
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes."""
+
+        def read() -> bytes:
+            self._file.seek(self._place)
+            return self._file.read(size)
+
+        content = persistently(read, self._address)
+        self._place += len(content)
+        return content
 
 
 def list_remote(address: str) -> Iterator[tuple[str, bool, int]]:

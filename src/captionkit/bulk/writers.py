@@ -21,7 +21,7 @@ from captionkit.bulk.store import Store, Written
 from captionkit.data.images import suffix_of
 from captionkit.data.layouts.caption_values import SIDECARS
 from captionkit.data.layouts.shards import sample_key
-from captionkit.errors import CaptionkitError
+from captionkit.errors import CaptionkitError, ImageError
 from captionkit.utils.atomic_write import MARK, cannot_write
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class _Shard:
         self._put(f"{key}.json", to_line(record))
         for member in item.extras:
             ending = sample_key(member.name)[1]
-            with suppress(OSError, ValueError):  # the image was read, so the archive is whole up to here
+            with suppress(OSError, ValueError, ImageError):  # the image was read, so the archive is whole up to here
                 self._put(f"{key}.{f'before.{ending}' if f'.{ending}' in SIDECARS else ending}", member.read())
 
     def _put(self, name: str, content: bytes) -> None:

@@ -10,7 +10,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from captionkit.data.layouts.caption_set import Problem
 from captionkit.utils.archive import ArchiveMember
@@ -23,6 +23,18 @@ _PAX, _PAX_GLOBAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
+class Seekable(Protocol):
+    """What is needed of an open file."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to a byte, from the beginning or (2) from the end; return its place."""
+        ...
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes."""
+        ...
+
+
 def walk(path: Path) -> Iterator[ArchiveMember | Problem]:
     """Yield the regular files in the archive at `path`, in order, and a Problem for everything unusual.
 
@@ -30,17 +42,22 @@ def walk(path: Path) -> Iterator[ArchiveMember | Problem]:
     Raises OSError.
     """
     with path.open("rb", buffering=0) as file:
-        try:
-            yield from _members(path, file)
-        except (_Damage, tarfile.HeaderError) as damage:
-            yield Problem("damaged shard", path.name, f"{damage}; what precedes is used; make or fetch it again")
+        yield from walk_file(path, file)
+
+
+def walk_file(path: Path, file: Seekable) -> Iterator[ArchiveMember | Problem]:
+    """Yield what `walk` does from an archive that is open; `path` is its name."""
+    try:
+        yield from _members(path, file)
+    except (_Damage, tarfile.HeaderError) as damage:
+        yield Problem("damaged shard", path.name, f"{damage}; what precedes is used; make or fetch it again")
 
 
 class _Damage(Exception):  # noqa: N818
     """The rest of the archive cannot be read."""
 
 
-def _members(path: Path, file: BinaryIO) -> Iterator[ArchiveMember | Problem]:
+def _members(path: Path, file: Seekable) -> Iterator[ArchiveMember | Problem]:
     end = file.seek(0, 2)
     if kind := next((kind for magic, kind in _COMPRESSED.items() if _read(file, 0, 6).startswith(magic)), None):
         yield Problem("compressed shard", path.name, f"is packed by {kind}, and only plain .tar is read; unpack it")
@@ -87,7 +104,7 @@ def _usable(
     return ArchiveMember(path, name.removeprefix("./"), start, size)
 
 
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+def _read(file: Seekable, offset: int, size: int) -> bytes:
     file.seek(offset)
     return file.read(size)
 
