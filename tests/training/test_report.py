@@ -127,7 +127,7 @@ def test_the_report_tells_everything_of_both_sessions(sat: tuple[Path, Path], sh
     ):
         assert told in page and told in text, told
     assert f"captionkit train {shapes} --output {sat[0]} --data.val-split train" in page
-    assert page.count("<li><div class") == 4 + 2 + 4 + 4  # best, middle, worst; word by word
+    assert page.count("<li>\n<div class") == 4 + 2 + 4 + 4  # best, middle, worst; word by word
     assert "![Loss, " in text and "](curves.png)" in text and (sat[0] / "curves.png").exists()
 
 

@@ -20,7 +20,8 @@ from captionkit.serve.errors import BusyError, RequestTimeoutError
 from captionkit.serve.metrics import Metrics
 from captionkit.serve.occupancy import Occupancy
 from captionkit.serve.settings import Settings
-from captionkit.viz.page import PHOTO_SIDE, small_jpeg
+from captionkit.viz.page import PHOTO_SIDE
+from captionkit.viz.rendering import small_jpeg
 
 #: the largest values of a request's decoding options, so that one request cannot occupy the model for minutes
 CEILINGS = {"num_beams": 50, "num_captions": 50, "min_length": 100, "max_length": 100}
