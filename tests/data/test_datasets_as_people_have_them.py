@@ -204,7 +204,7 @@ def test_files_that_are_not_read_are_named(tmp_path: Path, name: str, beside: bo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"[]"), "is packed by gzip; unpack it"),
+        (gzip.compress(b"[]", mtime=0), "is packed by gzip; unpack it"),
         (b"PK\x03\x04xx", "is a ZIP archive or a spreadsheet"),
         (b"PAR1xx", "is a Parquet file"),
         (
