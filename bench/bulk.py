@@ -32,7 +32,7 @@ import captionkit
 from captionkit.bulk.manifest import Done
 from captionkit.bulk.plan import Part
 from captionkit.bulk.pool import LocalPool
-from captionkit.bulk.run import Settings, caption_dataset
+from captionkit.bulk.run import BulkSettings, caption_dataset
 from captionkit.bulk.worker import Job
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Caption, Opened, Outcome
@@ -102,7 +102,7 @@ def measure_records(count: int, folder: Path) -> list[Mark]:
     with names.open("w") as file:
         file.writelines(f"folder-{number // 1000:04d}/{number:09d}.jpg\n" for number in range(count))
     _Marking.marks, _Marking.share = [], count // _SHARES
-    caption_dataset(str(names), str(folder / "records"), Settings(engine=_Marking, load=make_up, workers=2))
+    caption_dataset(str(names), str(folder / "records"), BulkSettings(engine=_Marking, load=make_up, workers=2))
     return _Marking.marks
 
 
@@ -176,7 +176,7 @@ def bulk_rate(paths: list[Path], folder: Path, engine: Callable[[Job, int], Any]
     names = folder / "names.txt"
     names.write_text("".join(f"{path}\n" for path in paths))
     output = folder / "output"
-    settings = Settings(engine=Measured, workers=workers, part_size=_PART, batch_size=16)
+    settings = BulkSettings(engine=Measured, workers=workers, part_size=_PART, batch_size=16)
     caption_dataset(str(names), str(output), settings)
     shutil.rmtree(output)
     return rates[0]

@@ -59,7 +59,7 @@ class CountingArithmetic(Watching):
         }
 
     def begin(self, images: np.ndarray) -> State:
-        self.graphs["encode"].run(self._stepper.pictures(images))
+        self.graphs["encode"].run(self._stepper.image_inputs(images))
         return super().begin(images)
 
     def step(self, tokens: np.ndarray, parents: np.ndarray, state: State, top_k: int) -> Any:
@@ -151,7 +151,7 @@ class Torch(Onnx):
     def work(self, watching: Any) -> dict[str, Work]:
         told, parts = self.summary, self.summary.parts
         decoding = sum(part.parameters for part in parts if part.word_flops)
-        encoding = sum(part.parameters for part in parts if part.picture_flops)
+        encoding = sum(part.parameters for part in parts if part.image_flops)
         return {
             "encode": Work(
                 {"float32": (told.encoder_flops + told.begin_flops) * watching.images}, encoding * 4, watching.batches

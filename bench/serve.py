@@ -30,7 +30,7 @@ import httpx2
 import psutil
 
 from captionkit.errors import CaptionkitError
-from captionkit.utils.progress import say
+from captionkit.utils.console import print_message
 from photos import found_photos, made_photos
 from speed_report import check_document, figure, markers, table, update_document
 
@@ -204,11 +204,11 @@ def measure(options: argparse.Namespace, images: Sequence[bytes], logs: Path) ->
                 load = asyncio.run(ask(server.url, images, clients, options.seconds))
                 load.work = server.seconds - before
                 results.loads[name].append(load)
-                say(f"round {round_ + 1}, {name}: {load.rate:.1f} captions/s, {dict(load.outcomes)}")
+                print_message(f"round {round_ + 1}, {name}: {load.rate:.1f} captions/s, {dict(load.outcomes)}")
             results.megabytes.append(together.megabytes)
         small = start("small", "--max-queue", _QUEUE, "--timeout", 120)
         results.overrun = asyncio.run(ask(small.url, images, options.clients, options.seconds))
-        say(f"a queue of {_QUEUE}: {dict(results.overrun.outcomes)}")
+        print_message(f"a queue of {_QUEUE}: {dict(results.overrun.outcomes)}")
         results.after = asyncio.run(ask(small.url, images, 1, 2))
     return results
 

@@ -24,7 +24,7 @@ import speed_cases as cases
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import open_model
 from captionkit.utils.atomic_write import write_text
-from captionkit.utils.progress import say
+from captionkit.utils.console import print_message
 from photos import found_photos, made_photos
 from speed_report import BEGIN, END, check_document, report, update_document
 from speed_results import Results
@@ -69,7 +69,7 @@ def measure(entered: dict[str, Contender], results: Results, rounds: int) -> Non
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name, contender in entered.items():
-            say(f"preparing {name}")
+            print_message(f"preparing {name}")
             # The machine also reads as much as the models, which come before it, read of weights.
             chosen = (*contender.cases, *results.reads()) if name == cases.MACHINE else contender.cases
             try:
@@ -80,7 +80,7 @@ def measure(entered: dict[str, Contender], results: Results, rounds: int) -> Non
             except WorkerError as error:
                 _fail(name, error, workers, results)
         for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
+            print_message(f"round {number + 1} of {rounds}")
             for name, worker in list(workers.items()):
                 time.sleep(_SETTLE)
                 try:
@@ -91,7 +91,7 @@ def measure(entered: dict[str, Contender], results: Results, rounds: int) -> Non
 
 
 def _fail(name: str, error: WorkerError, workers: dict[str, Worker], results: Results) -> None:
-    say(f"{name} is not measured: {error}")
+    print_message(f"{name} is not measured: {error}")
     results.failed[name] = str(error)
     for table in (workers, results.facts, results.rounds):
         table.pop(name, None)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except CaptionkitError as error:
-        say(f"speed.py: {error}")
+        print_message(f"speed.py: {error}")
         return 2
 
 

@@ -42,11 +42,9 @@ from captionkit.data.layouts import CaptionSet, Example, open_dataset
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.inference.model_folder import open_model
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
+from captionkit.models.decoder_config import SIZES, ShowAttendTellConfig, ShowTellConfig, TransformerConfig
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.serialization import load_model
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
-from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.transformer_decoder import SIZES, TransformerConfig
 from captionkit.training.config.recipe import Recipe, load_recipe
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.feature_cache import cached_features
@@ -54,7 +52,7 @@ from captionkit.training.data.loader import batches
 from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.distributed import make_accelerator
 from captionkit.training.train_step import TrainStep
-from captionkit.utils.progress import track
+from captionkit.utils.progress import progress_bar
 
 CELLS, WIDTH = 49, 1280  # of MobileNet-EdgeTPU, for images of 224 x 224
 EMBEDDING, HIDDEN, ATTENTION, MEMORY = 384, 512, 256, 512  # of the recipe flickr8k
@@ -148,7 +146,7 @@ def real(data: str, pictures: int) -> RunData:
     folder, captions = open_model("bundled"), whole[:pictures]
     encoder = load_model(folder).encoder
     features, broken = cached_features(
-        encoder, captions, folder.preprocessing, flips=False, precision="no", shown=track
+        encoder, captions, folder.preprocessing, flips=False, precision="no", shown=progress_bar
     )
     if broken:
         raise SystemExit(next(iter(broken.values())))

@@ -69,9 +69,9 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from captionkit.inference.model_folder import CARD, TOKENIZER, WEIGHTS, write_model
     from captionkit.inference.search import Decoding
     from captionkit.models.captioning_model import CaptioningModel, ModelConfig
+    from captionkit.models.decoder_config import ShowAttendTellConfig
     from captionkit.models.encoder import EncoderConfig
     from captionkit.models.serialization import architecture, weights
-    from captionkit.models.show_attend_tell import ShowAttendTellConfig
 
     torch.manual_seed(0)
     text = Tokenizer.train(
@@ -102,8 +102,13 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_folder(untrained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with its ONNX graphs; tests only read it, as the processes of one run of pytest share it."""
+def model_folder(
+    untrained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """The tiny model with its ONNX graphs; tests only read it, as the processes of one run of pytest share it.
+
+    The export takes a large part of the quick tests' time, so that pytest's cache holds it until the code changes.
+    """
     import shutil
 
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
@@ -112,15 +117,46 @@ def model_folder(untrained: Path, photos: Path, tmp_path_factory: pytest.TempPat
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    folder = root / "model_folder"
-    with FileLock(f"{folder}.lock"):
+    folder, cache = root / "model_folder", request.config.cache if hasattr(request.config, "cache") else None
+    store = cache.mkdir("model_folder") if cache else root
+    with FileLock(store / "lock"):
         if not folder.exists():
-            from captionkit.export.export_model import export_model
-
-            made = Path(shutil.copytree(untrained, tmp_path_factory.mktemp("models") / "tiny"))
-            export_model(made, pictures=photos)
-            made.rename(folder)
+            exported = store / f"exported-{_fingerprint()}"
+            if not exported.exists():
+                for outdated in store.glob("exported-*"):
+                    shutil.rmtree(outdated)
+                made = Path(shutil.copytree(untrained, tmp_path_factory.mktemp("models") / "tiny"))
+                _export(made, photos, exported)
+            shutil.copytree(exported, folder)
     return folder
+
+
+def _export(made: Path, photos: Path, to: Path) -> None:
+    import shutil
+
+    from captionkit.export.export_model import export_model
+
+    export_model(made, images=photos)
+    unfinished = shutil.copytree(made, to.with_name(f"unfinished-{os.getpid()}"))
+    Path(unfinished).rename(to)
+
+
+def _fingerprint() -> str:
+    """Identify the code that makes `model_folder`, and the versions of what it uses."""
+    import hashlib
+    from importlib.metadata import version
+
+    import captionkit
+
+    root = Path(captionkit.__file__).parent
+    files = [
+        Path(__file__),
+        *(f for name in ("data", "export", "inference", "models", "utils") for f in (root / name).rglob("*.py")),
+    ]
+    digest = hashlib.sha256(" ".join(map(version, ("numpy", "onnx", "onnxscript", "torch"))).encode())
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")

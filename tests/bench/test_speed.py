@@ -16,6 +16,7 @@ from speed_cases import ARITHMETIC, COLD, COMMAND, FORCED, IMPORTS, LIBRARY, MAC
 from speed_picture import draw
 from speed_report import BEGIN, END, figure, marks, report, update_document
 from speed_results import Results
+from tiers import slow
 
 SETTINGS = {"command": "python bench/speed.py", "processor": "a processor", "threads": 1, "rounds": 3}
 SETTINGS |= {"photos": "Made-up", "load": "0.0", "versions": "Python"}
@@ -70,7 +71,7 @@ def test_three_digits() -> None:
     assert {value: figure(value) for value in shown} == shown
 
 
-@pytest.mark.parametrize("lacking", [[], [MACHINE], [COLD], ["ours"], [MACHINE, COLD, TEXTBOOK, "ours"]])
+@pytest.mark.parametrize("lacking", [[MACHINE, COLD, TEXTBOOK, "ours"], *slow([], [MACHINE], [COLD], ["ours"])])
 def test_what_was_not_measured_is_left_out(lacking: list[str], tmp_path: Path) -> None:
     results = made()
     for name in lacking:
@@ -103,6 +104,7 @@ def test_contenders_take_turns_and_those_that_fail_are_named() -> None:
     assert set(results.failed) == {"unmade", "killed"} and "SIGKILL" in results.failed["killed"]
 
 
+@pytest.mark.slow
 def test_the_command_measures_writes_and_updates(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,9 +141,9 @@ def test_the_command_measures_writes_and_updates(
     ],
 )
 def test_a_wrong_choice_is_one_line(
-    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
-    assert speed.main([one.format(model=model_folder, empty=tmp_path) for one in arguments]) == 2
+    assert speed.main([one.format(model=untrained, empty=tmp_path) for one in arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("speed.py: ") and reason in line
 

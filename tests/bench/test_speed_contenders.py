@@ -25,6 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made_photos(tmp_path_factory.mktemp("made"), 8, (160, 120))
 
 
+@pytest.mark.slow
 def test_the_same_work_is_counted_on_onnx_runtime_and_on_torch(model_folder: Path, images: list[Path]) -> None:
     onnx, torch = (kind(str(model_folder), images, threads=1) for kind in (Onnx, Torch))
     for name in (case(1, 1), case(3, 8), FORCED):
@@ -91,6 +92,7 @@ def test_the_machine_has_rates() -> None:
         assert machine.run(name)["rate"] > 1e6
 
 
+@pytest.mark.slow
 def test_cold_starts_and_their_parts(model_folder: Path, photos: Path) -> None:
     cold = ColdStart(str(model_folder), photos / "one.jpg")
     assert cold.run(COMMAND)["total"] > 0
@@ -100,6 +102,7 @@ def test_cold_starts_and_their_parts(model_folder: Path, photos: Path) -> None:
     assert 0 <= found["total"] - sum(found[part] for part in PARTS) < 0.5 * found["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [COMMAND, LIBRARY])
 def test_a_cold_start_that_fails_says_why(model_folder: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(CaptionkitError, match=r"missing\.jpg"):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from captionkit.cli import main as cli
-from captionkit.utils.progress import log_to_console
+from captionkit.utils.console import log_to_console
 
 LOGGED = """
 import logging, sys

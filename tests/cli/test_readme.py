@@ -33,6 +33,7 @@ def desk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_python_example_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = "\n".join(blocks("python"))
     exec(compile(code, "README.md", "exec"), {})

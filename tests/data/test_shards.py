@@ -454,6 +454,7 @@ def test_shards_give_the_same_steps_whatever_the_parts_and_processes() -> None:
             assert sorted(met) == sorted(step)
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch_bit_for_bit(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

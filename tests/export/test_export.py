@@ -27,17 +27,17 @@ def copy(untrained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(untrained, tmp_path / "model"))
 
 
-@pytest.mark.parametrize("pictures", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("beams", [1, 2, 4])
-def test_steps_equal_torch(model_folder: Path, pictures: int, beams: int) -> None:
+def test_steps_equal_torch(model_folder: Path, count: int, beams: int) -> None:
     opened = open_model(model_folder)
     steppers = [TorchStepper(load_model(opened)), OnnxStepper(opened)]
-    images = GENERATOR.standard_normal((pictures, 3, 64, 96)).astype(np.float32)
+    images = GENERATOR.standard_normal((count, 3, 64, 96)).astype(np.float32)
     states = [stepper.begin(images) for stepper in steppers]
     width = 1
     for _ in range(4):
-        tokens = GENERATOR.integers(4, len(opened.tokenizer), (pictures, beams))
-        parents = GENERATOR.integers(0, width, (pictures, beams))
+        tokens = GENERATOR.integers(4, len(opened.tokenizer), (count, beams))
+        parents = GENERATOR.integers(0, width, (count, beams))
         found = [s.step(tokens, parents, state, 3 + beams) for s, state in zip(steppers, states, strict=True)]
         for ours, theirs in zip(found[0][:3], found[1][:3], strict=True):
             assert ours.shape == theirs.shape
@@ -61,13 +61,13 @@ def test_asking_for_more_than_the_vocabulary(model_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_export_reports_and_keeps_the_report(copy: Path, photos: Path) -> None:
-    parity = export_model(copy, pictures=photos)
-    assert parity.same_captions == parity.pictures == 3
+    parity = export_model(copy, images=photos)
+    assert parity.same_captions == parity.images == 3
     assert parity.log_prob_difference < 1e-3
     assert "3 of 3 captions the same" in str(parity)
     opened = open_model(copy)
     assert opened.runnable
-    assert opened.section("export")["pictures"] == 3
+    assert opened.section("export")["images"] == 3
     opened.verify()
 
 
@@ -90,7 +90,7 @@ def test_a_graph_that_differs_is_not_written(copy: Path, photos: Path, monkeypat
     before = sorted(p.name for p in copy.iterdir())
     monkeypatch.setattr(export_folder, "decoder_graph", wrong)
     with pytest.raises(ModelError, match="nothing was written"):
-        export_model(copy, pictures=photos)
+        export_model(copy, images=photos)
     assert sorted(p.name for p in copy.iterdir()) == before
 
 

@@ -23,12 +23,10 @@ from captionkit.export.quantization.weight_compression import plain_graph  # noq
 from captionkit.inference.model_folder import DECODER, ENCODER, TOKENIZER, ModelFolder, open_model, write_model  # noqa: E402
 from captionkit.inference.onnx_runtime import OnnxStepper, open_session  # noqa: E402
 from captionkit.inference.search import Decoding  # noqa: E402
-from captionkit.models.captioning_model import CaptioningModel, DecoderConfig, ModelConfig  # noqa: E402
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig  # noqa: E402
+from captionkit.models.decoder_config import DecoderConfig, ShowTellConfig, TransformerConfig  # noqa: E402
 from captionkit.models.encoder import EncoderConfig  # noqa: E402
 from captionkit.models.serialization import architecture  # noqa: E402
-from captionkit.models.show_attend_tell import ShowAttendTellConfig  # noqa: E402
-from captionkit.models.show_tell import ShowTellConfig  # noqa: E402
-from captionkit.models.transformer_decoder import TransformerConfig  # noqa: E402
 from tiers import slow  # noqa: E402
 
 PICTURES = 3
@@ -61,15 +59,16 @@ def traced(folder: ModelFolder, decoder: onnx.ModelProto) -> list[np.ndarray]:
 
 
 DECODERS: dict[str, DecoderConfig] = {
-    "soft": ShowAttendTellConfig(embedding=24, hidden=32, attention=16),
     "show-tell": ShowTellConfig(embedding=24, hidden=32),
     "transformer": TransformerConfig(width=24, layers=2, heads=2, rows=2, columns=3),
 }
 
 
 @pytest.fixture(params=["soft", *slow("show-tell", "transformer")])
-def decoding(request: pytest.FixtureRequest, tmp_path: Path) -> ModelFolder:
-    """A folder with the graphs of a model with random weights."""
+def decoding(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path) -> ModelFolder:
+    """A folder with the graphs of a model with random weights; soft attention is that of `model_folder`."""
+    if request.param == "soft":
+        return open_model(model_folder)
     torch.manual_seed(0)
     text, preprocessing = (
         Tokenizer.train(["two cats sleep on a man's red boat"] * 2, min_frequency=1),
@@ -203,6 +202,7 @@ def test_pictures_that_do_not_enter_by_an_8_bit_convolution_stay_floats(entered)
     assert [value.name for value in made.graph.input] == ["images"]
 
 
+@pytest.mark.slow
 def test_a_mean_between_two_bytes_moves_no_output(entered) -> None:
     """0.5 is 127.5 of 255: the zero point is off by half a byte, which the biases take back."""
     folder, graph, pictures = entered

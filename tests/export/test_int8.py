@@ -39,13 +39,11 @@ from captionkit.inference.model_folder import (
     write_model,
 )
 from captionkit.inference.search import Decoding
-from captionkit.models.captioning_model import CaptioningModel, DecoderConfig, ModelConfig
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
+from captionkit.models.decoder_config import DecoderConfig, ShowAttendTellConfig, ShowTellConfig, TransformerConfig
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.serialization import architecture, weights
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
-from captionkit.models.show_tell import ShowTellConfig
 from captionkit.models.torch_stepper import TorchStepper
-from captionkit.models.transformer_decoder import TransformerConfig
 from decoders import pack
 
 SHAPE = (64, 96)
@@ -118,7 +116,7 @@ def sources(data: Path) -> list[Path]:
 @pytest.mark.parametrize("name", DECODERS)
 def test_what_was_learnt_by_heart_is_still_said(name: str, data: Path, tmp_path: Path) -> None:
     folder = learn(DECODERS[name], data, tmp_path / "model")
-    report = export_int8(folder, tmp_path / "int8", pictures=sources(data))
+    report = export_int8(folder, tmp_path / "int8", images=sources(data))
     assert all(part.nats < 0.002 for part in report.parts)
     assert report.steps[-1].same == 1 and report.steps[-1].cider is None
     opened, small = open_model(folder), open_model(tmp_path / "int8")
@@ -249,13 +247,13 @@ def test_wrong_wishes_are_told_in_a_line(
 def test_a_broken_graph_is_named(model_folder: Path, data: Path, tmp_path: Path) -> None:
     broken = update_model(open_model(model_folder), {ENCODER: b"no graph"}, to=tmp_path / "broken")
     with pytest.raises(ModelError, match=r"encoder\.onnx: ONNX Runtime cannot run it"):
-        export_int8(broken.path, tmp_path / "out", pictures=data)
+        export_int8(broken.path, tmp_path / "out", images=data)
 
 
 @pytest.mark.slow
 def test_a_folder_in_eight_bits_is_no_source(small: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="in 8 bits already"):
-        export_int8(small, tmp_path / "out", pictures=data)
+        export_int8(small, tmp_path / "out", images=data)
 
 
 @pytest.mark.slow
@@ -265,9 +263,9 @@ def test_weights_are_taken_along_and_exported_again(learnt: Path, data: Path, tm
     assert main(command) == 0
     assert (both / WEIGHTS).read_bytes() == (learnt / WEIGHTS).read_bytes()
     again = tmp_path / "again"
-    export_int8(both, again, pictures=data)  # from the weights, as its graphs are in 8 bits
+    export_int8(both, again, images=data)  # from the weights, as its graphs are in 8 bits
     assert (again / CARD).read_text().count("In 8 bits") == 1
-    export_model(both, pictures=data)
+    export_model(both, images=data)
     assert "int8" not in open_model(both).config and "In 8 bits" not in (both / CARD).read_text()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from captionkit.bulk.manifest import Done
 from captionkit.bulk.plan import Part
-from captionkit.bulk.run import Settings
+from captionkit.bulk.run import BulkSettings
 from captionkit.bulk.worker import Board, Job, Task, Worker
 from captionkit.errors import ImageError
 from captionkit.inference.captioner import Caption, Opened, Outcome
@@ -104,10 +104,10 @@ class InlinePool:
             yield from self._worker.work([Task(part)])
 
 
-def settings(**changes: Any) -> Settings:
+def settings(**changes: Any) -> BulkSettings:
     """Return settings of a run with the stub in this process, in parts of 8."""
     usual: dict[str, Any] = {"part_size": 8, "batch_size": 4, "engine": InlinePool, "load": load_stub}
-    return Settings(**(usual | changes))
+    return BulkSettings(**(usual | changes))
 
 
 def write_images(folder: Path, count: int, *, start: int = 0) -> None:

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from captionkit.models.captioning_model import DECODERS, DecoderConfig
+from captionkit.models.captioning_model import DECODERS
 from captionkit.models.decoder import Decoder, PackedCaptions
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
-from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.transformer_decoder import TransformerConfig
+from captionkit.models.decoder_config import DecoderConfig, ShowAttendTellConfig, ShowTellConfig, TransformerConfig
 
 WORDS, CELLS, WIDTH = 13, 6, 8
 # The row of the image, and the words that are fed: several captions of an image, of several lengths.
@@ -29,7 +27,7 @@ CONFIGS: dict[str, DecoderConfig] = {
 def build(config: DecoderConfig, memory: int = WIDTH, vocabulary: int = WORDS) -> Decoder:
     """A decoder in double precision, with larger weights than at the start of training."""
     torch.manual_seed(0)
-    network = DECODERS[config.name].build(config, memory, vocabulary).double().eval()
+    network = DECODERS[config.name](config, memory, vocabulary).double().eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.7)
     return network

@@ -164,6 +164,7 @@ def test_a_fit_for_another_encoder_is_refused(unfitted: Path) -> None:
         captionkit.load(other.path).caption(EXAMPLES / "cat.jpg")
 
 
+@pytest.mark.slow
 def test_unfamiliar_images_get_a_low_confidence(captioner: captionkit.Captioner, shared: Path) -> None:
     """Their median lies below the fifth of photos with the lowest confidence; the seed is not the one of the fit."""
     everyday = captioned_split(shared / "data" / "everyday", "val")
@@ -172,6 +173,7 @@ def test_unfamiliar_images_get_a_low_confidence(captioner: captionkit.Captioner,
     assert np.median([found.caption.confidence for found in strange if found.caption]) < np.quantile(photos, 0.2)
 
 
+@pytest.mark.slow
 def test_fitting_finds_what_is_right(unfitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions of one kind of image are right, those of another false: the fit must tell them apart."""
     monkeypatch.setattr("captionkit.eval.fit_confidence._OF_A_KIND", 2)
@@ -207,6 +209,7 @@ def _made(model: captionkit.Captioner, seed: int) -> CaptionSet:
     return CaptionSet("made", "val", tuple(examples))
 
 
+@pytest.mark.slow
 def test_calibrate_writes_what_it_reports(
     unfitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

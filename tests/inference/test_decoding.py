@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference.search import RENAMED, Constraints, Decoding, Hypothesis
 from steppers import BANNED, EOS, UNK, RandomModel, brief, run
+from tiers import slow
 
 A, B, C, D = range(4, 8)  # the words of the models
 
@@ -69,8 +70,8 @@ CONSTRAINTS = [
 
 
 @pytest.mark.parametrize("constraints", CONSTRAINTS, ids=str)
-@pytest.mark.parametrize("no_repeat", [0, 2])
-@pytest.mark.parametrize(("penalty", "min_length", "max_length"), [(1, 0, 4), (0, 3, 4)])
+@pytest.mark.parametrize("no_repeat", [0, *slow(2)])
+@pytest.mark.parametrize(("penalty", "min_length", "max_length"), [(1, 0, 4), *slow((0, 3, 4))])
 def test_a_wide_beam_equals_enumeration(constraints, no_repeat, penalty, min_length, max_length):
     decoding = Decoding(400, 60, penalty, min_length, max_length, no_repeat)
     for seed in range(3):

@@ -16,11 +16,12 @@ onnx = pytest.importorskip("onnx")
 
 import captionkit  # noqa: E402
 from bulk_stub import InlinePool, union  # noqa: E402
-from captionkit.bulk.run import Settings, caption_dataset  # noqa: E402
+from captionkit.bulk.run import BulkSettings, caption_dataset  # noqa: E402
 from captionkit.errors import CaptionkitError, ModelError  # noqa: E402
 from captionkit.inference.load import Runtime  # noqa: E402
 from pretrained_captioners import generate, images, network_of  # noqa: E402
 from published import change_json, publish  # noqa: E402
+from tiers import slow  # noqa: E402
 
 MODELS = [
     ("vit-gpt2", "merged"),
@@ -52,7 +53,7 @@ def vit_gpt2(folders: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders("vit-gpt2")[0], tmp_path / "vit-gpt2"))
 
 
-@pytest.mark.parametrize(("kind", "layout"), MODELS)
+@pytest.mark.parametrize(("kind", "layout"), [MODELS[0], *slow(*MODELS[1:])])
 def test_captions_are_those_of_generate(folders: Any, kind: str, layout: str) -> None:
     path, network = folders(kind, layout)
     captioner, photos = captionkit.load(path, threads=1), images(20)
@@ -155,6 +156,7 @@ def test_what_is_wrong_is_said_in_a_line(vit_gpt2: Path) -> None:
         captionkit.load(style="short")
 
 
+@pytest.mark.slow
 def test_florence_has_styles(folders: Any) -> None:
     path, _ = folders("florence2")
     photo = images(1)[0]
@@ -255,7 +257,9 @@ def test_bulk_captions_with_one_in_the_style_asked_for(folders: Any, tmp_path: P
         photo.save(tmp_path / "images" / f"{number}.png")
 
     def run(style: str) -> list[str]:
-        asked = Settings(model=str(path), engine=InlinePool, decoding={"max_length": 12}, runtime=Runtime(style=style))
+        asked = BulkSettings(
+            model=str(path), engine=InlinePool, decoding={"max_length": 12}, runtime=Runtime(style=style)
+        )
         caption_dataset(str(tmp_path / "images"), str(tmp_path / "output"), asked)
         return [json.loads(line)["captions"][0]["text"] for line in union(tmp_path / "output")]
 

@@ -26,6 +26,7 @@ from steppers import (
     repeats,
     run,
 )
+from tiers import slow
 
 
 def enumerate_all(model: RandomModel, image: int, decoding: Decoding) -> list[tuple[float, list[int]]]:
@@ -84,9 +85,11 @@ def test_of_equal_captions_the_first_found_wins(others: int) -> None:
     assert brief(run(model, decoding, 42, *[7] * others, banned=(0, 1, 3))[0]) == [([], True)]
 
 
-@pytest.mark.parametrize("penalty", [0, 0.5, 1])
-@pytest.mark.parametrize(("words", "min_length", "max_length"), [(5, 1, 3), (3, 0, 4), (3, 2, 4), (1, 1, 6), (8, 2, 2)])
-@pytest.mark.parametrize("no_repeat", [0, 1, 2, 3])
+@pytest.mark.parametrize("penalty", [0.5, *slow(0, 1)])
+@pytest.mark.parametrize(
+    ("words", "min_length", "max_length"), [(3, 2, 4), (1, 1, 6), *slow((5, 1, 3), (3, 0, 4), (8, 2, 2))]
+)
+@pytest.mark.parametrize("no_repeat", [0, 2, *slow(1, 3)])
 def test_a_wide_beam_equals_enumeration(words, min_length, max_length, penalty, no_repeat):
     beam = words**max_length * (words + 1)  # every continuation of every prefix
     decoding = Decoding(beam, min(beam, 60), penalty, min_length, max_length, no_repeat)

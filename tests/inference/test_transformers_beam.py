@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 from captionkit.data.special_tokens import SpecialTokens  # noqa: E402
 from captionkit.errors import CaptionkitError  # noqa: E402
 from captionkit.inference.search import Begun, Constraints, Decoding, search  # noqa: E402
+from tiers import slow  # noqa: E402
 
 END, VOCABULARY = 0, 14
 
@@ -52,7 +53,7 @@ def model() -> Any:
     return transformers.GPT2LMHeadModel(config).eval()
 
 
-@pytest.mark.parametrize("most", [4, 12])
+@pytest.mark.parametrize("most", [4, *slow(12)])
 @pytest.mark.parametrize(
     ("settings", "ours"),
     [

@@ -288,6 +288,7 @@ def test_cider_d_gains_nothing_from_repeating_words() -> None:
 # --- document frequencies ---
 
 
+@pytest.mark.slow
 def test_frequencies_of_another_corpus_decide(tmp_path) -> None:
     _, corpus = invented(20, images=60)
     said, written = invented(21, images=8)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from captionkit.metrics import ptb
 from captionkit.metrics.ptb.dfa import Rule, Scanner
-from captionkit.metrics.ptb.regex import Parser
+from captionkit.metrics.ptb.regex import RegexParser
 from ptb_cases import CASES, CHARACTERS, nasty
 
 
@@ -265,9 +265,9 @@ def test_the_notation():
     )
     assert [spelling for spelling, _ in scanner.scan("Aé\t]bé\t-Bé\t-")] == ["Aé\t]", "bé\t-", "?", "?", "?", "?"]
     with pytest.raises(ValueError, match=r"stray '\)' in the pattern 'a\)b'"):
-        Parser({}).parse("a)b")
+        RegexParser({}).parse("a)b")
     with pytest.raises(KeyError, match="unknown"):
-        Parser({}).parse("{unknown}")
+        RegexParser({}).parse("{unknown}")
 
 
 def test_a_scanner_without_a_rule_for_the_text_says_so():

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from captionkit.data.images import Preprocessing
 from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import open_model
-from captionkit.models.encoder import Encoder
-from captionkit.models.encoder_registry import BUILDERS
+from captionkit.models.encoder import BUILDERS, Encoder
 from captionkit.models.serialization import load_model
 from captionkit.models.torch_stepper import TorchStepper
 from captionkit.training.config.recipe import load_recipe

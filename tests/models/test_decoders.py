@@ -28,12 +28,12 @@ from captionkit.inference.captioner import Captioner
 from captionkit.inference.model_folder import TOKENIZER, WEIGHTS, open_model, write_model
 from captionkit.models.captioning_model import DECODERS, CaptioningModel, ModelConfig
 from captionkit.models.decoder import Padding
+from captionkit.models.decoder_config import SIZES, ShowAttendTellConfig, ShowTellConfig, TransformerConfig
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.serialization import architecture, load_model, weights
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
-from captionkit.models.show_tell import ShowTell, ShowTellConfig
+from captionkit.models.show_tell import ShowTell
 from captionkit.models.torch_stepper import TorchStepper
-from captionkit.models.transformer_decoder import SIZES, Transformer, TransformerConfig
+from captionkit.models.transformer_decoder import Transformer
 from captionkit.training import run_setup
 from captionkit.training.objectives.losses import losses
 from captionkit.training.train_step import TrainStep

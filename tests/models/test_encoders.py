@@ -19,6 +19,7 @@ from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.mobilenet import SameConv
 from captionkit.viz.samples import sample_photos
+from tiers import slow
 
 WEIGHTS = {
     "mobilenet-edgetpu": "weights/mobilenet_edgetpu_1.0_224.fp16.safetensors",
@@ -32,7 +33,7 @@ CLASSIFIER = {
     "mobilenet-v2": ("classifier", 1),
     "efficientnet-lite2": ("_fc", 0),
 }
-every = pytest.mark.parametrize("name", WEIGHTS)
+every = pytest.mark.parametrize("name", ["mobilenet-v2", *slow("mobilenet-edgetpu", "efficientnet-lite2")])
 # ImageNet classes: Egyptian cat; espresso; tripod; moped or motor scooter
 CLASSES = {"chelsea.png": {285}, "coffee.png": {967}, "camera.png": {872}, "motorcycle_left.png": {665, 670}}
 

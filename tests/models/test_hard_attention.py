@@ -16,8 +16,9 @@ from torch import Tensor
 
 from captionkit.models import hard_attention
 from captionkit.models.decoder import Decoded, Decoder
+from captionkit.models.decoder_config import ShowAttendTellConfig
 from captionkit.models.hard_attention import HardAttentionStats
-from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from captionkit.models.show_attend_tell import ShowAttendTell
 from captionkit.training import run_setup, train_step
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import batches

@@ -22,6 +22,7 @@ from captionkit.errors import ModelError
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.huggingface import HuggingFaceEncoder, load_huggingface_encoder
+from tiers import slow
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {**SMALL, "image_size": 32, "patch_size": 8}
@@ -70,7 +71,8 @@ ODD = dict.fromkeys(configs(), (8, 13)) | {
     "convnext": (2, 3),
     "swin": (5, 7),
 }
-every = pytest.mark.parametrize("family", GRIDS)
+QUICK = ("resnet", "vit")
+every = pytest.mark.parametrize("family", [*QUICK, *slow(*(name for name in GRIDS if name not in QUICK))])
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def test_sizes_that_are_not_the_trained_one(family, folder):
 POSITIONS = ("vit", "deit", "clip", "siglip", "dinov2", "dinov2-registers")
 
 
-@pytest.mark.parametrize("family", POSITIONS)
+@pytest.mark.parametrize("family", [POSITIONS[0], *slow(*POSITIONS[1:])])
 def test_interpolated_positions_keep_their_places(family, folder):
     """A slope over the rows of the trained grid is a slope over the rows of any other."""
     encoder, _ = load(folder(family))
@@ -233,7 +235,7 @@ def test_stages_are_in_the_order_in_which_a_picture_passes_them(family, folder):
     assert calls == sorted(calls) and set(calls) == set(range(len(encoder.stages)))
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit", "siglip"])
+@pytest.mark.parametrize("family", ["vit", *slow("resnet", "siglip")])
 @pytest.mark.parametrize("stage", [None, 0, -1, 2])
 def test_only_what_is_trained_changes(family, stage, folder):
     encoder, _ = load(folder(family))
@@ -263,6 +265,7 @@ def test_dropout_is_off_where_frozen(folder):
         assert torch.equal(encoder(images), encoder(images)) == same
 
 
+@pytest.mark.slow
 def test_efficientnet_b2_from_scratch(tmp_path):
     """B2 has 7.7 million parameters without its classifier; transformers rounds its maps down: 65, 32, 16, 8."""
     hf.EfficientNetConfig(

@@ -24,10 +24,11 @@ from captionkit.inference.search import Begun, Decoding, search
 from captionkit.models import show_attend_tell
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
 from captionkit.models.decoder import Decoded
+from captionkit.models.decoder_config import ShowAttendTellConfig
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.huggingface import load_huggingface_encoder
 from captionkit.models.serialization import architecture, load_model, weights
-from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from captionkit.models.show_attend_tell import ShowAttendTell
 from captionkit.models.torch_stepper import TorchStepper
 from decoders import CAPTIONS, CELLS, WIDTH, WORDS, follow, pack, unpack
 from shapes import draw, make_backbone

@@ -20,11 +20,10 @@ from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
 from captionkit.inference.model_folder import open_model
 from captionkit.models.captioning_model import CaptioningModel, ModelConfig
+from captionkit.models.decoder_config import ShowAttendTellConfig, ShowTellConfig, TransformerConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
-from captionkit.models.show_attend_tell import ShowAttendTellConfig
-from captionkit.models.show_tell import ShowTellConfig
-from captionkit.models.summary import BEAM, WORDS, Summary, summarize, summarize_folder
-from captionkit.models.transformer_decoder import TransformerConfig
+from captionkit.models.summary import BEAM, WORDS, ModelSummary, summarize, summarize_folder
+from tiers import slow
 
 CHANNELS, MEMORY, VOCABULARY = 8, 20, 50
 E, H, A = 16, 24, 12  # of show-attend-tell
@@ -77,7 +76,7 @@ TRANSFORMER = TransformerConfig(width=32, layers=2, heads=4, rows=4, columns=6)
 G = 4 * 6  # cells of an image of 8 x 12
 
 
-def by_name(summary: Summary) -> dict:
+def by_name(summary: ModelSummary) -> dict:
     return {part.name: part for part in summary.parts}
 
 
@@ -85,11 +84,11 @@ def test_encoder_and_neck_by_hand():
     parts = by_name(summarize(model(SHOW_ATTEND_TELL), 8, 12))
     conv, look, neck = parts["encoder.0"], parts["encoder.1"], parts["neck"]
     assert (conv.kind, conv.output, conv.parameters) == ("Conv2d", [1, CHANNELS, 4, 6], CHANNELS * 27 + CHANNELS)
-    assert conv.picture_flops == 2 * G * CHANNELS * 3 * 3 * 3
+    assert conv.image_flops == 2 * G * CHANNELS * 3 * 3 * 3
     assert look.output == [1, G, CHANNELS]
-    assert look.picture_flops == 2 * G * CHANNELS * 3 * CHANNELS + 2 * G * G * CHANNELS * 2
-    assert neck.picture_flops == 2 * G * CHANNELS * MEMORY and neck.output == [1, G, MEMORY]
-    assert parts["encoder"].parameters == CHANNELS and parts["encoder"].picture_flops == 0
+    assert look.image_flops == 2 * G * CHANNELS * 3 * CHANNELS + 2 * G * G * CHANNELS * 2
+    assert neck.image_flops == 2 * G * CHANNELS * MEMORY and neck.output == [1, G, MEMORY]
+    assert parts["encoder"].parameters == CHANNELS and parts["encoder"].image_flops == 0
     assert not any(part.word_flops for part in (conv, look, neck))
     assert conv.activations == 3 * 8 * 12 * 4, "for its backward pass a convolution keeps its input"
 
@@ -115,12 +114,12 @@ def test_show_attend_tell_by_hand():
         "decoder.init_h": MEMORY * H,
         "decoder.init_c": MEMORY * H,
     }
-    found = {n: p.picture_flops for n, p in parts.items() if p.picture_flops and n.startswith("decoder")}
+    found = {n: p.image_flops for n, p in parts.items() if p.image_flops and n.startswith("decoder")}
     assert found == {name: 2 * products for name, products in once.items()}
     assert parts["decoder.output"].output == [1, 1, VOCABULARY]
     assert parts["decoder.embedding"].parameters == VOCABULARY * E
     assert summary.word_flops == 2 * sum(word.values())
-    assert summary.begin_flops == parts["neck"].picture_flops + sum(found.values())
+    assert summary.begin_flops == parts["neck"].image_flops + sum(found.values())
     hypotheses = 1 + WORDS * BEAM  # the first step has one
     assert summary.caption_flops == summary.encoder_flops + summary.begin_flops + hypotheses * summary.word_flops
 
@@ -144,8 +143,8 @@ def test_transformer_by_hand():
     assert own.parameters == VOCABULARY, "the bias, which is in no part"
 
 
-@pytest.mark.parametrize("decoder", [ShowTellConfig(embedding=E, hidden=H), SHOW_ATTEND_TELL, TRANSFORMER])
-@pytest.mark.parametrize("memory", [0, MEMORY])
+@pytest.mark.parametrize("decoder", [SHOW_ATTEND_TELL, *slow(ShowTellConfig(embedding=E, hidden=H), TRANSFORMER)])
+@pytest.mark.parametrize("memory", [MEMORY, *slow(0)])
 def test_parts_add_up_and_the_model_stays_as_it_was(decoder, memory):
     network = model(decoder, memory)
     network.encoder.train_from(-1)
@@ -168,7 +167,7 @@ def test_parts_add_up_and_the_model_stays_as_it_was(decoder, memory):
 
 
 @pytest.mark.parametrize(
-    ("name", "billions", "millions"), [("mobilenet-edgetpu", 0.99, 2.79), ("mobilenet-v2", 0.30, 2.21)]
+    ("name", "billions", "millions"), [("mobilenet-v2", 0.30, 2.21), *slow(("mobilenet-edgetpu", 0.99, 2.79))]
 )
 def test_encoders_take_what_is_published(name, billions, millions):
     """Multiply-adds at 224 x 224 (Howard and Gupta 2019; Sandler et al. 2018, table 4)."""
@@ -181,7 +180,7 @@ def test_encoders_take_what_is_published(name, billions, millions):
     assert summarize(network, 448, 224).encoder_flops == 2 * summary.encoder_flops
 
 
-@pytest.mark.parametrize("family", ["vit", "beit"])
+@pytest.mark.parametrize("family", ["vit", *slow("beit")])
 def test_a_backbone_still_works_after_it(family, tmp_path):
     hf = pytest.importorskip("transformers", reason="the extra `train` is not installed")
     from captionkit.models.huggingface import load_huggingface_encoder
@@ -201,7 +200,7 @@ def test_a_backbone_still_works_after_it(family, tmp_path):
     assert sum(part.parameters for part in summary.parts) == summary.parameters
     cells = 5 * 9 + 1
     layer = 4 * cells * 32 * 32 + 2 * cells * cells * 32 + 2 * cells * 32 * 64
-    assert parts["encoder.1"].picture_flops == 2 * layer and parts["encoder.1"].output == [1, cells, 32]
+    assert parts["encoder.1"].image_flops == 2 * layer and parts["encoder.1"].output == [1, cells, 32]
 
 
 def test_a_size_that_the_encoder_refuses_is_named(tmp_path):
@@ -220,7 +219,7 @@ def test_inspect_tells_the_parts(untrained, capsys):
     assert cli.main(["inspect", str(untrained), "--json"]) == 1, "it has no graphs"
     report = json.loads(capsys.readouterr().out)
     assert report["summary"] == json.loads(json.dumps(expected.to_dict()))
-    assert report["summary"]["picture"] == [64, 96] and report["files"]["model.safetensors"] > expected.weights
+    assert report["summary"]["image_size"] == [64, 96] and report["files"]["model.safetensors"] > expected.weights
     assert cli.main(["inspect", str(untrained)]) == 1
     out = capsys.readouterr().out
     table = out.partition("\n\n")[2].partition("\nparameters")[0]

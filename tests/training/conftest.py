@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from captionkit.utils.progress import log_to_console
+from captionkit.utils.console import log_to_console
 
 if TYPE_CHECKING:
     from captionkit.training.config.recipe import Recipe

@@ -192,6 +192,7 @@ def tell(folder: Path, data: Path) -> list[str]:
     return [text.decode(captions[0].tokens) for captions in found]
 
 
+@pytest.mark.slow
 def test_the_start_is_evaluated_and_kept_where_nothing_gets_better(
     data: Path, knows_red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

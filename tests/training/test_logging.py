@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from captionkit.training.trainer import train
-from captionkit.utils.progress import log_to_console
+from captionkit.utils.console import log_to_console
 from shapes import make_recipe
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -220,15 +220,15 @@ def test_a_file_is_told_too_and_defaults_of_other_decoders_may_stand_in_it(toml)
 def test_the_decoders_are_those_that_can_be_built() -> None:
     pytest.importorskip("torch", reason="the extra `train` is not installed")
     from captionkit.models.captioning_model import DECODERS
-    from captionkit.models.transformer_decoder import SIZES
+    from captionkit.models.decoder_config import CONFIGS, SIZES
 
     fields = dict(recipe_fields())
     types = get_type_hints(DecoderRecipe)
-    assert set(get_args(types["name"])) == set(DECODERS)
+    assert set(get_args(types["name"])) == set(DECODERS) == set(CONFIGS)
     assert set(get_args(types["size"])) == set(SIZES)
     sizes = ", ".join("/".join(map(str, values.values())) for values in SIZES.values())
     assert sizes in fields["decoder.size"].metadata["help"]
-    for name, (config, _) in DECODERS.items():
+    for name, config in CONFIGS.items():
         for leaf in dataclasses.fields(config):
             if leaf.name not in ("rows", "columns"):  # which follow from the images
                 of = fields[f"decoder.{leaf.name}"].metadata["of"]

@@ -390,7 +390,7 @@ def test_the_end_of_the_terminal_saves_the_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainStep, "step", hung_up)
-        patched.setattr("captionkit.utils.progress.say", lambda _: os.write(-1, b""))  # nobody hears
+        patched.setattr("captionkit.utils.console.print_message", lambda _: os.write(-1, b""))  # nobody hears
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     assert step_of(tmp_path / "run") == 5

@@ -783,7 +783,7 @@ def test_a_failed_export_loses_nothing(
         "captionkit.export.export_model.export_model", lambda path, **options: given.update(path=path, **options)
     )
     train(data, tmp_path / "run", resume=True)
-    assert given["path"] == tmp_path / "run/best" and len(given["pictures"]) == 3 and given["half"] is False
+    assert given["path"] == tmp_path / "run/best" and len(given["images"]) == 3 and given["half"] is False
 
 
 @pytest.mark.slow

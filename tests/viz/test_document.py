@@ -9,12 +9,12 @@ from PIL import Image
 
 from captionkit.viz.document import (
     Bars,
+    BulletList,
     Code,
     Document,
     Drawings,
     Fold,
     Gallery,
-    Listing,
     Paragraph,
     Section,
     Shown,
@@ -34,7 +34,7 @@ DOCUMENT = Document(
     sections=[
         Section(
             "Words",
-            [Paragraph(NASTY), Paragraph("mind this", warning=True), Listing(["one", NASTY]), Code(f"```\n{NASTY}")],
+            [Paragraph(NASTY), Paragraph("mind this", warning=True), BulletList(["one", NASTY]), Code(f"```\n{NASTY}")],
         ),
         Section(
             "Figures",

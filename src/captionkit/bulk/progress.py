@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from captionkit.utils import atomic_write
-from captionkit.utils.progress import console, say
+from captionkit.utils.console import console, print_message
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -102,7 +102,7 @@ class _JsonLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         facts = getattr(record, "facts", {"event": "message", "message": record.getMessage()})
-        say(json.dumps({"time": moment, "level": record.levelname.lower(), **facts}))
+        print_message(json.dumps({"time": moment, "level": record.levelname.lower(), **facts}))
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def _json_log() -> Iterator[None]:
         logger.propagate = propagate
 
 
-class Report:
+class ProgressReport:
     """Tells how a run goes: on a terminal in a line that changes, elsewhere in lines from time to time."""
 
     def __init__(self, tally: Tally, *, log_format: str = "text", metrics: Path | None = None) -> None:
@@ -130,7 +130,7 @@ class Report:
         self._status: Status | None = None
         self._as_json = ExitStack()
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> ProgressReport:
         if self._format == "json":
             self._as_json.enter_context(_json_log())
         if self._format == "text" and sys.stderr.isatty():

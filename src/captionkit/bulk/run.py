@@ -21,7 +21,7 @@ from captionkit.bulk.listing import Listing
 from captionkit.bulk.manifest import Identity, Manifest, plain
 from captionkit.bulk.plan import Census, Part, Shard, parts
 from captionkit.bulk.pool import Engine, LocalPool
-from captionkit.bulk.progress import LOG_FORMATS, Report, Tally, duration
+from captionkit.bulk.progress import LOG_FORMATS, ProgressReport, Tally, duration
 from captionkit.bulk.records import Marks
 from captionkit.bulk.remote import is_remote, require
 from captionkit.bulk.store import Store, open_store
@@ -52,7 +52,7 @@ _FAR_READERS = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class BulkSettings:
     """How to caption an input.
 
     decoding: fields of Decoding that differ from the model's. part_size: images of a part; a whole number of batches.
@@ -103,7 +103,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BulkSummary:
     """What a run has come to. `images` and `failed` count what earlier runs did, too; `done` counts this one's."""
 
     images: int
@@ -117,7 +117,7 @@ class Summary:
         return f"{self.images:,} images done ({now}), {self.failed:,} failed"
 
 
-def caption_dataset(source: str, output: str, settings: Settings) -> Summary:
+def caption_dataset(source: str, output: str, settings: BulkSettings) -> BulkSummary:
     """Caption every image of an input into parts, leaving out those that are whole already.
 
     Raises CaptionkitError if the run cannot begin or go on; what is whole by then stays.
@@ -134,7 +134,7 @@ def caption_dataset(source: str, output: str, settings: Settings) -> Summary:
         run.verify()
         _settle(manifest)
         job = _job(output, settings, marks, found)
-        with Report(run.tally, log_format=settings.log_format, metrics=settings.metrics) as report:
+        with ProgressReport(run.tally, log_format=settings.log_format, metrics=settings.metrics) as report:
             with settings.engine(job, settings.workers) as engine, run.counting():
                 summary = _drive(engine, run, report, settings.max_errors)
             facts = {**run.tally.to_dict(), "seconds": round(summary.seconds, 1)}
@@ -142,7 +142,7 @@ def caption_dataset(source: str, output: str, settings: Settings) -> Summary:
     return summary
 
 
-def _check_device(settings: Settings) -> None:
+def _check_device(settings: BulkSettings) -> None:
     """Raise CaptionkitError for a device that is not here, unless other machines do the work."""
     device = settings.runtime.device
     if settings.engine is LocalPool and device not in (CPU, "auto"):
@@ -158,7 +158,7 @@ def _with_images(found: Listing) -> Listing:
     return found if found.again else replace(found, items=lambda: chain([first], items))
 
 
-def _drive(engine: Engine, run: _Run, report: Report, max_errors: int | None) -> Summary:
+def _drive(engine: Engine, run: _Run, report: ProgressReport, max_errors: int | None) -> BulkSummary:
     tally = run.tally
     if tally.parts:
         facts = tally.to_dict()
@@ -174,7 +174,7 @@ def _drive(engine: Engine, run: _Run, report: Report, max_errors: int | None) ->
         report.event("stopped", tally.to_dict(), f"{tally.images:,} images are done; the same command goes on")
         raise
     seconds = time.monotonic() - tally.started
-    return Summary(tally.images, tally.failed, tally.images - tally.before, seconds)
+    return BulkSummary(tally.images, tally.failed, tally.images - tally.before, seconds)
 
 
 class _Run:
@@ -266,7 +266,7 @@ def _changed(manifest: Manifest, part: Part) -> CaptionkitError:
     )
 
 
-def _check_places(found: Listing, output: str, settings: Settings) -> None:
+def _check_places(found: Listing, output: str, settings: BulkSettings) -> None:
     """Refuse an output that cannot be written to, or that would add to the input."""
     if settings.metrics is not None:
         output_checks.check_output_file(settings.metrics, _is_metrics)
@@ -286,7 +286,7 @@ def _is_metrics(path: Path) -> bool:
         return file.read(64).startswith(b"# HELP captionkit_bulk_")
 
 
-def _identity(folder: ModelFolder | PublishedFolder, found: Listing, settings: Settings) -> tuple[Identity, Marks]:
+def _identity(folder: ModelFolder | PublishedFolder, found: Listing, settings: BulkSettings) -> tuple[Identity, Marks]:
     """Return what the run does, and its fingerprints. Raises CaptionkitError for a decoding that does not fit."""
     decoding = replace(folder.decoding, **settings.decoding)
     constraints_of(decoding, folder.tokenizer)
@@ -380,7 +380,7 @@ def _tally(manifest: Manifest) -> Tally:
     return tally
 
 
-def _job(output: str, settings: Settings, marks: Marks, found: Listing) -> Job:
+def _job(output: str, settings: BulkSettings, marks: Marks, found: Listing) -> Job:
     far = settings.fetch is not None or is_remote(found.name)
     return Job(
         load=_loader(settings),
@@ -396,7 +396,7 @@ def _job(output: str, settings: Settings, marks: Marks, found: Listing) -> Job:
     )
 
 
-def _loader(settings: Settings) -> Callable[[], CaptionStream]:
+def _loader(settings: BulkSettings) -> Callable[[], CaptionStream]:
     if settings.load:
         return partial(settings.load, settings.model, settings.threads)
     return partial(replace(settings.runtime, threads=settings.threads).load, settings.model)

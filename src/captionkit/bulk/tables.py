@@ -29,7 +29,7 @@ _KEPT = 4  # such runs of rows are kept for readers that are a little behind
 
 
 @dataclass(frozen=True, slots=True)
-class TableRow:
+class ParquetRow:
     """Row `index` of a Parquet file, counted from 0."""
 
     table: str | Remote
@@ -89,7 +89,7 @@ def items(table: str | Remote, address: str, identifier: str, column: str | None
         return
     stem = identifier.removesuffix(".parquet")
     for index in range(rows):
-        row = TableRow(table, index, chosen)
+        row = ParquetRow(table, index, chosen)
         yield Item(f"{identifier}#{index}", f"{address}#{index}", row, size, sidecar=f"{stem}/{index:06d}.txt")
 
 

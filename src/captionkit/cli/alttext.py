@@ -13,7 +13,8 @@ from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.publish.alt_text import MAX_CHARS, as_alt_text, check_max_chars
 from captionkit.publish.site import Page, pages
 from captionkit.utils import paths
-from captionkit.utils.progress import say, tell, track
+from captionkit.utils.console import print_message, print_result
+from captionkit.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from captionkit.inference.captioner import Captioner, Outcome
@@ -42,7 +43,7 @@ def fill_alt_text(
         filling.fill(page)
     problems += filling.problems
     for problem in problems:
-        say(f"captionkit: {problem}")
+        print_message(f"captionkit: {problem}")
     filling.sum_up(len(problems))
     return 1 if problems else 0
 
@@ -60,7 +61,7 @@ def _outcomes(
     captioner = load()
     settings: dict[str, Any] = {"num_captions": captioner.decoding.num_beams, "min_confidence": min_confidence}
     outcomes = captioner.stream(map(os.fspath, images), batch_size=batch_size, **settings)
-    for image, outcome in zip(images, track(outcomes, len(images), "captioning"), strict=True):
+    for image, outcome in zip(images, progress_bar(outcomes, len(images), "captioning"), strict=True):
         yield image, as_alt_text(outcome, max_chars=max_chars)
 
 
@@ -97,7 +98,7 @@ class _Filling:
         if not gaps:
             return
         try:
-            tell(page.diff(texts)) if self._dry_run else page.write(texts)
+            print_result(page.diff(texts)) if self._dry_run else page.write(texts)
         except CaptionkitError as error:
             self.problems.append(str(error))
             return
@@ -105,10 +106,10 @@ class _Filling:
         for gap in gaps if not self._dry_run else ():
             caption = said[page.images[gap.image]]
             review = "\treview" if caption and caption.review else ""
-            tell(f"{paths.shown(page.path)}\t{gap.image}\t{texts[page.images[gap.image]]}{review}")
+            print_result(f"{paths.shown(page.path)}\t{gap.image}\t{texts[page.images[gap.image]]}{review}")
 
     def sum_up(self, problems: int) -> None:
         """Say how many alt texts were filled, and how many are still missing."""
         done = "would be filled" if self._dry_run else "filled"
         missing = f"; {problems} problem{'' if problems == 1 else 's'}" if problems else ""
-        say(f"captionkit: {self._filled} alt texts {done} in {self._pages} files{missing}")
+        print_message(f"captionkit: {self._filled} alt texts {done} in {self._pages} files{missing}")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from captionkit.bulk.pool import Engine, LocalPool
-from captionkit.bulk.run import Settings, caption_dataset
+from captionkit.bulk.run import BulkSettings, caption_dataset
 from captionkit.bulk.worker import Job
 from captionkit.errors import CaptionkitError
 from captionkit.inference.load import Runtime
-from captionkit.utils.progress import say
+from captionkit.utils.console import print_message
 
 
 def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any], runtime: Runtime) -> int:
@@ -22,12 +22,12 @@ def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any], run
         if len(options.places) < 3:
             raise CaptionkitError("merge joins the outputs of several shares: captionkit bulk merge SHARE ... OUTPUT")
         *shares, output = options.places[1:]
-        say(merge(shares, output))
+        print_message(merge(shares, output))
         return 0
     if len(options.places) != 2:
         raise CaptionkitError("name one INPUT and one OUTPUT; a folder, a list or a pattern of shards is one input")
     source, output = options.places
-    settings = Settings(
+    settings = BulkSettings(
         model=options.model,
         decoding=decoding,
         min_confidence=options.min_confidence,
@@ -50,7 +50,7 @@ def bulk_inputs(options: argparse.Namespace, *, decoding: Mapping[str, Any], run
     if options.push:
         from captionkit.bulk.push import push_parts
 
-        say(push_parts(output, options.push))
+        print_message(push_parts(output, options.push))
     return 1 if summary.failed > (options.max_errors or 0) else 0
 
 

@@ -23,7 +23,8 @@ from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.inference.results import ResultsFile
 from captionkit.utils import atomic_write, output_checks, paths
 from captionkit.utils.archive import ArchiveMember
-from captionkit.utils.progress import say, tell, track
+from captionkit.utils.console import print_message, print_result
+from captionkit.utils.progress import progress_bar
 
 # Imported lazily by `load`, in parallel with opening the model.
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def caption_inputs(
             captioner.check_attention()
         restyle, hypotheses = style_of(write, captioner, decoding)
         settings = {**decoding, **hypotheses, "min_confidence": min_confidence}
-        for given, outcome in track(outcomes_of(captioner, inputs, batch_size, settings), total, "captioning"):
+        for given, outcome in progress_bar(outcomes_of(captioner, inputs, batch_size, settings), total, "captioning"):
             if given.kept:
                 continue
             outcome = restyle(outcome)
@@ -91,9 +92,9 @@ def caption_inputs(
             if "error" in record:
                 failures += 1
                 first += [paths.shown(given.name)] if failures <= _NAMED else []
-                say(f"captionkit: {record['error']}")
+                print_message(f"captionkit: {record['error']}")
             elif outcome.note:
-                say(f"captionkit: {paths.shown(given.name)}: {outcome.note}")
+                print_message(f"captionkit: {paths.shown(given.name)}: {outcome.note}")
             if drawings and outcome.caption:
                 with drawings.place(given) as path:
                     _draw(captioner, given, outcome.caption, path)
@@ -105,7 +106,7 @@ def caption_inputs(
     if failures:
         listed = ", ".join(first) + (f" and {failures - _NAMED} more" if failures > _NAMED else "")
         if not single:
-            say(f"captionkit: {failures} not captioned: {listed}")
+            print_message(f"captionkit: {failures} not captioned: {listed}")
         return 1
     return 0
 
@@ -226,7 +227,7 @@ def _without_drawings(inputs: list[Input], named: Sequence[str], folder: Path) -
     if not kept:
         raise CaptionkitError(f"{folder}: holds no images but drawings of an earlier run; name others to caption")
     if left := len(inputs) - len(kept):
-        say(f"captionkit: {folder}: {left} drawing{'s' if left > 1 else ''} of an earlier run passed over")
+        print_message(f"captionkit: {folder}: {left} drawing{'s' if left > 1 else ''} of an earlier run passed over")
     return kept
 
 
@@ -260,13 +261,13 @@ def _record(given: Input, outcome: Outcome, *, maps: bool) -> dict[str, Any]:
 
 def _print(record: dict[str, Any], as_json: bool, single: bool) -> None:
     if as_json:
-        tell(json.dumps(record, ensure_ascii=False))
+        print_result(json.dumps(record, ensure_ascii=False))
         return
     captions = record.get("captions", ())
     for caption in captions:
         line = caption["text"] if len(captions) == 1 else f"{caption['confidence']:.2f}  {caption['text']}"
         line += _REVIEW if caption.get("review") else ""
-        tell(line if single else f"{record['path']}\t{line}")
+        print_result(line if single else f"{record['path']}\t{line}")
 
 
 def _draw(captioner: Captioner, given: Input, caption: Caption, path: Path) -> None:
@@ -305,7 +306,7 @@ def caption_samples(
         if found is None:
             cards.append(Card(label=name, error=outcome.error))
             continue
-        tell(f"{name}\t{found.text}{_REVIEW if found.review else ''}")
+        print_result(f"{name}\t{found.text}{_REVIEW if found.review else ''}")
         cards.append(
             Card(
                 photo=photo,
@@ -319,5 +320,5 @@ def caption_samples(
         )
     note = "Sample photographs that come with scikit-image, captioned by captionkit."
     atomic_write.write_text(output, captions_page("What captionkit sees", cards, note=note))
-    say(f"page with attention maps: {output}")
+    print_message(f"page with attention maps: {output}")
     return 0

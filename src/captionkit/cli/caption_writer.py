@@ -13,12 +13,12 @@ from captionkit.errors import CaptionkitError
 from captionkit.publish.alt_text import MAX_CHARS, alt_text, check_max_chars
 from captionkit.publish.embedded import EmbeddedMetadata
 from captionkit.publish.merging import Existing
-from captionkit.publish.metadata import FIELDS, MetadataFields, Store, check_fields
+from captionkit.publish.metadata import FIELDS, MetadataFields, MetadataStore, check_fields
 from captionkit.publish.publisher import Destination, Publisher, Wording, inside
 from captionkit.publish.text_sidecars import TextSidecars
 from captionkit.publish.xmp_sidecars import XmpSidecars
 from captionkit.utils import output_checks, paths
-from captionkit.utils.progress import say
+from captionkit.utils.console import print_message
 
 _UNBOUND = 10_000
 
@@ -80,7 +80,7 @@ class WriteOptions:
         return Publisher(destinations, self._wording)
 
     def _metadata(self) -> Iterator[Destination]:
-        stores: list[Store] = [XmpSidecars(look_inside=True)] if self.write in ("xmp", "both") else []
+        stores: list[MetadataStore] = [XmpSidecars(look_inside=True)] if self.write in ("xmp", "both") else []
         if self.write in ("embed", "both"):
             stores.append(EmbeddedMetadata())
         for store in stores:
@@ -140,7 +140,7 @@ class CaptionWriter:
         self._changes += len(changes)
         if self._dry_run:
             for change in changes:
-                say(str(change))
+                print_message(str(change))
         return outcome
 
     def sum_up(self) -> None:
@@ -149,7 +149,7 @@ class CaptionWriter:
         line = f"captionkit: {_images(self._images)} with a text {done}"
         if self._kept:
             line += f"; {_images(self._kept)} with a text already left alone"
-        say(line)
+        print_message(line)
 
     def _relative(self, given: Input) -> Path:
         return inside(str(given.source), given.root or self._root)

@@ -16,7 +16,7 @@ from captionkit.inference.model_folder import parameters_of
 from captionkit.utils import output_checks, paths
 
 
-class Report(Protocol):
+class Inspection(Protocol):
     """The result of an inspection: text, JSON values, and whether everything is in order."""
 
     @property
@@ -25,7 +25,7 @@ class Report(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-def inspect_path(path: str, *, layout: str | None = None, check_images: bool = False) -> Report:
+def inspect_path(path: str, *, layout: str | None = None, check_images: bool = False) -> Inspection:
     """Inspect whatever is at `path`. Raises CaptionkitError if captionkit does not recognise it."""
     place = Path(path)
     there = paths.exists(path)
@@ -47,7 +47,7 @@ class ModelReport:
     decoder: str
     parameters: int
     vocabulary: int
-    picture: str
+    image: str
     grid: tuple[int, int]
     decoding: dict[str, Any]
     files: dict[str, int]
@@ -74,7 +74,7 @@ class ModelReport:
             f"decoder     {self.decoder}",
             f"parameters  {f'{self.parameters / 1e6:.2f} M' if self.parameters else 'unknown without weights'}",
             f"vocabulary  {self.vocabulary} tokens",
-            f"image       {self.picture}, {f'grid {self.grid[0]} x {self.grid[1]}' if all(self.grid) else 'no maps'}",
+            f"image       {self.image}, {f'grid {self.grid[0]} x {self.grid[1]}' if all(self.grid) else 'no maps'}",
             f"decoding    {', '.join(f'{name} {value}' for name, value in self.decoding.items())}",
         ]
         if self.source:
@@ -117,7 +117,7 @@ def inspect_model(folder: model_folder.ModelFolder) -> ModelReport:
         parameters=parameters_of(folder.path / model_folder.WEIGHTS)
         or sum(architecture[part].get("parameters", 0) for part in ("encoder", "decoder")),
         vocabulary=len(folder.tokenizer),
-        picture=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
+        image=f"{p.height} x {p.width} pixels, {p.fit}, {p.interpolation}",
         grid=folder.grid,
         decoding=folder.decoding.to_dict(),
         files={name: entry["bytes"] for name, entry in folder.config["files"].items()},

@@ -18,8 +18,8 @@ from typing import Any
 from captionkit import __version__
 from captionkit.cli.parser import Parser
 from captionkit.errors import CaptionkitError
+from captionkit.utils.console import log_to_console, print_message, print_result, silence
 from captionkit.utils.paths import unreadable
-from captionkit.utils.progress import discard, log_to_console, say, tell
 from captionkit.utils.signals import Stopped, stoppable
 
 Command = Callable[[argparse.Namespace], int]
@@ -39,20 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _running(parsed.command, verbose=parsed.verbose):
             return parsed.command(parsed)
     except CaptionkitError as error:
-        say(f"captionkit: {error}")
+        print_message(f"captionkit: {error}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("captionkit"):
             raise
-        say(f"captionkit: {error.name} is not installed; run `{_INSTALL}[{parsed.extra}]'`")
+        print_message(f"captionkit: {error.name} is not installed; run `{_INSTALL}[{parsed.extra}]'`")
     except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
-        discard(sys.stdout)
+        silence(sys.stdout)
     except OSError as error:  # what failed in the midst of work, such as a disk that went
-        say(f"captionkit: {unreadable(error.filename or 'a file', error)}")
+        print_message(f"captionkit: {unreadable(error.filename or 'a file', error)}")
     except Stopped as stopped:
-        say(f"captionkit: stopped by {stopped}")
+        print_message(f"captionkit: stopped by {stopped}")
         return stopped.status
     except KeyboardInterrupt:
-        say("captionkit: interrupted")
+        print_message("captionkit: interrupted")
         return 130
     return 1
 
@@ -128,7 +128,9 @@ def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, overrides)
     usual = usual_recipe(recipe.trainer.init)
     if usual and not options.recipe and os.environ.get("RANK", "0") == "0":
-        say(f"recipe {usual}, as with --init none is named; --recipe names another, and flags change its fields")
+        print_message(
+            f"recipe {usual}, as with --init none is named; --recipe names another, and flags change its fields"
+        )
     from captionkit.training.trainer import train as run
 
     run(options.data, options.output, recipe, resume=options.resume)
@@ -144,9 +146,9 @@ def find_lr(options: argparse.Namespace) -> int:
 
     tests, suggested = find_rates(options.data, options.output, recipe, steps=options.steps)
     for test in tests:
-        say(f"captionkit: {test}")
-    say(f"captionkit: the curves are in {options.output}; to train with what they suggest:")
-    tell(shlex.join(["captionkit", "train", str(options.data), "--output", "RUN", *suggested.to_flags()]))
+        print_message(f"captionkit: {test}")
+    print_message(f"captionkit: the curves are in {options.output}; to train with what they suggest:")
+    print_result(shlex.join(["captionkit", "train", str(options.data), "--output", "RUN", *suggested.to_flags()]))
     return 0
 
 
@@ -188,7 +190,7 @@ def evaluate(options: argparse.Namespace) -> int:
         runtime=_runtime(options),
     )
     _show(done.scores, done.scores.notes, options.json)
-    say(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}")
+    print_message(f"captionkit: {RESULTS}, {SCORES} and {GALLERY} are in {done.folder}")
     return 1 if done.failures else 0
 
 
@@ -207,7 +209,7 @@ def tune(options: argparse.Namespace) -> int:
         write=options.write,
         runtime=_runtime(options),
     )
-    tell(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
+    print_result(json.dumps(tuning.to_dict(), indent=1) if options.json else tuning)
     return 0
 
 
@@ -233,7 +235,7 @@ def average(options: argparse.Namespace) -> int:
 
     models, data = _models_and_data(options.models, options.data)
     chosen = {"split": options.split, "half": options.half, "every": options.all}
-    tell(average_models(Path(data), models, options.output, **chosen))
+    print_result(average_models(Path(data), models, options.output, **chosen))
     return 0
 
 
@@ -246,7 +248,7 @@ def _models_and_data(models: list[str], data: str) -> tuple[list[str], str]:
         return path == "bundled" or is_file(Path(path) / CONFIG)
 
     if is_model(data) and exists(models[0]) and not is_model(models[0]):
-        say("captionkit: the data comes last now: captionkit average MODEL MODEL ... DATA")
+        print_message("captionkit: the data comes last now: captionkit average MODEL MODEL ... DATA")
         return [*models[1:], data], models[0]
     return models, data
 
@@ -258,7 +260,7 @@ def name(options: argparse.Namespace) -> int:
     done = name_images(
         options.data, options.noun, model=options.model, batch_size=options.batch_size, runtime=_runtime(options)
     )
-    say(f"captionkit: {done}")
+    print_message(f"captionkit: {done}")
     return 1 if done.failures else 0
 
 
@@ -314,8 +316,8 @@ def _clip_score(model: str) -> Any:
 
 def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:
     for note in notes:
-        say(f"captionkit: {note}")
-    tell(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if as_json else report)
+        print_message(f"captionkit: {note}")
+    print_result(json.dumps(report.to_dict(), ensure_ascii=False, indent=1) if as_json else report)
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -328,9 +330,9 @@ def inspect(options: argparse.Namespace) -> int:
         summary = _summary(str(Path(report.path).absolute()))
     if options.json:
         values = report.to_dict() | ({"summary": summary.to_dict()} if summary else {})
-        tell(json.dumps(values, ensure_ascii=False, indent=1))
+        print_result(json.dumps(values, ensure_ascii=False, indent=1))
     else:
-        tell(f"{report}\n\n{summary}" if summary else report)
+        print_result(f"{report}\n\n{summary}" if summary else report)
     return 0 if report.sound else 1
 
 
@@ -348,7 +350,7 @@ def _summary(model: str) -> Any:
         more = f"{error.name} is not installed; `{_INSTALL}[train]'` adds each part's shape, parameters, FLOPs, memory"
     except CaptionkitError as error:
         more = f"its parts cannot be listed: {error}"
-    say(f"captionkit: {more}")
+    print_message(f"captionkit: {more}")
     return None
 
 
@@ -365,14 +367,14 @@ def export(options: argparse.Namespace) -> int:
             raise CaptionkitError("--int8 writes a model folder of its own; name it with --output FOLDER")
         given["data"] = given.pop("evaluate", None)
         given["keep_weights"] = options.keep_weights
-        tell(export_int8(options.model, options.output, pictures=options.images, **given))
+        print_result(export_int8(options.model, options.output, images=options.images, **given))
         return 0
     from captionkit.export.export_model import export_model
 
     if given or options.output or options.keep_weights:
         others = "--output, --keep-weights, --evaluate, --split, --limit and --max-loss"
         raise CaptionkitError(f"{others} go with --int8; add it")
-    tell(export_model(options.model, pictures=options.images, half=options.half))
+    print_result(export_model(options.model, images=options.images, half=options.half))
     return 0
 
 
@@ -392,7 +394,7 @@ def import_(options: argparse.Namespace) -> int:
         style=options.style,
         judging=Judging(options.evaluate, **given),
     )
-    tell(report)
+    print_result(report)
     return 0
 
 
@@ -404,7 +406,7 @@ def serve(options: argparse.Namespace) -> int:
     from captionkit.serve.server import serve as run
 
     if options.place:
-        say("captionkit: the model is named by --model now: captionkit serve --model MODEL")
+        print_message("captionkit: the model is named by --model now: captionkit serve --model MODEL")
     run(options.model or options.place, settings)
     return 0
 
@@ -423,7 +425,7 @@ def plot(options: argparse.Namespace) -> int:
     from captionkit.cli.inspect import plot_runs
 
     plot_runs(options.runs, options.output)
-    say(f"curves: {options.output}")
+    print_message(f"curves: {options.output}")
     return 0
 
 
@@ -431,7 +433,7 @@ def report(options: argparse.Namespace) -> int:
     """Write the report of a run: report.html and report.md."""
     from captionkit.training.report.command import report_run
 
-    tell(report_run(options.run, options.data))
+    print_result(report_run(options.run, options.data))
     return 0
 
 
@@ -456,10 +458,10 @@ def models(options: argparse.Namespace) -> int:
 
     found = list_models()
     if options.json:
-        tell(json.dumps([model.to_dict() for model in found], ensure_ascii=False, indent=1))
+        print_result(json.dumps([model.to_dict() for model in found], ensure_ascii=False, indent=1))
         return 0
-    tell(models_table(found))
-    tell("\nhub: fetched when --model names it; import: made with `captionkit import ID --output FOLDER` first")
+    print_result(models_table(found))
+    print_result("\nhub: fetched when --model names it; import: made with `captionkit import ID --output FOLDER` first")
     return 0
 
 
@@ -495,7 +497,7 @@ def completion(options: argparse.Namespace) -> int:
     """Print a script that completes commands, options and files in a shell."""
     from captionkit.cli.completion import completion_script
 
-    tell(completion_script(_parser(["completion"]), options.shell, paths=(_named, _path)))
+    print_result(completion_script(_parser(["completion"]), options.shell, paths=(_named, _path)))
     return 0
 
 

@@ -10,10 +10,10 @@ from captionkit.cli.inputs import find_inputs
 from captionkit.errors import CaptionkitError
 from captionkit.publish.embedded import EmbeddedMetadata
 from captionkit.publish.merging import Change
-from captionkit.publish.metadata import WRITER, Store, clear, own_fields
+from captionkit.publish.metadata import WRITER, MetadataStore, clear, own_fields
 from captionkit.publish.xmp_sidecars import XmpSidecars
 from captionkit.utils import paths
-from captionkit.utils.progress import say, tell
+from captionkit.utils.console import print_message, print_result
 
 
 def show_metadata(named: Sequence[str], *, as_json: bool = False) -> int:
@@ -25,7 +25,7 @@ def show_metadata(named: Sequence[str], *, as_json: bool = False) -> int:
                 _show(given.name, store, _image(given.source, given.error), as_json)
         except CaptionkitError as error:
             failures += 1
-            say(f"captionkit: {error}")
+            print_message(f"captionkit: {error}")
     return 1 if failures else 0
 
 
@@ -38,22 +38,22 @@ def clear_metadata(named: Sequence[str], *, dry_run: bool = False) -> int:
             changes = [change for store in stores for change in clear(store, image, dry_run=dry_run)]
         except CaptionkitError as error:
             failures += 1
-            say(f"captionkit: {error}")
+            print_message(f"captionkit: {error}")
             continue
         cleared += bool(changes)
         for change in changes:
-            tell(_removed(change))
-    say(f"captionkit: {cleared} image{'' if cleared == 1 else 's'} {'would be ' if dry_run else ''}cleared")
+            print_result(_removed(change))
+    print_message(f"captionkit: {cleared} image{'' if cleared == 1 else 's'} {'would be ' if dry_run else ''}cleared")
     return 1 if failures else 0
 
 
-def _stores() -> list[Store]:
+def _stores() -> list[MetadataStore]:
     """Return the places where texts can be; without exiftool, images are not looked into."""
-    stores: list[Store] = [XmpSidecars()]
+    stores: list[MetadataStore] = [XmpSidecars()]
     try:
         stores.append(EmbeddedMetadata())
     except CaptionkitError as error:
-        say(f"captionkit: only XMP files are looked at; {error}")
+        print_message(f"captionkit: only XMP files are looked at; {error}")
     return stores
 
 
@@ -65,18 +65,18 @@ def _image(source: object, error: str) -> Path:
     return Path(source)
 
 
-def _show(name: str, store: Store, image: Path, as_json: bool) -> None:
+def _show(name: str, store: MetadataStore, image: Path, as_json: bool) -> None:
     texts = store.read(image)
     own = own_fields(texts)
     fields = {field: text for field, text in texts.items() if field != WRITER}
     if as_json:
         if fields:
-            tell(
+            print_result(
                 json.dumps({"path": name, "place": store.place(image), "texts": fields, "own": own}, ensure_ascii=False)
             )
         return
     for field, text in fields.items():
-        tell(f"{paths.shown(store.place(image))}\t{field}\t{'captionkit' if field in own else 'kept'}\t{text}")
+        print_result(f"{paths.shown(store.place(image))}\t{field}\t{'captionkit' if field in own else 'kept'}\t{text}")
 
 
 def _removed(change: Change) -> str:

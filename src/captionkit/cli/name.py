@@ -20,7 +20,8 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import BATCH
 from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.utils import atomic_write
-from captionkit.utils.progress import say, track
+from captionkit.utils.console import print_message
+from captionkit.utils.progress import progress_bar
 
 CAPTIONS = "captions.csv"
 LAYOUT = "classes"
@@ -76,10 +77,10 @@ def name_images(
     rows = [("image", "caption", "split", "class")]
     failures: list[str] = []
     templates_only = 0
-    for (split, example), outcome in zip(images, track(outcomes, len(images), "captioning"), strict=True):
+    for (split, example), outcome in zip(images, progress_bar(outcomes, len(images), "captioning"), strict=True):
         if outcome.caption is None:
             failures.append(outcome.error)
-            say(f"captionkit: {outcome.error}")
+            print_message(f"captionkit: {outcome.error}")
             continue
         sentences = (named(caption.text, noun, example.label) for caption in outcome.captions)
         sentence = next(filter(None, sentences), None)

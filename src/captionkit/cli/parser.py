@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from captionkit.utils.console import print_message, print_result
 from captionkit.utils.dataclasses import nearest
-from captionkit.utils.progress import say, tell
 
 
 class _Option(argparse.Action):
@@ -22,7 +22,7 @@ class _Option(argparse.Action):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         if option_string in self.old:
-            say(f"captionkit: {option_string} is now {self.option_strings[0]}")
+            print_message(f"captionkit: {option_string} is now {self.option_strings[0]}")
         setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
 
 
@@ -108,7 +108,7 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:
-            (tell if file is sys.stdout else say)(message.rstrip("\n"))
+            (print_result if file is sys.stdout else print_message)(message.rstrip("\n"))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:

@@ -17,7 +17,7 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.publish.arrivals import QUIET, Arrivals, images_below, is_arrival
 from captionkit.utils import paths
-from captionkit.utils.progress import say, tell
+from captionkit.utils.console import print_message, print_result
 
 if TYPE_CHECKING:
     from captionkit.inference.captioner import Captioner, Outcome
@@ -56,7 +56,7 @@ def watch_folder(
     settings = {**(decoding or {}), **hypotheses, "min_confidence": min_confidence}
     handle = partial(_handle, captioner, settings, restyle, writer, folder)
     arrivals = Arrivals(quiet=quiet)
-    say(f"captionkit: watching {paths.shown(folder)}")
+    print_message(f"captionkit: watching {paths.shown(folder)}")
     begun = False
     for changes in watch(folder, watch_filter=None, yield_on_timeout=True, rust_timeout=_TICK, stop_event=stop):
         now = time.monotonic()
@@ -95,6 +95,6 @@ def _handle(
         if outcome.caption:
             outcome = writer.write(image, outcome)
         if outcome.caption is None:
-            say(f"captionkit: {outcome.error}")
+            print_message(f"captionkit: {outcome.error}")
         else:
-            tell(f"{image.name}\t{outcome.caption.text}")
+            print_result(f"{image.name}\t{outcome.caption.text}")

@@ -29,10 +29,10 @@ _HALF_TOLERANCE = 2e-2
 
 
 @dataclass(frozen=True)
-class Parity:
+class ExportReport:
     """Comparison of the ONNX graphs with torch."""
 
-    pictures: int
+    images: int
     same_captions: int
     log_prob_difference: float
     attention_difference: float
@@ -43,7 +43,7 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.same_captions} of {self.pictures} captions the same as torch's; largest difference of a "
+            f"{self.same_captions} of {self.images} captions the same as torch's; largest difference of a "
             f"log-probability {self.log_prob_difference:.1e}, of an attention weight {self.attention_difference:.1e}\n"
             f"encoder.onnx {self.encoder_bytes / 1e6:.1f} MB, decoder.onnx {self.decoder_bytes / 1e6:.1f} MB\n"
             f"milliseconds per image, one at a time, encode and decode: torch {self.torch_ms:.1f}, "
@@ -52,17 +52,17 @@ class Parity:
 
 
 def export_model(
-    source: str | os.PathLike[str], *, pictures: Path | Sequence[Source] | None = None, half: bool = False
-) -> Parity:
+    source: str | os.PathLike[str], *, images: Path | Sequence[Source] | None = None, half: bool = False
+) -> ExportReport:
     """Write encoder.onnx and decoder.onnx into a model folder; return the comparison with torch.
 
-    `pictures` are real images to compare on, or a folder or dataset of such images; by default, the sample photographs
+    `images` are those to compare on, or a folder or dataset of them; by default, the sample photographs
     (extra `demo`). `half` stores the graphs' weights in 16 bits; the model's own weights must be stored in 16 bits too.
     Raises ModelError if the graphs differ from torch; the folder is then unchanged.
     """
     folder = open_model(source)
     check_place(folder.path)
-    images = choose_images(pictures)
+    compared = choose_images(images)
     model = load_model(folder)
     height, width = folder.preprocessing.height, folder.preprocessing.width
     graphs = {ENCODER: encoder_graph(model, height, width), DECODER: decoder_graph(model, height, width)}
@@ -72,10 +72,10 @@ def export_model(
     }
     with TemporaryDirectory() as scratch:
         staged = update_model(folder, contents, to=Path(scratch) / "model")
-        parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), images)
+        parity = _compare(Captioner(folder, TorchStepper(model)), Captioner(staged, OnnxStepper(staged)), compared)
     parity = replace(parity, encoder_bytes=len(contents[ENCODER]), decoder_bytes=len(contents[DECODER]))
     furthest = max(parity.log_prob_difference, parity.attention_difference)
-    if parity.same_captions < parity.pictures or not furthest <= (_HALF_TOLERANCE if half else _TOLERANCE):
+    if parity.same_captions < parity.images or not furthest <= (_HALF_TOLERANCE if half else _TOLERANCE):
         raise ModelError(
             f"{folder.path}: ONNX Runtime and torch differ, nothing was written; {parity}".replace("\n", "; ")
         )
@@ -85,7 +85,7 @@ def export_model(
     return parity
 
 
-def _compare(torch: Captioner, onnx: Captioner, images: Sequence[Source]) -> Parity:
+def _compare(torch: Captioner, onnx: Captioner, images: Sequence[Source]) -> ExportReport:
     same, log_prob, attention = 0, 0.0, 0.0
     ms: tuple[list[float], list[float]] = [], []
     pairs = zip(_timed(torch, images, ms[0]), _timed(onnx, images, ms[1]), strict=True)
@@ -95,7 +95,7 @@ def _compare(torch: Captioner, onnx: Captioner, images: Sequence[Source]) -> Par
         if equal:
             log_prob = max(log_prob, abs(ours.log_prob - theirs.log_prob))
             attention = max(attention, float(np.abs(ours.attention - theirs.attention).max(initial=0)))
-    return Parity(len(images), same, log_prob, attention, float(np.median(ms[0])), float(np.median(ms[1])), 0, 0)
+    return ExportReport(len(images), same, log_prob, attention, float(np.median(ms[0])), float(np.median(ms[1])), 0, 0)
 
 
 def _timed(captioner: Captioner, images: Sequence[Source], ms: list[float]) -> Iterator[Caption]:

@@ -49,7 +49,7 @@ def encoder_graph(model: StepwiseModel, height: int, width: int) -> onnx.ModelPr
     device = next(model.parameters()).device
     images = torch.zeros(2, 3, height, width, device=device)
     names = list(_state(model, images))
-    return _export(_Begin(model), (images,), [IMAGES], names, {IMAGES: {0: Dim("pictures")}})
+    return _export(_Begin(model), (images,), [IMAGES], names, {IMAGES: {0: Dim("batch")}})
 
 
 def decoder_graph(model: StepwiseModel, height: int, width: int) -> onnx.ModelProto:
@@ -58,12 +58,12 @@ def decoder_graph(model: StepwiseModel, height: int, width: int) -> onnx.ModelPr
     state, growing, maps = _example(model, torch.zeros(2, 3, height, width, device=device))
     tokens = torch.full((2, 5), 4, device=device)
     parents = torch.tensor([[0, 1, 2, 0, 1]] * 2, device=device)
-    pictures, beams, before, words = (Dim(name) for name in ("pictures", "beams", "beams_before", "words"))
+    batch, beams, before, words = (Dim(name) for name in ("batch", "beams", "beams_before", "words"))
     shapes = {
-        "tokens": {0: pictures, 1: beams},
-        "parents": {0: pictures, 1: beams},
+        "tokens": {0: batch, 1: beams},
+        "parents": {0: batch, 1: beams},
         "state": tuple(
-            {0: pictures} if name not in growing else {0: pictures, 1: before, **dict.fromkeys(growing[name], words)}
+            {0: batch} if name not in growing else {0: batch, 1: before, **dict.fromkeys(growing[name], words)}
             for name in state
         ),
     }
@@ -108,7 +108,7 @@ def _export(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns about its own internals
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 module.eval(),
                 arguments,
                 dynamo=True,
@@ -142,7 +142,7 @@ def _rank(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.append(helper.make_node("Min", ["top_k", "vocabulary_size"], ["ranked"]))
     graph.node.append(helper.make_node("TopK", ["all_log_probs", "ranked"], ["log_probs", "ids"], axis=-1, sorted=1))
     kept = [output for output in graph.output if output.name != "all_log_probs"]
-    shape = ["pictures", "beams", "ranked"]
+    shape = ["batch", "beams", "ranked"]
     ranked = [
         helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, shape),
         helper.make_tensor_value_info("ids", TensorProto.INT64, shape),

@@ -29,7 +29,7 @@ class BoundStepper(OnnxStepper):
 
     def begin(self, images: np.ndarray) -> State:
         """Encode `images`, as `OnnxStepper.begin`, and leave the state on the device."""
-        found = self._run(self._encoder, self.pictures(images), [], self._begun)
+        found = self._run(self._encoder, self.image_inputs(images), [], self._begun)
         return dict(zip(self._begun, found, strict=True))
 
     def step(

@@ -332,19 +332,19 @@ class Captioner:
         overviews = encoded.overviews() if judge and judge.sees_images else repeat(None)
         found = zip(hypotheses, overviews, strict=False)
         decode = _milliseconds_since(start)
-        for picture in encoded.opened:
-            source = picture.source
-            if picture.pixels is None:
-                yield Outcome(source, None, str(picture.error))
+        for item in encoded.opened:
+            source = item.source
+            if item.pixels is None:
+                yield Outcome(source, None, str(item.error))
                 continue
-            share = {"open": picture.ms, "encode": encoded.ms / many, "decode": decode / many}
+            share = {"open": item.ms, "encode": encoded.ms / many, "decode": decode / many}
             some, overview = next(found)
             captions = [self._caption_of(hypothesis, overview) for hypothesis in some]
             if not captions:
                 yield Outcome(source, None, f"{describe(source)}: {_why_none(decoding)}", ms=share)
                 continue
             best = replace(captions[0], alternatives=tuple(captions[1:]))
-            yield Outcome(source, best, ms=share, note=picture.note, region=picture.region)
+            yield Outcome(source, best, ms=share, note=item.note, region=item.region)
 
     def _caption_of(self, hypothesis: Hypothesis, overview: Overview | None) -> Caption:
         tokens = tuple(hypothesis.tokens.tolist())
@@ -422,7 +422,7 @@ class _Encoded:
 
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
         self.opened, self._stepper = opened, stepper
-        good = [picture.pixels for picture in opened if picture.pixels is not None]
+        good = [item.pixels for item in opened if item.pixels is not None]
         images = _batch(good)
         start = time.perf_counter()
         self.begun = Begun(stepper.begin(images) if good else None, images)

@@ -86,7 +86,7 @@ class OnnxStepper:
 
     def begin(self, images: np.ndarray) -> State:
         """Encode `images`, float32 [B,3,H,W], or uint8 [B,H,W,4] if `takes_bytes`, and return the state."""
-        return dict(zip(self._begun, self._encoder.run(self._begun, self.pictures(images)), strict=True))
+        return dict(zip(self._begun, self._encoder.run(self._begun, self.image_inputs(images)), strict=True))
 
     def overview(self, state: State) -> Overview | None:
         """Return the mean over grid cells of what the decoder attends to, [B,D], and a concept head's evidence [B,V].
@@ -99,7 +99,7 @@ class OnnxStepper:
         means = cells.mean(axis=-2, dtype=np.float32)  # [B,G,D] -> [B,D], [B,heads,G,d] -> [B,heads,d]
         return Overview(means.reshape(len(means), -1), state.get(CONCEPTS))
 
-    def pictures(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def image_inputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return the encoder's inputs by name."""
         if self.takes_bytes and images.dtype != np.uint8:
             images = to_bytes(images, self._preprocessing)

@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
-from captionkit.errors import ModelError
 from captionkit.inference.search import CONCEPTS
 from captionkit.models.concepts import ConceptHead, add_evidence
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding
+from captionkit.models.decoder_config import DecoderConfig, ShowAttendTellConfig
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
-from captionkit.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
-from captionkit.models.show_tell import ShowTell, ShowTellConfig
-from captionkit.models.transformer_decoder import Transformer, TransformerConfig
+from captionkit.models.show_attend_tell import ShowAttendTell
+from captionkit.models.show_tell import ShowTell
+from captionkit.models.transformer_decoder import Transformer
 
-#: every config has `name` and `dropout`; the other fields depend on the decoder
-DecoderConfig = ShowTellConfig | ShowAttendTellConfig | TransformerConfig
-
-
-class DecoderSpec(NamedTuple):
-    """How to build a decoder: its config class, and a callable of config, memory width and vocabulary size."""
-
-    config: type[DecoderConfig]
-    build: Callable[[Any, int, int], Decoder]
-
-
-#: the decoders, by the name in their config
-DECODERS = {
-    "show-tell": DecoderSpec(ShowTellConfig, ShowTell),
-    "show-attend-tell": DecoderSpec(ShowAttendTellConfig, ShowAttendTell),
-    "transformer": DecoderSpec(TransformerConfig, Transformer),
+#: the decoders by the name in their config; each is built from its config, the memory's width and the vocabulary size
+DECODERS: dict[str, Callable[[Any, int, int], Decoder]] = {
+    "show-tell": ShowTell,
+    "show-attend-tell": ShowAttendTell,
+    "transformer": Transformer,
 }
-
-
-def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
-    """Return the decoder config for a table of its name and fields.
-
-    Raises ModelError for an unknown name, TypeError or ValueError for unknown or invalid fields.
-    """
-    return _known(values["name"]).config(**values)
-
-
-def _known(name: str) -> DecoderSpec:
-    if name not in DECODERS:
-        raise ModelError(f"decoder {name!r} is unknown; use {', '.join(sorted(DECODERS))}")
-    return DECODERS[name]
 
 
 @dataclass(frozen=True)
@@ -76,7 +51,7 @@ class CaptioningModel(nn.Module):
 
     def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: Encoder | None = None) -> None:
         super().__init__()
-        build = _known(config.decoder.name).build
+        build = DECODERS[config.decoder.name]
         self.config = config
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder
         self.neck = self._new_neck()
@@ -101,6 +76,16 @@ class CaptioningModel(nn.Module):
         if self.config.memory:
             neck.extend([nn.Linear(self.encoder.dim, self.config.memory), nn.LayerNorm(self.config.memory)])
         return neck
+
+    def set_dropout(self, decoder: float, features: float) -> None:
+        """Change the dropout probabilities, of the decoder and of the encoder's features."""
+        self.decoder.set_dropout(decoder)
+        for module in (self.neck, self.concepts):
+            for part in module.modules() if module is not None else ():
+                if isinstance(part, nn.Dropout):
+                    part.p = features
+        sizes = replace(self.config.decoder, dropout=decoder)
+        self.config = replace(self.config, decoder=sizes, feature_dropout=features)
 
     def replace_encoder(self, encoder: Encoder, config: EncoderConfig) -> None:
         """Replace the encoder by `encoder`, described by `config`, with a new neck; the decoder is kept.
@@ -172,4 +157,7 @@ class CaptioningModel(nn.Module):
         self, images: Tensor | None, features: Tensor | None, grid: tuple[int, int] | None = None
     ) -> Tensor:
         """Return the memory [B,G,D] of `images`, or of cached `features` of the frozen stages (with their `grid`)."""
-        return self.encode(images) if features is None else self.project(features, grid)
+        if features is not None:
+            return self.project(features, grid)
+        assert images is not None, "one of both is given"
+        return self.encode(images)

@@ -78,8 +78,9 @@ def _load(name: str) -> tuple[Any, Any]:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             if config.model_type != "clip":
                 raise ModelError(f"{name}: a model of the kind {config.model_type!r}, not 'clip'; {way_out}")
-            options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-            model, info = CLIPModel.from_pretrained(name, config=config, **options)
+            options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+            loaded: Any = CLIPModel.from_pretrained(name, config=config, **options)  # a pair, with output_loading_info
+            model, info = loaded
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except ModelError:
         raise

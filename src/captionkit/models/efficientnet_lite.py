@@ -10,8 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from captionkit.data.images import Preprocessing
-from captionkit.models.encoder import EncoderConfig
-from captionkit.models.encoder_registry import register
+from captionkit.models.encoder import EncoderConfig, register
 from captionkit.models.mobilenet import Block, Bottleneck, MobileNet, SameConv
 
 #: epsilon of the norm layers, as in TensorFlow's code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -151,3 +151,18 @@ def _drop_caches(network: nn.Module) -> None:
             for cache in (function, *inner):
                 if isinstance(cache, _Cache):
                     cache.cache_clear()
+
+
+Builder = Callable[[EncoderConfig], Encoder]
+#: builders of encoders by name
+BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Register the decorated builder as encoder `name`."""
+
+    def add(build: Builder) -> Builder:
+        BUILDERS[name] = build
+        return build
+
+    return add

@@ -1,30 +1,15 @@
 """The registry of encoders: a builder by name.
 
-To add an encoder, write a function `EncoderConfig -> Encoder`, decorate it with `@register("its-name")` and import its
-module in `build_encoder`.
+To add an encoder, write a function `EncoderConfig -> Encoder`, decorate it with `@register("its-name")` (`encoder.py`)
+and import its module in `build_encoder`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
 
 from captionkit.errors import ModelError
-from captionkit.models.encoder import Encoder, EncoderConfig
-
-Builder = Callable[[EncoderConfig], Encoder]
-#: encoders by name
-BUILDERS: dict[str, Builder] = {}
-
-
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Register the decorated builder as encoder `name`."""
-
-    def add(build: Builder) -> Builder:
-        BUILDERS[name] = build
-        return build
-
-    return add
+from captionkit.models.encoder import BUILDERS, Encoder, EncoderConfig
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError, one_line
-from captionkit.models.encoder import Encoder, EncoderConfig, meta_device
-from captionkit.models.encoder_registry import register
+from captionkit.models.encoder import Encoder, EncoderConfig, meta_device, register
 from captionkit.utils import paths
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -107,7 +106,7 @@ class HuggingFaceEncoder(Encoder):
 
     def _layout(self, out: Tensor, height: int, width: int, prefixes: set[int]) -> tuple[tuple[int, int], int]:
         """Return the rows and columns of the output grid, and the number of tokens before the cells."""
-        config = self.network.config
+        config = config_of(self.network)
         if out.ndim == 4:
             rows, columns = out.shape[2:]
             if 0.5 < rows * width / (columns * height) < 2:  # otherwise the last dimension is the features'
@@ -124,7 +123,12 @@ class HuggingFaceEncoder(Encoder):
         raise self._refusal(f"makes no grid of an image of {height} x {width} pixels, but {list(out.shape[1:])}")
 
     def _refusal(self, reason: str) -> ModelError:
-        return ModelError(f"backbone {self.network.config.model_type!r} {reason}; use another backbone or size")
+        return ModelError(f"backbone {config_of(self.network).model_type!r} {reason}; use another backbone or size")
+
+
+def config_of(network: nn.Module) -> Any:
+    """Return the transformers config of a backbone, which torch's types do not know of."""
+    return network.config
 
 
 @register("transformers")
@@ -167,7 +171,7 @@ def load_huggingface_encoder(
     if lost:
         raise ModelError(f"{config.name}: has no weights for {lost[0]} ({len(lost)} missing); name another backbone")
     path = Path(config.name)
-    stored = json.loads(network.config.to_json_string(use_diff=False))
+    stored = json.loads(config_of(network).to_json_string(use_diff=False))
     filled = replace(
         config,
         name=paths.real(path).name if path.exists() else config.name,
@@ -219,20 +223,23 @@ def published_preprocessing(name: str, network: nn.Module) -> Preprocessing:
     if found.get("do_flip_channel_order"):
         raise ModelError(f"{name}: wants its colours in the order blue, green, red; use another backbone")
     side = _pair(found.get("crop_size" if found.get("do_center_crop") else "size"))
-    height, width = side or _pair(getattr(network.config, "image_size", None)) or (224, 224)
-    family = _NORMALISATION.get(network.config.model_type.removesuffix("_vision_model"), _IMAGENET)
+    config = config_of(network)
+    height, width = side or _pair(getattr(config, "image_size", None)) or (224, 224)
+    family = _NORMALISATION.get(config.model_type.removesuffix("_vision_model"), _IMAGENET)
     mean, std = found.get("image_mean", family["mean"]), found.get("image_std", family["std"])
     if found.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     try:
         # The processor scales pixels in 0..255; ours are in 0..1.
         scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
-        return Preprocessing(
-            height=height,
-            width=width,
-            interpolation=_INTERPOLATION.get(found.get("resample"), "bicubic"),
-            mean=tuple(value / scale for value in mean),
-            std=tuple(value / scale for value in std),
+        return Preprocessing.from_dict(
+            {
+                "height": height,
+                "width": width,
+                "interpolation": _INTERPOLATION.get(found.get("resample", -1), "bicubic"),
+                "mean": tuple(value / scale for value in mean),
+                "std": tuple(value / scale for value in std),
+            }
         )
     except (ModelError, TypeError) as error:
         raise ModelError(f"{name}: its image processor's settings are not understood ({error})") from None

@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.models.encoder import Encoder, EncoderConfig
-from captionkit.models.encoder_registry import register
+from captionkit.models.encoder import Encoder, EncoderConfig, register
 from captionkit.utils import paths
 
 

@@ -30,7 +30,7 @@ def resize_token_embeddings(
     mine = old.state_dict()
     words = old.embedding.num_embeddings
     width = model.config.memory or model.encoder.dim
-    grown = DECODERS[model.config.decoder.name].build(model.config.decoder, width, words + len(shares))
+    grown = DECODERS[model.config.decoder.name](model.config.decoder, width, words + len(shares))
     grown.to(old.embedding.weight.dtype)
     generator = torch.Generator().manual_seed(seed)
     rarity = torch.tensor(shares, dtype=torch.float64).log() - typical  # [N]

@@ -14,7 +14,8 @@ from safetensors.torch import load, save
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
 from captionkit.inference.model_folder import WEIGHTS, ModelFolder
-from captionkit.models.captioning_model import CaptioningModel, ModelConfig, decoder_config
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
+from captionkit.models.decoder_config import decoder_config
 from captionkit.models.encoder import EncoderConfig
 
 

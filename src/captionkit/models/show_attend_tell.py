@@ -13,38 +13,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from captionkit.models.additive_attention import AdditiveAttention
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, lstm, open_forget_gate, reorder
+from captionkit.models.decoder_config import ShowAttendTellConfig
 from captionkit.models.hard_attention import DECAY, Sampler
 
 #: up to this many cells, projections cached per cell are less memory to read for each word than the weight matrices
 _FEW_CELLS = 100
-
-
-@dataclass(frozen=True)
-class ShowAttendTellConfig:
-    """Sizes of the decoder."""
-
-    name: str = "show-attend-tell"
-    #: width of the word embedding
-    embedding: int = 512
-    #: width of the LSTM
-    hidden: int = 512
-    #: width of the attention's hidden layer
-    attention: int = 256
-    #: dropout probability at the embedding and before the output layer
-    dropout: float = 0.3
-    #: "soft" or "hard" attention
-    kind: str = "soft"
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("soft", "hard"):
-            raise ValueError(f"kind = {self.kind!r}: use 'soft' or 'hard'")
 
 
 class ShowAttendTell(Decoder):

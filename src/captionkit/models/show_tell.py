@@ -11,26 +11,12 @@ differences. Without the norm it is learned first and saturates the gates, and t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, lstm, open_forget_gate, reorder
-
-
-@dataclass(frozen=True)
-class ShowTellConfig:
-    """Sizes of the decoder."""
-
-    name: str = "show-tell"
-    #: width of the word embedding
-    embedding: int = 512
-    #: width of the LSTM
-    hidden: int = 512
-    #: dropout probability at the LSTM's inputs and before the output layer
-    dropout: float = 0.3
+from captionkit.models.decoder_config import ShowTellConfig
 
 
 class ShowTell(Decoder):

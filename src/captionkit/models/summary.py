@@ -41,7 +41,7 @@ class LayerSummary:
     #: number of parameters that the model's recipe trained
     trained: int
     #: FLOPs once per image
-    picture_flops: int
+    image_flops: int
     #: FLOPs per word and hypothesis, averaged over a caption
     word_flops: float
     #: bytes that autograd saves for the backward pass, for one image and all words of one caption
@@ -49,12 +49,12 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ModelSummary:
     """A model's parts and their totals."""
 
     parts: list[LayerSummary]
     #: height and width of the counted image
-    picture: tuple[int, int]
+    image_size: tuple[int, int]
     words: int
     beam: int
     parameters: int
@@ -72,13 +72,13 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
-        return {**asdict(self), "picture": list(self.picture)}
+        return {**asdict(self), "image_size": list(self.image_size)}
 
     def __str__(self) -> str:
         rows = [("part", "", "output", "parameters", "trained", "GFLOPs an image", "MFLOPs a word", "activations")]
         for part in self.parts:
             shape = f"[{', '.join(['B', *map(str, part.output[1:])])}]" if part.output else ""
-            numbers = (f"{part.parameters:,}", f"{part.trained:,}", _figure(part.picture_flops / 1e9))
+            numbers = (f"{part.parameters:,}", f"{part.trained:,}", _figure(part.image_flops / 1e9))
             memory = f"{part.activations / 1e6:.2f} MB"
             rows.append((part.name, part.kind, shape, *numbers, _figure(part.word_flops / 1e6), memory))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -86,7 +86,7 @@ class Summary:
             "  ".join(f"{cell:{'<' if i < 3 else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
             for row in rows
         ]
-        height, width = self.picture
+        height, width = self.image_size
         return "\n".join(
             [
                 *lines,
@@ -105,7 +105,7 @@ def _figure(value: float) -> str:
     return f"{value:.3f}" if value else ""
 
 
-def summarize_folder(folder: ModelFolder) -> Summary:
+def summarize_folder(folder: ModelFolder) -> ModelSummary:
     """Summarize the model of a folder at its own image size. Raises ModelError if it cannot be built.
 
     Which parameters count as trained is taken from the recipe in its provenance; without one, only neck and decoder.
@@ -118,7 +118,7 @@ def summarize_folder(folder: ModelFolder) -> Summary:
     return summarize(model, size.height, size.width)
 
 
-def summarize(model: CaptioningModel, height: int, width: int) -> Summary:
+def summarize(model: CaptioningModel, height: int, width: int) -> ModelSummary:
     """Summarize `model` for an image of `height` x `width` pixels and a caption of `WORDS` words.
 
     Parameters that require a gradient count as trained. Raises ModelError for a size that the encoder does not accept.
@@ -128,11 +128,11 @@ def summarize(model: CaptioningModel, height: int, width: int) -> Summary:
     outline = copy.deepcopy(model).eval().to("meta").requires_grad_()
     meter = _Meter(_parts(outline), outline)
     with meta_device(outline.encoder), meter.running():
-        with meter.phase("picture", "encoder"):
+        with meter.phase("image", "encoder"):
             features = outline.features(torch.zeros(1, 3, height, width))
-        with meter.phase("picture", "neck"):
+        with meter.phase("image", "neck"):
             memory = outline.project(features, grid)
-        with meter.phase("picture", "decoder"):
+        with meter.phase("image", "decoder"):
             state = outline.begin(memory)
         with meter.phase("words", "decoder"):
             _caption(outline, state, beam=1)
@@ -149,18 +149,18 @@ def summarize(model: CaptioningModel, height: int, width: int) -> Summary:
                 meter.shapes.get(name, []),
                 sum(p.numel() for p in own),
                 sum(p.numel() for p in own if p.requires_grad),
-                meter.flops["picture", name],
+                meter.flops["image", name],
                 meter.flops["words", name] / steps,
-                meter.kept["picture", name] + meter.kept["words", name],
+                meter.kept["image", name] + meter.kept["words", name],
             )
         )
-    rows = [row for row in rows if row.parameters or row.picture_flops or row.word_flops]
-    encoder = sum(row.picture_flops for row in rows if row.name.startswith("encoder"))
-    once = sum(row.picture_flops for row in rows)
+    rows = [row for row in rows if row.parameters or row.image_flops or row.word_flops]
+    encoder = sum(row.image_flops for row in rows if row.name.startswith("encoder"))
+    once = sum(row.image_flops for row in rows)
     tensors = [*model.parameters(), *model.buffers()]
-    return Summary(
+    return ModelSummary(
         parts=rows,
-        picture=(height, width),
+        image_size=(height, width),
         words=WORDS,
         beam=BEAM,
         parameters=sum(p.numel() for p in model.parameters()),

@@ -25,8 +25,7 @@ from torch.nn.functional import interpolate
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.models.encoder import Encoder, EncoderConfig, meta_device
-from captionkit.models.encoder_registry import register
+from captionkit.models.encoder import Encoder, EncoderConfig, meta_device, register
 from captionkit.models.huggingface import leaves, reason_of
 
 _FITS = {"center": "crop", "squash": "squash", "border": "pad"}  # timm's crop_mode -> our fit
@@ -114,10 +113,11 @@ class TrunkEncoder(Encoder):
         if out.ndim == 4:
             rows, columns = out.shape[1:3] if channels_last else out.shape[2:]
             return rows, columns
-        for rounded in (math.floor, math.ceil) if out.ndim == 3 and patch else ():
-            rows, columns = rounded(height / patch[0]), rounded(width / patch[1])
-            if rows * columns and out.shape[1] == prefix + rows * columns:
-                return rows, columns
+        if out.ndim == 3 and patch:
+            for rounded in (math.floor, math.ceil):
+                rows, columns = rounded(height / patch[0]), rounded(width / patch[1])
+                if rows * columns and out.shape[1] == prefix + rows * columns:
+                    return rows, columns
         raise self._refusal(f"makes no grid of an image of {height} x {width} pixels, but {list(out.shape[1:])}")
 
     def _refusal(self, reason: str) -> ModelError:
@@ -157,7 +157,7 @@ def trunk_encoder(config: EncoderConfig) -> TrunkEncoder:
 class _ForwardFeatures(nn.Module):
     """A timm model without its head: `forward_features` as `forward`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
@@ -212,7 +212,7 @@ class _Tokens(nn.Module):
     2104.14294).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.side = model.image_size // model.patch_size
@@ -276,7 +276,16 @@ def _preprocessing(
 ) -> Preprocessing:
     smooth = interpolation if interpolation in ("bilinear", "bicubic", "lanczos") else "bicubic"
     try:
-        return Preprocessing(height, width, fit, smooth, tuple(mean), tuple(std))
+        return Preprocessing.from_dict(
+            {
+                "height": height,
+                "width": width,
+                "fit": fit,
+                "interpolation": smooth,
+                "mean": tuple(mean),
+                "std": tuple(std),
+            }
+        )
     except ModelError as error:
         raise ModelError(f"encoder {full!r}: its preprocessing is not understood ({error})") from None
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,35 +19,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from captionkit.errors import ModelError
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding, reorder
-
-#: named sizes: width, layers and heads; "base" is that of Vaswani et al.
-SIZES = {
-    "tiny": {"width": 128, "layers": 2, "heads": 4},
-    "small": {"width": 256, "layers": 3, "heads": 4},
-    "base": {"width": 512, "layers": 6, "heads": 8},
-}
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes of the decoder."""
-
-    name: str = "transformer"
-    width: int = 256
-    layers: int = 3
-    #: attention heads; must divide the width
-    heads: int = 4
-    #: rows and columns of the grid in training; position embeddings are interpolated for other grids
-    rows: int = 7
-    columns: int = 7
-    #: dropout probability at the embedding and on each residual branch
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.layers, self.heads, self.rows, self.columns) < 1:
-            raise ValueError("width, layers, heads, rows and columns must be at least 1")
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(f"width = {self.width}: must be even and a multiple of heads, which is {self.heads}")
+from captionkit.models.decoder_config import TransformerConfig
 
 
 class Attention(nn.Module):
@@ -79,7 +50,7 @@ class Attention(nn.Module):
         return (scores / math.sqrt(queries.shape[-1])).softmax(-1)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """Pre-norm decoder layer: self-attention, cross-attention to the grid and feed-forward, each with a residual."""
 
     def __init__(self, config: TransformerConfig, memory_dim: int) -> None:
@@ -139,8 +110,8 @@ class Transformer(Decoder):
         self.embedding = nn.Embedding(vocabulary, config.width)
         self.row_embedding = nn.Embedding(config.rows, memory_dim)
         self.column_embedding = nn.Embedding(config.columns, memory_dim)
-        layers = nn.ModuleList(Layer(config, memory_dim) for _ in range(config.layers))
-        self.layers: Sequence[Layer] = layers  # type: ignore[assignment]  # a ModuleList is typed as one of any modules
+        layers = nn.ModuleList(TransformerLayer(config, memory_dim) for _ in range(config.layers))
+        self.layers: Sequence[TransformerLayer] = layers  # type: ignore[assignment]  # a ModuleList is typed as one of any modules
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(config.dropout)
@@ -222,7 +193,7 @@ class Transformer(Decoder):
         return self._logits(x), weights, changed
 
     def _self_attend_cached(
-        self, layer: Layer, x: Tensor, parents: Tensor, keys: Tensor, values: Tensor
+        self, layer: TransformerLayer, x: Tensor, parents: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attend from each newest word, `x` [B,K,W], to the words so far -> [B,K,W] and the two extended caches."""
         attention, normed = layer.words, layer.norm_words(x)

@@ -36,7 +36,7 @@ _LONGEST = 50  # characters of the image's name in that of its copy
 
 
 class EmbeddedMetadata:
-    """The metadata inside images: a `Store`. exiftool runs until the program ends."""
+    """The metadata inside images: a `MetadataStore`. exiftool runs until the program ends."""
 
     def __init__(self) -> None:
         """Raise CaptionkitError if PyExifTool or exiftool is missing."""
@@ -47,7 +47,7 @@ class EmbeddedMetadata:
         return str(image)
 
     def read(self, image: Path) -> dict[str, str]:
-        """Return the texts in an image by field; see `Store`. The descriptions of older programs count."""
+        """Return the texts in an image by field; see `MetadataStore`. The descriptions of older programs count."""
         tags = [f"-{tag}" for tag in (*_TAGS.values(), *_OLDER, "File:MIMEType", "ExifTool:Error")]
         out, error = self._execute("-j", *tags, _argument(image))
         try:
@@ -63,7 +63,7 @@ class EmbeddedMetadata:
         return {**described_fields(*older), **{name: text for name, text in found.items() if text}}
 
     def write(self, image: Path, texts: Mapping[str, str | None]) -> None:
-        """Change fields in an image, which keeps its mode and stays where links lead; see `Store`."""
+        """Change fields in an image, which keeps its mode and stays where links lead; see `MetadataStore`."""
         target = paths.real(image)
         try:
             before = target.stat()

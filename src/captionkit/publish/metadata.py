@@ -33,7 +33,7 @@ _CAMERAS = {
 _MARK = re.compile(r"(; )?captionkit \[([0-9a-f ]*)\]")
 
 
-class Store(Protocol):
+class MetadataStore(Protocol):
     """A place for the metadata of images: sidecar files, or the images themselves."""
 
     def read(self, image: Path) -> dict[str, str]:
@@ -74,7 +74,7 @@ class MetadataFields:
 
     def __init__(
         self,
-        store: Store,
+        store: MetadataStore,
         *,
         fields: Collection[str] = tuple(FIELDS),
         existing: Existing = "skip",
@@ -111,7 +111,7 @@ class MetadataFields:
         ]
 
 
-def clear(store: Store, image: Path, *, dry_run: bool = False) -> list[Change]:
+def clear(store: MetadataStore, image: Path, *, dry_run: bool = False) -> list[Change]:
     """Remove the texts that captionkit wrote, and its mark, and return what changed. Raises CaptionkitError."""
     before = store.read(image)
     own = own_fields(before)

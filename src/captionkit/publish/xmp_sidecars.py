@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 24
 
 
 class XmpSidecars:
-    """The metadata of images in sidecar files: a `Store`."""
+    """The metadata of images in sidecar files: a `MetadataStore`."""
 
     def __init__(self, *, look_inside: bool = False) -> None:
         """With `look_inside`, texts that people wrote into the image itself count as the sidecar's."""
@@ -34,7 +34,7 @@ class XmpSidecars:
         return str(self.path(image))
 
     def read(self, image: Path) -> dict[str, str]:
-        """Return the texts of an image's sidecar by field; see `Store`."""
+        """Return the texts of an image's sidecar by field; see `MetadataStore`."""
         texts = self._document(self.path(image)).texts()
         return {**_inside(image), **texts} if self._look_inside and "description" not in texts else texts
 

@@ -16,7 +16,8 @@ from captionkit.data.layouts.caption_set import WHOLE
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.inference.model_folder import open_model
-from captionkit.models.captioning_model import DECODERS, CaptioningModel, ModelConfig, decoder_config
+from captionkit.models.captioning_model import CaptioningModel, ModelConfig
+from captionkit.models.decoder_config import CONFIGS, SIZES, decoder_config
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.huggingface import load_huggingface_encoder
@@ -24,7 +25,6 @@ from captionkit.models.mobilenet import MobileNet
 from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
 from captionkit.models.timm_torchvision import is_timm_or_torchvision, load_trunk_encoder
-from captionkit.models.transformer_decoder import SIZES
 from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
 from captionkit.training.config.schema import DataRecipe, EncoderRecipe
 from captionkit.training.data.encode import EncodedCaptions, encode_captions, join_encoded
@@ -84,7 +84,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
         _check_kept(recipe, model)
         model, expected = _with_encoder(model, folder.preprocessing, recipe, notes)
         tokenizer = _grown(model, folder.tokenizer, train, recipe, notes)
-        model = _with_dropout(model, recipe)
+        model.set_dropout(recipe.decoder.dropout, recipe.decoder.feature_dropout)
         _with_concepts(model, tokenizer, train, recipe)
     else:
         tokenizer = _vocabulary(train, recipe)
@@ -101,9 +101,9 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     model.encoder.grid(preprocessing.height, preprocessing.width)  # raises now if the encoder does not support the size
     encoded = [encode_captions(source.train, tokenizer) for source in sources]
     sources = [replace(source, train=one.captions) for source, one in zip(sources, encoded, strict=True)]
-    train, val = join_encoded(encoded), _some(encode_captions(val, tokenizer), recipe)
-    tokens = {"train": train.tokens, "val": val.tokens}
-    return Setup(train.captions, val.captions, tokens, tokenizer, model, preprocessing, sources, notes)
+    training, validation = join_encoded(encoded), _some(encode_captions(val, tokenizer), recipe)
+    tokens = {"train": training.tokens, "val": validation.tokens}
+    return Setup(training.captions, validation.captions, tokens, tokenizer, model, preprocessing, sources, notes)
 
 
 def _sources(data: Sequence[Path], recipe: Recipe) -> tuple[list[Source], CaptionSet]:
@@ -273,7 +273,7 @@ def _model_config(recipe: Recipe, encoder: EncoderConfig, grid: tuple[int, int])
     values = {**asdict(wanted), "rows": grid[0], "columns": grid[1]}
     if wanted.name == "transformer":
         values |= {name: values[name] or size for name, size in SIZES[wanted.size].items()}
-    own = {field.name for field in fields(DECODERS[wanted.name].config)}
+    own = {field.name for field in fields(CONFIGS[wanted.name])}
     try:
         decoder = decoder_config({name: value for name, value in values.items() if name in own})
     except ValueError as error:
@@ -303,16 +303,6 @@ def _with_encoder(
 
 def _names_another_encoder(recipe: Recipe, model: CaptioningModel) -> bool:
     return recipe.encoder.name not in ("", model.config.encoder.name)
-
-
-def _with_dropout(model: CaptioningModel, recipe: Recipe) -> CaptioningModel:
-    model.neck[0].p = recipe.decoder.feature_dropout
-    model.decoder.set_dropout(recipe.decoder.dropout)
-    if model.concepts is not None:
-        model.concepts.dropout.p = recipe.decoder.feature_dropout
-    decoder = replace(model.config.decoder, dropout=recipe.decoder.dropout)
-    model.config = replace(model.config, decoder=decoder, feature_dropout=recipe.decoder.feature_dropout)
-    return model
 
 
 def _with_concepts(model: CaptioningModel, tokenizer: Tokenizer, train: CaptionSet, recipe: Recipe) -> None:

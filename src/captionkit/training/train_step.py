@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -68,7 +68,7 @@ class TrainStep:
     ) -> None:
         """Set up model, optimizer and EMA; with a `critic`, training is self-critical."""
         # Convolutions are up to twice as fast in channels-last layout.
-        self.model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self.model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dataset, self.plan, self.recipe, self.accelerator = dataset, plan, recipe, accelerator
         self.critic = critic
         self.average = averaged(self.model, recipe.trainer.ema_decay)
@@ -89,6 +89,11 @@ class TrainStep:
         #: indices of the latest readable images, and whether unreadable ones still await a check that the disk is there
         self._read: deque[int] = deque(maxlen=_REREAD)
         self._doubt = False
+
+    @property
+    def averaged_model(self) -> CaptioningModel:
+        """The moving average of the model, which is evaluated and saved."""
+        return cast("CaptioningModel", self.average.module)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -179,8 +184,10 @@ class TrainStep:
         self._wrapped.train(not empty)
         with nullcontext() if last else accelerator.no_sync(self._wrapped):
             inputs = self._blank_batch() if empty else batch
-            objective_of = self._cross_entropy if self.critic is None or empty else self._self_critical
-            objective, metrics = objective_of(inputs, totals)
+            if self.critic is None or empty:
+                objective, metrics = self._cross_entropy(inputs, totals)
+            else:
+                objective, metrics = self._self_critical(self.critic, inputs, totals)
             # DDP averages gradients over processes, but `totals` already counts all processes.
             accelerator.backward(objective * (0 if empty else accelerator.num_processes))
         return (0.0, StepMetrics()) if empty else (objective.item(), metrics)
@@ -199,25 +206,24 @@ class TrainStep:
         objective = objective + self._concept_loss(decoded, batch, totals)
         return objective, StepMetrics(found.nats.item(), len(batch.targets))
 
-    def _self_critical(self, batch: Batch, totals: Totals) -> tuple[Tensor, StepMetrics]:
+    def _self_critical(self, critic: SelfCriticalLoss, batch: Batch, totals: Totals) -> tuple[Tensor, StepMetrics]:
         with self.accelerator.autocast():
             self.model.eval()
             with torch.no_grad():
                 if self.model.encoder.frozen and batch.features is None:  # encode the images once, not twice
                     batch = batch._replace(images=None, features=self.model.features(batch.images))
                 memory = self.model.encode_or_project(batch.images, batch.features, self._grid)
-                rollout = self.critic.rollout(self.model, memory, batch.turns, batch.indices)
+                rollout = critic.rollout(self.model, memory, batch.turns, batch.indices)
             self.model.train()
             decoded = self._wrapped(batch.images, batch.features, rollout.captions, self._grid)
-        objective, metrics = self.critic.objective(decoded, rollout)
+        objective, metrics = critic.objective(decoded, rollout)
         return objective / totals.captions + self._concept_loss(decoded, batch, totals), metrics
 
     def _concept_loss(self, decoded: Decoded, batch: Batch, totals: Totals) -> Tensor | float:
         """Return the weighted loss of the concept head on the reference captions, its share of the mean over images."""
-        if self.model.concepts is None:
+        if self.model.concepts is None or decoded.evidence is None:
             return 0.0
-        evidence = decoded.evidence.float()
-        found = self.model.concepts.loss(evidence, batch.captions, batch.targets)
+        found = self.model.concepts.loss(decoded.evidence.float(), batch.captions, batch.targets)
         return self.recipe.loss.concept_weight * found / totals.images
 
     def _update_statistics(self) -> None:

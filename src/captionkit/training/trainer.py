@@ -248,7 +248,7 @@ class _Trainer:
         )
 
     def _evaluate(self) -> None:
-        progress, model = self.progress, self.train_step.average.module
+        progress, model = self.progress, self.train_step.averaged_model
         share_buffers(self.accelerator, model)
         with self.report.session_log.timer.section("evaluation"), self._explain_unreadable():
             found = validate(model, self.val_set, self.setup.tokenizer, self.validator, self.accelerator)

@@ -140,7 +140,7 @@ def validate(
         nats += losses(decoded, batch.targets, 0.0).nats.item()
         words += len(batch.targets)
         for place, best in zip(batch.indices, _captions(model, memory.float(), tokenizer), strict=True):
-            said[place] = tokenizer.decode(best.tokens) if best else ""
+            said[place] = tokenizer.decode(best.tokens.tolist()) if best else ""
             spoken = spoken_words(tokenizer, best) if best else ()
             chances += [(math.exp(log_prob), validator.used(place, word)) for word, _, log_prob in spoken]
     parts = gather_object([(nats, words, broken, said, sorted(chances))])

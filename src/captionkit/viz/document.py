@@ -41,7 +41,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class Listing:
+class BulletList:
     """A bulleted list."""
 
     items: Sequence[str]
@@ -101,7 +101,7 @@ class Fold:
     blocks: Sequence[Block]
 
 
-Block = Union[Table, Paragraph, Listing, Code, Bars, Drawings, Gallery, Fold]  # noqa: UP007  (it names itself)
+Block = Union[Table, Paragraph, BulletList, Code, Bars, Drawings, Gallery, Fold]  # noqa: UP007  (it names itself)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from captionkit.viz.document import Bars, Block, Code, Document, Drawings, Gallery, Listing, Paragraph, Table
+from captionkit.viz.document import Bars, Block, BulletList, Code, Document, Drawings, Gallery, Paragraph, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 
@@ -24,7 +24,7 @@ def _block(block: Block) -> str:
         return _across(block) if block.across else _table(block)
     if isinstance(block, Paragraph):
         return f"> **Note:** {_text(block.text)}" if block.warning else _text(block.text)
-    if isinstance(block, Listing):
+    if isinstance(block, BulletList):
         return "\n".join(f"- {_text(item)}" for item in block.items)
     if isinstance(block, Code):
         return _fenced(block.text)

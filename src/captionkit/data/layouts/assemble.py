@@ -76,7 +76,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StatedImage:
     """One image as a caption file states it, before any checks.
 
     source: the file that states it, for messages. folder: the folder that must contain the image, if the layout fixes
@@ -103,7 +103,7 @@ class CaptionRow(NamedTuple):
     label: str = ""
 
 
-def by_image(rows: Iterable[CaptionRow | Problem], source: str) -> Iterator[Entry | Problem]:
+def by_image(rows: Iterable[CaptionRow | Problem], source: str) -> Iterator[StatedImage | Problem]:
     """Join the rows that name the same image; images in the order of their first rows.
 
     An image's id is that name, or an integer if the name consists of digits only.
@@ -119,7 +119,7 @@ def by_image(rows: Iterable[CaptionRow | Problem], source: str) -> Iterator[Entr
     for (split, image), captions in images.items():
         name = whole(image)
         known = int(name) if _NUMBER.fullmatch(name) else image
-        yield Entry(known, name, captions, split, source, label=firsts[split, _here(image)].label)
+        yield StatedImage(known, name, captions, split, source, label=firsts[split, _here(image)].label)
 
 
 def _here(path: str) -> str:
@@ -127,7 +127,7 @@ def _here(path: str) -> str:
     return _FROM_HERE.sub("", path)
 
 
-def assemble(place: Place, layout: str, stated: Iterable[Entry | Problem]) -> Dataset:
+def assemble(place: Place, layout: str, stated: Iterable[StatedImage | Problem]) -> Dataset:
     """Check the entries of a layout's reader and build the dataset of the usable ones; the rest become its problems."""
     finder = ImageFinder(place.root)
     problems: list[Problem] = []

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
 from captionkit.data.layouts.image_finder import is_image_folder
 from captionkit.data.layouts.reading import peek_line, read_lines
@@ -109,7 +109,7 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images, by split, class and name; an image's id is its path from the root."""
     templates, stated = templates_of(place.root), _stated_names(place.root / NAMES_FILE)
     images: dict[str, dict[str, int]] = {}  # name -> split -> number of images
@@ -127,7 +127,7 @@ def _read_classes(
     templates: Sequence[str],
     stated: Mapping[str, str],
     images: dict[str, dict[str, int]],
-) -> Iterator[Entry | Problem]:
+) -> Iterator[StatedImage | Problem]:
     inside = _Listing.of(parent)
     folders: dict[str, list[str]] = defaultdict(list)
     for link in inside.links:
@@ -149,7 +149,7 @@ def _read_classes(
             captions = [caption_of(template, name) for template in templates]
             for image in listing.images:
                 path = f"{where}/{image}"
-                yield Entry(path, path, captions, split, where, place.root, label=name)
+                yield StatedImage(path, path, captions, split, where, place.root, label=name)
     for name, places in folders.items():
         if len(places) > 1:
             detail = f"all are called {name!r} and treated as one class; name them apart in {NAMES_FILE}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.data.layouts import json_records
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, is_id, split_of_file, whole
 from captionkit.data.layouts.caption_values import shown
 from captionkit.data.layouts.reading import peek, read_json
@@ -24,7 +24,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file in place.files("*.json") if _holds_captions(file)]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images of each file, in its order."""
     for file in files:
         content, source, split = read_json(file), place.name(file), split_of_file(file.stem) or ""
@@ -73,7 +73,9 @@ def _by_file_names(content: Any) -> bool:
     return not isinstance(row, Problem) and bool(row.captions)
 
 
-def entries(content: Any, file: Path, source: str, split: str, folder: Path | None = None) -> Iterator[Entry | Problem]:
+def entries(
+    content: Any, file: Path, source: str, split: str, folder: Path | None = None
+) -> Iterator[StatedImage | Problem]:
     """Yield the images of parsed COCO `content`, which lie in `folder` if it is given."""
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
@@ -88,7 +90,7 @@ def entries(content: Any, file: Path, source: str, split: str, folder: Path | No
         if is_id(known) and isinstance(image.get("file_name"), str):
             key = str(known)
             ids.add(key)
-            yield Entry(known, image["file_name"], captions.get(key, []), split, source, folder)
+            yield StatedImage(known, image["file_name"], captions.get(key, []), split, source, folder)
         else:
             yield Problem("malformed entry", f"{source}: images[{index}]", 'it needs an "id" and a "file_name"')
     for key, orphans in captions.items():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Place, StatedImage, by_image
 from captionkit.data.layouts.caption_set import Problem, split_of_file
 from captionkit.data.layouts.caption_values import CAPTION_COLUMNS
 from captionkit.data.layouts.reading import first_line, peek_line, read_lines, read_text
@@ -56,7 +56,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file in dict.fromkeys((*tables, *lists)) if file in bare or file in read_by_header]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order of their first rows."""
     for file in files:
         source, split = place.name(file), split_of_file(file.stem) or ""

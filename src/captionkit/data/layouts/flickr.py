@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, split_of_file
 from captionkit.data.layouts.reading import read_lines
 
@@ -22,7 +22,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file in place.files("*.token", "*.token.txt") if "lemma" not in file.name.casefold()]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order of the split lists, or else of the token files."""
     captions: dict[str, list[object]] = {}
     for file in files:
@@ -36,10 +36,10 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
             if name not in captions and f"{name}.jpg" in captions:  # Flickr30k's lists omit the suffix
                 name = f"{name}.jpg"
             listed.add(name)
-            yield Entry(name, name, captions.get(name, []), split_of_file(path.stem) or "", place.name(path))
+            yield StatedImage(name, name, captions.get(name, []), split_of_file(path.stem) or "", place.name(path))
     for name, texts in captions.items():
         if not lists:
-            yield Entry(name, name, texts, "", source)
+            yield StatedImage(name, name, texts, "", source)
         elif name not in listed:
             yield Problem(
                 "image in no split", name, f"{source}: not in any split list (captions left out: {len(texts)})"

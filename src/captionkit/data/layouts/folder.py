@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
 from captionkit.data.layouts.caption_values import MAX_CAPTIONS, SIDECARS, captions_of_file
 from captionkit.data.layouts.unsupported import way_out
@@ -32,7 +32,7 @@ def detect(place: Place) -> list[Path]:
     return [place.root] if not place.file and any(found) else []
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield every image, in the order of folder and file names; an image's id is its path from the root."""
     for root in files:
         items = list(_walk(root))
@@ -44,7 +44,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
                 problems: list[Problem] = []
                 captions = [text for name in beside.of(item) for text in _read(root, name, problems)]
                 split = split_of_folder(item.split("/")[0]) if beside.used else None
-                yield Entry(item, item, captions, split or "", root.name, root)
+                yield StatedImage(item, item, captions, split or "", root.name, root)
                 yield from problems
         yield from _unread(root, [item for item in items if isinstance(item, str)], beside)
 

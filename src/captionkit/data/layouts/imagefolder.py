@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Place, StatedImage, by_image
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
 from captionkit.data.layouts.csv import rows
 from captionkit.data.layouts.json_records import record
@@ -30,7 +30,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file in files if "file_name" in peek(file)[0]]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order of the metadata; an image's id is its path from the root."""
     for file in files:
         source = place.name(file)

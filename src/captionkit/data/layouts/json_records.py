@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Place, StatedImage, by_image
 from captionkit.data.layouts.caption_set import Problem, is_id, split_of_file, split_of_folder, whole
 from captionkit.data.layouts.caption_values import CAPTION_COLUMNS, holds_captions
 from captionkit.data.layouts.csv import IMAGE_COLUMNS
@@ -39,14 +39,14 @@ def _of_shard(file: Path) -> bool:
     return file.with_suffix(".tar").is_file()
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order in which each file first names them."""
     for file in files:
         source, split = place.name(file), split_of_file(file.stem) or ""
         yield from entries(_content(file), file, source, split)
 
 
-def entries(content: Any, file: Path, source: str, split: str) -> Iterator[Entry | Problem]:
+def entries(content: Any, file: Path, source: str, split: str) -> Iterator[StatedImage | Problem]:
     """Yield the images of parsed `content`. Raises DatasetError if it does not have this format."""
     if not isinstance(content, (list, dict)):
         raise DatasetError(f'{file}: not captions by image, such as [{{"image", "caption"}}]; name its layout')

@@ -9,7 +9,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from captionkit.data.layouts.assemble import CaptionRow, Entry, Place, by_image
+from captionkit.data.layouts.assemble import CaptionRow, Place, StatedImage, by_image
 from captionkit.data.layouts.caption_set import Problem
 from captionkit.data.layouts.reading import peek_line, read_lines
 
@@ -21,7 +21,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file in place.files("captions.txt") if _is_header(peek_line(file))]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order of their first lines."""
     for file in files:
         yield from by_image(_rows(file, place.name(file)), place.name(file))

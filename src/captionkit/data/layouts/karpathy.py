@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, is_id, whole
 from captionkit.data.layouts.reading import peek, read_json
 from captionkit.errors import DatasetError
@@ -25,7 +25,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file, head in heads if '"images"' in head and '"sentences"' in head]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images of each file, in its order; "restval" counts as train."""
     for file in files:
         content, source = read_json(file), place.name(file)
@@ -36,7 +36,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
             yield _entry(image, f"{source}: images[{index}]", source)
 
 
-def _entry(image: Any, where: str, source: str) -> Entry | Problem:
+def _entry(image: Any, where: str, source: str) -> StatedImage | Problem:
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         return Problem("malformed entry", where, 'it needs a "filename"')
     sentences = image.get("sentences", [])
@@ -44,7 +44,7 @@ def _entry(image: Any, where: str, source: str) -> Entry | Problem:
         return Problem("malformed entry", where, '"sentences" is not a list of {"raw"} or {"tokens"}')
     name, folder = image["filename"], image.get("filepath")
     ids = [known for key in ("cocoid", "imgid") if is_id(known := whole(image.get(key)))]
-    return Entry(
+    return StatedImage(
         id=ids[0] if ids else name,
         file_name=f"{folder}/{name}" if isinstance(folder, str) and folder else name,
         captions=sentences,

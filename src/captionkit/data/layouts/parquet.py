@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, id_of_file, split_of_file, split_of_folder
 from captionkit.data.layouts.caption_values import CAPTION_COLUMNS
 from captionkit.data.layouts.csv import IMAGE_COLUMNS
@@ -27,7 +27,7 @@ from captionkit.errors import CaptionkitError, DatasetError, one_line
 from captionkit.utils import atomic_write
 from captionkit.utils.archive import ArchiveMember
 from captionkit.utils.paths import cache_folder
-from captionkit.utils.progress import track
+from captionkit.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,13 +88,13 @@ def _columns(path: Path) -> tuple[str, str] | None:
     return (image, caption) if image and caption else None
 
 
-def read(place: Place, tables: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, tables: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order of the files and their rows.
 
     An id is the image's file name, if the table has one, else file and row; file and row, too, if the name is repeated.
     """
     taken = set()
-    for path in track(tables, len(tables), "tables"):
+    for path in progress_bar(tables, len(tables), "tables"):
         source = place.name(path)
         split = split_of_folder(path.parent.name) or split_of_file(path.stem) or ""
         images, unpacked = _contents(path)
@@ -108,7 +108,7 @@ def read(place: Place, tables: list[Path]) -> Iterator[Entry | Problem]:
             known = by_row if (split, str(known)) in taken else known
             taken.add((split, str(known)))
             member = ArchiveMember(unpacked, name or by_row, offset, size)
-            yield Entry(known, member.name, captions, split, source, member=member)
+            yield StatedImage(known, member.name, captions, split, source, member=member)
 
 
 Images = list[tuple[str, int, int, list[Any]]]

@@ -1,9 +1,9 @@
 """The registry of dataset layouts, and the detection of a dataset's layout.
 
 A layout is a module of this package with LOOKS_FOR (a description of what it looks for), `detect(place)` (returns its
-caption files in a place; none if the place has another layout) and `read(place, files)` (yields an Entry per image, and
-a Problem for what is unusable). To add a layout, write its module and register it in LAYOUTS; the first that detects
-itself is used.
+caption files in a place; none if the place has another layout) and `read(place, files)` (yields a StatedImage per
+image, and a Problem for what is unusable). To add a layout, write its module and register it in LAYOUTS; the first that
+detects itself is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from captionkit.data.layouts import (
     shards,
     split_folders,
 )
-from captionkit.data.layouts.assemble import Entry, Place, assemble
+from captionkit.data.layouts.assemble import Place, StatedImage, assemble
 from captionkit.data.layouts.caption_set import CaptionSet, Dataset, Problem
 from captionkit.data.layouts.caption_values import CAPTION_COLUMNS
 from captionkit.data.layouts.reading import read_json
@@ -46,7 +46,7 @@ class Layout(Protocol):
 
     def detect(self, place: Place) -> list[Path]: ...
 
-    def read(self, place: Place, files: list[Path]) -> Iterable[Entry | Problem]: ...
+    def read(self, place: Place, files: list[Path]) -> Iterable[StatedImage | Problem]: ...
 
 
 # In the order of detection: layouts that state splits first, the plain folder last.
@@ -103,7 +103,7 @@ def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
     return captioned
 
 
-def stated_captions(path: str | os.PathLike[str]) -> Iterator[Entry | Problem]:
+def stated_captions(path: str | os.PathLike[str]) -> Iterator[StatedImage | Problem]:
     """Yield what the caption files at `path` state, image by image; the images themselves need not exist.
 
     Reads every layout that `open_dataset` detects, and COCO annotations without file names. Raises DatasetError.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, id_of_file, split_of_file, split_of_folder
 from captionkit.data.layouts.caption_values import MAX_CAPTIONS, SIDECARS, captions_of_file
 from captionkit.data.layouts.tar import walk
@@ -51,7 +51,7 @@ def detect(place: Place) -> list[Path]:
     return [path for path in named if path.suffix.casefold() == ".tar"] or named
 
 
-def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, shards: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images in the order of the shards.
 
     An id is the sample's key, prefixed by its shard's name if repeated.
@@ -69,7 +69,7 @@ def read(place: Place, shards: list[Path]) -> Iterator[Entry | Problem]:
             if (split, str(known)) in taken:
                 known = f"{path.stem}/{key}"
             taken.add((split, str(known)))
-            yield Entry(known, member.name, captions, split, source, member=member)
+            yield StatedImage(known, member.name, captions, split, source, member=member)
 
 
 def images_in(path: Path) -> Iterator[ArchiveMember | Problem]:

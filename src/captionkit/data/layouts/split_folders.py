@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from captionkit.data.layouts import coco
-from captionkit.data.layouts.assemble import Entry, Place
+from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
 from captionkit.data.layouts.reading import keep_repeated, read_json
 from captionkit.errors import DatasetError
@@ -29,7 +29,7 @@ def detect(place: Place) -> list[Path]:
     return [file for file in files if file.is_file() and (file.parent / "image").is_dir()]
 
 
-def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
+def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
     """Yield the images of each split, in the order in which captions.json first names them."""
     for file in files:
         source, folder = place.name(file), file.parent / "image"
@@ -43,7 +43,7 @@ def read(place: Place, files: list[Path]) -> Iterator[Entry | Problem]:
         for key, texts in captions.items():
             number = int(key) if re.fullmatch("[0-9]{1,18}", key) else None
             name = key if number is None else f"{number:012d}.jpg"
-            yield Entry(key if number is None else number, name, texts, split, source, folder)
+            yield StatedImage(key if number is None else number, name, texts, split, source, folder)
 
 
 def _collect_captions(content: Any, file: Path, source: str, captions: dict[str, list[object]]) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +36,8 @@ from captionkit.inference.model_folder import (
 )
 from captionkit.inference.onnx_runtime import OnnxStepper
 from captionkit.inference.search import Begun, Decoding, search
-from captionkit.utils.progress import say
+
+_log = logging.getLogger(__name__)
 
 #: the graphs that an import can write: weights and arithmetic in 32 bits, weights in 16 bits, arithmetic in 8 bits
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -78,7 +80,7 @@ def import_model(
     check_place(output, inputs=[path for path in given if path.exists()])
     photos = choose_images(images)
     pretrained = read_pretrained(os.fspath(source), style=style)
-    say(f"captionkit: {pretrained.origin.id} is a {pretrained.kind}; exporting its graphs")
+    _log.info("%s is a %s; exporting its graphs", pretrained.origin.id, pretrained.kind)
     graphs = _float_graphs(pretrained)
     with TemporaryDirectory() as scratch:
         floats = {name: _bytes(graph) for name, graph in graphs.items()}
@@ -214,7 +216,7 @@ def _compared(
 
 
 def _check_parity(parity: Parity, pretrained: Pretrained) -> None:
-    if parity.same_captions < parity.pictures or not parity.log_prob_difference <= _TOLERANCE:
+    if parity.same_captions < parity.images or not parity.log_prob_difference <= _TOLERANCE:
         raise ModelError(
             f"{pretrained.origin.path}: its graphs differ from transformers, nothing was written; {parity}"
         )

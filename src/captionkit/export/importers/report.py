@@ -13,7 +13,7 @@ class Parity:
     """Captions of one precision's graphs, beside those that transformers' `generate` makes greedily."""
 
     precision: str
-    pictures: int
+    images: int
     same_captions: int
     #: largest difference of a caption's log-probability, among those that are the same
     log_prob_difference: float
@@ -21,7 +21,7 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.precision}: {self.same_captions} of {self.pictures} captions the same as transformers'; largest "
+            f"{self.precision}: {self.same_captions} of {self.images} captions the same as transformers'; largest "
             f"difference of a log-probability {self.log_prob_difference:.1e}; {self.megabytes:.1f} MB"
         )
 

@@ -39,7 +39,7 @@ def export_int8(
     source: str | os.PathLike[str],
     output: Path,
     *,
-    pictures: Path | Sequence[Source] | None = None,
+    images: Path | Sequence[Source] | None = None,
     data: Path | None = None,
     split: str = "val",
     limit: int = 0,
@@ -48,15 +48,15 @@ def export_int8(
 ) -> Int8Report:
     """Write the model with 8-bit graphs into the folder `output`; `keep_weights` keeps the float weights for training.
 
-    Calibration uses `pictures` (images, or a folder or dataset of images), else the training split of `data`, else the
+    Calibration uses `images` (images, or a folder or dataset of images), else the training split of `data`, else the
     sample photographs (extra `demo`). Convolutions and matrix products with the highest loss per work saved stay in 32
     bits, until the remaining loss is small. With `data`, `limit` images of its `split` (0: all) are captioned before
     and after. Raises ModelError, and writes nothing, if CIDEr-D falls by more than the share `max_loss`.
     """
     folder = open_model(source)
-    _check(folder, output, [path for path in (data, pictures) if isinstance(path, Path)], limit, max_loss)
+    _check(folder, output, [path for path in (data, images) if isinstance(path, Path)], limit, max_loss)
     chosen, report = quantize_graphs(
-        folder, _float_graphs(folder), images=pictures, data=data, split=split, limit=limit, max_loss=max_loss
+        folder, _float_graphs(folder), images=images, data=data, split=split, limit=limit, max_loss=max_loss
     )
     return _write(folder, output, chosen, report, keep_weights)
 
@@ -127,17 +127,13 @@ def _references(data: Path, split: str, limit: int) -> CaptionSet:
     return caption_set.subset(range(min(limit, len(caption_set)))) if limit else caption_set
 
 
-def _calibration(
-    pictures: Path | Sequence[Source] | None, data: Path | None, split: str
-) -> tuple[str, Sequence[Source]]:
-    if pictures is None and data is not None:
+def _calibration(images: Path | Sequence[Source] | None, data: Path | None, split: str) -> tuple[str, Sequence[Source]]:
+    if images is None and data is not None:
         dataset = open_dataset(data)
         train = dataset.split("train" if "train" in dataset else split)
         return f"{train.name}, split {train.split}", choose_evenly(train)
-    where = (
-        "the sample photographs" if pictures is None else str(pictures) if isinstance(pictures, Path) else "those given"
-    )
-    return where, choose_images(pictures)
+    where = "the sample photographs" if images is None else str(images) if isinstance(images, Path) else "those given"
+    return where, choose_images(images)
 
 
 def _write(

@@ -104,8 +104,12 @@ def _seen(
     session, generator = open_session(watched.SerializeToString()), np.random.default_rng(0)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     means: dict[str, list[np.ndarray]] = {node.input[0]: [] for node in nodes if node.op_type == "Conv"}
-    weights = {node.name: (node, _weight(graph, node)) for node in nodes if node.name in units}
-    inputs = {name: Inputs(*unit) for name, unit in weights.items() if inputs_of(*unit) <= LARGEST}
+    weights = ((node, _weight(graph, node)) for node in nodes if node.name in units)
+    inputs = {
+        node.name: Inputs(node, weight)
+        for node, weight in weights
+        if weight is not None and inputs_of(node, weight) <= LARGEST
+    }
     for feed in feeds:
         found = {**feed, **dict(zip(names, session.run(names, feed), strict=True))}
         for name in wanted:

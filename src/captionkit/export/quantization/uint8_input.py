@@ -36,7 +36,8 @@ def accept_uint8(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.M
     if entry is None or len(set(preprocessing.mean)) > 1 or len(set(preprocessing.std)) > 1:
         return model
     _widen(model.graph, entry, preprocessing)
-    shape: list[str | int | None] = ["pictures", preprocessing.height, preprocessing.width, 4]
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    shape: list[str | int | None] = [batch, preprocessing.height, preprocessing.width, 4]
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, shape))
     onnx.checker.check_model(model)
     return model

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TypeVar
 
 from captionkit.metrics.ptb.characters import Ranges
-from captionkit.metrics.ptb.regex import Characters, Choice, Node, Parser, Repeat
+from captionkit.metrics.ptb.regex import Characters, Choice, Node, RegexParser, Repeat
 from captionkit.metrics.ptb.regex import Sequence as Parts
 
 _Key = TypeVar("_Key")
@@ -182,7 +182,7 @@ class Scanner:
 
     def __init__(self, rules: Sequence[Rule], named: Mapping[str, str | Ranges]) -> None:
         self.rules = rules
-        self._parser = Parser(named)
+        self._parser = RegexParser(named)
         self._cuts: dict[int, tuple[Automaton, Automaton]] = {}
 
     @cached_property

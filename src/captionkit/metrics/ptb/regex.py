@@ -54,7 +54,7 @@ class Repeat:
 Node = Characters | Sequence | Choice | Repeat
 
 
-class Parser:
+class RegexParser:
     """Recursive-descent parser of patterns; `named` has the patterns and character ranges behind `{name}`."""
 
     def __init__(self, named: Mapping[str, str | Ranges]) -> None:

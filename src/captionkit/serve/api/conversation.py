@@ -34,7 +34,7 @@ class ImageUrl(BaseModel):
     url: str = Field(description="data:image/jpeg;base64,... or, where the service allows them, an http(s) URL")
 
 
-class Part(BaseModel):
+class ContentPart(BaseModel):
     """A part of a message. Text is ignored, since the model takes no prompt."""
 
     type: str = "image_url"
@@ -55,10 +55,10 @@ class Message(BaseModel):
     """A message. The images of the last message that contains any are captioned."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
 
 
-def images_of(name: str, contents: Sequence[str | list[Part] | None]) -> list[tuple[str, str]]:
+def images_of(name: str, contents: Sequence[str | list[ContentPart] | None]) -> list[tuple[str, str]]:
     """Return (place, URL) of each image of the last message that has any; `name` is the field with the messages."""
     for place, content in reversed(list(enumerate(contents))):
         parts = content if isinstance(content, list) else []

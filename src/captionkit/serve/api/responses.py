@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from captionkit.serve.api.answers import Question, TextAnswer, answer
-from captionkit.serve.api.conversation import MostWords, Part, ResponseFormat, check_text, images_of
+from captionkit.serve.api.conversation import ContentPart, MostWords, ResponseFormat, check_text, images_of
 from captionkit.serve.api.schemas import failures, json_body
 from captionkit.serve.errors import RefusalError
 from captionkit.serve.options import conversation_options, decoding_fields, validated
@@ -38,7 +38,7 @@ class InputItem(BaseModel):
     """A message, or an item of another type, which is ignored."""
 
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
 
 
 class TextOptions(BaseModel):

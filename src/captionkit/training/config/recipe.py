@@ -100,7 +100,7 @@ for _table in (
     TrainerRecipe,
     Recipe,
 ):
-    _table.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]
+    _table.__pydantic_config__ = _CONFIG  # type: ignore[union-attr]
 _ADAPTER = TypeAdapter(Recipe)
 
 

@@ -10,19 +10,30 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from captionkit.models.decoder_config import SIZES, default_of, owners_of
+
 Share = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Weight = Annotated[float, Gt(0), Le(100)]
 
-#: decoders that a field can be restricted to; "hard" stands for show-attend-tell with hard attention
-_RECURRENT = ("show-tell", "show-attend-tell")
-_ATTENTIVE = ("show-attend-tell", "transformer")
+#: the decoders whose attention training can regularize, and what stands for show-attend-tell with hard attention
+_ATTENTIVE, _HARD = ("show-attend-tell", "transformer"), ("hard",)
+#: the sizes of the transformer, for its help
+_SIZES = ", ".join("/".join(map(str, size.values())) for size in SIZES.values())
 
 
 def _field(default: Any, meaning: str, of: tuple[str, ...] = ()) -> Any:
     """Return a dataclass field with its help text; `of` names the decoders it applies to, if not all."""
     return field(default=default, metadata={"help": meaning, "of": of})
+
+
+def _size(name: str, meaning: str, default: Any = None) -> Any:
+    """Return the field for a size of decoders: its default is that of their configs, and it is for those that have it.
+
+    `default` is another default.
+    """
+    return _field(default_of(name) if default is None else default, meaning, owners_of(name))
 
 
 @dataclass(frozen=True)
@@ -84,17 +95,15 @@ class DecoderRecipe:
     """Decoder architecture and sizes. Fields of other decoders must be left at their defaults."""
 
     name: Literal["show-tell", "show-attend-tell", "transformer"] = _field("show-attend-tell", "decoder")
-    kind: Literal["soft", "hard"] = _field("soft", "soft or hard attention", ("show-attend-tell",))
-    embedding: Count = _field(512, "width of the word embedding", _RECURRENT)
-    hidden: Count = _field(512, "width of the LSTM", _RECURRENT)
-    attention: Count = _field(256, "width of the attention's hidden layer", ("show-attend-tell",))
-    size: Literal["tiny", "small", "base"] = _field(
-        "small", "width/layers/heads 128/2/4, 256/3/4, 512/6/8", ("transformer",)
-    )
-    width: Annotated[int, Ge(0)] = _field(0, "width of the network; 0: by size", ("transformer",))
-    layers: Annotated[int, Ge(0)] = _field(0, "number of layers; 0: by size", ("transformer",))
-    heads: Annotated[int, Ge(0)] = _field(0, "heads of each attention; 0: by size", ("transformer",))
-    dropout: Share = _field(0.3, "dropout of the decoder")
+    kind: Literal["soft", "hard"] = _size("kind", "soft or hard attention")
+    embedding: Count = _size("embedding", "width of the word embedding")
+    hidden: Count = _size("hidden", "width of the LSTM")
+    attention: Count = _size("attention", "width of the attention's hidden layer")
+    size: Literal["tiny", "small", "base"] = _field("small", f"width/layers/heads {_SIZES}", ("transformer",))
+    width: Annotated[int, Ge(0)] = _size("width", "width of the network; 0: by size", 0)
+    layers: Annotated[int, Ge(0)] = _size("layers", "number of layers; 0: by size", 0)
+    heads: Annotated[int, Ge(0)] = _size("heads", "heads of each attention; 0: by size", 0)
+    dropout: Share = _field(default_of("dropout"), "dropout of the decoder")
     memory: Annotated[int, Ge(0)] = _field(512, "width of the grid that the decoder sees; 0: the encoder's own")
     feature_dropout: Share = _field(0.1, "dropout of the encoder's features")
     concepts: Annotated[int, Ge(0)] = _field(0, "width of a concept head, which predicts an image's words; 0: none")
@@ -114,8 +123,8 @@ class LossRecipe:
     doubly_stochastic_weight: Annotated[float, Ge(0)] = _field(
         1.0, "weight of the doubly stochastic attention penalty", _ATTENTIVE
     )
-    hard_reward: Annotated[float, Ge(0)] = _field(0.1, "weight of the reward of hard attention; 1: exact", ("hard",))
-    hard_entropy: Annotated[float, Ge(0)] = _field(0.002, "weight of the entropy of hard attention", ("hard",))
+    hard_reward: Annotated[float, Ge(0)] = _field(0.1, "weight of the reward of hard attention; 1: exact", _HARD)
+    hard_entropy: Annotated[float, Ge(0)] = _field(0.002, "weight of the entropy of hard attention", _HARD)
     concept_weight: Annotated[float, Ge(0)] = _field(
         0.03, "weight of the concept head's cross-entropy (decoder.concepts)"
     )

@@ -6,7 +6,7 @@ and processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -117,7 +117,7 @@ class CaptionDataset:
             places = sorted(chosen.tolist())
         return ItemPlan([captions[place] for place in places], places, flip, generator)
 
-    def totals(self, turns: Sequence[int], indices: Sequence[int]) -> tuple[int, int]:
+    def totals(self, turns: Iterable[int], indices: Iterable[int]) -> tuple[int, int]:
         """Count the words to predict and the captions of a step over all processes and micro-batches.
 
         These are the denominators of the step's loss.

@@ -9,7 +9,7 @@ from captionkit.training.config.recipe import recipe_fields
 from captionkit.training.report.formatting import minutes, moment, same_or_each
 from captionkit.training.report.run_data import RunData
 from captionkit.training.run.sessions import DONE, Session
-from captionkit.viz.document import Block, Code, Fold, Listing, Paragraph, Table, TableRow
+from captionkit.viz.document import Block, BulletList, Code, Fold, Paragraph, Table, TableRow
 
 _NAMED = 20  # most skipped items that are listed
 
@@ -51,7 +51,7 @@ def _left_out(reasons: Mapping[str, Any], said: str) -> list[Block]:
     if not count:
         return []
     more = [f"and {count - len(named):,} more"] if count > len(named) else []
-    return [Paragraph(f"Left out, {said}: {count:,}", warning=True), Listing([*named, *more])]
+    return [Paragraph(f"Left out, {said}: {count:,}", warning=True), BulletList([*named, *more])]
 
 
 def sessions(run_data: RunData) -> list[Block]:

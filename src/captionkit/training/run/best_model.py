@@ -68,7 +68,7 @@ def export_best(path: Path, images: CaptionSet, *, half: bool) -> str:
             photos = _readable(images)
             if not photos:
                 raise ImageError(f"no image of {images.name}, split {images.split}, can be opened to compare on")
-            export_model(path, pictures=photos, half=half)
+            export_model(path, images=photos, half=half)
     except Exception as error:  # torch's exporter raises many types, and none may lose a trained model
         return f"not exported ({_reason(error)}); {by_hand}"
     return f"try it: captionkit caption PHOTO --model {path}"

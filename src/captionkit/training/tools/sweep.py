@@ -30,8 +30,8 @@ from captionkit.training.tools.sweep_report import write_report
 from captionkit.training.tools.sweep_study import JOURNAL, ActiveTrial, Study
 from captionkit.training.trainer import train
 from captionkit.utils import atomic_write, paths
+from captionkit.utils.console import log_to_console
 from captionkit.utils.output_checks import check_output_file, is_journal
-from captionkit.utils.progress import log_to_console
 
 _log = logging.getLogger(__name__)
 #: file in a sweep's folder with the search space, in the format of --space

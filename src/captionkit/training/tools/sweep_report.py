@@ -15,12 +15,12 @@ from captionkit.training.config.recipe import Recipe, change_recipe
 from captionkit.training.tools.search_space import NAME, short_name
 from captionkit.training.tools.sweep_study import FIRST, TRIALS, Study
 from captionkit.utils import atomic_write, paths
-from captionkit.viz.document import Block, Code, Document, Drawings, Listing, Section, Table, TableRow
+from captionkit.viz.document import Block, BulletList, Code, Document, Drawings, Section, Table, TableRow
 from captionkit.viz.document_html import document_html
 from captionkit.viz.document_markdown import document_markdown
 from captionkit.viz.learning_rates import draw_trials
 
-PAGE, TEXT, PICTURE, RECIPE = "report.html", "report.md", "trials.png", "best.toml"
+PAGE, TEXT, FIGURE, RECIPE = "report.html", "report.md", "trials.png", "best.toml"
 #: names of trial states in the report, in display order
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -45,12 +45,12 @@ def write_report(study: Study, data: Path) -> None:
         command = shlex.join(["captionkit", "train", str(data), "--recipe", str(folder / RECIPE), "--output", "RUN"])
         tell("Train with the best", Code(command))
     if any("best" in trial.user_attrs for trial in trials):
-        svg = draw_trials([_point(study, trial) for trial in trials], study.importance(), folder / PICTURE)
-        tell("What they reached", Drawings([("What they reached", _ALT, svg)], PICTURE))
+        svg = draw_trials([_point(study, trial) for trial in trials], study.importance(), folder / FIGURE)
+        tell("What they reached", Drawings([("What they reached", _ALT, svg)], FIGURE))
     tell("Trials", _table(study, trials))
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     if failed:
-        tell("Failures", Listing([f"{trial.number:04d}: {trial.user_attrs['why']}" for trial in failed]))
+        tell("Failures", BulletList([f"{trial.number:04d}: {trial.user_attrs['why']}" for trial in failed]))
     if best is not None:
         tell(f"Recipe of trial {best.number:04d} ({RECIPE})", Code(recipe.to_toml().rstrip()))
     title, made_by = f"Sweep over {paths.real(data).name}", f"Written by captionkit {__version__}."

@@ -102,7 +102,9 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             try:
-                storage = JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
+                # The base class of locks is not public.
+                backend = JournalFileBackend(str(path), lock_obj=journal_lock)  # type: ignore[arg-type]
+                storage = JournalStorage(backend)
             except ValueError as error:
                 raise TrainingError(f"{path}: damaged ({error}); move {folder} away and start again") from None
             with self.lock:
