@@ -78,6 +78,8 @@ def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (snapshot / "onnx" / "encoder_model.onnx").write_bytes(b"0" * 3_000_000)
     listed = {model.name: model for model in list_models()}
     assert listed["bundled"].where == "bundled"
+    in_8_bits = captionkit.load().folder.config["int8"]["steps"][-1]["cider"]
+    assert listed["bundled"].quality == f"CIDEr-D {in_8_bits:.3f} (everyday val)"  # of the graphs that run
     assert set(listed["bundled"].can) == {"words", "attention", "confidence"}
     assert (listed["vit-gpt2"].where, listed["vit-gpt2"].megabytes) == ("cached", 3)
     assert listed["florence-2-base"].where == "hub"

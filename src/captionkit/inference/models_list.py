@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,11 +53,18 @@ def list_models() -> list[ListedModel]:
 
 def _described(folder: ModelFolder, name: str, where: str, hub_id: str) -> ListedModel:
     size = sum(entry["bytes"] for entry in folder.config["files"].values())
-    trials = folder.config.get("tuning", {}).get("best", {})
-    data = folder.config.get("tuning", {}).get("data", {}).get("name", "")
-    quality = f"CIDEr-D {trials['CIDEr-D']:.3f} ({data} val)" if "CIDEr-D" in trials else ""
     can = ("words", *(("attention",) if folder.grid != (0, 0) else ()), *(("confidence",) if folder.confidence else ()))
-    return ListedModel(name, where, _megabytes(size), _license_in(folder.path / CARD), quality, can, hub_id)
+    return ListedModel(
+        name, where, _megabytes(size), _license_in(folder.path / CARD), _quality(folder.config), can, hub_id
+    )
+
+
+def _quality(config: Mapping[str, Any]) -> str:
+    """Return the validation score that a model folder tells: of its 8-bit graphs, or of the model they were made from."""
+    tuning, steps = config.get("tuning", {}), config.get("int8", {}).get("steps", [])
+    score = steps[-1].get("cider") if steps else tuning.get("best", {}).get("CIDEr-D")
+    data = tuning.get("data", {}).get("name", "")
+    return "" if score is None else f"CIDEr-D {score:.3f} ({f'{data} val'.strip()})"
 
 
 def _cached() -> Iterator[ListedModel]:
