@@ -60,7 +60,7 @@ def _described(folder: ModelFolder, name: str, where: str, hub_id: str) -> Liste
 
 
 def _quality(config: Mapping[str, Any]) -> str:
-    """Return the validation score that a model folder tells: of its 8-bit graphs, or of the model they were made from."""
+    """Return the validation score that a model folder holds: of its 8-bit graphs, or of the model before them."""
     tuning, steps = config.get("tuning", {}), config.get("int8", {}).get("steps", [])
     score = steps[-1].get("cider") if steps else tuning.get("best", {}).get("CIDEr-D")
     data = tuning.get("data", {}).get("name", "")
