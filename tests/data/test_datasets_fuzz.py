@@ -22,8 +22,6 @@ from typing import Any
 
 import pytest
 
-from tiers import slow
-
 COUNT = 2_000
 _SECONDS = 5  # of a processor that one file may take
 _MEMORY = 1 << 30  # bytes of address space that reading may add
@@ -268,7 +266,7 @@ def main(folder: str, seed: str, count: str) -> None:
     try_them(Path(folder), int(seed), int(count))
 
 
-@pytest.mark.parametrize("count", [200, *slow(COUNT)])
+@pytest.mark.parametrize("count", [200, pytest.param(COUNT, marks=pytest.mark.slow)])
 def test_damaged_files_are_read_or_refused(count: int) -> None:
     status, last, errors = watched(0, count)
     assert status == 0, f"{last}: {errors[-3000:]}"
