@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captionkit.inference.search import CONCEPTS
 from captionkit.models.concepts import ConceptHead, add_evidence
 from captionkit.models.decoder import Decoded, Decoder, PackedCaptions, Padding
-from captionkit.models.decoder_config import DecoderConfig, ShowAttendTellConfig
+from captionkit.models.decoder_config import DecoderConfig, ShowAttendTellConfig, check_decoder
 from captionkit.models.encoder import Encoder, EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
 from captionkit.models.show_attend_tell import ShowAttendTell
@@ -51,6 +51,7 @@ class CaptioningModel(nn.Module):
 
     def __init__(self, config: ModelConfig, vocabulary: int, *, encoder: Encoder | None = None) -> None:
         super().__init__()
+        check_decoder(config.decoder.name)
         build = DECODERS[config.decoder.name]
         self.config = config
         self.encoder = build_encoder(config.encoder) if encoder is None else encoder

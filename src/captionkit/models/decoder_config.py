@@ -91,9 +91,14 @@ def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
     Raises ModelError for an unknown name, TypeError or ValueError for unknown or invalid fields.
     """
     name = values["name"]
+    check_decoder(name)
+    return CONFIGS[name](**values)
+
+
+def check_decoder(name: str) -> None:
+    """Raise ModelError if there is no decoder of that name."""
     if name not in CONFIGS:
         raise ModelError(f"decoder {name!r} is unknown; use {', '.join(sorted(CONFIGS))}")
-    return CONFIGS[name](**values)
 
 
 def owners_of(field: str) -> tuple[str, ...]:
