@@ -25,11 +25,6 @@ from captionkit.serve.mcp_server import create_server
 
 
 @pytest.fixture(scope="module")
-def model() -> captionkit.Captioner:
-    return captionkit.load(threads=1)
-
-
-@pytest.fixture(scope="module")
 def photo(photos: Path) -> Path:
     return photos / "one.jpg"
 

@@ -60,11 +60,6 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def model() -> captionkit.Captioner:
-    return captionkit.load(threads=1)
-
-
 def opened(browser: Any, server: Server, **options: Any) -> Any:
     """The page in a window of its own, in which every error, every request to elsewhere and everything that its
     Content-Security-Policy forbids is a failure."""

@@ -34,11 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert not list(folder.iterdir()), "it writes nothing"
 
 
-@pytest.fixture(scope="module")
-def photo(photos: Path) -> bytes:
-    return (photos / "one.jpg").read_bytes()
-
-
 def connect(server: Server, sent: bytes) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(sent)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,27 +18,6 @@ from captionkit.serve.app import create_app
 from captionkit.serve.settings import Settings
 
 CAPTIONS, CHAT = "/v1/captions", "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def model() -> captionkit.Captioner:
-    return captionkit.load(threads=1)
-
-
-@pytest.fixture(scope="module")
-def client(model: captionkit.Captioner) -> Iterator[TestClient]:
-    with TestClient(create_app(model, Settings())) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def photo(photos: Path) -> bytes:
-    return (photos / "one.jpg").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def encoded(photo: bytes) -> str:
-    return base64.b64encode(photo).decode()
 
 
 @pytest.fixture(scope="module")

@@ -32,16 +32,6 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def model() -> captionkit.Captioner:
-    return captionkit.load(threads=1)
-
-
-@pytest.fixture(scope="module")
-def photo(photos: Path) -> bytes:
-    return (photos / "one.jpg").read_bytes()
-
-
-@pytest.fixture(scope="module")
 def client(model: captionkit.Captioner) -> Iterator[TestClient]:
     with TestClient(create_app(model, Settings(max_bytes=2**18, max_pixels=10**6))) as opened:
         yield opened

@@ -79,11 +79,6 @@ def proxied(port: int, said: str, *, cut: bool) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def model() -> captionkit.Captioner:
-    return captionkit.load(threads=1)
-
-
-@pytest.fixture(scope="module")
 def clients(model: captionkit.Captioner) -> Iterator[dict[str, TestClient]]:
     """An application by its setting."""
     with (

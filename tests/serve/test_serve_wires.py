@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +25,6 @@ from captionkit.serve.settings import Settings
 GENERATE, CHAT, RESPONSES, VISION = "/api/generate", "/api/chat", "/v1/responses", "/api/v1/vision/caption"
 #: sampling options that many clients send with every request
 WARM = {"temperature": 0.9, "top_p": 0.5, "top_k": 5, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def model() -> captionkit.Captioner:
-    return captionkit.load(threads=1)
-
-
-@pytest.fixture(scope="module")
-def client(model: captionkit.Captioner) -> Iterator[TestClient]:
-    with TestClient(create_app(model, Settings())) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def photo(photos: Path) -> bytes:
-    return (photos / "one.jpg").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def encoded(photo: bytes) -> str:
-    return base64.b64encode(photo).decode()
 
 
 @pytest.fixture(scope="module")

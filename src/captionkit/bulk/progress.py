@@ -6,15 +6,15 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from captionkit.utils import atomic_write
-from captionkit.utils.console import console, print_message
+from captionkit.utils.console import console, handled_by, print_message
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -105,22 +105,6 @@ class _JsonLines(logging.Handler):
         print_message(json.dumps({"time": moment, "level": record.levelname.lower(), **facts}))
 
 
-@contextmanager
-def _json_log() -> Iterator[None]:
-    """Print what bulk captioning logs as JSON lines while the block runs, instead of what others make of it."""
-    logger, handler = logging.getLogger("captionkit.bulk"), _JsonLines()
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
 class ProgressReport:
     """Tells how a run goes: on a terminal in a line that changes, elsewhere in lines from time to time."""
 
@@ -132,7 +116,8 @@ class ProgressReport:
 
     def __enter__(self) -> ProgressReport:
         if self._format == "json":
-            self._as_json.enter_context(_json_log())
+            # instead of what the console makes of it
+            self._as_json.enter_context(handled_by(_JsonLines(), "captionkit.bulk", logging.INFO))
         if self._format == "text" and sys.stderr.isatty():
             from rich.status import Status
 

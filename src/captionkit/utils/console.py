@@ -52,16 +52,23 @@ def log_to_console(*, verbose: bool = False) -> Iterator[None]:
 
     Library code logs to children of the logger "captionkit", progress as INFO, which Python leaves out unless asked.
     """
-    logger, handler = logging.getLogger("captionkit"), _Console()
-    level, propagate = logger.level, logger.propagate
+    with handled_by(_Console(), "captionkit", logging.DEBUG if verbose else logging.INFO):
+        yield
+
+
+@contextmanager
+def handled_by(handler: logging.Handler, name: str, level: int) -> Iterator[None]:
+    """Pass what the logger `name` says from `level` on to `handler` alone while the block runs."""
+    logger = logging.getLogger(name)
+    before, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before)
         logger.propagate = propagate
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -41,7 +42,7 @@ class ModelOptions(BaseModel):
 NO_OPTIONS = ModelOptions.model_validate({})
 
 
-class OllamaRequest(BaseModel):
+class OllamaRequest(BaseModel, ABC):
     """The fields that generate and chat share. Fields that ask for what captions are not are rejected."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -55,9 +56,9 @@ class OllamaRequest(BaseModel):
     keep_alive: float | str | None = Field(None, description="the model stays loaded in any case")
 
     @property
+    @abstractmethod
     def only_loads(self) -> bool:
         """Whether the request has no content, which loads a model."""
-        raise NotImplementedError
 
     @property
     def unloads(self) -> bool:
@@ -68,8 +69,9 @@ class OllamaRequest(BaseModel):
         """Return what is asked for."""
         return (self.options or NO_OPTIONS).question(self._images(), service)
 
+    @abstractmethod
     def _images(self) -> list[tuple[str, str]]:
-        raise NotImplementedError
+        """Return the images as (place in the request, image)."""
 
     def check(self, model: str) -> None:
         """Raise RefusalError (400) for fields that ask for output that captions do not provide."""
