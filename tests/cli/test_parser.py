@@ -120,3 +120,6 @@ def test_serve_takes_its_model_by_place_with_a_notice(
     assert cli.main(["serve", "two"]) == 0
     assert asked == ["one", "two"]
     assert "captionkit serve --model MODEL" in capsys.readouterr().err
+    assert cli.main(["serve", "two", "--model", "one"]) == 1
+    assert asked == ["one", "two"]
+    assert "'two': the model is named by --model alone" in capsys.readouterr().err

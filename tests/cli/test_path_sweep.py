@@ -151,7 +151,7 @@ ORDINARY = [
     "--bounding-set=-dac_override,-dac_read_search",
 ]
 _NUMBERS = itertools.count()
-_LONGEST = 300  # seconds of a command, after which it hangs, however busy the machine is
+_LONGEST = 120  # seconds of a command, after which it hangs, however busy the machine is
 
 
 def arguments_of(command: str) -> Iterator[tuple[str, argparse.Action]]:
@@ -277,6 +277,8 @@ def command_line(place: Path, command: str, changed: dict[str, str]) -> list[str
         flags = []
     positional = [name for name, _ in arguments_of(command) if not name.startswith("-")]
     words = [given[name] for name in positional if name in given]
+    if command == "serve" and "place" in given:  # the earlier spelling of --model
+        del given["--model"]
     if command == "average":
         words.insert(0, "bundled")
     if command == "bulk":

@@ -405,7 +405,9 @@ def serve(options: argparse.Namespace) -> int:
     settings = Settings(**_overrides(options, "serve"))
     from captionkit.serve.server import serve as run
 
-    if options.place:
+    if options.place is not None:
+        if options.model is not None:
+            raise CaptionkitError(f"{options.place!r}: the model is named by --model alone; drop one of the two")
         print_message("captionkit: the model is named by --model now: captionkit serve --model MODEL")
     run(options.model or options.place, settings)
     return 0
