@@ -421,6 +421,70 @@ def test_swapped_arguments_are_told_so(references: Path, candidates: Path, capsy
     assert "is a folder; name the results file" in capsys.readouterr().err
 
 
+_SIDE = {"a/1": SAID[1], "a/2": SAID[2], "b/1": SAID[3]}
+_BY_PATH = {"a/1": WRITTEN[1], "a/2": WRITTEN[2], "b/1": WRITTEN[3]}
+
+
+def _texts(root: Path, captions: dict[str, list[str]], suffix: str, images: str = "") -> Path:
+    """A file of captions for each image, beside an empty image file if `images` names its suffix."""
+    for name, some in captions.items():
+        path = root / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{text}\n" for text in some), encoding="utf-8")
+        if images:
+            (root / f"{name}{images}").touch()
+    return root
+
+
+def _metadata(root: Path, captions: dict[str, list[str]]) -> Path:
+    root.mkdir()
+    rows = [json.dumps({"file_name": f"{name}.jpg", "text": some}) for name, some in captions.items()]
+    (root / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("candidate", [".txt", ".jpg.txt", ".caption", ".txt beside images", "metadata.jsonl"])
+@pytest.mark.parametrize("reference", [".txt", ".caption beside images", "metadata.jsonl"])
+def test_folders_with_the_captions_of_each_image(tmp_path: Path, candidate: str, reference: str) -> None:
+    def kept(name: str, kind: str, captions: dict[str, list[str]]) -> Path:
+        suffix, _, images = kind.partition(" beside ")
+        if suffix == "metadata.jsonl":
+            return _metadata(tmp_path / name, captions)
+        return _texts(tmp_path / name, captions, suffix, images and ".jpg")
+
+    wrote, said = kept("wrote", reference, _BY_PATH), kept("said", candidate, {k: [v] for k, v in _SIDE.items()})
+    found = captionkit.evaluate(str(said), str(wrote), FEW)
+    assert dict(found) == pytest.approx(dict(captionkit.evaluate(_SIDE, _BY_PATH, FEW)))
+    assert len(found.ids) == 3 and found.notes == []  # a/1 and b/1 were told apart
+
+
+def test_an_image_of_a_folder_without_a_candidate_is_named(tmp_path: Path, capsys) -> None:
+    wrote = _texts(tmp_path / "wrote", _BY_PATH, ".txt", ".jpg")
+    said = _texts(tmp_path / "said", {"a/1": [SAID[1]], "b/1": []}, ".txt")
+    (said / "README.txt").write_text("made on Monday\nby hand\n")
+    assert run("score", wrote, said, "--metrics", "rouge") == 0
+    assert (
+        "2 of 3 images with references have no candidate and are left out: a/2.jpg, b/1.jpg" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a dog\na cat\n", "image 'a/2.txt' has several captions"),
+        (b"0 0.5 0.5 0.1 0.1\n", "a/2.txt: malformed caption (numbers, such as boxes of objects"),
+        (b"\xff\xfe\xfd", "a/2.txt: malformed caption (not UTF-8 text"),
+    ],
+)
+def test_a_text_file_that_is_no_candidate(tmp_path: Path, content: bytes, message: str, capsys) -> None:
+    wrote = _texts(tmp_path / "wrote", _BY_PATH, ".txt")
+    said = _texts(tmp_path / "said", {name: [text] for name, text in _SIDE.items()}, ".txt")
+    (said / "a" / "2.txt").write_bytes(content)
+    assert run("score", wrote, said, "--metrics", "rouge") == 1
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -667,7 +667,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         metavar="REFERENCES",
         help="captions that people wrote: COCO or Karpathy JSON, CSV, or a dataset",
     )
-    add("candidates", type=_named, metavar="CANDIDATES", help="captions to score: COCO results (.json), .jsonl or .csv")
+    add(
+        "candidates",
+        type=_named,
+        metavar="CANDIDATES",
+        help="captions to score: COCO results (.json), .jsonl, .csv, or a folder with a text file for each image",
+    )
     add("--split", help="of the references (default: the one that the candidates are of)")
     _add_scoring(add)
     add("--per-image", type=_path, metavar="OUT.csv", help="write the scores of each image")

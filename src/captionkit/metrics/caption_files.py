@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captionkit.data.layouts import CaptionSet, Dataset, Problem, stated_captions
+from captionkit.data.layouts import CaptionSet, Dataset, Problem, has_captions_by_image, stated_captions
 from captionkit.data.layouts.caption_set import is_id, normalize_split, whole
 from captionkit.data.layouts.caption_values import (
     CAPTION_COLUMNS,
@@ -34,6 +34,8 @@ _SHAPE = '{id: caption} or [{"image_id", "caption"}, ...]'
 # Columns that may identify a candidate's image, the most reliable first: a number can equal another image's by chance,
 # and an "id" can be the row's.
 _ID_COLUMNS = (*IMAGE_COLUMNS, "image_id", "id")
+# Problems of a folder of candidates, any of which would leave an image out of the scores.
+_FATAL = ("malformed caption", "malformed entry", "unreadable folder")
 
 
 class ImageReferences(NamedTuple):
@@ -76,7 +78,8 @@ References = Mapping[Id, Sequence[str]] | CaptionSet | Dataset | ReferenceSet | 
 def read_candidates(source: Candidates) -> CandidateSet:
     """Read one caption per image from {id: caption}, COCO results, or a .json, .jsonl, .csv or .tsv file of them.
 
-    Raises CaptionkitError if ids are missing or repeated.
+    A folder may have a text file for each image, beside it or not, or metadata.jsonl. Raises CaptionkitError if ids are
+    missing or repeated.
     """
     if isinstance(source, CandidateSet):
         return source
@@ -193,10 +196,11 @@ def _results(rows: object, origin: str, where: str = "entry {}") -> Iterator[_Ro
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    """Yield each caption in a file."""
+    """Yield each caption in a file or folder."""
     readers = {".json": _json, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
     if paths.is_folder(path, DatasetError):
-        raise DatasetError(f"{path}: is a folder; name the results file in it, such as {path / 'results.json'}")
+        yield from _folder(path)
+        return
     if path.suffix.lower() not in readers:
         raise DatasetError(
             f"{path}: unknown kind of results file; its name must end in {', '.join(readers)}{way_out(path, '; ')}"
@@ -205,6 +209,24 @@ def _rows(path: Path) -> Iterator[_Row]:
         yield from readers[path.suffix.lower()](path)
     except OSError as error:
         raise DatasetError(paths.unreadable(path, error)) from None
+
+
+def _folder(path: Path) -> Iterator[_Row]:
+    """Yield the caption of each image that has one in a file of its own, or in metadata.jsonl."""
+    found = False
+    for stated in stated_captions(path) if has_captions_by_image(path) else ():
+        if isinstance(stated, Problem):
+            if stated.kind in _FATAL:
+                reason = stated.detail.removesuffix("; left out")
+                raise DatasetError(f"{path / stated.where}: {stated.kind} ({reason}); correct it")
+        elif stated.captions:
+            found = True
+            yield _Row({"file_name": stated.id}, _one(stated.captions, stated.id, str(path)), stated.file_name)
+    if not found:
+        result = path / "results.json"
+        raise DatasetError(
+            f"{path}: is a folder; name the results file in it, such as {result}, or a folder of captions in text files"
+        )
 
 
 def _json(path: Path) -> Iterator[_Row]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from captionkit.data.layouts.caption_set import base_name, id_of_file, normalize_split
-from captionkit.data.layouts.caption_values import is_missing
+from captionkit.data.layouts.caption_values import TEXTS, is_missing
 from captionkit.errors import CaptionkitError
 from captionkit.metrics.caption_files import CandidateSet, Id, ImageReferences, ReferenceSet
+from captionkit.utils.paths import IMAGE_SUFFIXES
 
 _NAMED = 5  # images listed in a message
 
@@ -20,6 +21,14 @@ def _tail(path: object) -> object:
     return "/".join(parts[-2:]) if len(parts) > 1 else None
 
 
+def _path_stem(name: object) -> str:
+    """Return a path without the suffix of an image or of its caption file: a/1.jpg.txt, a/1.txt and a/1.jpg are a/1."""
+    path = str(name).replace("\\", "/").casefold()
+    for suffixes in (TEXTS, IMAGE_SUFFIXES):
+        path = next((path.removesuffix(suffix) for suffix in suffixes if path.endswith(suffix)), path)
+    return path
+
+
 def _stem(name: object) -> str:
     return str(id_of_file(str(name))).casefold()
 
@@ -28,6 +37,7 @@ def _stem(name: object) -> str:
 _RULES: tuple[tuple[Callable[[Id], object], Callable[[ImageReferences], object], str], ...] = (
     (lambda known: (type(known), known), lambda image: (type(image.id), image.id), ""),
     (str, lambda image: str(image.id), "image ids are text on one side and numbers on the other; matched as text"),
+    (_path_stem, lambda image: _path_stem(image.id), ""),
     (_tail, lambda image: _tail(image.name), "candidates are matched with references by folder and file name"),
     (
         lambda known: base_name(str(known)),

@@ -14,7 +14,13 @@ from __future__ import annotations
 
 from captionkit.data.layouts.caption_set import CaptionSet, Dataset, Example, Problem
 from captionkit.data.layouts.inspect import DatasetReport, inspect_dataset
-from captionkit.data.layouts.registry import LAYOUTS, captioned_split, open_dataset, stated_captions
+from captionkit.data.layouts.registry import (
+    LAYOUTS,
+    captioned_split,
+    has_captions_by_image,
+    open_dataset,
+    stated_captions,
+)
 
 __all__ = [
     "LAYOUTS",
@@ -24,6 +30,7 @@ __all__ = [
     "Example",
     "Problem",
     "captioned_split",
+    "has_captions_by_image",
     "inspect_dataset",
     "open_dataset",
     "stated_captions",

@@ -13,7 +13,10 @@ from captionkit.data.layouts.reading import decoded
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
 """What captions are called in a table or an object, the likeliest first."""
 
-SIDECARS = (".txt", ".caption", ".json")
+TEXTS = (".txt", ".caption")
+"""The endings of files that hold the captions of one image, one a line."""
+
+SIDECARS = (*TEXTS, ".json")
 """The endings of files that hold the captions of the one image beside them."""
 
 MAX_CAPTIONS = 1 << 20

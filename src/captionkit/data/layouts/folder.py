@@ -13,7 +13,7 @@ from pathlib import Path
 
 from captionkit.data.layouts.assemble import Place, StatedImage
 from captionkit.data.layouts.caption_set import Problem, split_of_folder
-from captionkit.data.layouts.caption_values import MAX_CAPTIONS, SIDECARS, captions_of_file
+from captionkit.data.layouts.caption_values import MAX_CAPTIONS, SIDECARS, TEXTS, captions_of_file
 from captionkit.data.layouts.unsupported import way_out
 from captionkit.utils.paths import IMAGE_SUFFIXES
 
@@ -47,6 +47,24 @@ def read(place: Place, files: list[Path]) -> Iterator[StatedImage | Problem]:
                 yield StatedImage(item, item, captions, split or "", root.name, root)
                 yield from problems
         yield from _unread(root, [item for item in items if isinstance(item, str)], beside)
+
+
+def texts(root: Path) -> list[str]:
+    """Return the paths, relative to `root`, of the caption files of a folder that keeps its images elsewhere.
+
+    Empty if an image lies in it too: captions are those beside images then.
+    """
+    items = [item for item in _walk(root) if isinstance(item, str)]
+    return [] if any(map(_is_image, items)) else [item for item in items if _is_text(item)]
+
+
+def read_texts(root: Path, names: Iterable[str]) -> Iterator[StatedImage | Problem]:
+    """Yield the captions of each such file, under its path from the root, which names the absent image."""
+    for name in names:
+        problems: list[Problem] = []
+        captions = _read(root, name, problems)
+        yield StatedImage(name, name, captions, split_of_folder(name.split("/")[0]) or "", root.name, root)
+        yield from problems
 
 
 def unread(root: Path) -> Iterator[Problem]:
@@ -118,7 +136,7 @@ def _elsewhere(root: Path, items: list[str], beside: _Beside) -> Iterator[Proble
     for item in items:
         place, _, name = item.rpartition("/")
         image = images.get(_stem(name))
-        if place in said or image is None or item in beside.used or not item.casefold().endswith((".txt", ".caption")):
+        if place in said or image is None or item in beside.used or not item.casefold().endswith(TEXTS):
             continue
         said.add(place)
         if _read(root, item, []):  # not object boxes, which are often stored like this
@@ -128,6 +146,11 @@ def _elsewhere(root: Path, items: list[str], beside: _Beside) -> Iterator[Proble
 
 def _is_image(item: str) -> bool:
     return item.casefold().endswith(IMAGE_SUFFIXES)
+
+
+def _is_text(item: str) -> bool:
+    name = item.rpartition("/")[2]
+    return name.casefold().endswith(TEXTS) and not _NO_CAPTIONS.match(name)
 
 
 def _stem(item: str) -> str:

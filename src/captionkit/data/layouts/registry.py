@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
@@ -71,7 +72,7 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
 
     `layout` is a name in LAYOUTS; without it, the layout is detected from the contents. Raises DatasetError.
     """
-    try:
+    with _readable(path):
         place = Place.of(path)
         name, files = _detect(place) if layout is None else _named(place, layout)
         dataset = assemble(place, name, LAYOUTS[name].read(place, files))
@@ -84,9 +85,6 @@ def open_dataset(path: str | os.PathLike[str], *, layout: str | None = None) -> 
         ):
             detail = f"names images and no captions, which are looked for under {', '.join(CAPTION_COLUMNS)}"
             dataset.problems.extend(Problem("unread file", place.name(file), detail) for file in files)
-    except OSError as error:
-        file = error.filename or path
-        raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
     if not dataset:
         first = "".join(f"; {problem.where}: {problem.detail}" for problem in dataset.problems[:1])
         raise DatasetError(f"{path}: names no image, read in the layout {name!r}{first}; check its contents")
@@ -106,24 +104,46 @@ def captioned_split(path: str | os.PathLike[str], split: str) -> CaptionSet:
 def stated_captions(path: str | os.PathLike[str]) -> Iterator[StatedImage | Problem]:
     """Yield what the caption files at `path` state, image by image; the images themselves need not exist.
 
-    Reads every layout that `open_dataset` detects, and COCO annotations without file names. Raises DatasetError.
+    Reads every layout that `open_dataset` detects, COCO annotations without file names, and folders of caption files
+    whose images lie elsewhere. Raises DatasetError.
     """
-    try:
+    with _readable(path):
         place = Place.of(path)
         if place.file and (bare := coco.without_images(place.file)):
             yield from coco.entries(bare, place.file, place.name(place.file), "")
             return
-        name, files = _detect(place)
+        if not (known := _detected(place)) and not place.file and (texts := folder.texts(place.root)):
+            yield from folder.read_texts(place.root, texts)
+            return
+        name, files = known or _detect(place)
         yield from LAYOUTS[name].read(place, files)
+
+
+def has_captions_by_image(path: Path) -> bool:
+    """Return whether a folder's captions lie in a file for each image, or in Hugging Face's metadata.jsonl."""
+    with _readable(path):
+        place = Place.of(path)
+        known = _detected(place)
+        return LAYOUTS[known[0]] in (folder, imagefolder) if known else bool(folder.texts(place.root))
+
+
+@contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise DatasetError for a file under `path` that cannot be read."""
+    try:
+        yield
     except OSError as error:
         file = error.filename or path
         raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
 
 
+def _detected(place: Place) -> tuple[str, list[Path]] | None:
+    return next(((name, files) for name, layout in LAYOUTS.items() if (files := layout.detect(place))), None)
+
+
 def _detect(place: Place) -> tuple[str, list[Path]]:
-    for name, layout in LAYOUTS.items():
-        if files := layout.detect(place):
-            return name, files
+    if known := _detected(place):
+        return known
     if place.file and place.file.suffix.casefold() == ".json":
         read_json(place.file)  # reports malformed JSON
     named = place.file or place.root
