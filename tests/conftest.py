@@ -111,7 +111,7 @@ def model_folder(
     """
     import shutil
 
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
     from filelock import FileLock
 
     root = tmp_path_factory.getbasetemp()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
-pytest.importorskip("onnx", reason="the extra `export` is not installed")
+pytest.importorskip("onnx", reason="the extra `train` is not installed")
 
 import speed
 from speed_cases import ARITHMETIC, COLD, COMMAND, FORCED, IMPORTS, LIBRARY, MACHINE, PARTS, TEXTBOOK, case

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra `train` is not installed")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from arithmetic import Counted, Work  # noqa: E402

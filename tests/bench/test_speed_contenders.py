@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
-pytest.importorskip("onnx", reason="the extra `export` is not installed")
+pytest.importorskip("onnx", reason="the extra `train` is not installed")
 
 from captionkit.errors import CaptionkitError
 from coldstart import ColdStart

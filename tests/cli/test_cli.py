@@ -250,7 +250,7 @@ def test_damaged_metrics_of_a_run_are_one_line(
 
 
 def test_what_was_not_finite_leaves_a_gap_in_the_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     row = {"kind": "eval", "step": 1, "epoch": 1.0, "val_loss": None, "cider": None, "best": True}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert run("plot", tmp_path, "--output", tmp_path / "c.png") == 0
@@ -352,7 +352,7 @@ def test_missing_extra_says_what_to_install(
     monkeypatch.delitem(sys.modules, "captionkit.export.graphs", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert run("export", untrained) == 1
-    assert "onnx is not installed; run `pip install 'captionkit[export]'`" in capsys.readouterr().err
+    assert "onnx is not installed; run `pip install 'captionkit[train]'`" in capsys.readouterr().err
 
 
 def test_usage_errors_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,7 +400,7 @@ def test_inspect_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_plot_draws_one_run_or_compares_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     rows = [
         {"kind": "train", "step": 20, "epoch": 1.0, "loss": 3.0, "lr_decoder": 1e-3},
         {"kind": "eval", "step": 20, "epoch": 1.0, "val_loss": 2.5, "cider": 0.5, "best": True},

@@ -254,7 +254,7 @@ def test_average_refuses_before_it_averages(tmp_path: Path, capsys: pytest.Captu
 
 def test_runs_sweeps_and_reports_replace_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("torch", "accelerate", "optuna"):
-        pytest.importorskip(name, reason="the extra `sweep` is not installed")
+        pytest.importorskip(name, reason="the extra `train` is not installed")
     photo(tmp_path / "data" / "a.jpg")
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "journal.jsonl").write_text('{"day": 1}\n{"day": 2, "cut')
@@ -434,7 +434,7 @@ def test_captions_go_into_a_pipe_once(tmp_path: Path) -> None:
 
 
 def test_curves_replace_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     (tmp_path / "run").mkdir()
     row = {"kind": "train", "step": 1, "epoch": 0.5, "loss": 3.0, "lr_decoder": 1e-3, "lr_encoder": 0.0}
     (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(row) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra `train` is not installed")
 
 from captionkit.data.images import Preprocessing  # noqa: E402
 from captionkit.export.quantization.gptq import Inputs, gptq_round  # noqa: E402

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="the extra `export` is not installed")
+pytest.importorskip("transformers", reason="the extra `train` is not installed")
 
 import pretrained_captioners as tiny
 from captionkit.data.special_tokens import SpecialTokens

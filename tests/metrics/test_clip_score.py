@@ -338,7 +338,7 @@ class _Joint(_Text):
 @pytest.fixture(scope="module")
 def published(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same CLIP without its weights, in two graphs and in one."""
-    pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    pytest.importorskip("onnx", reason="the extra `train` is not installed")
     clip = CLIPModel.from_pretrained(folder, attn_implementation="eager").eval()
     ids, photo, mask = torch.full((2, 9), END), torch.zeros(2, 3, SIDE, SIDE), torch.ones(2, 9, dtype=torch.long)
     texts, seen = {0: "texts", 1: "length"}, {0: "images"}

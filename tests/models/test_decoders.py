@@ -389,7 +389,7 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_learns_by_heart_and_says_the_same_from_its_graphs(
     name: str, encoder: str, backbone: Path, mobilenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     data = make_shapes(tmp_path / "data", train=6, val=0, each=1)
     (data / "captions.json").rename(data / "captions_train.json")

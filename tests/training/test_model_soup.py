@@ -69,7 +69,7 @@ def test_opposite_errors_cancel_and_what_spoils_is_left_out(
     real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two models that err in opposite directions the mean is the model between them."""
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
     models = [
         changed(tmp_path / name, shifted(strength)) for name, strength in (("up", 1.5), ("down", -1.5), ("off", 9.0))
     ]

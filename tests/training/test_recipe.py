@@ -333,6 +333,15 @@ def test_earlier_names_of_fields_are_read_with_one_notice(toml, capsys: pytest.C
     assert not capsys.readouterr().err
 
 
+def test_an_optimizer_that_is_gone_is_answered_with_what_to_use(toml) -> None:
+    wanted = "optimizer.name = 'adam' is gone; use 'adamw', which is the same with optimizer.weight_decay 0"
+    path = toml("[optimizer]\nname = 'adam'")
+    for origin, arguments in ((path, (path,)), ("command line", (None, {"optimizer.name": "adam"}))):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(*arguments)
+        assert str(caught.value) == f"{origin}: {wanted}"
+
+
 @pytest.mark.parametrize(
     "content", ["[optimizer]\nepochs = 3\n[trainer]\nepochs = 3\n", "[data]\nmin_frequency = 2\nmin_freq = 2\n"]
 )

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
 
 import captionkit
 from captionkit.cli import main as cli

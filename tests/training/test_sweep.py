@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
+pytest.importorskip("optuna", reason="the extra `train` is not installed")
 
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -377,4 +377,4 @@ def test_without_optuna_the_command_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert cli.main(["sweep", str(data), "--output", str(tmp_path / "out")]) == 1
-    assert "run `pip install 'captionkit[sweep]'" in capsys.readouterr().err
+    assert "run `pip install 'captionkit[train]'" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_a_model_learns_its_captions_by_heart_and_tells_them_from_its_folder(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
     data = make_shapes(tmp_path / "data", train=8, val=0, each=1)
     (data / "captions.json").rename(data / "captions_train.json")
     shutil.copy(data / "captions_train.json", data / "captions_val.json")
@@ -178,7 +178,7 @@ def test_the_scores_of_a_run_are_those_of_evaluating_its_model(
     data: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
     changes = {"trainer.epochs": 30, "optimizer.lr_decoder": 1e-2, "trainer.eval_every": 10, "data.val_split": "train"}
     result = train(data, tmp_path / "run", make_recipe(backbone, {**WHOLE, **changes}))
     row = next(row for row in rows(tmp_path / "run", "eval") if row["step"] == result.best_step)
@@ -772,7 +772,7 @@ def test_a_failed_export_loses_nothing(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator\nand a long story")
 
-    pytest.importorskip("captionkit.export.export_model", reason="the extra `export` is not installed")
+    pytest.importorskip("captionkit.export.export_model", reason="the extra `train` is not installed")
     monkeypatch.setattr("captionkit.export.export_model.export_model", fails)
     assert train(data, tmp_path / "run", recipe).steps == 3
     said = capsys.readouterr().err

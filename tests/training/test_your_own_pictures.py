@@ -50,7 +50,7 @@ def make_pictures(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_commands_of_the_tutorial_run_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage", reason="the extra `demo` is not installed")
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
     monkeypatch.setenv("CAPTIONKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     make_pictures(tmp_path / "my-pictures")

@@ -369,7 +369,7 @@ def test_drawings_of_curves_say_what_they_show_and_need_nothing_else():
 
 def test_curves_without_matplotlib_name_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(CaptionkitError, match=r"captionkit\[train\]"):
+    with pytest.raises(CaptionkitError, match=r"captionkit\[plot\]"):
         draw_curves(training(3), tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
 
@@ -411,5 +411,5 @@ def test_sample_photos_come_from_the_installed_package_alone(monkeypatch):
 
 def test_without_samples_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CaptionkitError, match=r"pip install captionkit\[demo\]"):
+    with pytest.raises(CaptionkitError, match=r"pip install 'captionkit\[demo\]'"):
         sample_photos()

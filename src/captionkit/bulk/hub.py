@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub as inputs (extra: datasets): hf:OWNER/NAME, or one split of it, hf:OWNER/NAME:train.
+"""Datasets of the Hugging Face Hub as inputs (extra: bulk): hf:OWNER/NAME, or one split of it, hf:OWNER/NAME:train.
 
 The library `datasets` downloads them once, and then reads any row from disk.
 """
@@ -74,9 +74,7 @@ def _load(name: str) -> dict[str, Any]:
     try:
         import datasets
     except ModuleNotFoundError:
-        raise CaptionkitError(
-            f"hf:{name}: datasets is not installed; run `pip install 'captionkit[datasets]'`"
-        ) from None
+        raise CaptionkitError(f"hf:{name}: datasets is not installed; run `pip install 'captionkit[bulk]'`") from None
     try:
         return dict(datasets.load_dataset(name))
     except Exception as error:  # the Hub and each kind of dataset have exceptions of their own

@@ -572,7 +572,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--steps", type=int, default=200, help="over which the rate rises (default: %(default)s)")
     add_recipe(commands.choices["find-lr"], _named, fields=asked("find-lr"))
 
-    add = _add(commands, sweep, extra="sweep")
+    add = _add(commands, sweep, extra="train")
     add("data", type=_path, metavar="DATA", help="captioned images, in any layout that `captionkit inspect` knows")
     add("--output", type=_path, required=True, metavar="FOLDER", help="for the trials and the report; goes on if begun")
     add("--space", type=_path, metavar="FILE", help="TOML: recipe fields with choices or ranges (default: the usual)")
@@ -692,7 +692,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--check-images", old=["--images"], action="store_true", help="also open every image")
     add("--json", action="store_true", help="machine-readable")
 
-    add = _add(commands, export, extra="export")
+    add = _add(commands, export, extra="train")
     add("model", type=_named, metavar="MODEL", help="model folder with weights")
     what = "real images to try the graphs on (default: sample photographs)"
     add("--images", old=["--pictures"], type=_path, metavar="DIR", help=what)
@@ -708,7 +708,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add = _add(commands, models, extra="")
     add("--json", action="store_true", help="machine-readable, with their Hub ids")
 
-    add = _add(commands, import_, extra="export")
+    add = _add(commands, import_, extra="train")
     add("model", metavar="MODEL", help="folder that transformers saved, or Hub id; MODEL@REVISION for one revision")
     add("--output", type=_path, required=True, metavar="FOLDER", help="the model folder to write")
     add(
@@ -735,7 +735,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--allow-urls", action="store_true", help="fetch images that are named by URL, from public addresses only")
     _add_runtime(add)
 
-    add = _add(commands, plot, extra="train")
+    add = _add(commands, plot, extra="plot")
     add("runs", type=_named, nargs="+", metavar="RUN", help="folders that `captionkit train` made")
     add("--output", type=_path, default=Path("curves.png"), metavar="FILE", help="the image (default: %(default)s)")
 

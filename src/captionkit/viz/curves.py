@@ -97,7 +97,7 @@ def new_figure(height: float, width: float = 9.0) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise CaptionkitError("curves are drawn by matplotlib; `pip install captionkit[train]` brings it") from None
+        raise CaptionkitError("curves are drawn by matplotlib; `pip install 'captionkit[plot]'` brings it") from None
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

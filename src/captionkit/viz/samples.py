@@ -24,5 +24,5 @@ def sample_photos() -> list[tuple[str, Image.Image]]:
     folders = [Path(place) / "data" for place in (package and package.submodule_search_locations) or ()]
     paths = [folder / name for name in FILES for folder in folders if (folder / name).is_file()]
     if not paths:
-        raise CaptionkitError("the sample photos come with scikit-image; `pip install captionkit[demo]` brings it")
+        raise CaptionkitError("the sample photos come with scikit-image; `pip install 'captionkit[demo]'` brings it")
     return [(path.name, open_image(path)) for path in paths]

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from captionkit.errors import RecipeError
-from captionkit.training.config.renamed import EARLIER, RENAMED, notice, with_present_names
+from captionkit.training.config.renamed import EARLIER, GONE, RENAMED, notice, with_present_names
 from captionkit.training.config.schema import (
     DataRecipe,
     DecoderRecipe,
@@ -306,6 +306,8 @@ def _explain(error: ValidationError) -> str:
             reasons += [f"{one} is not a field of the recipe{nearest_field(one)}" for one in unknown]
         elif problem["type"] == "unexpected_keyword_argument":
             reasons.append(f"{name} is not a field of the recipe{nearest_field(name)}")
+        elif str(problem["input"]) in GONE.get(name, {}):
+            reasons.append(f"{name} = {problem['input']!r} is gone; {GONE[name][problem['input']]}")
         else:
             reasons.append(f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     return "; ".join(reasons)

@@ -43,6 +43,8 @@ RENAMED = {
     "run.half_weights": "trainer.save_dtype",
     "run.trackers": "trainer.report_to",
 }
+#: what to use instead of a value that is gone, by field
+GONE = {"optimizer.name": {"adam": "use 'adamw', which is the same with optimizer.weight_decay 0"}}
 EARLIER = {new: old for old, new in RENAMED.items()}
 #: `run.half_weights` was a boolean, or a word for one on the command line
 _DTYPES = dict.fromkeys(("true", "1", "on", "yes"), "float16") | dict.fromkeys(("false", "0", "off", "no"), "float32")

@@ -137,13 +137,11 @@ class LossRecipe:
 class OptimizerRecipe:
     """Optimizer, and the learning rates of encoder and decoder with their schedule."""
 
-    name: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = _field(
-        "adamw", "optimizer; sgd has Nesterov momentum"
-    )
+    name: Literal["adamw", "sgd", "adafactor", "lion", "muon"] = _field("adamw", "optimizer; sgd has Nesterov momentum")
     lr_decoder: Positive = _field(1e-3, "peak learning rate of the decoder; see `captionkit find-lr`")
     lr_encoder: Positive = _field(2e-5, "peak learning rate of the encoder")
     lr_concepts: Annotated[float, Ge(0)] = _field(0.0, "peak learning rate of the concept head; 0: the decoder's")
-    weight_decay: Annotated[float, Ge(0)] = _field(0.01, "weight decay of matrices; coupled in adam and sgd")
+    weight_decay: Annotated[float, Ge(0)] = _field(0.01, "weight decay of matrices; coupled in sgd")
     warmup: Annotated[int, Ge(0)] = _field(200, "steps over which rates rise from 0; at most a fifth of the run")
     schedule: Literal["cosine", "linear", "constant"] = _field("cosine", "learning rates after the warm-up")
     min_lr_ratio: Annotated[float, Ge(0), Le(1)] = _field(0.01, "share of the rates left at the end of the schedule")

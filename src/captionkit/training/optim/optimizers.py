@@ -7,12 +7,11 @@ checkpoints store.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from captionkit.errors import RecipeError
 from captionkit.training.config.schema import OptimizerRecipe
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 Groups = list[dict[str, Any]]
 
-#: betas of Adam and AdamW, as in Vaswani et al. (arXiv 1706.03762)
+#: betas of AdamW, as in Vaswani et al. (arXiv 1706.03762)
 _BETAS = (0.9, 0.98)
 _MOMENTUM = 0.9
 #: optimizers missing from older torch versions: class name and first version that has it
@@ -37,15 +36,12 @@ def check_optimizer(name: str) -> None:
     if name in _SINCE and not hasattr(torch.optim, _SINCE[name][0]):
         version = f"needs torch {_SINCE[name][1]} or later, and this is {torch.__version__}"
         raise RecipeError(f"optimizer.name = {name!r}: {version}; take 'adamw', or a newer torch")
-    if name == "lion" and find_spec("lion_pytorch") is None:
-        remedy = "`pip install 'captionkit[optimizers]'` brings it, or take 'adamw'"
-        raise RecipeError(f"optimizer.name = 'lion': lion-pytorch is not installed; {remedy}")
 
 
 def make_optimizer(model: CaptioningModel, recipe: OptimizerRecipe, layer_decay: float = 1.0) -> Optimizer:
     """Build the recipe's optimizer over the trainable parameters of `model`; see `parameter_groups`.
 
-    adam: Kingma and Ba, arXiv 1412.6980; adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov momentum
+    adamw: Loshchilov and Hutter, arXiv 1711.05101; sgd: with Nesterov momentum
     0.9; adafactor: Shazeer and Stern, arXiv 1804.04235; lion: Chen et al., arXiv 2302.06675; muon: see `Muon`, with
     AdamW for every parameter that is not a hidden-layer matrix.
 
@@ -69,7 +65,6 @@ def _lion(groups: Groups) -> Optimizer:
 
 _MAKE: dict[str, Callable[[Groups], Optimizer]] = {
     "adamw": lambda groups: AdamW(groups, betas=_BETAS),
-    "adam": lambda groups: Adam(groups, betas=_BETAS),
     "sgd": lambda groups: SGD(groups, momentum=_MOMENTUM, nesterov=True),
     "adafactor": _adafactor,
     "lion": _lion,

@@ -60,7 +60,7 @@ def export_best(path: Path, images: CaptionSet, *, half: bool) -> str:
     by_hand = f"`captionkit export {path}` makes it run without torch"
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        return f"{by_hand}, once `pip install 'captionkit[export]'` has brought {' and '.join(missing)}"
+        return f"{by_hand}, once `pip install 'captionkit[train]'` has brought {' and '.join(missing)}"
     try:
         if not open_model(path).runnable:
             from captionkit.export.export_model import export_model

@@ -156,10 +156,9 @@ def to_toml(space: Space) -> str:
 #: likely ranges of the decoder's peak learning rate and of the weight decay, by optimizer. Lion moves each weight by
 #: the full learning rate and needs 3 to 10 times less than AdamW, with as much more weight decay (arXiv 2302.06675,
 #: section 5); SGD's updates are proportional to the gradient; Adafactor's learning rate is relative to the weights.
-#: Adam and SGD add the decay to the gradient.
+#: SGD adds the decay to the gradient.
 _RATES = {
     "adamw": Range(1e-4, 1e-2, log=True),
-    "adam": Range(1e-4, 1e-2, log=True),
     "sgd": Range(3e-2, 3.0, log=True),
     "adafactor": Range(3e-3, 3e-1, log=True),
     "lion": Range(2e-5, 2e-3, log=True),
@@ -167,7 +166,6 @@ _RATES = {
 }
 _DECAYS = {
     "adamw": Range(1e-3, 0.3, log=True),
-    "adam": Range(1e-7, 1e-4, log=True),
     "sgd": Range(1e-6, 1e-3, log=True),
     "adafactor": Range(1e-3, 0.3, log=True),
     "lion": Range(1e-2, 3.0, log=True),
