@@ -1,20 +1,39 @@
-"""What a model says of twenty images that packages ship and that may be shown: a Markdown table, confidence beside it.
+"""What the bundled model of every release says of twenty images that packages ship and that may be shown.
 
-    python bench/quality.py [--model MODEL]
+    python bench/quality.py [--update docs/quality.md]
+    python bench/quality.py --model MODEL
+
+Prints captions, their confidence, and the CIDEr-D of all twenty. `--update` keeps them as those of this version,
+in quality.json, and writes the tables of all versions into the document, between its markers. `--model` names another
+model, whose captions are printed alone.
 
 The images come with scikit-image (public domain or CC0, see its `data/README.txt`) and matplotlib (public domain). The
 last eight are unlike anything that a captioner of photos was taught: their captions should be of little confidence.
+Five references of each, written for this by people who looked at the images, are in quality_references.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import skimage.data
 
 import captionkit
+from captionkit.errors import CaptionkitError
+from captionkit.inference.captioner import Captioner
+from captionkit.utils.atomic_write import write_text
+from captionkit.utils.console import print_message
+from speed_report import check_document, table, update_document
+
+NAME = "quality"
+#: {version: {image: {"caption": ..., "confidence": ...}}}, the earliest version first
+RELEASES = Path(__file__).with_name("quality.json")
+REFERENCES = Path(__file__).with_name("quality_references.json")
 
 #: what each image shows, told by a person who looked at it
 IMAGES = {
@@ -42,20 +61,67 @@ IMAGES = {
 
 
 def find(name: str) -> Path:
-    """The file of an image, in whichever of the two packages ships it."""
-    own = Path(skimage.data.__file__).parent / name
-    return own if own.exists() else Path(mpl.get_data_path()) / "sample_data" / name
+    """Return the file of an image, in whichever of the two packages ships it. Raises CaptionkitError."""
+    folders = (Path(skimage.data.__file__).parent, Path(mpl.get_data_path()) / "sample_data")
+    for path in (folder / name for folder in folders):
+        if path.exists():
+            return path
+    raise CaptionkitError(f"{folders[0]}: {name} is missing; install scikit-image and matplotlib again")
+
+
+def references() -> dict[str, list[str]]:
+    """Return five captions of each image, by its name."""
+    return read(REFERENCES)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of this folder holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def captions_of(model: Captioner) -> dict[str, dict[str, Any]]:
+    """Caption all images."""
+    captions = {name: model.caption(find(name)) for name in IMAGES}
+    return {name: {"caption": said.text, "confidence": round(said.confidence, 4)} for name, said in captions.items()}
+
+
+def cider(captions: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return CIDEr-D of the images' captions."""
+    candidates = {name: told["caption"] for name, told in captions.items()}
+    return captionkit.evaluate(candidates, references(), ["cider"], tokenizer="ptb", resamples=0)["CIDEr-D"]
+
+
+def report(releases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Tabulate CIDEr-D of each version, and what each says of an image, one below the other."""
+    scores = [[version, f"{cider(said):.3f}"] for version, said in releases.items()]
+    rows = [
+        ["" if earlier else f"`{name}`: {shows}", version, said[name]["caption"], f"{said[name]['confidence']:.0%}"]
+        for name, shows in IMAGES.items()
+        for earlier, (version, said) in enumerate(releases.items())
+    ]
+    captions = table(["image", "version", "caption", "confidence"], rows)
+    return f"{table(['version', 'CIDEr-D of the twenty'], scores)}\n\n{captions}"
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables, and keep them where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder, Hub id, or the bundled model")
-    model = captionkit.load(parser.parse_args().model)
-    print("| image | shows | caption | confidence |\n|---|---|---|---|")
-    for name, shows in IMAGES.items():
-        caption = model.caption(find(name))
-        print(f"| `{name}` | {shows} | {caption.text} | {caption.confidence:.0%} |")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--model", help="folder or Hub id, instead of the bundled model")
+    choice.add_argument("--update", type=Path, metavar="DOCUMENT", help="keep the captions, and write the tables there")
+    options = parser.parse_args()
+    try:
+        if options.update:
+            check_document(options.update, NAME)
+        captions = captions_of(captionkit.load(options.model))
+        releases = {options.model: captions} if options.model else read(RELEASES) | {captionkit.__version__: captions}
+        print(report(releases))
+        if options.update:
+            write_text(RELEASES, json.dumps(releases, indent=1) + "\n")
+            update_document(options.update, f"{report(releases)}\n", NAME)
+    except CaptionkitError as error:
+        print_message(f"quality: {error}")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
