@@ -104,7 +104,7 @@ WORDS = {
     ),
 }
 #: recipe fields for which "" means none, as their help says
-MAY_BE_EMPTY = {"--encoder.name", "--encoder.weights", "--distillation.teachers"}
+MAY_BE_EMPTY = {"--encoder.name", "--encoder.weights", "--distillation.teachers", "--trainer.clip"}
 
 #: what each command wants besides the argument that is tried: things that are there, under the folder of the test
 USUAL: dict[str, dict[str, str]] = {

@@ -7,9 +7,12 @@ part of an actor that is lost with its machine goes to another one. All else is 
 from __future__ import annotations
 
 import logging
+import queue
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -24,15 +27,22 @@ from captionkit.errors import CaptionkitError, one_line
 LOG = logging.getLogger(__name__)
 
 _LOOK = 5.0  # seconds after which the cluster's size is looked at again
-_AHEAD = 2  # parts of an actor: the one it is at, and one that is there already when it has finished
+_AHEAD = 3  # parts of an actor: the two that its worker has, and one that is there when the first of them is finished
 _IN_VAIN = 10  # actors lost, beyond one for each wanted, during which nothing was finished
 
 
 class Host:
-    """What an actor does: captions one part after another, in a worker process of its own."""
+    """What an actor does: captions parts in a worker process of its own, which opens the next part's images early.
+
+    `run` is called from as many threads as an actor has parts.
+    """
 
     def __init__(self, job: Job) -> None:
         self._pool = LocalPool(job, 1)
+        self._given = _Given()
+        self._results: dict[int, Future[Done]] = {}
+        self._failure: Future[str] = Future()
+        threading.Thread(target=self._caption, name="captionkit-bulk", daemon=True).start()
 
     def ready(self) -> bool:
         """Return True, once the actor has been placed and started."""
@@ -40,10 +50,47 @@ class Host:
 
     def run(self, part: Part) -> Done | str:
         """Return the part once it is whole, or why nothing can be done."""
+        result = self._results[part.index] = Future()
+        self._given.put(part)
+        awaited: list[Future[Any]] = [result, self._failure]
+        wait(awaited, return_when=FIRST_COMPLETED)
+        return result.result() if result.done() else self._failure.result()
+
+    def _caption(self) -> None:
         try:
-            return next(self._pool.run(iter([part])))
+            while True:
+                self._given.wait()
+                for done in self._pool.run(self._given):
+                    self._results.pop(done.index).set_result(done)
         except CaptionkitError as error:  # as text: Ray would wrap it into an exception of its own
-            return str(error)
+            self._failure.set_result(str(error))
+        except BaseException as error:
+            self._failure.set_exception(error)
+
+
+class _Given(Iterator[Part]):
+    """The parts that an actor has been given: iteration ends when there is none for now, and can go on later."""
+
+    def __init__(self) -> None:
+        self._parts: queue.SimpleQueue[Part] = queue.SimpleQueue()
+        self._first: Part | None = None
+
+    def put(self, part: Part) -> None:
+        """Add a part."""
+        self._parts.put(part)
+
+    def wait(self) -> None:
+        """Wait until there is a part."""
+        self._first = self._parts.get()
+
+    def __next__(self) -> Part:
+        if self._first is not None:
+            part, self._first = self._first, None
+            return part
+        try:
+            return self._parts.get_nowait()
+        except queue.Empty:
+            raise StopIteration from None
 
 
 @dataclass(eq=False)
@@ -73,12 +120,15 @@ class RayPool:
         if self._begun_here:
             try:
                 _reach(self._address)
-                ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=self._address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                )
             except (OSError, ValueError, RuntimeError) as error:
                 raise CaptionkitError(
                     f"--address {self._address}: no Ray cluster there ({one_line(error)}); run `ray start --head`"
                 ) from None
-        self._host: Any = ray.remote(num_cpus=self._job.threads)(Host)
+        remote: Any = ray.remote(Host)
+        self._host = remote.options(num_cpus=self._job.threads, max_concurrency=_AHEAD)
         self._given = ray.put(self._job)
         return self
 

@@ -138,6 +138,7 @@ class RunReport:
     train_loss: float | None
     best_loss: float | None
     best_cider: float | None
+    best_clipscore: float | None
     best_epoch: float | None
     evaluations: int
     resumable: bool
@@ -157,7 +158,8 @@ class RunReport:
         best = "none yet"
         if self.best_loss is not None:
             cider = "" if self.best_cider is None else f"CIDEr-D {self.best_cider:.4f}, "
-            best = f"{cider}{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
+            clip = "" if self.best_clipscore is None else f"CLIPScore {self.best_clipscore:.4f}, "
+            best = f"{clip}{cider}{self.best_loss:.4f} nats per word, epoch {self.best_epoch:.2f}"
         remedy = f"none yet; `captionkit report {self.path}` writes it"
         return "\n".join(
             [
@@ -185,6 +187,7 @@ def inspect_run(path: Path) -> RunReport:
         train_loss=trained[-1] if trained else None,
         best_loss=best.get("val_loss") if best else None,
         best_cider=best.get("cider") if best else None,
+        best_clipscore=best.get("clipscore") if best else None,
         best_epoch=best["epoch"] if best else None,
         evaluations=len(evaluations),
         resumable=paths.is_file(path / LAST),

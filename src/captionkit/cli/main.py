@@ -300,18 +300,10 @@ def _metrics(options: argparse.Namespace) -> list[Any] | None:
     if options.chair:
         chosen.append("chair")
     if options.clip:
-        chosen.append(_clip_score(options.clip))
+        from captionkit.models.load_clip import load_clip_score
+
+        chosen.append(load_clip_score(options.clip))
     return chosen
-
-
-def _clip_score(model: str) -> Any:
-    from captionkit.inference.published.clip import OnnxClipScore, has_clip_graphs
-
-    if has_clip_graphs(model):
-        return OnnxClipScore(model)
-    from captionkit.models.clip_score import ClipScore
-
-    return ClipScore(model)
 
 
 def _show(report: Any, notes: Sequence[str], as_json: bool) -> None:

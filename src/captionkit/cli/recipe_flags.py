@@ -13,7 +13,13 @@ from captionkit.cli.parser import Help
 _FLAGS, _WIDE = 45, 110
 _WIDEST = 130
 #: flags without a table, as other commands call them
-_PLAIN = {"trainer.seed": "--seed", "trainer.batch_size": "--batch-size", "trainer.epochs": "--epochs"}
+_PLAIN = {
+    "trainer.seed": "--seed",
+    "trainer.batch_size": "--batch-size",
+    "trainer.epochs": "--epochs",
+    "trainer.monitor": "--keep-best-by",
+    "trainer.clip": "--clip",
+}
 _METAVARS = {bool: "BOOL", int: "N", float: "X", str: "TEXT", tuple: "A,B"}
 
 
@@ -67,7 +73,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
 
 
 def _metavar(leaf: Any) -> str:
-    return "NAME" if leaf.name in ("name", "init") else _METAVARS[type(leaf.default)]
+    return "NAME" if leaf.name in ("name", "init", "clip") else _METAVARS[type(leaf.default)]
 
 
 def _help(leaf: Any, kinds: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ What embeds is a subclass's: `captionkit.ClipScore` with torch, `captionkit.Onnx
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -69,6 +69,17 @@ class ClipScoreMetric(ABC):
     def compute(self) -> MetricResult:
         """Return the scores of all images so far; corpus scores are their means."""
         return mean_result(self.names, np.concatenate([np.empty((0, 2)), *self._scores]))
+
+    def embed_images(self, images: Iterable[Source]) -> Floats:
+        """Return the embeddings [N,D] of N images, for `similarity`. Raises ImageError for one that cannot be read."""
+        waiting = iter(images)
+        parts = iter(lambda: list(islice(waiting, self._batch)), [])
+        return np.concatenate([self._embed_images(some) for some in parts])
+
+    def similarity(self, captions: Sequence[str], images: Floats) -> Floats:
+        """Return the CLIPScore [N] of a caption for each of N images, given as embeddings [N,D]."""
+        # The sum of products is the cosine, as all embeddings have unit length: [N,D] * [N,D] -> [N]
+        return WEIGHT * (self._embed_texts(captions) * images).sum(1).clip(min=0)
 
     def _score(self, rows: Sequence[tuple[str, Sequence[str], Source]]) -> Floats:
         """Return the scores [B,2] of B images."""

@@ -179,10 +179,12 @@ class RunLogger:
         self._cards = cards
         if self.recipe.trainer.report:
             folder.draw()
+        seen = found.scores.get("clipscore")
         said = next((card.caption for card in cards if card.caption), "")
         self.info(
             f"{'*' if better else ' '} epoch {where['epoch']:6.2f}  step {where['step']:6d}  "
             f"{self._training_figure()}  val {found.loss:.3f} nats/word  CIDEr-D {found.scores['cider']:.3f}  "
+            f"{'' if seen is None else f'CLIPScore {seen:.3f}  '}"
             f"{seconds / 60:6.1f} min  | {said}"
         )
 

@@ -20,6 +20,7 @@ from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.inference.model_folder import CONFIG
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
+from captionkit.training.clip_monitor import check_clip, make_clip_monitor
 from captionkit.training.config.recipe import Recipe, weights_fields
 from captionkit.training.data.collate import Batch
 from captionkit.training.data.loader import batches
@@ -92,6 +93,7 @@ def train(
         check_output_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.trainer.report_to)
+        check_clip(recipe)
         run = _Trainer(recipe, paths, folder, resume, on_eval, export)
         with run.report.session(run.progress):
             return run.go()
@@ -115,6 +117,7 @@ class _Trainer:
             recipe.trainer.precision, self.setup.model, unfreezing=recipe.encoder.unfreeze_epochs > 0
         )
         check_compiler(recipe.trainer, self.accelerator.device)
+        self.clip = make_clip_monitor(recipe, self.setup.val, str(self.accelerator.device))
         self.report = RunLogger(folder, self.setup, recipe, self.accelerator)
         self.accelerator.wait_for_everyone()  # all ranks must see that the folder is free before it is opened
         if self.accelerator.is_main_process:
@@ -160,7 +163,7 @@ class _Trainer:
                 raise TrainingError(f"{best}: missing, and no step is left to make it again; put it back")
             self.report.info(f"{best}: missing; the next evaluation writes it again")
             progress.best_cider, progress.best_loss, progress.best_step = float("-inf"), float("inf"), 0
-            progress.stale = 0
+            progress.best_clipscore, progress.stale = 0.0, 0
 
     def go(self) -> TrainingResult:
         """Train until all epochs are done, early stopping, collapse or a failure."""
@@ -251,7 +254,7 @@ class _Trainer:
         progress, model = self.progress, self.train_step.averaged_model
         share_buffers(self.accelerator, model)
         with self.report.session_log.timer.section("evaluation"), self._explain_unreadable():
-            found = validate(model, self.val_set, self.setup.tokenizer, self.validator, self.accelerator)
+            found = validate(model, self.val_set, self.setup.tokenizer, self.validator, self.accelerator, self.clip)
         self.train_step.broken |= found.broken
         self._check_readable(found.broken)
         if not math.isfinite(found.loss):
@@ -260,18 +263,24 @@ class _Trainer:
         progress.start = progress.start or found.scores
         if self.train_step.critic is not None:
             progress.collapse = detect_collapse(progress.start, found.scores, self.validator.words)
-        now, before = (cider, -found.loss), (progress.best_cider, -progress.best_loss)
-        if self.recipe.trainer.monitor == "loss":
-            now, before = now[::-1], before[::-1]
+        clipscore = found.scores.get("clipscore", 0.0)
+        now = self._ranked(cider, found.loss, clipscore)
+        before = self._ranked(progress.best_cider, progress.best_loss, progress.best_clipscore)
         better = not progress.collapse and now > before
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_cider, progress.best_loss, progress.best_step = cider, found.loss, progress.step
+            progress.best_clipscore = clipscore
             if self.accelerator.is_main_process:
                 self._keep(model, found.calibration)
         self.report.log_evaluation(self._where(), found, better, progress)
         if self.on_eval is not None:
             self.on_eval(self.folder.rows[-1])
+
+    def _ranked(self, cider: float, loss: float, clipscore: float) -> tuple[float, ...]:
+        """Return the scores by which models are compared: that of `trainer.monitor`, then the others."""
+        by = {"cider": (cider, -loss), "loss": (-loss, cider), "clipscore": (clipscore, cider, -loss)}
+        return by[self.recipe.trainer.monitor]
 
     def _keep(self, model: CaptioningModel, calibration: WordConfidence) -> None:
         facts, half = {**self._facts(), "recipe": self.recipe.to_dict()}, self.recipe.trainer.save_dtype == "float16"
@@ -286,6 +295,7 @@ class _Trainer:
             "images": {"train": len(train), "val": len(val)},
             "val_loss": progress.best_loss,
             "val_cider": progress.best_cider,
+            **({"val_clipscore": progress.best_clipscore} if self.clip else {}),
             **self._where(),
             "minutes": round(progress.seconds / 60, 1),
             "processes": self.accelerator.num_processes,
@@ -336,6 +346,8 @@ class _Trainer:
         progress, best, log = self.progress, self.folder.path / BEST, self.report.info
         why = progress.collapse or ("no better for a while" if self._finished() else "all epochs done")
         scores = f"CIDEr-D {progress.best_cider:.3f}, loss {progress.best_loss:.3f} nats/word"
+        if self.clip:
+            scores = f"CLIPScore {progress.best_clipscore:.3f}, {scores}"
         log(f"{why}: best on validation at step {progress.best_step}, {scores}")
         left_out = sorted(set().union(*gather_object([self.train_step.broken])))
         for reason in left_out:

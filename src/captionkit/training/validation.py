@@ -27,6 +27,7 @@ from captionkit.metrics.document_frequencies import DocumentFrequencies
 from captionkit.metrics.tokens import TOKENIZERS, tokenizer_of
 from captionkit.models.captioning_model import CaptioningModel
 from captionkit.models.torch_stepper import TorchStepper
+from captionkit.training.clip_monitor import ClipMonitor
 from captionkit.training.config.decoding import DECODING
 from captionkit.training.data.dataset import CaptionDataset
 from captionkit.training.data.loader import eval_batches
@@ -100,7 +101,7 @@ class Validation:
 
     #: cross-entropy of the reference words in nats, mean over all words including the end tokens
     loss: float
-    #: `Validator.scores` of the generated captions
+    #: `Validator.scores` of the generated captions, and "clipscore" if a CLIP model scored them
     scores: dict[str, float]
     #: the generated captions, by index in the split
     said: dict[int, str]
@@ -117,10 +118,12 @@ def validate(
     tokenizer: Tokenizer,
     validator: Validator,
     accelerator: Accelerator,
+    clip: ClipMonitor | None = None,
 ) -> Validation:
     """Compute the teacher-forced loss and the scores of generated captions, over all processes.
 
-    Raises TrainingError if no image can be read.
+    With `clip`, their mean CLIPScore is among the scores, under "clipscore". Raises TrainingError if no image can be
+    read.
     """
     nats, words, broken, said, chances = 0.0, 0, set(), {}, []
     recipe, rank, processes = dataset.recipe, accelerator.process_index, accelerator.num_processes
@@ -143,14 +146,19 @@ def validate(
             said[place] = tokenizer.decode(best.tokens.tolist()) if best else ""
             spoken = spoken_words(tokenizer, best) if best else ()
             chances += [(math.exp(log_prob), validator.used(place, word)) for word, _, log_prob in spoken]
-    parts = gather_object([(nats, words, broken, said, sorted(chances))])
+    seen = clip.scores(said) if clip else {}
+    parts = gather_object([(nats, words, broken, said, sorted(chances), seen)])
     nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)
     broken, said = set().union(*(part[2] for part in parts)), {k: v for part in parts for k, v in part[3].items()}
     chances = sorted(chance for part in parts for chance in part[4])
+    seen = {place: score for part in parts for place, score in part[5].items()}
     if not words:
         raise TrainingError(f"none of the validation images can be read ({min(broken)}); fix or replace them")
     calibration = fit([p for p, _ in chances], [used for _, used in chances])
-    return Validation(nats / words, validator.scores(said), said, calibration, broken)
+    scores = validator.scores(said)
+    if seen:  # summed exactly, so that it is the same whichever process captioned an image
+        scores["clipscore"] = math.fsum(seen.values()) / len(seen)
+    return Validation(nats / words, scores, said, calibration, broken)
 
 
 def _captions(model: CaptioningModel, memory: Tensor, tokenizer: Tokenizer) -> list[Hypothesis | None]:

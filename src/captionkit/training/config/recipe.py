@@ -136,6 +136,7 @@ _ADDED = {
     "decoder.concept_weight",
     "loss.concept_weight",
     "optimizer.lr_concepts",
+    "trainer.clip",
 }
 #: table that had only fields that are elsewhere now
 _OLD_TABLE = "run"

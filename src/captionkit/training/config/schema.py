@@ -185,7 +185,10 @@ class TrainerRecipe:
     gradient_checkpointing: bool = _field(False, "recompute activations in the backward pass, to save memory")
     compile: bool = _field(False, "compile the network by torch.compile; needs a C++ compiler")
     eval_every: Positive = _field(1.0, "epochs between evaluations")
-    monitor: Literal["cider", "loss"] = _field("cider", "validation score by which the best model is chosen")
+    monitor: Literal["cider", "loss", "clipscore"] = _field(
+        "cider", "validation score by which the best model is chosen"
+    )
+    clip: str = _field("", "CLIP model that scores validation captions, a folder or Hub id; clipscore needs one")
     patience: Annotated[int, Ge(0)] = _field(5, "evaluations without a better model until the run stops; 0: never")
     checkpoint_every: Annotated[float, Ge(0)] = _field(300.0, "seconds between checkpoints")
     save_dtype: Literal["float32", "float16"] = _field("float32", "type of the best model's weights on disk")

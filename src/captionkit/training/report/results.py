@@ -22,6 +22,7 @@ MEANINGS = {
     "BLEU-4": "the same of one to four words in a row; 0 to 1",
     "METEOR": "words matched by form, stem, synonym and paraphrase, in order; 0 to 1",
     "ROUGE-L": "longest sequence of words in common with a person's caption; 0 to 1",
+    "CLIPScore": "similarity of caption and image to a CLIP model; 0 to 2.5",
 }
 
 
@@ -36,6 +37,7 @@ def key_figures(run_data: RunData) -> list[tuple[str, str, str]]:
     for name, key, said in (
         ("CIDEr-D", "cider", "of validation captions, 0 to 10, more is better"),
         ("BLEU-4", "bleu4", "of the same captions, 0 to 1, more is better"),
+        ("CLIPScore", "clipscore", "of the same captions with their images, 0 to 2.5, more is better"),
     ):
         value = scored.get(name, best.get(key) if best else None)
         if value is not None:
@@ -121,8 +123,12 @@ def _recorded(run_data: RunData) -> list[Block]:
     best = run_data.best
     if best is None:
         return []
-    names = (("cider", "CIDEr-D"), ("bleu4", "BLEU-4"))
-    rows = [TableRow(name, [number(best.get(key))], MEANINGS[name]) for key, name in names]
+    names = (("cider", "CIDEr-D"), ("bleu4", "BLEU-4"), ("clipscore", "CLIPScore"))
+    rows = [
+        TableRow(name, [number(best.get(key))], MEANINGS[name])
+        for key, name in names
+        if key != "clipscore" or key in best
+    ]
     note = "The other scores, their intervals and the best and worst captions come at the end of the run, or by:"
     command = shlex.join(["captionkit", "report", str(run_data.path)])
     return [Table(["score", "value"], rows), Paragraph(note), Code(command)]

@@ -139,6 +139,8 @@ def _made(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "seed", str(facts["recipe"]["trainer"]["seed"])
         at = f" (epoch {facts['epoch']:.2f}, step {facts['step']})"
     yield "validation CIDEr-D", f"{facts['val_cider']:.4f}, of generated captions ({_decoding()})"
+    if "val_clipscore" in facts:
+        yield "validation CLIPScore", f"{facts['val_clipscore']:.4f}, by {facts['recipe']['trainer']['clip']}"
     yield "validation loss", f"{facts['val_loss']:.4f} nats per word{at}"
     for one in facts.get("candidates", ()):
         verdict = "averaged" if one["selected"] else "left out"

@@ -11,9 +11,11 @@ class Progress:
 
     #: number of optimizer steps completed
     step: int = 0
-    #: scores and step of the best evaluation so far, by CIDEr-D and then loss (trainer.monitor "loss": the reverse)
+    #: scores and step of the best evaluation so far, by the score of trainer.monitor and then the others
     best_cider: float = float("-inf")
     best_loss: float = float("inf")
+    #: 0 if no CLIP model scores the captions
+    best_clipscore: float = 0.0
     best_step: int = 0
     #: validation scores of the model that the run started from, or else of the first evaluation
     start: dict[str, float] = field(default_factory=dict)
