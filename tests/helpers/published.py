@@ -114,7 +114,7 @@ def _vision_encoder(network: Any) -> dict[str, Any]:
 
     call = _Call(network, encode)
     pixels = torch.randn(2, 3, SIDE, SIDE)
-    return {"encoder_model": _export(call, (pixels,), ["pixel_values"], ["last_hidden_state"], {})}
+    return {"encoder_model": export(call, (pixels,), ["pixel_values"], ["last_hidden_state"], {})}
 
 
 def _florence2(network: Any) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def _florence2(network: Any) -> dict[str, Any]:
     embeds = torch.randn(2, 7, network.config.text_config.d_model)
     length = {1: "length"}
     return {
-        "vision_encoder": _export(vision, (pixels,), ["pixel_values"], ["image_features"], {}),
-        "embed_tokens": _export(embed, (tokens,), ["input_ids"], ["inputs_embeds"], {"input_ids": length}),
-        "encoder_model": _export(
+        "vision_encoder": export(vision, (pixels,), ["pixel_values"], ["image_features"], {}),
+        "embed_tokens": export(embed, (tokens,), ["input_ids"], ["inputs_embeds"], {"input_ids": length}),
+        "encoder_model": export(
             encode,
             (embeds, torch.ones(2, 7, dtype=torch.long)),
             ["inputs_embeds", "attention_mask"],
@@ -169,7 +169,7 @@ def _decoder_graph(
     dynamic = {"encoder_hidden_states": {1: "patches"}}
     for name in (*(every if past else ()), *outputs[1:]):
         dynamic[name] = {2: "patches" if ".encoder." in name else f"words of {name.split('_')[0]}"}
-    return _export(step, given, inputs, outputs, dynamic)
+    return export(step, given, inputs, outputs, dynamic)
 
 
 def _names(layers: int, cross: bool, *, both: bool, kind: str) -> list[str]:
@@ -177,7 +177,7 @@ def _names(layers: int, cross: bool, *, both: bool, kind: str) -> list[str]:
     return [f"{kind}.{layer}.{side}{part}" for layer in range(layers) for side in sides for part in ("key", "value")]
 
 
-def _export(module: nn.Module, given: tuple[Any, ...], inputs: list[str], outputs: list[str], dynamic: Any) -> Any:
+def export(module: nn.Module, given: tuple[Any, ...], inputs: list[str], outputs: list[str], dynamic: Any) -> Any:
     axes = {name: {0: "batch", **dynamic.get(name, {})} for name in (*inputs, *outputs)}
     module.eval()  # the exporter puts back the mode that it finds
     buffer = io.BytesIO()

@@ -29,6 +29,7 @@ MODELS = [
     ("vit-bart", "merged"),
     ("vit-bart", "pair"),
     ("florence2", "merged"),
+    ("florence2", "pair"),
 ]
 
 

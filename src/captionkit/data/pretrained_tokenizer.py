@@ -18,8 +18,11 @@ class PretrainedTokenizer(Tokenizer):
     Which tokens begin and end captions is no property of the vocabulary but of the model, and comes with it.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
-        self.backend, self.special = backend, special
+    def __init__(
+        self, backend: tokenizers.Tokenizer, special: SpecialTokens, *, begins_with_space: bool = False
+    ) -> None:
+        """`begins_with_space`: captions follow a text, so that their first word is spelt as one within a text."""
+        self.backend, self.special, self._begins_with_space = backend, special, begins_with_space
         backend.no_truncation()
         backend.no_padding()
         self.bos_id, self.eos_id, self.never_generated = special.start[0], special.end, special.banned
@@ -47,7 +50,8 @@ class PretrainedTokenizer(Tokenizer):
 
         Byte-level vocabularies spell a word otherwise where it does not begin the text (`first`).
         """
-        return super().encode_phrase(phrase.strip() if first else f" {phrase.strip()}", first=first)
+        begins = first and not self._begins_with_space
+        return super().encode_phrase(phrase.strip() if begins else f" {phrase.strip()}", first=begins)
 
     def _spell(self, shown: Sequence[int]) -> str:
         return " ".join(self.backend.decode(list(shown), skip_special_tokens=True).split())

@@ -14,7 +14,7 @@ import numpy as np
 
 from captionkit.data.layouts import CaptionSet, Example, captioned_split
 from captionkit.errors import CaptionkitError
-from captionkit.inference.captioner import BATCH, Captioner
+from captionkit.inference.captioner import BATCH, Captioner, batch_of
 from captionkit.inference.load import USUAL_RUNTIME, Runtime
 from captionkit.inference.search import Begun, Decoding, search
 from captionkit.inference.word_constraints import constraints_of
@@ -127,7 +127,7 @@ def tune_model(
 def _trials(captioner: Captioner, caption_set: CaptionSet, tried: Sequence[Decoding]) -> list[Trial]:
     said: list[dict[int | str, str]] = [{} for _ in tried]
     tokenizer = captioner.tokenizer
-    for examples, images in _read(captioner, caption_set):
+    for examples, images in _read(captioner, caption_set, tried):
         begun = Begun(captioner.stepper.begin(images), images)
         for captions, decoding in zip(said, tried, strict=True):
             constraints = constraints_of(decoding, tokenizer)
@@ -145,15 +145,18 @@ def _scored(captions: dict[int | str, str], caption_set: CaptionSet, decoding: D
     return Trial(decoding, {name: scores[name] for name in TOLD}, words)
 
 
-def _read(captioner: Captioner, caption_set: CaptionSet) -> Iterator[tuple[list[Example], np.ndarray]]:
-    """Yield the readable images [B,3,H,W], a batch at a time; report the errors of the others."""
-    chunks = [caption_set.examples[start : start + BATCH] for start in range(0, len(caption_set), BATCH)]
+def _read(
+    captioner: Captioner, caption_set: CaptionSet, tried: Sequence[Decoding]
+) -> Iterator[tuple[list[Example], np.ndarray]]:
+    """Yield the readable images [B,...], a batch at a time; report the errors of the others."""
+    size = min(captioner.limit_batch(BATCH, decoding) for decoding in tried)
+    chunks = [caption_set.examples[start : start + size] for start in range(0, len(caption_set), size)]
     with ThreadPoolExecutor(_READERS) as pool:
         for chunk in progress_bar(chunks, len(chunks), "captioning"):
             opened = list(pool.map(lambda example: _open(captioner, example), chunk))
             good = [(example, image) for example, image in zip(chunk, opened, strict=True) if image is not None]
             if good:
-                yield [example for example, _ in good], np.stack([image for _, image in good])
+                yield [example for example, _ in good], batch_of([image for _, image in good])
 
 
 def _open(captioner: Captioner, example: Example) -> np.ndarray | None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from captionkit.data.tokenizer import Tokenizer
     from captionkit.inference.published.folder import PublishedFolder
     from captionkit.inference.published.image_processor import ImageProcessor
+    from captionkit.inference.published.tiles import TileProcessor
 
 #: default batch size
 BATCH = 16
@@ -272,6 +273,7 @@ class Captioner:
         chosen = replace(self.decoding, **decoding)
         constraints = constraints_of(chosen, self.tokenizer)
         waiting = iter(sources)
+        batch_size = self.limit_batch(batch_size, chosen)
         first = list(islice(waiting, batch_size))
         if len(first) == 1:
             following = list(islice(waiting, 1))
@@ -314,16 +316,36 @@ class Captioner:
             error = caught
         return Opened(source, pixels, error, _milliseconds_since(start), "; ".join(notes), region)
 
+    def limit_batch(self, size: int, decoding: Decoding) -> int:
+        """Return how many of `size` images may be decoded together; fewer if a model's hypotheses take much memory."""
+        most: int | None = getattr(self.stepper, "max_hypotheses", None)
+        if most is None:
+            return size
+        banks = 1 + sum(map(len, constraints_of(decoding, self.tokenizer).words))  # see constraint_bank
+        kept = decoding.num_captions if decoding.temperature else decoding.num_beams * banks
+        return min(size, max(1, most // kept))
+
     def describe(self, opened: Sequence[Opened], decoding: Decoding) -> list[Outcome]:
-        """Caption opened images in order, as one batch. Raises CaptionkitError as `stream` does."""
-        return list(self._describe(_Encoded(self.stepper, opened), decoding, constraints_of(decoding, self.tokenizer)))
+        """Caption opened images in order, as one batch if there is memory for it.
+
+        Raises CaptionkitError as `stream` does.
+        """
+        return [outcome for outcome, _ in self._examine(opened, decoding, overviews=False)]
 
     def examine(self, opened: Sequence[Opened], decoding: Decoding) -> Iterator[tuple[Outcome, Overview | None]]:
         """Yield what `describe` returns, each with the image's features that confidence is fitted on, or None."""
-        encoded = _Encoded(self.stepper, opened)
-        overviews = iter(encoded.overviews())
-        for outcome in self._describe(encoded, decoding, constraints_of(decoding, self.tokenizer)):
-            yield outcome, next(overviews) if outcome.ms else None
+        return self._examine(opened, decoding, overviews=True)
+
+    def _examine(
+        self, opened: Sequence[Opened], decoding: Decoding, *, overviews: bool
+    ) -> Iterator[tuple[Outcome, Overview | None]]:
+        constraints, size = constraints_of(decoding, self.tokenizer), self.limit_batch(len(opened), decoding)
+        waiting = iter(opened)
+        while part := list(islice(waiting, size)):
+            encoded = _Encoded(self.stepper, part)
+            found = iter(encoded.overviews()) if overviews else repeat(None)
+            for outcome in self._describe(encoded, decoding, constraints):
+                yield outcome, next(found) if outcome.ms else None
 
     def _describe(self, encoded: _Encoded, decoding: Decoding, constraints: Constraints) -> Iterator[Outcome]:
         start, many = time.perf_counter(), len(encoded.begun.images)
@@ -394,7 +416,7 @@ class Captioner:
 
 
 def _preprocessor(
-    preprocessing: Preprocessing | ImageProcessor, *, as_bytes: bool
+    preprocessing: Preprocessing | ImageProcessor | TileProcessor, *, as_bytes: bool
 ) -> tuple[tuple[int, int] | None, Callable[[Image.Image], NDArray[Any]]]:
     """Return the [height, width] down to which a JPEG may be decoded, if any, and what preprocesses an opened image."""
     if isinstance(preprocessing, Preprocessing):
@@ -423,7 +445,7 @@ class _Encoded:
     def __init__(self, stepper: Stepper, opened: Sequence[Opened]) -> None:
         self.opened, self._stepper = opened, stepper
         good = [item.pixels for item in opened if item.pixels is not None]
-        images = _batch(good)
+        images = batch_of(good)
         start = time.perf_counter()
         self.begun = Begun(stepper.begin(images) if good else None, images)
         #: milliseconds taken to encode them
@@ -439,10 +461,17 @@ class _Encoded:
         return [Overview(*one) for one in zip(means, repeat(None) if evidence is None else evidence, strict=False)]
 
 
-def _batch(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Stack images of one shape [...] to [B,...]; a single image is not copied."""
+def batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Stack images of one shape [...] to [B,...]; a single image is not copied.
+
+    Images of several shapes, which models that see images in tiles take, become an array of arrays, [B].
+    """
     if len(images) == 1:
         return images[0][None]
+    if len({image.shape for image in images}) > 1:
+        batch = np.empty(len(images), object)
+        batch[:] = images
+        return batch
     return np.stack(images) if images else np.empty((0, 3, 0, 0), np.float32)
 
 

@@ -47,8 +47,8 @@ def load(
 ) -> Captioner:
     """Load a captioner; by default, the bundled model. Runs on ONNX Runtime.
 
-    source: a model folder of captionkit, an ONNX model as others publish it (VisionEncoderDecoder, Florence-2), a Hub
-        id, or a name that `captionkit models` lists.
+    source: a model folder of captionkit, an ONNX model as others publish it (VisionEncoderDecoder, Florence-2,
+        SmolVLM), a Hub id, or a name that `captionkit models` lists.
     threads: limit on the processors used; by default, all available to the process.
     device: "auto", "cpu", "cuda", "coreml", "directml" or "openvino".
     precision: "auto", "fp32", "fp16", "int8" or "q4", of models that come in several.

@@ -13,7 +13,7 @@ from typing import Any
 from captionkit.errors import CaptionkitError
 from captionkit.inference.model_folder import CARD, ModelFolder, open_model
 from captionkit.inference.published.families import FAMILIES
-from captionkit.inference.published.folder import read_json
+from captionkit.inference.published.json_files import read_json
 from captionkit.inference.published.known_models import KNOWN
 
 _LICENSE = re.compile(r"^license(?:_name)?: *(\S+)", re.MULTILINE)

@@ -19,10 +19,11 @@ from captionkit.data.tokenizer import read_backend
 from captionkit.errors import ModelError
 from captionkit.inference.devices import CPU
 from captionkit.inference.model_folder import CONFIG, TOKENIZER, WEIGHTS, is_hub_id
-from captionkit.inference.published.folder import PREPROCESSOR, read_json
+from captionkit.inference.published.folder import PREPROCESSOR
 from captionkit.inference.published.graphs import Graphs, files_in, graph_files
 from captionkit.inference.published.hub import fetch_graphs, list_files
 from captionkit.inference.published.image_processor import ImageProcessor
+from captionkit.inference.published.json_files import read_json
 from captionkit.metrics.clip_score import ClipScoreMetric, clip_pixels, prompted
 from captionkit.metrics.metric import Floats
 from captionkit.utils import paths

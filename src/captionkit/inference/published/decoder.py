@@ -12,7 +12,7 @@ They give logits [N,1,V] and the caches under "present". N = B*K: each hypothesi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,8 @@ Arrays = dict[str, Any]
 _PAST = "past_key_values."
 #: caches of what the encoder gave, which are the same at each step
 _MEMORY = re.compile(r"\.encoder\.(key|value)$")
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+#: types of floating-point tensors
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class DecoderState(NamedTuple):
@@ -67,9 +68,9 @@ class CachedDecoder:
         if not pasts:
             raise ModelError("its decoder takes no cache, so each word would cost as much as all before it")
         self._empty = {entry.name: _empty(entry, heads, size) for entry in pasts}
-        float_input = next((e for e in self._inputs[first].values() if e.type in _TYPES), None)
+        float_input = next((e for e in self._inputs[first].values() if e.type in TYPES), None)
         #: the type of the graph's floating-point inputs
-        self.dtype = _TYPES[float_input.type] if float_input else np.float32
+        self.dtype = TYPES[float_input.type] if float_input else np.float32
 
     def begin(self, memory: Arrays, images: int) -> DecoderState:
         """Return the state of `images` images before the first token, with the encoder's outputs `memory` [B,...]."""
@@ -108,6 +109,7 @@ class CachedDecoder:
             **_repeated(state.memory, beams),
             "attention_mask": np.ones((images * beams, state.length + new), np.int64),
             "use_cache_branch": np.array([state.length > 0]),
+            "num_logits_to_keep": np.array(1),  # the others of a prompt are not asked for
         }
         for name in wanted:
             if name in state.caches:
@@ -127,6 +129,21 @@ class CachedDecoder:
                 memory[name] = present.reshape(images, beams, *present.shape[1:])[:, 0]  # all beams have the same
         logits = found["logits"][:, -1].astype(np.float32, copy=False)  # [N,new,V] -> [N,V]
         return logits, DecoderState(memory, caches, state.length + new)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Return how much the caches of a hypothesis grow with a token."""
+        grow = (empty for name, empty in self._empty.items() if not _MEMORY.search(name))
+        return sum(heads * size * empty.itemsize for empty in grow for heads, _, size in (empty.shape,))
+
+    @staticmethod
+    def join(states: Sequence[DecoderState]) -> DecoderState:
+        """Return the state of all images of `states`, whose caches have the same length."""
+        if len(states) == 1:
+            return states[0]
+        memories, caches, lengths = zip(*states, strict=True)
+        memory, cache = ({n: np.concatenate([p[n] for p in parts]) for n in parts[0]} for parts in (memories, caches))
+        return DecoderState(memory, cache, lengths[0])
 
     @staticmethod
     def keep(state: DecoderState, rows: NDArray[np.int64]) -> DecoderState:
@@ -161,11 +178,13 @@ def _empty(entry: Any, heads: int, size: int) -> NDArray[Any]:
     """Return an empty cache [heads,0,d] for a graph's input [N,heads,L,d]."""
     _, known_heads, _, known_size = entry.shape
     shape = (known_heads if isinstance(known_heads, int) else heads, 0)
-    return np.zeros((*shape, known_size if isinstance(known_size, int) else size), _TYPES.get(entry.type, np.float32))
+    return np.zeros((*shape, known_size if isinstance(known_size, int) else size), TYPES.get(entry.type, np.float32))
 
 
 def _gathered(cache: NDArray[Any], parents: NDArray[np.int64]) -> NDArray[Any]:
     """Return the caches [N,...] that hypotheses `parents` [B,K] of the step before, [B,K',...], left."""
+    if cache.shape[1] == parents.shape[1] and (parents == np.arange(parents.shape[1])).all():  # no copy is needed
+        return cache.reshape(parents.size, *cache.shape[2:])
     images = np.arange(len(parents))[:, None]
     chosen = cache[images, parents]  # [B,K,...]
     return chosen.reshape(parents.size, *cache.shape[2:])

@@ -18,16 +18,34 @@ class Family(NamedTuple):
     length: int | None = None
     #: whether it is told what to say
     prompted: bool = False
+    #: whether it is asked in a conversation
+    chat: bool = False
+    #: further files that it may need
+    files: tuple[str, ...] = ()
+    #: whether `captionkit import` converts it
+    imported: bool = True
 
 
+TOKENIZER_CONFIG, PROCESSOR_CONFIG = "tokenizer_config.json", "processor_config.json"
+TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 _DECODERS = (("decoder_model_merged",), ("decoder_model", "decoder_with_past_model"))
+_CHAT = Family(
+    (("vision_encoder", "embed_tokens"), *_DECODERS),
+    256,
+    prompted=True,
+    chat=True,
+    files=(TOKENIZER_CONFIG, PROCESSOR_CONFIG, TEMPLATE, TEMPLATE_JSON),
+    imported=False,
+)
 #: `model_type` of a config -> how it is run
 FAMILIES = {
     "vision-encoder-decoder": Family((("encoder_model",), *_DECODERS)),
     "florence2": Family((("vision_encoder", "embed_tokens", "encoder_model"), *_DECODERS), 256, prompted=True),
+    "smolvlm": _CHAT,
+    "idefics3": _CHAT,
 }
 #: kinds that `captionkit import` converts
-_IMPORTED = ("blip", "blip-2", "git", *FAMILIES)
+_IMPORTED = ("blip", "blip-2", "git", *(kind for kind, family in FAMILIES.items() if family.imported))
 
 
 def check_runs(name: str, config: Mapping[str, Any], path: Path | None = None) -> None:
@@ -42,6 +60,8 @@ def check_runs(name: str, config: Mapping[str, Any], path: Path | None = None) -
         raise ModelError(
             f"{name}: a transformers model ({kind}) without ONNX graphs; run `captionkit import {name} --output FOLDER`"
         )
+    if kind in FAMILIES:
+        raise ModelError(f"{name}: a transformers model ({kind}) without ONNX graphs; name one that has them")
     raise ModelError(
         f"{name}: a model of another kind ({kind}); captionkit runs its own and ONNX graphs of {', '.join(FAMILIES)}"
     )

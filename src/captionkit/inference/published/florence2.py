@@ -8,7 +8,7 @@ import numpy as np
 
 from captionkit.inference.published.decoder import CachedDecoder, DecoderState
 from captionkit.inference.published.graphs import Graphs
-from captionkit.inference.published.stepper import HIDDEN, PublishedStepper
+from captionkit.inference.published.stepper import HIDDEN, PublishedStepper, TokenEmbeddings
 
 if TYPE_CHECKING:
     from captionkit.inference.published.folder import PublishedFolder
@@ -28,18 +28,13 @@ class Florence2Stepper(PublishedStepper):
     capabilities: frozenset[Capability] = frozenset(("constraints", "prompt"))
 
     def __init__(self, folder: PublishedFolder, graphs: Graphs, style: str) -> None:
-        self._vision, self._embeddings = graphs.open("vision_encoder"), graphs.open("embed_tokens")
+        self._vision, embed = graphs.open("vision_encoder"), TokenEmbeddings(graphs)
         self._encoder = graphs.open("encoder_model")
         first, later = graphs.decoder()
-        decoder = CachedDecoder(first, later, **folder.heads, embed=self._embed)
+        decoder = CachedDecoder(first, later, **folder.heads, embed=embed)
         super().__init__(folder, decoder)
         prompt = folder.tokenizer.backend.encode(PROMPTS[style]).ids
-        self._task = self._embed(np.array([prompt], np.int64))  # [1,P,D]
-
-    def _embed(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the embeddings [N,L,D] of tokens [N,L]."""
-        (found,) = self._embeddings.run(["inputs_embeds"], {"input_ids": tokens})
-        return np.asarray(found)
+        self._task = embed(np.array([prompt], np.int64))  # [1,P,D]
 
     def begin(self, images: np.ndarray) -> DecoderState:
         """Encode images [B,3,H,W] with the task -> hidden states [B,S+P,D]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +12,25 @@ from captionkit.errors import CaptionkitError, ModelError
 from captionkit.inference.caption_confidence import CaptionConfidence
 from captionkit.inference.devices import CPU, STYLES
 from captionkit.inference.model_folder import CONFIG, TOKENIZER, in_hub_cache
-from captionkit.inference.published import florence2, vision_encoder_decoder
-from captionkit.inference.published.families import FAMILIES
+from captionkit.inference.published import florence2, smolvlm, vision_encoder_decoder
+from captionkit.inference.published.families import FAMILIES, PROCESSOR_CONFIG
 from captionkit.inference.published.graphs import Graphs, files_in, graph_files
+from captionkit.inference.published.json_files import read_json
 from captionkit.inference.published.tables import read_tables, tables_path, write_tables
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.utils import paths
 
 if TYPE_CHECKING:
+    import tokenizers
+
     from captionkit.data.pretrained_tokenizer import PretrainedTokenizer
+    from captionkit.inference.published.chat import ChatPrompt
     from captionkit.inference.published.generation import Generation
     from captionkit.inference.published.image_processor import ImageProcessor
+    from captionkit.inference.published.tiles import TileProcessor
     from captionkit.inference.search import Decoding, Stepper
 
 GENERATION, PREPROCESSOR = "generation_config.json", "preprocessor_config.json"
-_MAX_JSON_BYTES = 64 << 20  # of a tokenizer
 
 
 class Heads(TypedDict):
@@ -61,8 +64,12 @@ class PublishedFolder:
 
     def stepper(self, threads: int | None = None, device: str = CPU) -> Stepper:
         """Open the graphs. Raises ModelError."""
+        from captionkit.inference.published.tiles import TileProcessor
+
         graphs = Graphs(self.path, self.graphs, threads, device)
         try:
+            if isinstance(self.preprocessing, TileProcessor):
+                return smolvlm.SmolVlmStepper(self, graphs, self.preprocessing)
             if self._family.prompted:
                 return florence2.Florence2Stepper(self, graphs, self.style)
             return vision_encoder_decoder.VisionEncoderDecoderStepper(self, graphs)
@@ -72,8 +79,9 @@ class PublishedFolder:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The files that are used, each with its size and hash."""
-        names = [CONFIG, TOKENIZER, PREPROCESSOR, *self.graphs.values()]
-        return {"files": {name: _described(self.path / name) for name in names}, **self._tables}
+        names = [CONFIG, TOKENIZER, PREPROCESSOR, *self._family.files, *self.graphs.values()]
+        files = {name: _described(self.path / name) for name in names if (self.path / name).is_file()}
+        return {"files": files, **self._tables}
 
     @cached_property
     def generation(self) -> Generation:
@@ -86,25 +94,67 @@ class PublishedFolder:
             settings |= {key: value for key, value in part.items() if value is not None}
         if (self.path / GENERATION).is_file():
             settings |= {key: value for key, value in self._json(GENERATION).items() if value is not None}
-        length = self._family.length or USUAL_LENGTH
         positions = self.positions
+        if self._family.chat:
+            settings["decoder_start_token_id"] = self.chat.start
+            positions = positions and positions - self.longest_prompt + 1  # its last token is the start token
+        length = self._family.length or USUAL_LENGTH
         return self._within(GENERATION, lambda: read_generation(settings, length=length, positions=positions))
 
     @cached_property
     def tokenizer(self) -> PretrainedTokenizer:
         """The tokenizer."""
         from captionkit.data.pretrained_tokenizer import PretrainedTokenizer
+
+        spaced = self._family.chat and self.chat.begins_with_space
+        return PretrainedTokenizer(self._backend, self.generation.special, begins_with_space=spaced)
+
+    @cached_property
+    def _backend(self) -> tokenizers.Tokenizer:
         from captionkit.data.tokenizer import read_backend
 
         paths.check_file(self.path / TOKENIZER, ModelError)
-        return PretrainedTokenizer(read_backend(self.path / TOKENIZER), self.generation.special)
+        return read_backend(self.path / TOKENIZER)
 
     @cached_property
-    def preprocessing(self) -> ImageProcessor:
+    def chat(self) -> ChatPrompt:
+        """What a model of a chat family is asked, in the folder's style."""
+        from captionkit.inference.published.chat import ChatPrompt, image_length
+
+        def made() -> ChatPrompt:
+            return ChatPrompt(self.path, self._backend, self.style, image_length(self.path, self.settings))
+
+        return self._within("", made)
+
+    @cached_property
+    def longest_prompt(self) -> int:
+        """The most tokens of a chat family's prompt. Raises ModelError if the decoder has no positions for it."""
+        from captionkit.inference.published.tiles import TileProcessor
+
+        grid = self.preprocessing.largest_grid if isinstance(self.preprocessing, TileProcessor) else (0, 0)
+        length = len(self.chat.ids(*grid))
+        if self.positions is not None and length >= self.positions:
+            found = f"its prompt has {length} tokens, its decoder {self.positions} positions"
+            raise ModelError(f"{self.path}: {found}; get the model again")
+        return length
+
+    @cached_property
+    def preprocessing(self) -> ImageProcessor | TileProcessor:
         """What to do to an image before the encoder sees it."""
         from captionkit.inference.published.image_processor import ImageProcessor
+        from captionkit.inference.published.tiles import TileProcessor
 
-        return self._within(PREPROCESSOR, lambda: ImageProcessor.from_config(self._json(PREPROCESSOR)))
+        kind = TileProcessor if self._family.chat else ImageProcessor
+        return self._within(PREPROCESSOR, lambda: kind.from_config(self._image_settings()))
+
+    def _image_settings(self) -> Mapping[str, Any]:
+        """Return the image processor's config; transformers 5 may store it within that of the processor."""
+        if (self.path / PREPROCESSOR).is_file() or not (self.path / PROCESSOR_CONFIG).is_file():
+            return self._json(PREPROCESSOR)
+        found = self._json(PROCESSOR_CONFIG).get("image_processor")
+        if not isinstance(found, Mapping):
+            raise ModelError(f"{self.path}: has no {PREPROCESSOR}; get the model again")
+        return found
 
     @cached_property
     def decoding(self) -> Decoding:
@@ -146,8 +196,7 @@ class PublishedFolder:
     @property
     def positions(self) -> int | None:
         """The number of tokens that the decoder has positions for; None if its config does not say."""
-        names = ("n_positions", "max_position_embeddings", "max_target_positions")
-        return next((self._decoder[name] for name in names if type(self._decoder.get(name)) is int), None)
+        return self._number("n_positions", "max_position_embeddings", "max_target_positions")
 
     @property
     def _decoder(self) -> Mapping[str, Any]:
@@ -156,12 +205,18 @@ class PublishedFolder:
     @property
     def heads(self) -> Heads:
         """The number of the decoder's attention heads, and their size."""
-        config = self._decoder
-        counts = ("decoder_attention_heads", "n_head", "num_key_value_heads", "num_attention_heads")
-        heads = next((config[name] for name in counts if type(config.get(name)) is int), 1)
-        sizes = ("d_model", "n_embd", "hidden_size")
-        size = next((config[name] for name in sizes if type(config.get(name)) is int), heads)
-        return {"heads": heads, "size": size // max(heads, 1)}
+        asking = self._number("decoder_attention_heads", "n_head", "num_attention_heads") or 1
+        width = self._number("d_model", "n_embd", "hidden_size") or asking
+        # Several heads may share keys and values (Ainslie et al. 2023, arXiv 2305.13245).
+        return {
+            "heads": self._number("num_key_value_heads") or asking,
+            "size": self._number("head_dim") or width // asking,
+        }
+
+    def _number(self, *names: str) -> int | None:
+        """Return the first of these positive numbers that the decoder's config has."""
+        values = (self._decoder.get(name) for name in names)
+        return next((value for value in values if type(value) is int and value > 0), None)
 
     def _part(self, name: str) -> Mapping[str, Any]:
         found = self.settings.get(name)
@@ -176,17 +231,6 @@ class PublishedFolder:
         except ModelError as error:
             known = str(self.path) in str(error)
             raise ModelError(str(error) if known else f"{self.path / name}: {error}; get the model again") from None
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Return a JSON object from a file. Raises ModelError."""
-    try:
-        found = json.loads(paths.read_text(path, ModelError, limit=_MAX_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{paths.shown(path)}: not JSON ({error}); get the model again") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{paths.shown(path)}: not a JSON object; get the model again")
-    return found
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from captionkit.errors import ModelError
 from captionkit.inference.model_folder import CARD, CONFIG, DECODER, ENCODER, TOKENIZER, WEIGHTS
 from captionkit.inference.published.families import FAMILIES, check_runs
-from captionkit.inference.published.folder import GENERATION, PREPROCESSOR, read_json
+from captionkit.inference.published.folder import GENERATION, PREPROCESSOR
 from captionkit.inference.published.graphs import graph_files, with_data
+from captionkit.inference.published.json_files import read_json
 
 #: files of captionkit's own models; graphs of other precisions have suffixes
 _OWN = (TOKENIZER, WEIGHTS, ENCODER, DECODER, "encoder_*.onnx", "decoder_*.onnx", CARD)
@@ -31,7 +32,8 @@ def fetch(name: str, precision: str = "auto") -> Path:
     if "format" in config:
         return Path(_asked(name, lambda: _snapshot(name, [CONFIG, *_OWN])))
     check_runs(name, config)
-    return _with_graphs(name, path, FAMILIES[str(config["model_type"])].graphs, precision)
+    family = FAMILIES[str(config["model_type"])]
+    return _with_graphs(name, path, family.graphs, precision, family.files)
 
 
 def fetch_graphs(name: str, layouts: Sequence[Sequence[str]], precision: str = "auto") -> Path:
@@ -42,7 +44,9 @@ def fetch_graphs(name: str, layouts: Sequence[Sequence[str]], precision: str = "
     return _with_graphs(name, _asked(name, lambda: _snapshot(name, [CONFIG])), layouts, precision)
 
 
-def _with_graphs(name: str, path: Path, layouts: Sequence[Sequence[str]], precision: str) -> Path:
+def _with_graphs(
+    name: str, path: Path, layouts: Sequence[Sequence[str]], precision: str, others: Sequence[str] = ()
+) -> Path:
     files = list_files(name)
     if not files:
         return path
@@ -50,7 +54,7 @@ def _with_graphs(name: str, path: Path, layouts: Sequence[Sequence[str]], precis
         graphs = graph_files(files, layouts, precision)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
-    return Path(_asked(name, lambda: _snapshot(name, [*_JSON, *with_data(files, graphs.values())])))
+    return Path(_asked(name, lambda: _snapshot(name, [*_JSON, *others, *with_data(files, graphs.values())])))
 
 
 def list_files(name: str) -> list[str]:

@@ -116,7 +116,7 @@ def _sizes(size: Any, kind: str) -> tuple[tuple[int, int] | None, int | None, in
         size = {"shortest_edge": size}
     if isinstance(size, Mapping) and "shortest_edge" in size:
         longest = size.get("longest_edge")
-        return None, _side(size["shortest_edge"], "size"), None if longest is None else _side(longest, "size")
+        return None, read_side(size["shortest_edge"], "size"), None if longest is None else read_side(longest, "size")
     return _pair(size, "size"), None, None
 
 
@@ -124,10 +124,11 @@ def _pair(size: Any, name: str) -> tuple[int, int]:
     if isinstance(size, Mapping) and {"height", "width"} <= set(size):
         size = (size["height"], size["width"])
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
-    return _side(height, name), _side(width, name)
+    return read_side(height, name), read_side(width, name)
 
 
-def _side(value: Any, name: str) -> int:
+def read_side(value: Any, name: str) -> int:
+    """Return `value`, the field `name` of a config, if it can be an image's side in pixels. Raises ModelError."""
     if type(value) is not int or not 1 <= value <= MAX_SIDE:
         raise ModelError(f"{name} is {value!r:.60}; whole numbers up to {MAX_SIDE} are understood")
     return value

@@ -28,6 +28,8 @@ KNOWN = {
     "vit-gpt2": KnownModel("Xenova/vit-gpt2-image-captioning", 982, "Apache-2.0", "", ()),
     "florence-2-base": KnownModel("onnx-community/Florence-2-base-ft", 1080, "MIT", f"CIDEr 140.0 {_COCO}", _STYLE),
     "florence-2-large": KnownModel("onnx-community/Florence-2-large-ft", 3300, "MIT", f"CIDEr 143.3 {_COCO}", _STYLE),
+    "smolvlm-256m": KnownModel("HuggingFaceTB/SmolVLM-256M-Instruct", 1030, "Apache-2.0", "", _STYLE),
+    "smolvlm-500m": KnownModel("HuggingFaceTB/SmolVLM-500M-Instruct", 2030, "Apache-2.0", "", _STYLE),
     "blip-base": KnownModel(
         "Salesforce/blip-image-captioning-base", 990, _BSD, f"CIDEr 133.3 {_COCO}", _MAPS, run=False
     ),

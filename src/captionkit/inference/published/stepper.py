@@ -14,10 +14,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captionkit.inference.published.folder import PublishedFolder
+    from captionkit.inference.published.graphs import Graphs
     from captionkit.inference.search import Capability
 
 #: the decoder's name for what the encoder gave
 HIDDEN = "encoder_hidden_states"
+
+
+class TokenEmbeddings:
+    """embed_tokens.onnx: the embeddings [N,L,D] of tokens [N,L]."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self._session = graphs.open("embed_tokens")
+
+    def __call__(self, tokens: NDArray[np.int64]) -> NDArray[Any]:
+        (found,) = self._session.run(["inputs_embeds"], {"input_ids": tokens})
+        return np.asarray(found)
 
 
 class PublishedStepper:

@@ -51,6 +51,7 @@ class Stepper(Protocol):
     the start. What `step` returns is kept until the search ends; do not overwrite it.
     """
 
+    # Where hypotheses take much memory, `max_hypotheses: int` also says how many of them may be there at once.
     #: whether `begin` takes images as bytes [B,H,W,4] (data.images.preprocess_bytes) instead of floats [B,3,H,W]
     takes_bytes: bool
     #: what the decoder can do: of `Capability`, "attention", "constraints" and "prompt"
