@@ -22,7 +22,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from captionkit.errors import CaptionkitError, ImageError, ModelError
 from captionkit.inference.published.clip import OnnxClipScore, has_clip_graphs
 from captionkit.models.clip_score import ClipScore
-from helpers.tiny_clip import END, LENGTH, MEAN, SIDE, START, STD, VOCABULARY, published_clip, tiny_clip
+from tiny_clip import END, LENGTH, MEAN, SIDE, START, STD, VOCABULARY, published_clip, tiny_clip
 
 CANDIDATES = ["a dog", "Two red cats", "snow", "zz", "men on bikes", "a   Dog"]
 REFERENCES = [["a dog", "the hound"], ["cats"], ["white", "cold day", "snow"], ["q", "w"], ["bike race"], ["a cat"]]

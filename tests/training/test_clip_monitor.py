@@ -22,8 +22,8 @@ from captionkit.training import trainer
 from captionkit.training.clip_monitor import ClipMonitor
 from captionkit.training.trainer import train
 from captionkit.training.validation import Validation
-from helpers.shapes import make_recipe
-from helpers.tiny_clip import published_clip, tiny_clip
+from shapes import make_recipe
+from tiny_clip import published_clip, tiny_clip
 
 
 @pytest.fixture(scope="module")
