@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("pydantic", reason="the extra `train` is not installed")
 
+import reference_pages
 from captionkit.cli import main as cli
 from captionkit.errors import RecipeError
 from captionkit.training.config.recipe import (
@@ -378,8 +379,8 @@ def test_help_lists_the_fields_by_table(capsys: pytest.CaptureFixture[str], monk
     assert max(map(len, told.splitlines())) <= 132
 
 
-def test_the_documentation_has_every_field() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+def test_the_reference_has_every_field() -> None:
+    page = reference_pages.recipe_fields_page()
     sections = dict(zip(*[iter(re.split(r"^## `\[(\w+)\]`\n", page, flags=re.MULTILINE)[1:])] * 2, strict=True))
     for table, _, leaves in recipe_tables():
         assert re.findall(r"^\| `(\w+)` \|", sections[table].partition("## ")[0], re.MULTILINE) == [

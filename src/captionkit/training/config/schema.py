@@ -1,6 +1,6 @@
 """The fields of a recipe: one frozen dataclass per table of the TOML file.
 
-A field's help is one line of `captionkit train --help`; docs/recipes.md says more about it.
+A field's help is one line of `captionkit train --help` and of the documentation; docs/recipes.md says more of some.
 """
 
 from __future__ import annotations
