@@ -1,13 +1,15 @@
 """Imported captioners against transformers' `generate` on the same weights: milliseconds an image, and memory.
 
-    python bench/foreign.py [--models NAME...] [--precisions fp32 int8] [--rounds N] [--json FILE] [--keep DIR]
+    python bench/foreign.py --keep DIR [--models NAME...] [--precisions fp32 int8] [--rounds N] [--update DOCUMENT]
 
 Networks of real size have random weights, since speed does not depend on them. They are saved as transformers saves
 them, imported by captionkit, and both caption images of noise with a beam of 3 and 16 tokens, one at a time and in a
 batch of 8. Each contender is a process of its own with two threads; they take turns, round by round, and the median
-counts. Memory is the peak of the process, the opening of the model included.
+of the rounds counts, for ratios that of the rounds' own. Memory is the peak of the process, the opening of the model
+included.
 
-Importing in 8 bits takes many minutes; `--keep DIR` keeps the models, and takes those that are there.
+Importing in 8 bits takes many minutes. DIR keeps the models and, of each that was measured, the figures; a second run
+with the same settings goes on where the first was stopped. `--tiny` measures networks of toy size, to try the bench.
 """
 
 from __future__ import annotations
@@ -16,80 +18,158 @@ import argparse
 import json
 import os
 import resource
-import statistics
+import sys
 import time
-from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from workers import Worker
+from captionkit.errors import CaptionkitError
+from captionkit.utils.atomic_write import write_text
+from foreign_models import SIDES, save, side_of
+from speed_report import check_document, figure, markers, spread, table, update_document
+from speed_results import Figure
+from workers import Worker, WorkerError
 
+NAME = "foreign"
 THREADS, BEAM, TOKENS, BATCH = 2, 3, 16, 8
 CASES = {"one image": 1, f"batch of {BATCH}": BATCH}
-SIDES = {"blip-base": 384, "vit-gpt2": 224}
+PRECISIONS = ("fp32", "int8")
+THEIRS = "transformers"
+_PATIENCE = 1200  # seconds for an answer
+_PROMPT = "What does the image describe?"
+
+#: of a contender: milliseconds an image of each round by case, and the peak of its memory in MB
+Figures = dict[str, Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> int:
+    """Measure, print, and write where asked to."""
+    options = _parser().parse_args()
+    try:
+        if options.update:
+            check_document(options.update, NAME)
+        options.keep.mkdir(parents=True, exist_ok=True)
+        load = os.getloadavg()[0]
+        found = {name: measured(name, options) for name in options.models}
+        text = report(found, options, load)
+        print(text)
+        if options.update:
+            update_document(options.update, text, NAME)
+    except (CaptionkitError, WorkerError) as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    begin, end = markers(NAME)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--keep", type=Path, metavar="DIR")
-    options = parser.parse_args(arguments)
-    with TemporaryDirectory() as scratch:
-        root = options.keep or Path(scratch)
-        found = {name: measure(name, root, options.precisions, options.rounds) for name in options.models}
-    result = {"load": os.getloadavg()[0], "threads": THREADS, "beam": BEAM, "tokens": TOKENS, "models": found}
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(rows(result)))
+    parser.add_argument("--models", nargs="+", choices=SIDES, default=list(SIDES), help="default: all")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="default: both")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each case that count (default: 5)")
+    parser.add_argument("--tiny", action="store_true", help="networks of toy size, to try the bench")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", required=True, help="for models and figures; goes on with what is there"
+    )
+    parser.add_argument(
+        "--update", type=Path, metavar="DOCUMENT", help=f"put the table between {begin} and {end} in it"
+    )
+    return parser
 
 
-def measure(name: str, root: Path, precisions: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Make a model and measure every contender: milliseconds an image by case, and peak megabytes."""
-    published, folder = root / name, root / f"{name}-imported"
-    if not published.exists():
-        save(name, published)
-    if not folder.exists():
-        from captionkit.export.importers.convert import import_model
+def measured(name: str, options: argparse.Namespace) -> dict[str, Figures]:
+    """The figures of a model's contenders: those that are kept, if they were made with the same settings."""
+    path = options.keep / f"{name}.figures.json"
+    settings = {"rounds": options.rounds, "precisions": options.precisions, "tiny": options.tiny, **_versions()}
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["settings"] == settings:
+            return dict(kept["figures"])
+    figures = measure(name, options)
+    write_text(path, json.dumps({"settings": settings, "figures": figures}, indent=1) + "\n")
+    return figures
 
-        print(import_model(published, folder, precisions=precisions))
-    made = {"transformers": Worker("foreign:Published", {"path": str(published), "side": SIDES[name]}, patience=1200)}
-    for precision in precisions:
-        given = {"path": str(folder), "precision": precision, "side": SIDES[name]}
-        made[f"captionkit {precision}"] = Worker("foreign:Imported", given, patience=1200)
-    figures: dict[str, Any] = {contender: {} for contender in made}
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Figures]:
+    """Make a model and measure every contender, round by round."""
+    published, side = _published(name, options), side_of(name, tiny=options.tiny)
+    imported = {
+        precision: _imported(published, options.keep / f"{published.name}-{precision}", precision)
+        for precision in options.precisions
+    }
+    made: dict[str, Worker] = {}
+    try:
+        made[THEIRS] = Worker("foreign:Published", {"path": str(published), "side": side}, patience=_PATIENCE)
+        for precision, folder in imported.items():
+            given = {"path": str(folder), "precision": precision, "side": side}
+            made[f"captionkit {precision}"] = Worker("foreign:Imported", given, patience=_PATIENCE)
+        return _rounds(made, options.rounds)
+    finally:
+        for worker in made.values():
+            worker.close()
+
+
+def _rounds(made: dict[str, Worker], rounds: int) -> dict[str, Figures]:
+    figures: dict[str, Figures] = {contender: {case: [] for case in CASES} for contender in made}
     for case in CASES:
-        times: dict[str, list[float]] = {contender: [] for contender in made}
         for number in range(rounds + 1):
             for contender, worker in made.items():
                 turn = worker.run(case)
                 figures[contender]["peak MB"] = turn["peak MB"]
                 if number:  # the first turn warms up
-                    times[contender].append(turn["ms"])
-        for contender, all_ms in times.items():
-            figures[contender][case] = statistics.median(all_ms)
-    for worker in made.values():
-        worker.close()
+                    figures[contender][case].append(turn["ms"])
     return figures
 
 
-def rows(result: dict[str, Any]) -> list[str]:
-    """The table: a line for each model, contender and case."""
-    lines = [
-        f"beam {result['beam']}, {result['tokens']} tokens, {result['threads']} threads, load {result['load']:.1f}"
+def _published(name: str, options: argparse.Namespace) -> Path:
+    path = Path(options.keep / (f"{name}-tiny" if options.tiny else name))
+    if not path.exists():
+        save(name, path, tiny=options.tiny)
+    return path
+
+
+def _imported(published: Path, folder: Path, precision: str) -> Path:
+    """Return the folder of the imported model, which is written whole or not at all."""
+    if not folder.exists():
+        from captionkit.export.importers.convert import import_model
+
+        print(import_model(published, folder, precisions=[precision]), flush=True)
+    return folder
+
+
+def report(found: dict[str, dict[str, Figures]], options: argparse.Namespace, load: float) -> str:
+    """The table, with what was asked before it."""
+    asked = [f"--models {' '.join(options.models)}", f"--precisions {' '.join(options.precisions)}"]
+    asked += [f"--rounds {options.rounds}", *(["--tiny"] if options.tiny else [])]
+    head = ["model", "contender", *(f"{case}, ms an image" for case in CASES), "times transformers", "peak MB", "of"]
+    rows = [
+        [name, contender, *_row(figures, contenders[THEIRS])]
+        for name, contenders in found.items()
+        for contender, figures in contenders.items()
     ]
-    for name, contenders in result["models"].items():
-        first = contenders["transformers"]
-        for contender, figures in contenders.items():
-            cases = ", ".join(f"{case} {figures[case]:.0f} ms ({first[case] / figures[case]:.2f}x)" for case in CASES)
-            share = figures["peak MB"] / first["peak MB"]
-            lines.append(f"{name}: {contender}: {cases}, peak {figures['peak MB']:.0f} MB ({share:.2f} of)")
-    return lines
+    versions = ", ".join(f"{package} {number}" for package, number in _versions().items())
+    return (
+        f"`python bench/foreign.py {' '.join(asked)}`\n\n"
+        f"Beam {BEAM}, {TOKENS} tokens, threads: {THREADS}, load average {load:.1f} at the start; {versions}. "
+        f"Median (least–most) of the rounds; ratios by round.\n\n{table(head, rows)}\n"
+    )
+
+
+def _row(ours: Figures, theirs: Figures) -> list[str]:
+    ratios = [Figure.of(b / a for a, b in zip(ours[case], theirs[case], strict=True)) for case in CASES]
+    return [
+        *(spread(Figure.of(ours[case])) for case in CASES),
+        " and ".join(f"{figure(ratio[0])} x" for ratio in ratios),
+        f"{ours['peak MB']:,.0f}",
+        figure(ours["peak MB"] / theirs["peak MB"]),
+    ]
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("onnxruntime", "torch", "transformers")}
 
 
 def _noise(case: str, side: int) -> np.ndarray:
@@ -99,7 +179,20 @@ def _noise(case: str, side: int) -> np.ndarray:
 
 def _turn(start: float, case: str) -> dict[str, float]:
     ms = (time.perf_counter() - start) * 1000 / CASES[case]
-    return {"ms": ms, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"ms": ms, "peak MB": peak_megabytes()}
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has had.
+
+    Linux's `ru_maxrss` begins with that of the process which started this one, so it is asked only elsewhere.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    except (OSError, StopIteration):
+        scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 class Published:
@@ -110,24 +203,37 @@ class Published:
         import transformers
 
         torch.set_num_threads(THREADS)
-        kind = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-        self.network = getattr(transformers, kind).from_pretrained(path).eval()
+        self.config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        self.network = getattr(transformers, self.config["architectures"][0]).from_pretrained(path).eval()
         self.side = side
+        self.prompt = self._prompt(path) if self.config["model_type"] == "florence2" else None
 
     def run(self, case: str) -> dict[str, float]:
         import torch
 
         pixels = torch.from_numpy(_noise(case, self.side))
+        given = {} if self.prompt is None else {"input_ids": self.prompt.repeat(len(pixels), 1)}  # [1,L] -> [B,L]
         start = time.perf_counter()
         with torch.inference_mode():
             self.network.generate(
                 pixel_values=pixels,
+                **given,
                 num_beams=BEAM,
                 do_sample=False,
                 min_new_tokens=TOKENS,
                 max_new_tokens=TOKENS,
             )
         return _turn(start, case)
+
+    def _prompt(self, path: str) -> Any:
+        """Return Florence-2's prompt [1,L]: a token for each feature of the image, then the task."""
+        import torch
+        import transformers
+
+        with torch.inference_mode():
+            features = self.network.get_image_features(torch.zeros(1, 3, self.side, self.side)).pooler_output
+        words = transformers.PreTrainedTokenizerFast.from_pretrained(path)(_PROMPT).input_ids
+        return torch.tensor([[self.config["image_token_id"]] * features.shape[1] + words])
 
 
 class Imported:
@@ -152,37 +258,5 @@ class Imported:
         return _turn(start, case)
 
 
-def save(name: str, path: Path) -> None:
-    """Save a network of real size with random weights, a tokenizer of one word, and an image processor."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, models
-
-    torch.manual_seed(0)
-    _network(name).save_pretrained(path)
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "photo": 1}, unk_token="<unk>"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(path)
-    side = SIDES[name]
-    stored = {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}, "resample": 3}
-    stored |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True, "do_normalize": True}
-    (path / "preprocessor_config.json").write_text(json.dumps(stored), encoding="utf-8")
-
-
-def _network(name: str) -> Any:
-    import transformers
-
-    if name == "blip-base":
-        text = {"encoder_hidden_size": 768}
-        return transformers.BlipForConditionalGeneration(
-            transformers.BlipConfig(vision_config={"image_size": SIDES[name]}, text_config=text)
-        )
-    decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True)
-    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(transformers.ViTConfig(), decoder)
-    config.decoder_start_token_id = config.eos_token_id = config.pad_token_id = decoder.eos_token_id
-    network = transformers.VisionEncoderDecoderModel(config)
-    network.generation_config.update(decoder_start_token_id=50256, eos_token_id=50256, pad_token_id=50256)
-    return network
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

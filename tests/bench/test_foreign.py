@@ -1,0 +1,65 @@
+"""bench/foreign.py: it measures, goes on where it was stopped, and writes its table into a document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("transformers", reason="the extra `train` is not installed")
+pytest.importorskip("skimage", reason="the extra `demo` is not installed")
+
+import foreign
+from workers import WorkerError
+
+DOCUMENT = "before\n<!-- foreign: begin -->\nold\n<!-- foreign: end -->\nafter\n"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["foreign", *map(str, arguments)])
+    return foreign.main()
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, keep = tmp_path / "speed.md", tmp_path / "kept"
+    document.write_text(DOCUMENT)
+    asked = ("--tiny", "--precisions", "fp32", "--rounds", 2, "--keep", keep, "--update", document)
+    assert run(monkeypatch, *asked, "--models", "vit-gpt2") == 0
+    first = json.loads((keep / "vit-gpt2.figures.json").read_text())["figures"]
+    assert set(first) == {"transformers", "captionkit fp32"}
+    assert all(len(figures[case]) == 2 for figures in first.values() for case in foreign.CASES)
+    assert first["captionkit fp32"]["peak MB"] < first["transformers"]["peak MB"]
+
+    made = []
+    measure = foreign.measure
+    monkeypatch.setattr(foreign, "measure", lambda name, options: made.append(name) or measure(name, options))
+    assert run(monkeypatch, *asked, "--models", "vit-gpt2", "florence-2-base") == 0
+    assert made == ["florence-2-base"]
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["transformers", "captionkit fp32"] * 2
+    assert lines[2].split(" | ")[-1].rstrip(" |") == "1.00"
+    assert "`python bench/foreign.py --models vit-gpt2 florence-2-base --precisions fp32 --rounds 2 --tiny`" in text
+
+
+def test_what_is_wrong_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "speed.md"
+    document.write_text("nothing")
+    assert run(monkeypatch, "--tiny", "--keep", tmp_path / "kept", "--update", document) == 1
+    assert "has no place for the report" in capsys.readouterr().err
+
+    def fail(*_: object) -> None:
+        raise WorkerError("its process was ended by SIGKILL; see whether memory ran out")
+
+    monkeypatch.setattr(foreign, "measure", fail)
+    assert run(monkeypatch, "--tiny", "--keep", tmp_path / "kept", "--models", "vit-gpt2") == 1
+    assert capsys.readouterr().err == "foreign: its process was ended by SIGKILL; see whether memory ran out\n"
+    assert not list((tmp_path / "kept").glob("*.json"))
