@@ -22,8 +22,7 @@ from captionkit.export.importers.families import Imported
 from captionkit.export.importers.pretrained import Pretrained, read_pretrained
 from captionkit.export.importers.report import ImportReport, Parity, card
 from captionkit.export.quantization.calibration_images import choose_images
-from captionkit.export.quantization.int8 import quantize_graphs
-from captionkit.export.quantization.report import Int8Report
+from captionkit.export.quantization.int8 import quantization_data, quantize_graphs
 from captionkit.export.quantization.weight_compression import store_half
 from captionkit.inference.model_folder import (
     CARD,
@@ -75,10 +74,11 @@ def import_model(
     Florence-2's caption task. Raises ModelError, and writes nothing, for a model that cannot be imported, whose graphs
     in 32 bits differ from transformers, or that loses too much in 8 bits.
     """
-    wanted = _precisions(precisions)
-    given = [Path(source), *(path for path in (images, judging and judging.data) if isinstance(path, Path))]
+    wanted, judging = _precisions(precisions), judging or Judging()
+    given = [Path(source), *(path for path in (images, judging.data) if isinstance(path, Path))]
     check_place(output, inputs=[path for path in given if path.exists()])
     photos = choose_images(images)
+    data = quantization_data(images, judging.data, judging.split, judging.limit) if "int8" in wanted else None
     pretrained = read_pretrained(os.fspath(source), style=style)
     _log.info("%s is a %s; exporting its graphs", pretrained.origin.id, pretrained.kind)
     graphs = _float_graphs(pretrained)
@@ -94,8 +94,8 @@ def import_model(
             made["fp16"] = {name: _bytes(store_half(graph)) for name, graph in graphs.items()}
             parities.append(_parity("fp16", staged, made["fp16"], pretrained, expected))
         cost = None
-        if "int8" in wanted:
-            made["int8"], cost = _quantized(staged, floats, images, judging or Judging())
+        if data is not None:
+            made["int8"], cost = quantize_graphs(staged, floats, data, max_loss=judging.max_loss)
             parities.append(_parity("int8", staged, made["int8"], pretrained, expected))
     report = ImportReport(tuple(parity for parity in parities if parity.precision in wanted), cost)
     _write(output, pretrained, report, {name: made[name] for name in wanted})
@@ -231,17 +231,3 @@ def _parity(
 ) -> Parity:
     size = sum(map(len, graphs.values()))
     return _compared(precision, OnnxStepper(folder, graphs=graphs), size, pretrained.imported, expected)
-
-
-def _quantized(
-    folder: ModelFolder, graphs: Mapping[str, bytes], images: Path | Sequence[Source] | None, judging: Judging
-) -> tuple[dict[str, bytes], Int8Report]:
-    return quantize_graphs(
-        folder,
-        graphs,
-        images=images,
-        data=judging.data,
-        split=judging.split,
-        limit=judging.limit,
-        max_loss=judging.max_loss,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,28 @@ from captionkit.utils.progress import progress_bar
 _MAX_NATS = (0.004, 0.0015, 0.0005)
 
 
+@dataclass(frozen=True)
+class QuantizationData:
+    """The images that graphs are calibrated on, their description, and the captions they are evaluated on, if any."""
+
+    images: Sequence[Source]
+    described: str
+    references: CaptionSet | None = None
+
+
+def quantization_data(
+    images: Path | Sequence[Source] | None = None, data: Path | None = None, split: str = "val", limit: int = 0
+) -> QuantizationData:
+    """Find the images that `export_int8` names. Raises CaptionkitError before any long work."""
+    references = _references(data, split, limit) if data else None
+    if images is None and data is not None:
+        dataset = open_dataset(data)
+        train = dataset.split("train" if "train" in dataset else split)
+        return QuantizationData(choose_evenly(train), f"{train.name}, split {train.split}", references)
+    where = "the sample photographs" if images is None else str(images) if isinstance(images, Path) else "those given"
+    return QuantizationData(choose_images(images), where, references)
+
+
 def export_int8(
     source: str | os.PathLike[str],
     output: Path,
@@ -55,40 +78,30 @@ def export_int8(
     """
     folder = open_model(source)
     _check(folder, output, [path for path in (data, images) if isinstance(path, Path)], limit, max_loss)
-    chosen, report = quantize_graphs(
-        folder, _float_graphs(folder), images=images, data=data, split=split, limit=limit, max_loss=max_loss
-    )
+    found = quantization_data(images, data, split, limit)
+    chosen, report = quantize_graphs(folder, _float_graphs(folder), found, max_loss=max_loss)
     return _write(folder, output, chosen, report, keep_weights)
 
 
 def quantize_graphs(
-    folder: ModelFolder,
-    graphs: Mapping[str, bytes],
-    *,
-    images: Path | Sequence[Source] | None = None,
-    data: Path | None = None,
-    split: str = "val",
-    limit: int = 0,
-    max_loss: float = 0.01,
+    folder: ModelFolder, graphs: Mapping[str, bytes], data: QuantizationData, *, max_loss: float = 0.01
 ) -> tuple[dict[str, bytes], Int8Report]:
     """Return a folder's float `graphs` in 8 bits, by file name, and what that costs; see `export_int8`."""
-    references = _references(data, split, limit) if data else None
-    where, sources = _calibration(images, data, split)
     exact = OnnxStepper(folder, graphs=graphs)
     pixels = np.stack(
-        [load_image(source, folder.preprocessing) for source in progress_bar(sources, len(sources), "opening")]
+        [load_image(source, folder.preprocessing) for source in progress_bar(data.images, len(data.images), "opening")]
     )
     traced = trace(exact, pixels, folder.tokenizer)
-    evaluator = QuantizedEvaluator(folder, graphs, sources, references)
+    evaluator = QuantizedEvaluator(folder, graphs, data.images, data.references)
     selectors = [kind(folder, graphs, traced, exact) for kind in (EncoderLayerSelector, DecoderLayerSelector)]
     chosen: dict[str, bytes] = {}
-    for max_nats in _MAX_NATS if references is not None else _MAX_NATS[1:]:
+    for max_nats in _MAX_NATS if data.references is not None else _MAX_NATS[1:]:
         said = [selector.choose(max_nats) for selector in selectors]
         chosen, again = {part.name: part.content for part in said}, chosen
         if chosen == again:  # the limit of float units is reached already
             break
         steps = evaluator(chosen)
-        report = Int8Report(f"{len(pixels)} images of {where}", tuple(said), tuple(steps), evaluator.described)
+        report = Int8Report(f"{len(pixels)} images of {data.described}", tuple(said), tuple(steps), evaluator.described)
         if report.loss <= max_loss:
             return chosen, report
     raise ModelError(
@@ -125,15 +138,6 @@ def _float_graphs(folder: ModelFolder) -> dict[str, bytes]:
 def _references(data: Path, split: str, limit: int) -> CaptionSet:
     caption_set = captioned_split(data, split)
     return caption_set.subset(range(min(limit, len(caption_set)))) if limit else caption_set
-
-
-def _calibration(images: Path | Sequence[Source] | None, data: Path | None, split: str) -> tuple[str, Sequence[Source]]:
-    if images is None and data is not None:
-        dataset = open_dataset(data)
-        train = dataset.split("train" if "train" in dataset else split)
-        return f"{train.name}, split {train.split}", choose_evenly(train)
-    where = "the sample photographs" if images is None else str(images) if isinstance(images, Path) else "those given"
-    return where, choose_images(images)
 
 
 def _write(
