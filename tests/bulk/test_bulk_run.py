@@ -1,4 +1,4 @@
-"""A run in parts: what it writes, and that it goes on, refuses and begins anew as it should."""
+"""A run in parts: what it writes, and that it goes on, refuses and starts over as it should."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ HEADER = "manifest.json"
 _MARK, _FORMAT = "captionkit bulk", 1
 _PARTS = 1000  # named in one file
 _HELD = 4  # such files held in memory: parts are finished nearly in order
-#: kinds of errors that are told apart in a part, and how much of each is kept
+#: kinds of errors that are counted separately in a part, and how much of each is kept
 _KINDS, _LONGEST = 20, 160
 
 
@@ -196,7 +196,7 @@ class Manifest:
             now = f"{images:,} images, now" if images != self.images else "other images than"
             raise CaptionkitError(
                 f"{self.identity.input_name}: the input has changed ({now} {self.images:,} before); caption it into "
-                "another output, or begin anew with --restart"
+                "another output, or start over with --restart"
             )
         self.images, self.digest = images, digest
         self.save()

@@ -136,16 +136,16 @@ class LocalPool:
         return said
 
     def _bury(self, worker: _Process) -> None:
-        """Take back the tasks of a worker that has ended, with what its end tells about their images."""
+        """Take back the tasks of a worker that has ended, marking the images that its end makes suspect."""
         worker.process.join(_PATIENCE)
         worker.process.kill()
         worker.process.join()
         worker.link.close()
         self._workers.remove(worker)
         how = how_ended(worker.process.exitcode)
-        learnt = [_after_death(task, worker.board, how, first=not place) for place, task in enumerate(worker.tasks)]
-        culprits = any(after.bad != before.bad for after, before in zip(learnt, worker.tasks, strict=True))
-        self._again.extendleft(reversed(learnt))
+        updated = [_after_death(task, worker.board, how, first=not place) for place, task in enumerate(worker.tasks)]
+        culprits = any(after.bad != before.bad for after, before in zip(updated, worker.tasks, strict=True))
+        self._again.extendleft(reversed(updated))
         self._in_vain = 0 if culprits else self._in_vain + 1
         if self._in_vain > _IN_VAIN + self._most:
             raise CaptionkitError(

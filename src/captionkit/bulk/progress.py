@@ -165,8 +165,8 @@ def prometheus(tally: Tally, *, running: bool) -> str:
         "last_update_seconds": ("gauge", "time of this report", time.time()),
     }
     lines = []
-    for name, (kind, told, value) in numbers.items():
+    for name, (kind, description, value) in numbers.items():
         if value is not None:
-            lines += [f"# HELP captionkit_bulk_{name} {told}", f"# TYPE captionkit_bulk_{name} {kind}"]
+            lines += [f"# HELP captionkit_bulk_{name} {description}", f"# TYPE captionkit_bulk_{name} {kind}"]
             lines.append(f"captionkit_bulk_{name} {value}")
     return "\n".join(lines) + "\n"

@@ -227,7 +227,7 @@ class _Run:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count the images of the input in a thread while the block runs, so that the time left can be told."""
+        """Count the images of the input in a thread while the block runs, so that the time left can be estimated."""
         if not self.found.again or self.manifest.images is not None:
             yield
             return
@@ -262,7 +262,7 @@ def _changed(manifest: Manifest, part: Part) -> CaptionkitError:
         what = f"{new} where {old} was" if old and new else f"{new} is new" if new else f"{old} is gone"
     return CaptionkitError(
         f"{paths.shown(manifest.identity.input_name)}: has changed since the run was begun ({what}); caption it into "
-        "another output, or begin anew with --restart"
+        "another output, or start over with --restart"
     )
 
 
@@ -330,14 +330,14 @@ def _begun(store: Store, identity: Identity, *, restart: bool) -> Manifest:
     if manifest is not None:
         if changes := manifest.identity.changes(identity):
             raise CaptionkitError(
-                f"{store.name}: was begun with {'; '.join(changes)}; use the same again, name another output, or begin "
-                "anew with --restart"
+                f"{store.name}: was begun with {'; '.join(changes)}; use the same again, name another output, or start "
+                "over with --restart"
             )
         return manifest
     there = [name for name in store.names() if part_of(name) is not None]
     if there and not restart:
         raise CaptionkitError(
-            f"{store.name}: has {there[0]}, but no manifest; name another output, or begin anew with --restart"
+            f"{store.name}: has {there[0]}, but no manifest; name another output, or start over with --restart"
         )
     for name in there:
         clear(store, name)

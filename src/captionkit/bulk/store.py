@@ -305,8 +305,8 @@ class RemoteStore:
             self.remove(_LEASE)
 
     def _sign(self, owner: str) -> None:
-        told = {"owner": owner, "host": socket.gethostname(), "process": os.getpid(), "time": time.time()}
-        self.write(_LEASE, json.dumps(told).encode())
+        lease = {"owner": owner, "host": socket.gethostname(), "process": os.getpid(), "time": time.time()}
+        self.write(_LEASE, json.dumps(lease).encode())
 
     def _refuse_others(self, owner: str) -> None:
         try:

@@ -259,8 +259,8 @@ def _schema() -> pa.Schema:
     inner = {name: features[other] for name, other in (("text", "id"), ("log_prob", "confidence"))}
     features["captions"] = [{**inner, "confidence": features["confidence"]}]
     ordered = {name: features[name] for name in columns}
-    told = {"huggingface": json.dumps({"info": {"features": ordered}}), "made_by": MARK}
-    return pa.schema(list(columns.items()), metadata=told)
+    metadata = {"huggingface": json.dumps({"info": {"features": ordered}}), "made_by": MARK}
+    return pa.schema(list(columns.items()), metadata=metadata)
 
 
 _SINKS: dict[str, tuple[type[_Lines] | type[_Shard] | type[_Table], ...]] = {

@@ -117,10 +117,10 @@ def _passed_over(folder: str, unopened: Counter[str]) -> str:
     ways: dict[str, list[str]] = {}
     for suffix in sorted(unopened):
         ways.setdefault(UNOPENED[suffix], []).append(suffix)
-    told = ", ".join(f"{' '.join(suffixes)} with {way}" for way, suffixes in ways.items())
+    hints = ", ".join(f"{' '.join(suffixes)} with {way}" for way, suffixes in ways.items())
     return (
         f"{paths.shown(folder)}: passed over {unopened.total()} images of kinds that are not opened ({counted}); "
-        f"convert them to JPEG: {told}"
+        f"convert them to JPEG: {hints}"
     )
 
 

@@ -240,7 +240,7 @@ def average(options: argparse.Namespace) -> int:
 
 
 def _models_and_data(models: list[str], data: str) -> tuple[list[str], str]:
-    """The models and the data of `average`, which used to come in the other order: taken where it can be told."""
+    """The models and the data of `average`, which used to come in the other order: taken where it is clear."""
     from captionkit.inference.model_folder import CONFIG
     from captionkit.utils.paths import exists, is_file
 
@@ -803,7 +803,7 @@ def _add_bulk(add: Callable[..., Any], *, fields: bool) -> None:
     add("--allow-urls", action="store_true", help="fetch images that the input names by URL, from public addresses")
     add("--part-size", type=int, default=1024, metavar="N", help="images of a part (default: %(default)s)")
     add("--shard", default="1/1", metavar="I/N", help="caption share I of N only, as on one of N machines")
-    add("--restart", action="store_true", help="discard what an earlier run wrote, and begin anew")
+    add("--restart", action="store_true", help="discard what an earlier run wrote, and start over")
     add("--max-errors", type=int, metavar="N", help="images that may fail; more end the run (default: any number)")
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one a processor)")
     add("--threads", type=int, default=1, metavar="N", help="of each worker (default: %(default)s)")
@@ -825,14 +825,14 @@ def _add_decoding(add: Callable[..., Any], *, fields: bool) -> None:
 
 
 def _add_runtime(add: Callable[..., Any], *, style: bool = True) -> None:
-    """How the model is run, and (with `style`) what a model that is told so says."""
+    """How the model is run, and (with `style`) how long the captions of a prompted model are."""
     from captionkit.inference.devices import DEVICES, PRECISIONS, STYLES
 
     add("--device", default="cpu", metavar="NAME", help=f"that the model runs on: {', '.join(DEVICES)} (default: cpu)")
     precisions = ("auto", *PRECISIONS)
     add("--precision", choices=precisions, default="auto", help="of a model that comes in several (default: auto)")
     if style:
-        add("--style", choices=STYLES, default="", help="of captions, for a model that is told what to say")
+        add("--style", choices=STYLES, default="", help="of captions, for a model that takes a prompt")
 
 
 def _runtime(options: argparse.Namespace) -> Any:

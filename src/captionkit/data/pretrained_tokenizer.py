@@ -33,7 +33,7 @@ class PretrainedTokenizer(Tokenizer):
         self.pad_id = special.end
         vocabulary = backend.get_vocab()
         self._tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        self._byte_level = True  # so that words are told apart by the text that their tokens decode to
+        self._byte_level = True  # so that words are distinguished by the text that their tokens decode to
         added = backend.get_added_tokens_decoder().items()
         self._hidden = {token_id for token_id, token in added if token.special} | {special.end}
 

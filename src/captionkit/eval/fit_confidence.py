@@ -136,10 +136,11 @@ def calibrate_model(
     `write` stores the fit in the model folder. `resamples` of the images give the intervals. Raises CaptionkitError,
     also if too few captions are right or wrong for a fit, or if `write` would change the bundled model.
     """
+    sets = [captioned_split(one, split) for one in data]
     captioner = runtime.load(model)
     if write:
         captioner.folder.check_storable()
-    fitted = fit_confidence(captioner, [captioned_split(one, split) for one in data], resamples=resamples)
+    fitted = fit_confidence(captioner, sets, resamples=resamples)
     if write:
         captioner.folder.store(fitted.tables())
     return fitted

@@ -97,6 +97,7 @@ def tune_model(
     the choice as the model folder's decoding settings. The choice is made on the split that scores it, so its reported
     score is slightly optimistic. Raises CaptionkitError.
     """
+    caption_set = captioned_split(data, split)
     captioner = runtime.load(model)
     if write:
         captioner.folder.check_storable()
@@ -111,7 +112,6 @@ def tune_model(
     ]
     if not found:
         raise CaptionkitError("nothing to try; give at least one number for each option")
-    caption_set = captioned_split(data, split)
     trials = _trials(captioner, caption_set, found)
     # Sorting is stable, so among equal scores the first stays first.
     best = max(sorted(trials, key=lambda trial: trial.decoding.num_beams), key=lambda trial: trial.scores[CHOOSES])

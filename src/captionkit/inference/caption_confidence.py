@@ -29,7 +29,7 @@ from captionkit.utils.dataclasses import check_fields
 
 Floats = NDArray[np.float64]
 
-#: the features that `told` returns, in order
+#: the features that `decoding_features` returns, in order
 DECODING_FEATURES = (
     "log_prob",
     "least",
@@ -127,13 +127,13 @@ class CaptionConfidence:
         """Whether it needs the image's features besides those of decoding."""
         return bool(len(self.image)) or any(self.told.get(name) for name in _FROM_EVIDENCE)
 
-    def __call__(self, told: Floats, image: NDArray[Any] | None) -> float:
-        """Return the confidence, 0 to 1, of a caption with features `told` [F] and encoder means `image` [D].
+    def __call__(self, features: Floats, image: NDArray[Any] | None) -> float:
+        """Return the confidence, 0 to 1, of a caption with `features` [F] and encoder means `image` [D].
 
         Raises ModelError if the number of means differs from that of the fit.
         """
         weights: Floats = self._image  # type: ignore[attr-defined]
-        value: float = self.offset + float(self._told @ told)  # type: ignore[attr-defined]
+        value: float = self.offset + float(self._told @ features)  # type: ignore[attr-defined]
         if len(weights):
             if image is None or image.shape != weights.shape:
                 size = "none" if image is None else len(image)

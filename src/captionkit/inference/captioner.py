@@ -375,13 +375,13 @@ class Captioner:
             cells = hypothesis.attention.shape[1]
             raise ModelError(f"{self.folder.path}: its grid is given as {rows} x {columns}, but has {cells} cells")
         maps = hypothesis.attention.reshape(len(tokens), rows, columns)  # [L,G] -> [L,rows,columns]
-        spoken = [*spoken_words(self.tokenizer, hypothesis)]
-        log_probs = np.array([log_prob for *_, log_prob in spoken])  # [words]
+        found = [*caption_words(self.tokenizer, hypothesis)]
+        log_probs = np.array([log_prob for *_, log_prob in found])  # [words]
         confidences = self.folder.calibration(np.exp(log_probs)).tolist()
         words = tuple(
             # [L,rows,columns] -> [n,rows,columns] -> [rows,columns]; most words are one token
             Word(text, confidence, log_prob, maps[at[0]] if len(at) == 1 else maps[at].mean(0))
-            for (text, at, log_prob), confidence in zip(spoken, confidences, strict=True)
+            for (text, at, log_prob), confidence in zip(found, confidences, strict=True)
         )
         return Caption(
             text=self.tokenizer.decode(tokens),
@@ -432,7 +432,7 @@ def _shares(region: Box, size: tuple[int, int]) -> Box:
     return left / width, top / height, right / width, bottom / height
 
 
-def spoken_words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
+def caption_words(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Iterator[tuple[str, list[int], float]]:
     """Yield the words of a hypothesis, each with the positions of its tokens and their summed log-probability."""
     log_probs = hypothesis.token_log_probs.tolist()
     for word, positions in tokenizer.words(hypothesis.tokens.tolist()):

@@ -24,7 +24,7 @@ PRECISIONS = {
     "fp16": ("_fp16",),
     "q4": ("_q4", "_q4f16", "_bnb4"),
 }
-#: of captions, by models that are told what to say
+#: of captions, by models that take a prompt
 STYLES = ("short", "detailed", "long")
 #: device -> the package that brings its provider
 _PACKAGES = {"cuda": "onnxruntime-gpu", "directml": "onnxruntime-directml", "openvino": "onnxruntime-openvino"}

@@ -52,7 +52,7 @@ def load(
     threads: limit on the processors used; by default, all available to the process.
     device: "auto", "cpu", "cuda", "coreml", "directml" or "openvino".
     precision: "auto", "fp32", "fp16", "int8" or "q4", of models that come in several.
-    style: "short", "detailed" or "long", of models that are told what to say.
+    style: "short", "detailed" or "long", of models that take a prompt.
 
     Raises ModelError, and CaptionkitError for a device that is not here or a setting that the model lacks.
     """

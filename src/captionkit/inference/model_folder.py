@@ -280,10 +280,10 @@ def write_model(path: str | os.PathLike[str], config: Mapping[str, Any], content
         for name, content in sorted(contents.items())
     }
     full = {"format": FORMAT, **config, "files": described}
-    told = (json.dumps(full, indent=1, ensure_ascii=False) + "\n").encode()
+    config_bytes = (json.dumps(full, indent=1, ensure_ascii=False) + "\n").encode()
     path = Path(path)
     try:
-        _write(path, {**contents, CONFIG: told})
+        _write(path, {**contents, CONFIG: config_bytes})
     except OSError as error:
         raise atomic_write.cannot_write(path, error) from None
     return ModelFolder(path, full)
@@ -366,7 +366,7 @@ def _write(path: Path, contents: Mapping[str, bytes]) -> None:
 def _settle(place: Path) -> None:
     """Move a model that has been written whole to its place; one that a kill kept on its way there, too.
 
-    The config comes last: until then, what is still to be done can be told, and the old model's files are known.
+    The config comes last: until then, what is still to be done is known, and so are the old model's files.
     """
     ready = place / _NEXT
     if not (ready / CONFIG).is_file():

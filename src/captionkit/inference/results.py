@@ -162,8 +162,8 @@ class _Csv(_Lines):
         rows = []
         for rank, caption in enumerate(record.get("captions", ()), 1):
             marked = [str(caption["review"]).lower()] if self._review else []
-            told = [caption["text"], caption["log_prob"], caption["confidence"], ""]
-            rows.append([record["path"], rank, *told, *marked])
+            values = [caption["text"], caption["log_prob"], caption["confidence"], ""]
+            rows.append([record["path"], rank, *values, *marked])
         if "error" in record:
             rows.append([record["path"], "", "", "", "", record["error"], *([""] if self._review else [])])
         return _csv_rows(rows)
@@ -247,7 +247,7 @@ class ResultsFile:
         now = time.monotonic()
         self._due = now + max(_EVERY, _SHARE * (now - start))
         if self._records.grows and not self._once:
-            with suppress(OSError):  # a file that cannot be opened again is written anew at the end
+            with suppress(OSError):  # a file that cannot be opened again is rewritten at the end
                 self._file = self.path.open("ab", buffering=0)
                 self._size = os.fstat(self._file.fileno()).st_size
 

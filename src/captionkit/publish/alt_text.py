@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from captionkit.inference.search import Decoding
 
 MAX_CHARS = 125
-"""After this many characters, some screen readers begin anew."""
+"""After this many characters, some screen readers start over."""
 
 LEAST_CHARS = 30
 _GUESS = "May show "

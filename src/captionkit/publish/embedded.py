@@ -77,9 +77,9 @@ class EmbeddedMetadata:
         try:
             copy.unlink()  # exiftool writes no file that is there
             assigned = [f"-{_TAGS[field]}={_escaped(text or '')}" for field, text in texts.items()]
-            _, told = self._execute(*assigned, "-o", str(copy), _argument(target))
+            _, errors = self._execute(*assigned, "-o", str(copy), _argument(target))
             if not copy.exists():
-                raise CaptionkitError(f"{paths.shown(image)}: {_reason(told)}; --write xmp keeps it beside the image")
+                raise CaptionkitError(f"{paths.shown(image)}: {_reason(errors)}; --write xmp keeps it beside the image")
             set_rights(copy, before)
             with copy.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -109,7 +109,9 @@ class EmbeddedMetadata:
         except ModuleNotFoundError:
             raise CaptionkitError("writing into images needs `pip install 'captionkit[metadata]'`") from None
         try:
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"exiftool\.")  # its end is told in one line
+            warnings.filterwarnings(
+                "ignore", category=UserWarning, module=r"exiftool\."
+            )  # its end is reported in one line
             tool = ExifTool(common_args=["-G1"], encoding="utf-8")
             tool.run()
         except (OSError, RuntimeError):

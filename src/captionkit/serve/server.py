@@ -29,7 +29,7 @@ _IDLE = 15
 
 
 def serve(model: str | None, settings: Settings) -> None:
-    """Serve a model until the process is told to stop; requests in progress are then finished first."""
+    """Serve a model until the process gets a signal to stop; requests in progress are then finished first."""
     if not settings.token and os.environ.get(TOKEN):
         settings = replace(settings, token=os.environ[TOKEN])
     if settings.workers > 1:

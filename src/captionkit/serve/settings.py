@@ -42,7 +42,7 @@ class Settings:
     threads: int = _setting(0, "processors for the model of each worker; 0: all, shared among them", 0, 1024)
     device: str = _setting("cpu", f"that the model runs on: {', '.join(DEVICES)}")
     precision: str = _setting("auto", f"of a model that comes in several: auto, {', '.join(PRECISIONS)}")
-    style: str = _setting("", f"of captions, for a model that is told what to say: {', '.join(STYLES)}")
+    style: str = _setting("", f"of captions, for a model that takes a prompt: {', '.join(STYLES)}")
     log_format: str = _setting("text", f"of the log on standard error: {' or '.join(LOG_FORMATS)}")
 
     def __post_init__(self) -> None:

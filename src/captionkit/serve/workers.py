@@ -42,7 +42,7 @@ def run_workers(
     configured: Callable[..., Config],
     started: Callable[[], None],
 ) -> None:
-    """Run the workers until the process is told to stop; `started` is called once the first of them serves.
+    """Run the workers until the process gets a signal to stop; `started` is called once the first of them serves.
 
     `configured` makes uvicorn's configuration of an application. Raises SystemExit if a worker cannot start.
     """

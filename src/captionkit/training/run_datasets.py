@@ -27,10 +27,10 @@ def build_datasets(setup: Setup, recipe: Recipe, accelerator: Accelerator, part:
     captions, image = setup.train if training else setup.val, recipe.image
     features: ConcatFeatures | None = None
     broken: dict[int, str] = {}
-    anew = training and (
+    augmented = training and (
         image.random_resized_crop_scale < 1 or image.color_jitter > 0
     )  # augmentation gives another image each time
-    if setup.model.encoder.cacheable and not recipe.encoder.unfreeze_epochs and not anew:
+    if setup.model.encoder.cacheable and not recipe.encoder.unfreeze_epochs and not augmented:
         sets = [source.train for source in setup.sources] if training else [captions]
         seen = FrozenEncoder(setup.model.encoder, setup.preprocessing)
         features, broken = _features(seen, recipe, accelerator, sets, shown, flips=training and image.flip)

@@ -287,7 +287,7 @@ def _with_encoder(
     """Replace the encoder of the model to start from if the recipe names another; return model and preprocessing.
 
     A new encoder gets a new neck. The decoder keeps its weights: the language model is retained, and only the
-    connection to the image features is learned anew.
+    connection to the image features is learned from scratch.
     """
     own = model.config.encoder.name
     if not _names_another_encoder(recipe, model):

@@ -17,7 +17,7 @@ from captionkit.data.images import open_image
 from captionkit.data.layouts import CaptionSet
 from captionkit.data.tokenizer import Tokenizer
 from captionkit.errors import ImageError, TrainingError
-from captionkit.inference.captioner import spoken_words
+from captionkit.inference.captioner import caption_words
 from captionkit.inference.search import Begun, Hypothesis, search
 from captionkit.inference.word_confidence import WordConfidence, fit
 from captionkit.metrics.bleu import Bleu
@@ -144,8 +144,8 @@ def validate(
         words += len(batch.targets)
         for place, best in zip(batch.indices, _captions(model, memory.float(), tokenizer), strict=True):
             said[place] = tokenizer.decode(best.tokens.tolist()) if best else ""
-            spoken = spoken_words(tokenizer, best) if best else ()
-            chances += [(math.exp(log_prob), validator.used(place, word)) for word, _, log_prob in spoken]
+            found = caption_words(tokenizer, best) if best else ()
+            chances += [(math.exp(log_prob), validator.used(place, word)) for word, _, log_prob in found]
     seen = clip.scores(said) if clip else {}
     parts = gather_object([(nats, words, broken, said, sorted(chances), seen)])
     nats, words = sum(part[0] for part in parts), sum(part[1] for part in parts)

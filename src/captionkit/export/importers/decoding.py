@@ -53,21 +53,21 @@ class SelfAttention(nn.Module):
         if bias is not None:
             scores = scores + bias
         if prefix is None:
-            heard = (scores.softmax(-1).unsqueeze(3) @ values).squeeze(3)  # [B,K,h,T+1] -> [B,K,h,d]
-            return self.output(heard.flatten(2)), Cache(keys, values), None
+            attended = (scores.softmax(-1).unsqueeze(3) @ values).squeeze(3)  # [B,K,h,T+1] -> [B,K,h,d]
+            return self.output(attended.flatten(2)), Cache(keys, values), None
         seen = query.transpose(1, 2) @ prefix.keys.transpose(-2, -1)  # [B,h,K,d] x [B,h,d,M] -> [B,h,K,M]
         weights = torch.cat([seen.transpose(1, 2), scores], -1).softmax(-1)  # [B,K,h,M+T+1]
         at_prefix, at_words = weights.tensor_split([prefix.keys.shape[2]], -1)  # [B,K,h,M], [B,K,h,T+1]
-        heard = (at_words.unsqueeze(3) @ values).squeeze(3)  # [B,K,h,d]
-        heard = heard + (at_prefix.transpose(1, 2) @ prefix.values).transpose(1, 2)  # [B,h,K,d] -> [B,K,h,d]
-        return self.output(heard.flatten(2)), Cache(keys, values), at_prefix.mean(2)  # [B,K,h,d] -> [B,K,W]
+        attended = (at_words.unsqueeze(3) @ values).squeeze(3)  # [B,K,h,d]
+        attended = attended + (at_prefix.transpose(1, 2) @ prefix.values).transpose(1, 2)  # [B,h,K,d] -> [B,K,h,d]
+        return self.output(attended.flatten(2)), Cache(keys, values), at_prefix.mean(2)  # [B,K,h,d] -> [B,K,W]
 
     def prefix(self, x: Tensor, *, causal: bool) -> tuple[Tensor, Cache]:
         """Attend within a prefix, `x` [B,M,W] -> [B,M,W] and its keys and values [B,h,M,d]."""
         projected = self.project(x).unflatten(-1, (3, self.heads, -1))  # [B,M,3hd] -> [B,M,3,h,d]
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # [B,M,3,h,d] -> [B,h,M,d] each
-        heard = scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale)
-        return self.output(heard.transpose(1, 2).flatten(2)), Cache(key, value)  # [B,h,M,d] -> [B,M,W]
+        attended = scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale)
+        return self.output(attended.transpose(1, 2).flatten(2)), Cache(key, value)  # [B,h,M,d] -> [B,M,W]
 
 
 class CrossAttention(nn.Module):
@@ -120,8 +120,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Cache, Tensor | None]:
         """Run one word, `x` [B,K,W] -> [B,K,W], the words' caches, and the attention to the image [B,K,M]."""
         prefix = image if self.image is None else None
-        heard, words, weights = self.words(self._given(0, x), parents, words, prefix, bias)
-        x = self._added(0, x, heard)
+        attended, words, weights = self.words(self._given(0, x), parents, words, prefix, bias)
+        x = self._added(0, x, attended)
         if self.image is not None and image is not None:
             seen, weights = self.image(self._given(1, x), image)
             x = self._added(1, x, seen)
@@ -129,8 +129,8 @@ class Layer(nn.Module):
 
     def prefix(self, x: Tensor, *, causal: bool) -> tuple[Tensor, Cache]:
         """Run a prefix, `x` [B,M,W] -> [B,M,W] and its keys and values."""
-        heard, made = self.words.prefix(self._given(0, x), causal=causal)
-        x = self._added(0, x, heard)
+        attended, made = self.words.prefix(self._given(0, x), causal=causal)
+        x = self._added(0, x, attended)
         return self._added(-1, x, self.feed_forward(self._given(-1, x))), made
 
 

@@ -1,7 +1,7 @@
 """The decoder of a published model: ONNX graphs with a cache that grows by a token at each step.
 
 The layouts are those of Hugging Face's exporters: one graph for all steps ("merged", with or without a switch for the
-cache), or a pair, of which the first takes no cache and the second does. Their inputs are told by name:
+cache), or a pair, of which the first takes no cache and the second does. Their inputs are recognized by name:
 
     input_ids [N,1] or inputs_embeds [N,1,D]; encoder_hidden_states [N,S,D], encoder_attention_mask [N,S];
     attention_mask [N,L], position_ids [N,1]; use_cache_branch [1]; past_key_values.{i}[.decoder|.encoder].{key,value}

@@ -16,7 +16,7 @@ class Family(NamedTuple):
     graphs: tuple[tuple[str, ...], ...]
     #: most tokens of a caption where the folder does not limit them; None: as transformers
     length: int | None = None
-    #: whether it is told what to say
+    #: whether it takes a prompt
     prompted: bool = False
     #: whether it is asked in a conversation
     chat: bool = False

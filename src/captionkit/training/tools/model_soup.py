@@ -67,10 +67,9 @@ class Soup:
     graphs: str
 
     def __str__(self) -> str:
-        told = [one.to_dict() for one in self.candidates]
         lines = [
             f"{'averaged' if one['selected'] else 'left out'}  CIDEr-D {one['val_cider']:.4f}  {one['name']}"
-            for one in told
+            for one in map(Candidate.to_dict, self.candidates)
         ]
         scores = self.found.scores
         mean = f"the mean  CIDEr-D {scores['cider']:.4f}, BLEU-4 {scores['bleu4']:.4f}, in {self.folder.path}"
