@@ -116,12 +116,12 @@ def naive(model: RandomModel, image: int, d: Decoding, constraints: Constraints)
     width, everything = d.num_beams // d.num_beam_groups, sum(map(len, dict.fromkeys(constraints.words)))
     start = list(constraints.prefix)
     begun = log_prob_of(model, image, start)
-    live = [[(start, begun)] if begun > -np.inf else [] for _ in range(d.groups)]
-    finished: list[list[tuple[list[int], bool, float]]] = [[] for _ in range(d.groups)]
-    share = -(-d.num_captions // d.groups)
+    live = [[(start, begun)] if begun > -np.inf else [] for _ in range(d.num_beam_groups)]
+    finished: list[list[tuple[list[int], bool, float]]] = [[] for _ in range(d.num_beam_groups)]
+    share = -(-d.num_captions // d.num_beam_groups)
     for length in range(len(start), d.max_length + 1):
         said: list[int] = []  # by earlier groups
-        for group in range(d.groups):
+        for group in range(d.num_beam_groups):
             options = []
             for words, log_prob in live[group]:
                 row = model.log_probs(image, tuple(words))
@@ -132,7 +132,7 @@ def naive(model: RandomModel, image: int, d: Decoding, constraints: Constraints)
                     if possible and token not in BANNED and row[token] > -np.inf:
                         total = log_prob + float(row[token])
                         place = everything if ends else bank([*words, token], constraints)
-                        penalty = 0 if ends else d.diversity * said.count(token)
+                        penalty = 0 if ends else d.diversity_penalty * said.count(token)
                         options.append((total - penalty, place, words, token, total))
             options.sort(key=lambda option: -option[0])
             lanes = [[option for option in options if option[1] == place] for place in range(everything + 1)]
@@ -154,7 +154,7 @@ def naive(model: RandomModel, image: int, d: Decoding, constraints: Constraints)
         if not any(live):
             break
     lists = []
-    for group in range(d.groups):
+    for group in range(d.num_beam_groups):
         cut = sorted(live[group], key=lambda h: -h[1])
         rest = [(words, False, log_prob / len(words) ** d.length_penalty) for words, log_prob in cut]
         lists.append((finished[group][: d.num_captions] + rest)[: d.num_captions])

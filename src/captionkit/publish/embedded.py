@@ -109,9 +109,7 @@ class EmbeddedMetadata:
         except ModuleNotFoundError:
             raise CaptionkitError("writing into images needs `pip install 'captionkit[metadata]'`") from None
         try:
-            warnings.filterwarnings(
-                "ignore", category=UserWarning, module=r"exiftool\."
-            )  # its end is reported in one line
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"exiftool\.")  # reported in one line
             tool = ExifTool(common_args=["-G1"], encoding="utf-8")
             tool.run()
         except (OSError, RuntimeError):
