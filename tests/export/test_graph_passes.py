@@ -28,6 +28,7 @@ from captionkit.models.decoder_config import DecoderConfig, ShowTellConfig, Tran
 from captionkit.models.encoder import EncoderConfig  # noqa: E402
 from captionkit.models.serialization import architecture  # noqa: E402
 from tiers import slow  # noqa: E402
+from tiny_encoder import TINY  # noqa: E402
 
 PICTURES = 3
 
@@ -64,8 +65,10 @@ DECODERS: dict[str, DecoderConfig] = {
 }
 
 
-@pytest.fixture(params=["soft", *slow("show-tell", "transformer")])
-def decoding(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path) -> ModelFolder:
+@pytest.fixture(scope="module", params=["soft", *slow("show-tell", "transformer")])
+def decoding(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model_folder: Path
+) -> ModelFolder:
     """A folder with the graphs of a model with random weights; soft attention is that of `model_folder`."""
     if request.param == "soft":
         return open_model(model_folder)
@@ -74,7 +77,7 @@ def decoding(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path)
         Tokenizer.train(["two cats sleep on a man's red boat"] * 2, min_frequency=1),
         Preprocessing(64, 96),
     )
-    config = ModelConfig(EncoderConfig("mobilenet-v2", batch_norm=True), DECODERS[request.param], memory=24)
+    config = ModelConfig(EncoderConfig(TINY, batch_norm=True), DECODERS[request.param], memory=24)
     model = CaptioningModel(config, len(text)).eval()
     graphs = {ENCODER: encoder_graph(model, 64, 96), DECODER: decoder_graph(model, 64, 96)}
     contents = {name: graph.SerializeToString() for name, graph in graphs.items()}
@@ -84,7 +87,9 @@ def decoding(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path)
         "decoding": Decoding().to_dict(),
         "provenance": {},
     }
-    return write_model(tmp_path / "model", tables, {TOKENIZER: text.to_json().encode(), **contents})
+    return write_model(
+        tmp_path_factory.mktemp("decoding") / "model", tables, {TOKENIZER: text.to_json().encode(), **contents}
+    )
 
 
 def test_every_decoder_says_the_same(decoding: ModelFolder) -> None:

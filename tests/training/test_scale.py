@@ -56,6 +56,7 @@ def recipe_of(backbone: Path, changes: dict[str, object]) -> Recipe:
         "optimizer.warmup": 2,
         "optimizer.lr_encoder": 1e-3,
         "trainer.log_samples": 1,
+        "trainer.report": "false",
         **changes,
     }
     return load_recipe(None, {name: str(value) for name, value in values.items()})
