@@ -63,6 +63,7 @@ INPUTS = {
     "--encoder.name": "",
     "--encoder.weights": ".safetensors",
     "--distillation.teachers": "",
+    "--trainer.clip": "",
 }
 #: what names something to write
 OUTPUTS = {
@@ -104,7 +105,7 @@ WORDS = {
     ),
 }
 #: recipe fields for which "" means none, as their help says
-MAY_BE_EMPTY = {"--encoder.name", "--encoder.weights", "--distillation.teachers", "--trainer.clip"}
+MAY_BE_EMPTY = {"--trainer.clip", "--encoder.name", "--encoder.weights", "--distillation.teachers"}
 
 #: what each command wants besides the argument that is tried: things that are there, under the folder of the test
 USUAL: dict[str, dict[str, str]] = {

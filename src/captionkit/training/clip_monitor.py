@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from captionkit.data.layouts import CaptionSet
-from captionkit.errors import RecipeError
+from captionkit.errors import ModelError, RecipeError
+from captionkit.inference.model_folder import CONFIG, is_hub_id
 from captionkit.metrics.clip_score import ClipScoreMetric
 from captionkit.metrics.metric import Floats
 from captionkit.models.load_clip import load_clip_score
 from captionkit.training.config.recipe import Recipe
+from captionkit.utils.paths import exists, is_file, shown
 
 
 def check_clip(recipe: Recipe) -> None:
-    """Raise RecipeError if the best model is to be chosen by CLIPScore and no CLIP model is named."""
-    if recipe.trainer.monitor == "clipscore" and not recipe.trainer.clip:
+    """Check what is cheap to check of the CLIP model that a recipe names, before any long work.
+
+    Raises RecipeError if the best model is to be chosen by CLIPScore and none is named, ModelError for a path that
+    holds none.
+    """
+    clip = recipe.trainer.clip
+    if recipe.trainer.monitor == "clipscore" and not clip:
         raise RecipeError(
             "trainer.monitor is clipscore, but trainer.clip names no CLIP model; name a folder or Hub id by --clip"
         )
+    is_path = clip and (exists(clip, ModelError) or not is_hub_id(clip))
+    if is_path and not is_file(Path(clip) / CONFIG, ModelError):
+        raise ModelError(f"{shown(clip)}: no CLIP model, as there is no {CONFIG}; name its folder or Hub id by --clip")
 
 
 def make_clip_monitor(recipe: Recipe, images: CaptionSet, device: str) -> ClipMonitor | None:

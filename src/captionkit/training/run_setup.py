@@ -25,6 +25,7 @@ from captionkit.models.mobilenet import MobileNet
 from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
 from captionkit.models.timm_torchvision import is_timm_or_torchvision, load_trunk_encoder
+from captionkit.training.clip_monitor import check_clip
 from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
 from captionkit.training.config.schema import DataRecipe, EncoderRecipe
 from captionkit.training.data.encode import EncodedCaptions, encode_captions, join_encoded
@@ -72,6 +73,7 @@ def prepare(recipe: Recipe, data: Path | Sequence[Path]) -> Setup:
     """
     check_optimizer(recipe.optimizer.name)
     _check_objective(recipe)
+    check_clip(recipe)
     torch.manual_seed(recipe.trainer.seed)
     check_mirroring(recipe.image)
     _check_teachers(recipe)

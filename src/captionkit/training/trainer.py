@@ -20,7 +20,7 @@ from captionkit.errors import CaptionkitError, TrainingError
 from captionkit.inference.model_folder import CONFIG
 from captionkit.inference.word_confidence import WordConfidence
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.training.clip_monitor import check_clip, make_clip_monitor
+from captionkit.training.clip_monitor import make_clip_monitor
 from captionkit.training.config.recipe import Recipe, weights_fields
 from captionkit.training.data.collate import Batch
 from captionkit.training.data.loader import batches
@@ -93,7 +93,6 @@ def train(
         check_output_folder(Path(output), inputs=paths)
         recipe = with_precision(recipe or Recipe())
         check_trackers(recipe.trainer.report_to)
-        check_clip(recipe)
         run = _Trainer(recipe, paths, folder, resume, on_eval, export)
         with run.report.session(run.progress):
             return run.go()
