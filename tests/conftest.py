@@ -13,13 +13,13 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Hear interrupts even where the tests run in the background, as a shell has those ignore them."""
+    """Take interrupts even where the tests run in the background, as a shell has those ignore them."""
     for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)  # not every system has all of them
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # heard when torch is imported
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # read when torch is imported
 
 
 @pytest.fixture(autouse=True)

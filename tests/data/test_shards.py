@@ -1,4 +1,4 @@
-"""Tar shards: what is read of them, what is refused, and in what order they are taught."""
+"""Tar shards: what is read of them, what is refused, and in what order they are shown."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def entry(name: str, content: bytes = b"", **changes: object) -> bytes:
 
 
 def resized(header: bytes, size: bytes) -> bytes:
-    """A header whose field of the size is `size`, with its checksum mended."""
+    """A header whose field of the size is `size`, with its checksum corrected."""
     header = header[:124] + size.ljust(12, b"\0") + header[136:148] + b" " * 8 + header[156:]
     return header[:148] + b"%06o\0 " % sum(header) + header[156:]
 
@@ -260,7 +260,7 @@ def test_the_index_is_read_again_only_where_a_shard_has_changed(
     assert open_dataset(tmp_path / "data")["all"][1].captions == ("changed, and longer",)
     assert walked[3:] == ["1.tar"]
     for cached in (tmp_path / "cache" / "shards").iterdir():
-        cached.write_bytes(cached.read_bytes()[:-9])  # cut by hand: written anew
+        cached.write_bytes(cached.read_bytes()[:-9])  # cut by hand: written again
     assert len(open_dataset(tmp_path / "data")["all"]) == 3 and sorted(walked[4:]) == ["0.tar", "1.tar", "2.tar"]
 
 

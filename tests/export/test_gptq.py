@@ -75,8 +75,8 @@ def test_a_convolutions_inputs_are_what_its_kernel_covers(groups, stride, pads, 
     np.testing.assert_allclose(inputs._sums / inputs._count, wanted, atol=0.1)
 
 
-@pytest.mark.parametrize(("largest", "anew"), [(40, True), (39, False)])
-def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monkeypatch):
+@pytest.mark.parametrize(("largest", "rounds_again"), [(40, True), (39, False)])
+def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, rounds_again, monkeypatch):
     from captionkit.export.quantization import quantize
 
     monkeypatch.setattr(quantize, "LARGEST", largest)
@@ -92,9 +92,9 @@ def test_of_too_many_inputs_each_weight_goes_to_its_nearest(largest, anew, monke
     calibrated = quantize.calibrate(model, [{"x": correlated(generator, 50, 40).astype(np.float32)} for _ in range(4)])
     made = onnx.load_from_string(quantize.quantize_graph(model, [], calibrated, Preprocessing()))
     found = next(onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name == "w_quantized")
-    assert (list(calibrated.rounded) == ["w_quantized"]) is anew
+    assert (list(calibrated.rounded) == ["w_quantized"]) is rounds_again
     nearest = np.abs(found - weight / (np.abs(weight).max(0) / 64)).max() <= 0.51
-    assert nearest is not anew
+    assert nearest is not rounds_again
 
 
 def test_a_matrix_keeps_its_shape_and_its_outputs():

@@ -1,4 +1,4 @@
-"""Small decoders of every kind, and captions as they are taught them and as they are fed word by word."""
+"""Small decoders of every kind, and captions as they are packed in training and as they are fed word by word."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def make_halves(root: Path) -> Path:
     return root
 
 
-#: all that varies what is taught, but for what keeps a frozen encoder from looking once
+#: all that varies the training captions and images, but for what keeps a frozen encoder from looking once
 VARIED = {
     "data.captions_per_image": 1,
     "data.token_dropout": 0.2,

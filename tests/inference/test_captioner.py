@@ -48,8 +48,8 @@ def test_caption_is_consistent(captioner: Captioner, photos: Path) -> None:
         assert c.log_prob < 0
         assert c.confidence == pytest.approx(np.mean([word.confidence for word in c.words]))
         assert [w.confidence for w in c.words] == pytest.approx([np.exp(w.log_prob) for w in c.words], abs=1e-5)
-        spoken = np.exp(sum(word.log_prob for word in c.words))
-        assert spoken >= np.exp(c.log_prob) * 0.999, "the sentence is no likelier than its words"
+        words_alone = np.exp(sum(word.log_prob for word in c.words))
+        assert words_alone >= np.exp(c.log_prob) * 0.999, "the sentence is no likelier than its words"
         assert [w["text"] for w in c.to_dict()["words"]] == [w.text for w in c.words]
 
 

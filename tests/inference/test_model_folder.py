@@ -154,7 +154,7 @@ def test_a_folder_may_be_called_as_other_models_are(
     """What is written lies in that folder, and no other model is asked for, on a Hub or elsewhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(model_folder, "_from_hub", lambda source: pytest.fail(f"{source} was asked for"))
-    for _ in range(2):  # anew, and over what is there
+    for _ in range(2):  # new, and over what is there
         written = update_model(open_model(untrained), {}, to=Path(name))
         assert written.config["files"] == open_model(untrained).config["files"]
         (tmp_path / name / "notes.txt").write_text("mine")

@@ -19,7 +19,7 @@ END, VOCABULARY = 0, 14
 
 
 class WholePrefixes:
-    """A language model that reads each hypothesis anew; its state is their tokens."""
+    """A language model that reads each hypothesis from its start; its state is their tokens."""
 
     takes_bytes = False
     capabilities = frozenset(("constraints",))

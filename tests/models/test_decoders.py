@@ -1,4 +1,4 @@
-"""The decoders, all by one contract: taught, told word by word, trained, kept, exported and resumed."""
+"""The decoders, all by one contract: teacher-forced, stepped word by word, trained, kept, exported and resumed."""
 
 from __future__ import annotations
 
@@ -183,9 +183,9 @@ def test_show_and_tell_is_torchs_lstm_fed_with_the_picture_first(memory: Tensor)
     pictures = (pictures - pictures.mean(0)) / (pictures.var(0) + 1e-5).sqrt()  # of all images seen
     decoder.eval()
     packed = pack(CAPTIONS)
-    taught = unpack(decoder.decode(memory, packed).logits, packed.sizes)
-    assert sum(map(len, taught)) == len(packed.tokens)  # the image's own step says nothing
-    for found, (row, words) in zip(taught, CAPTIONS, strict=True):
+    forced = unpack(decoder.decode(memory, packed).logits, packed.sizes)
+    assert sum(map(len, forced)) == len(packed.tokens)  # the image's own step says nothing
+    for found, (row, words) in zip(forced, CAPTIONS, strict=True):
         inputs = torch.cat([pictures[row][None], decoder.embedding(torch.tensor(words))])
         hidden, _ = lstm(inputs[None])
         torch.testing.assert_close(found, decoder.output(hidden[0, 1:]))
@@ -229,8 +229,10 @@ def test_the_transformer_is_torchs_own(memory: Tensor) -> None:
         cells = memory[row][None]
         for theirs in layers:
             y = x if x.ndim == 3 else x[None]
-            heard = y + theirs._sa_block(theirs.norm1(y), mask, None)
-            _, weights = theirs.multihead_attn(theirs.norm2(heard), cells, cells)  # mean over heads; of the last layer
+            attended = y + theirs._sa_block(theirs.norm1(y), mask, None)
+            _, weights = theirs.multihead_attn(
+                theirs.norm2(attended), cells, cells
+            )  # mean over heads; of the last layer
             x = theirs(y, cells, tgt_mask=mask)
         torch.testing.assert_close(
             found, decoder.norm(x[0]) @ decoder.embedding.weight.T + decoder.bias, rtol=1e-5, atol=1e-5
@@ -408,7 +410,7 @@ def test_a_model_learns_by_heart_and_says_the_same_from_its_graphs(
     if encoder == "transformers":  # trained whole
         source: Path | str = backbone
         changes["encoder.train"] = "all"
-    else:  # frozen: taught from what it has seen once
+    else:  # frozen: trained on what it has encoded once
         source = encoder
         changes |= {"encoder.weights": mobilenet, "image.height": SEEN.height, "image.width": SEEN.width}
     result = train(data, tmp_path / "run", recipe_of(name, source, changes))
@@ -443,8 +445,8 @@ def test_two_processes_go_together(name: str, data: Path, backbone: Path, tmp_pa
     ]
     for process in started:
         process.join(240)
-    heard = "".join((tmp_path / f"log{rank}").read_text() for rank in range(2))
-    assert [process.exitcode for process in started] == [0, 0], heard
+    logged = "".join((tmp_path / f"log{rank}").read_text() for rank in range(2))
+    assert [process.exitcode for process in started] == [0, 0], logged
     one, two = (load_file(tmp_path / run / "best" / "model.safetensors") for run in ("one", "two"))
     if name == "hard":  # each process draws cells of its own
         assert two["decoder.baseline"].item() != pytest.approx(-math.log(one["decoder.embedding.weight"].shape[0]))

@@ -142,9 +142,9 @@ def test_the_baseline_moves_by_what_all_processes_earn(
     recipe = make_recipe(backbone, {**HARD, "trainer.gradient_accumulation_steps": 2, "trainer.batch_size": 6})
     made = run_setup.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
-    teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
-    plan = EpochSampler(len(teaching), recipe)
-    taught, earned = TrainStep(made.model, teaching, plan, recipe, accelerator), []
+    train_set = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
+    plan = EpochSampler(len(train_set), recipe)
+    learner, earned = TrainStep(made.model, train_set, plan, recipe, accelerator), []
     original = train_step.losses
 
     def noted(*arguments: object):
@@ -157,11 +157,11 @@ def test_the_baseline_moves_by_what_all_processes_earn(
     reduce = accelerator.reduce
     monkeypatch.setattr(accelerator, "reduce", lambda t: t + others if t.ndim else reduce(t))
     before = made.model.decoder.baseline.item()
-    assert taught.step(0, batches(teaching, plan, 0, 0)) is not None
+    assert learner.step(0, batches(train_set, plan, 0, 0)) is not None
     total, words = (sum(earned) + others).tolist()
     assert len(earned) == 2 and words > 7
     assert made.model.decoder.baseline.item() == pytest.approx(0.9 * before + 0.1 * total / words, rel=1e-6)
-    assert torch.equal(taught.average.module.decoder.baseline, made.model.decoder.baseline)
+    assert torch.equal(learner.average.module.decoder.baseline, made.model.decoder.baseline)
 
 
 def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: Path) -> None:
@@ -170,12 +170,12 @@ def test_hard_attentions_weights_are_those_of_the_recipe(data: Path, backbone: P
     def objective(changes: dict[str, object]) -> float:
         recipe = make_recipe(backbone, {**HARD, "loss.label_smoothing": 0, "trainer.batch_size": 12, **changes})
         made = run_setup.prepare(recipe, data)
-        teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
-        plan = EpochSampler(len(teaching), recipe)
-        taught = TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model))
+        train_set = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
+        plan = EpochSampler(len(train_set), recipe)
+        learner = TrainStep(made.model, train_set, plan, recipe, distributed.make_accelerator("no", made.model))
         minimised: list[float] = []
-        taught.accelerator.backward = lambda loss: minimised.append(loss.item())
-        taught.step(0, batches(teaching, plan, 0, 0))
+        learner.accelerator.backward = lambda loss: minimised.append(loss.item())
+        learner.step(0, batches(train_set, plan, 0, 0))
         return minimised[0]
 
     none = {"loss.hard_reward": 0, "loss.hard_entropy": 0}

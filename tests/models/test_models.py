@@ -94,11 +94,11 @@ def by_the_paper(decoder: ShowAttendTell, cells: np.ndarray, words: Sequence[int
 def test_both_ways_of_running_are_the_papers_equations(decoder, memory, few, monkeypatch):
     monkeypatch.setattr(show_attend_tell, "_FEW_CELLS", few)
     decoded = decoder.decode(memory, pack(CAPTIONS))
-    taught = unpack(decoded.logits, pack(CAPTIONS).sizes)
+    forced = unpack(decoded.logits, pack(CAPTIONS).sizes)
     for n, (row, words) in enumerate(CAPTIONS):
         logits, attention = by_the_paper(decoder, memory[row].numpy(), words)
         stepped = follow(decoder, memory[row], words)
-        np.testing.assert_allclose(taught[n], logits, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(forced[n], logits, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(stepped[0], logits, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(stepped[1], attention, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(decoded.coverage[n], attention.sum(0), rtol=1e-5)
@@ -216,7 +216,7 @@ def test_the_stepper_keeps_its_contract(model):
 
 
 def test_search_over_the_stepper_says_what_the_model_says(model):
-    """Each hypothesis' probabilities and attention are those that teaching it finds."""
+    """Each hypothesis' probabilities and attention are those that teacher forcing finds."""
     images = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
     stepper = TorchStepper(model)
     found = search(
@@ -328,9 +328,9 @@ def test_a_model_learns_four_pictures_by_heart(kind, tmp_path):
     with torch.no_grad():
         features = model.features(pictures) if kind == "frozen" else None
 
-    taught = sorted(enumerate(map(TEXT.encode, DRAWN.values())), key=lambda caption: -len(caption[1]))
-    captions = pack([(row, ids[:-1]) for row, ids in taught])
-    targets = pack([(row, ids[1:]) for row, ids in taught]).tokens
+    ordered = sorted(enumerate(map(TEXT.encode, DRAWN.values())), key=lambda caption: -len(caption[1]))
+    captions = pack([(row, ids[:-1]) for row, ids in ordered])
+    targets = pack([(row, ids[1:]) for row, ids in ordered]).tokens
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     for _ in range(150):
         optimizer.zero_grad()

@@ -129,8 +129,8 @@ def test_transformer_by_hand():
     width, layers = TRANSFORMER.width, TRANSFORMER.layers
 
     def step(words: int) -> int:
-        heard, seen = 4 * width * width + 2 * words * width, 2 * width * width + 2 * G * width
-        return 2 * (layers * (heard + seen + 8 * width * width) + width * VOCABULARY)
+        attended, seen = 4 * width * width + 2 * words * width, 2 * width * width + 2 * G * width
+        return 2 * (layers * (attended + seen + 8 * width * width) + width * VOCABULARY)
 
     steps = [step(words) for words in range(1, STEPS + 1)]
     assert summary.word_flops == pytest.approx(sum(steps) / STEPS)

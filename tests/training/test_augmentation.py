@@ -124,11 +124,11 @@ def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Tokeni
     recipe = recipe_of(image__flip="true", image__flip_swap="true", data__captions_per_image=few)
     views = [[load_image(e.image, SEEN, flip=flip) for flip in (False, True)] for e in pictures]
     features = np.array(views).reshape(len(pictures), 2, 3, 64) if cached else None
-    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True, features=features)
+    train_set = CaptionDataset(pictures, text, recipe, SEEN, augment=True, features=features)
     seen: Counter = Counter()
     for turn in range(60):
         for index, example in enumerate(pictures):
-            sample = teaching[turn, index]
+            sample = train_set[turn, index]
             red, _, _ = (sample.image.reshape(3, 8, 8)[:, 4, 1] + 1) / 2
             on_the_left, on_the_right = ("red", "blue") if red > 0.5 else ("blue", "red")
             mirrored = not np.array_equal(sample.image.reshape(3, 8, 8), views[index][0])
@@ -142,15 +142,15 @@ def test_a_mirrored_picture_is_told_of_mirrored(halves: tuple[CaptionSet, Tokeni
                 if "right" in caption.split():
                     assert on_the_right in caption and on_the_left not in caption
             lengths = [len(caption) - 1 for caption in sample.captions]
-            assert teaching.totals([turn], [index]) == (sum(lengths), len(lengths))
+            assert train_set.totals([turn], [index]) == (sum(lengths), len(lengths))
     assert all(15 < seen[index, mirrored] < 45 for index in range(5) for mirrored in (False, True))
     assert seen[5, True] == 0  # "right-hand" is in no caption
 
 
 def test_without_swapping_a_picture_with_such_words_is_as_it_was(halves: tuple[CaptionSet, Tokenizer]) -> None:
     pictures, text = halves
-    teaching = CaptionDataset(pictures, text, recipe_of(image__flip="true"), SEEN, augment=True)
-    assert [index for index in range(6) if teaching.flippable[index]] == [4] and not teaching.mirrored
+    train_set = CaptionDataset(pictures, text, recipe_of(image__flip="true"), SEEN, augment=True)
+    assert [index for index in range(6) if train_set.flippable[index]] == [4] and not train_set.mirrored
     for changes in ({}, {"image__flip": "true", "image__flip_swap": "true"}):
         looked_at = CaptionDataset(pictures, text, recipe_of(**changes), SEEN, augment=False)
         told = [[text.decode(ids) for ids in looked_at[0, index].captions] for index in range(6)]
@@ -163,8 +163,8 @@ def test_a_mirrored_caption_is_counted_as_long_as_it_is_taught(tmp_path: Path) -
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "none.png", ("a dog left",)),))
     words = "left,on the other side"
     recipe = recipe_of(image__flip="true", image__flip_swap="true", image__flip_unless=words, data__max_length=5)
-    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
-    found = {tuple(teaching[turn, 0].captions[0]): teaching.totals([turn], [0]) for turn in range(20)}
+    train_set = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    found = {tuple(train_set[turn, 0].captions[0]): train_set.totals([turn], [0]) for turn in range(20)}
     assert found == {
         tuple(text.encode("a dog left")): (4, 1),
         tuple(text.encode("a dog on the other side")[:6]): (5, 1),
@@ -196,11 +196,11 @@ def test_colours_change_by_at_most_the_strength_and_afresh_each_turn(tmp_path: P
     Image.new("RGB", (8, 8), (150, 90, 40)).save(tmp_path / "brown.png")
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "brown.png", ("a brown square",)),))
     text = Tokenizer.train(["a brown square"], min_frequency=1)
-    teaching = CaptionDataset(pictures, text, recipe_of(image__color_jitter=0.2), SEEN, augment=True)
+    train_set = CaptionDataset(pictures, text, recipe_of(image__color_jitter=0.2), SEEN, augment=True)
     straight = load_image(tmp_path / "brown.png", SEEN)
-    seen = [teaching[turn, 0].image for turn in range(20)]
+    seen = [train_set[turn, 0].image for turn in range(20)]
     assert len({picture.tobytes() for picture in seen}) == 20
-    assert all(np.array_equal(picture, teaching[turn, 0].image) for turn, picture in enumerate(seen))
+    assert all(np.array_equal(picture, train_set[turn, 0].image) for turn, picture in enumerate(seen))
     assert 0.05 < np.mean([abs(picture - straight).max() for picture in seen]) < 0.35
     plain = CaptionDataset(pictures, text, recipe_of(image__color_jitter=0.2), SEEN, augment=False)
     np.testing.assert_array_equal(plain[0, 0].image, straight)
@@ -236,10 +236,10 @@ def test_each_of_five_captions_is_taught_equally_often(tmp_path: Path) -> None:
     told = tuple(f"{'red ' * (n + 1)}circle" for n in range(5))
     text = Tokenizer.train(told, min_frequency=1)
     pictures = CaptionSet("p", "train", tuple(Example(n, tmp_path / f"{n}.png", told) for n in range(8)))
-    teaching = CaptionDataset(pictures, text, recipe_of(data__captions_per_image=1), SEEN, augment=True)
+    train_set = CaptionDataset(pictures, text, recipe_of(data__captions_per_image=1), SEEN, augment=True)
     for index in range(8):
         for start in (0, 5, 10):
-            taught = [teaching.plan_item(turn, index).captions for turn in range(start, start + 5)]
-            assert sorted(len(caption) for (caption,) in taught) == [4, 5, 6, 7, 8]
-    orders = {tuple(len(teaching.plan_item(turn, index).captions[0]) for turn in range(5)) for index in range(8)}
+            planned = [train_set.plan_item(turn, index).captions for turn in range(start, start + 5)]
+            assert sorted(len(caption) for (caption,) in planned) == [4, 5, 6, 7, 8]
+    orders = {tuple(len(train_set.plan_item(turn, index).captions[0]) for turn in range(5)) for index in range(8)}
     assert len(orders) > 4  # images do not go through them in step

@@ -1,4 +1,4 @@
-"""Batches: what is taught, when, and how it is packed."""
+"""Batches: what is trained on, when, and how it is packed."""
 
 from __future__ import annotations
 
@@ -83,24 +83,24 @@ def test_every_caption_is_taught_once_an_epoch(
     pictures: CaptionSet, text: Tokenizer, size: int, parts: int, processes: int
 ) -> None:
     recipe = recipe_of(trainer__batch_size=size, trainer__gradient_accumulation_steps=parts)
-    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    train_set = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     plans = [EpochSampler(len(pictures), recipe, processes=processes, rank=rank) for rank in range(processes)]
     assert plans[0].steps_per_epoch == -(-14 // size)
     for epoch in range(2):
-        taught: Counter = Counter()
+        counted: Counter = Counter()
         for plan in plans:
             start, stop = (n * plan.steps_per_epoch for n in (epoch, epoch + 1))
             for keys in [k for _, k in zip(range((stop - start) * parts), plan.keys(start), strict=False)]:
                 assert {e for e, _ in keys} <= {epoch}
                 if not keys:
                     continue
-                batch = collate([teaching[key] for key in keys], features=False)
+                batch = collate([train_set[key] for key in keys], features=False)
                 assert len(batch.images) == len(keys)  # an image is there once, however many captions it has
-                taught.update((keys[row][1], tuple(ids)) for row, ids in unpack(batch))
+                counted.update((keys[row][1], tuple(ids)) for row, ids in unpack(batch))
         wanted = Counter(
             (index, tuple(ids)) for index, e in enumerate(pictures) for ids in text.encode_batch(e.captions)
         )
-        assert taught == wanted
+        assert counted == wanted
 
 
 def test_epochs_differ_in_order_and_runs_in_seed() -> None:
@@ -157,17 +157,17 @@ def test_what_fails_in_a_thread_is_not_lost_and_an_early_end_leaves_no_thread(
     pictures: CaptionSet, text: Tokenizer
 ) -> None:
     recipe = recipe_of(trainer__epochs=50)
-    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    train_set = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     plan = EpochSampler(len(pictures), recipe)
-    early = batches(teaching, plan, 0, 2)
+    early = batches(train_set, plan, 0, 2)
     next(early)
     early.close()
     deadline = time.monotonic() + 10
     while any(thread.name.startswith("captionkit-images") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
-    teaching.flippable = teaching.flippable[:3]
+    train_set.flippable = train_set.flippable[:3]
     with pytest.raises(IndexError):
-        list(batches(teaching, plan, 0, 2))
+        list(batches(train_set, plan, 0, 2))
 
 
 class Counting(CaptionDataset):
@@ -186,16 +186,16 @@ def test_what_is_prepared_ahead_is_bounded_in_pictures(
     pictures: CaptionSet, text: Tokenizer, size: int, workers: int
 ) -> None:
     recipe = recipe_of(trainer__batch_size=size, trainer__epochs=100)
-    teaching = Counting(pictures, text, recipe, SEEN, augment=True)
+    train_set = Counting(pictures, text, recipe, SEEN, augment=True)
     plan = EpochSampler(len(pictures), recipe)
-    prepared = batches(teaching, plan, 0, workers)
+    prepared = batches(train_set, plan, 0, workers)
     taken = 0
     most = images_ahead(workers, size)
     assert most == 16 * workers + size
     for _ in range(30):
         taken += len(next(prepared).images)
         time.sleep(0.005)  # whoever could run ahead has the time
-        assert taken <= teaching.prepared < taken + most
+        assert taken <= train_set.prepared < taken + most
     prepared.close()
 
 
@@ -210,8 +210,8 @@ def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Toke
             return super().__getitem__(key)
 
     recipe = recipe_of(trainer__batch_size=12, trainer__epochs=1)
-    teaching = Meeting(pictures.subset(range(12)), text, recipe, SEEN, augment=False)
-    (batch,) = eval_batches(teaching, 12, 0, 1, workers=3)
+    train_set = Meeting(pictures.subset(range(12)), text, recipe, SEEN, augment=False)
+    (batch,) = eval_batches(train_set, 12, 0, 1, workers=3)
     assert batch.indices == tuple(range(12))
 
 
@@ -251,14 +251,14 @@ def test_half_of_the_pictures_are_mirrored_unless_words_forbid_it(text: Tokenize
     assert not can_flip(allowed.captions, recipe.image)
     allowed = Example(0, allowed.image, ("a red bar, leftmost",))
     pictures = CaptionSet("p", "train", (allowed, forbidden))
-    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    train_set = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     straight, mirrored = (load_image(tmp_path / "p.png", SEEN, flip=flip) for flip in (False, True))
     assert not np.array_equal(straight, mirrored)
-    seen = [teaching[epoch, 0].image for epoch in range(200)]
+    seen = [train_set[epoch, 0].image for epoch in range(200)]
     flips = sum(np.array_equal(picture, mirrored) for picture in seen)
     assert flips + sum(np.array_equal(picture, straight) for picture in seen) == 200
     assert 70 < flips < 130
-    assert all(np.array_equal(teaching[epoch, 1].image, straight) for epoch in range(50))
+    assert all(np.array_equal(train_set[epoch, 1].image, straight) for epoch in range(50))
     plain = CaptionDataset(pictures, text, recipe, SEEN, augment=False)
     assert all(np.array_equal(plain[epoch, 0].image, straight) for epoch in range(20))
 
@@ -285,25 +285,25 @@ def test_long_captions_are_cut_and_do_not_end(text: Tokenizer, tmp_path: Path) -
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "p.png", (caption,)),))
     full = text.encode(caption)
     for most, expected in ((9, full), (8, full), (7, full[:8]), (1, full[:2])):
-        teaching = CaptionDataset(pictures, text, recipe_of(data__max_length=most), SEEN, augment=True)
-        assert teaching.tokens == [[expected]]
-        assert teaching.totals([0], [0]) == (len(expected) - 1, 1)
+        train_set = CaptionDataset(pictures, text, recipe_of(data__max_length=most), SEEN, augment=True)
+        assert train_set.tokens == [[expected]]
+        assert train_set.totals([0], [0]) == (len(expected) - 1, 1)
 
 
 def test_of_twenty_captions_each_epoch_teaches_a_fresh_few(text: Tokenizer, tmp_path: Path) -> None:
     many = tuple(f"{'red ' * (n + 1)}circle" for n in range(20))
     pictures = CaptionSet("p", "train", (Example(0, tmp_path / "a", many), Example(1, tmp_path / "b", many[:2])))
     recipe = recipe_of(data__captions_per_image=5, image__random_resized_crop_scale=0.5)
-    teaching = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
+    train_set = CaptionDataset(pictures, text, recipe, SEEN, augment=True)
     encoded = text.encode_batch(many)
     counts: Counter = Counter()
     for epoch in range(100):
-        chosen = teaching.plan_item(epoch, 0).captions
+        chosen = train_set.plan_item(epoch, 0).captions
         assert len(chosen) == 5 == len({tuple(c) for c in chosen}) and all(c in encoded for c in chosen)
-        assert teaching[epoch, 0].captions == chosen  # the image is missing, but its captions are still these
-        few = teaching.plan_item(epoch, 1).captions
+        assert train_set[epoch, 0].captions == chosen  # the image is missing, but its captions are still these
+        few = train_set.plan_item(epoch, 1).captions
         assert few == encoded[:2]
-        assert teaching.totals([epoch] * 2, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
+        assert train_set.totals([epoch] * 2, [0, 1]) == (sum(len(c) - 1 for c in [*chosen, *few]), 7)
         counts.update(map(tuple, chosen))
     assert len(counts) == 20 and max(counts.values()) < 3 * min(counts.values())
     looked_at = CaptionDataset(pictures, text, recipe, SEEN, augment=False)
@@ -314,21 +314,21 @@ def test_unreadable_pictures_are_left_out_and_named(pictures: CaptionSet, text: 
     (tmp_path / "bad.png").write_bytes(b"no picture")
     bad = Example(99, tmp_path / "bad.png", ("a red circle", "a red one"))
     mixed = CaptionSet("p", "train", (pictures[0], bad, pictures[1]))
-    teaching = CaptionDataset(mixed, text, recipe_of(), SEEN, augment=False)
-    batch = collate([teaching[0, index] for index in range(3)], features=False)
+    train_set = CaptionDataset(mixed, text, recipe_of(), SEEN, augment=False)
+    batch = collate([train_set[0, index] for index in range(3)], features=False)
     assert batch.images.shape == (2, 3, 16, 16) and sorted(set(batch.captions.image_index.tolist())) == [0, 1]
     assert len(batch.captions.image_index) == 4
     assert len(batch.broken) == 1 and "bad.png" in batch.broken[0]
-    nothing = collate([teaching[0, 1]], features=False)
+    nothing = collate([train_set[0, 1]], features=False)
     assert nothing.images is None and nothing.captions.sizes == [] and len(nothing.targets) == 0
     assert nothing.to(torch.device("cpu")).broken == nothing.broken
 
 
 def test_a_split_is_looked_at_once_by_all_processes_together(pictures: CaptionSet, text: Tokenizer) -> None:
-    teaching = CaptionDataset(
+    train_set = CaptionDataset(
         pictures, text, recipe_of(image__random_resized_crop_scale=0.5, image__flip="true"), SEEN, augment=False
     )
-    looks = [batch for rank in range(3) for batch in eval_batches(teaching, 2, rank, 3, workers=rank)]
+    looks = [batch for rank in range(3) for batch in eval_batches(train_set, 2, rank, 3, workers=rank)]
     assert sum(len(batch.images) for batch in looks) == 14
     seen = sorted(image.numpy().tobytes() for batch in looks for image in batch.images)
     assert seen == sorted(load_image(example.image, SEEN).tobytes() for example in pictures)

@@ -1,4 +1,4 @@
-"""Teachers: what they expect of each word is what a run is taught beside the words."""
+"""Teachers: what they expect of each word is a target of a run beside the words."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_the_objective_is_the_mixture_of_both_cross_entropies() -> None:
     soft = SoftLabels(order, whole.gather(1, order))
     found = losses(Decoded(logits, None), targets, 0.1, soft, 0.25)
     hard = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum")
-    taught = torch.nn.functional.cross_entropy(logits, whole, reduction="sum")
-    torch.testing.assert_close(found.objective, 0.75 * hard + 0.25 * taught, rtol=1e-5, atol=1e-5)
+    soft_loss = torch.nn.functional.cross_entropy(logits, whole, reduction="sum")
+    torch.testing.assert_close(found.objective, 0.75 * hard + 0.25 * soft_loss, rtol=1e-5, atol=1e-5)
     plain = losses(Decoded(logits, None), targets, 0.1)
     torch.testing.assert_close(found.nats, plain.nats)
     torch.testing.assert_close(plain.objective, hard, rtol=1e-5, atol=1e-5)
@@ -95,11 +95,11 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
     recipe = taught_by(teachers, backbone)
     prepared = run_setup.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", prepared.model, unfreezing=False)
-    teaching = run_datasets.build_datasets(prepared, recipe, accelerator, "train", unseen)
+    train_set = run_datasets.build_datasets(prepared, recipe, accelerator, "train", unseen)
     models = [(open_model(path), load_model(open_model(path))) for path in teachers]
-    for index in (0, len(teaching) - 1):
+    for index in (0, len(train_set) - 1):
         picture = prepared.train.examples[index].image
-        for place, caption in enumerate(teaching.tokens[index]):
+        for place, caption in enumerate(train_set.tokens[index]):
             shares = []
             for folder, model in models:
                 pixels = torch.from_numpy(load_image(picture, folder.preprocessing))[None]
@@ -107,7 +107,7 @@ def test_targets_are_the_mean_of_what_the_teachers_say_word_by_word(
                     memory = model.encode(pixels)[0]
                     shares.append(follow(model.decoder, memory, caption[:-1])[0].softmax(-1))
             expected = torch.stack(shares).mean(0)  # [L,V]
-            entries = teaching.soft.of(index, place)
+            entries = train_set.soft.of(index, place)
             assert len(entries) == len(caption) - 1
             table = np.zeros(expected.shape)
             np.put_along_axis(table, entries["id"].astype(np.int64), entries["share"].astype(float), axis=1)
@@ -131,16 +131,16 @@ def test_each_word_of_a_batch_has_its_own_targets(
     )
     prepared = run_setup.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", prepared.model, unfreezing=False)
-    teaching = run_datasets.build_datasets(prepared, recipe, accelerator, "train", unseen)
-    words = sum(len(caption) - 1 for captions in teaching.tokens for caption in captions)
+    train_set = run_datasets.build_datasets(prepared, recipe, accelerator, "train", unseen)
+    words = sum(len(caption) - 1 for captions in train_set.tokens for caption in captions)
     marked = np.zeros((words, 1), distillation._ENTRY)
-    marked["id"][:, 0] = [word for captions in teaching.tokens for caption in captions for word in caption[1:]]
-    teaching.soft = distillation.SoftTargets(marked, teaching.tokens, "")
-    plan = EpochSampler(len(teaching), recipe)
-    for batch in batches(teaching, plan, 0, 0):
+    marked["id"][:, 0] = [word for captions in train_set.tokens for caption in captions for word in caption[1:]]
+    train_set.soft = distillation.SoftTargets(marked, train_set.tokens, "")
+    plan = EpochSampler(len(train_set), recipe)
+    for batch in batches(train_set, plan, 0, 0):
         assert batch.soft.ids.squeeze(1).tolist() == batch.targets.tolist()
         assert batch.to(torch.device("cpu")).soft.ids.shape == batch.soft.ids.shape
-    assert collate([teaching[0, 0]], features=False).soft is not None
+    assert collate([train_set[0, 0]], features=False).soft is not None
 
 
 @pytest.mark.slow

@@ -112,10 +112,10 @@ def test_growth_keeps_every_old_logit(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> None:
     model = model_of(name)
-    heard = [[1, 4, 5, 2], [1, 6, 9, 3, 2]]
+    known = [[1, 4, 5, 2], [1, 6, 9, 3, 2]]
     memory = model.project(torch.zeros(2, 1, 1280), (1, 1))
-    resize_token_embeddings(model, heard, NEW_SHARES, seed=3)
-    packed = pack([(1, heard[1][:-1]), (0, heard[0][:-1])])
+    resize_token_embeddings(model, known, NEW_SHARES, seed=3)
+    packed = pack([(1, known[1][:-1]), (0, known[0][:-1])])
     logits = model.decode(memory, packed).logits.double()
     # What they share with the old words alone, so that the new ones do not count among themselves.
     found = (logits[:, 13:] - logits[:, :13].logsumexp(-1, keepdim=True)).mean(0)
@@ -125,7 +125,7 @@ def test_new_words_start_about_as_common_as_they_are_and_differ(name: str) -> No
     assert (embedding[13:] - old.mean(0)).abs().max() < old.std()
     assert torch.cdist(embedding[13:], embedding[13:])[0, 1] > 0
     again = model_of(name)
-    resize_token_embeddings(again, heard, NEW_SHARES, seed=3)
+    resize_token_embeddings(again, known, NEW_SHARES, seed=3)
     assert all(torch.equal(t, again.state_dict()[key]) for key, t in model.state_dict().items())
 
 
@@ -300,7 +300,7 @@ def test_a_short_run_warms_up_for_a_fifth_of_it() -> None:
     assert optimizer.param_groups[0]["lr"] == 1 / 200
 
 
-# --- thawing ---
+# --- gradual unfreezing ---
 
 #: the last stage of the tiny backbone's three thaws at step 2, the next at step 4, the first never
 THAWING = {"encoder.train": "stages", "encoder.first_stage": 1,

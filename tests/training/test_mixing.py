@@ -148,25 +148,25 @@ def test_pictures_of_equal_ids_and_names_are_told_apart(pair: list[Path], backbo
         train(pair[0], tmp_path / "alone", recipe)
         assert computed == []
     run = trainer._Trainer(recipe, pair, RunFolder(tmp_path / "third"), False, None, False)
-    teaching = run.train_step.dataset
+    train_set = run.train_step.dataset
     encoder = run.setup.model.encoder.eval()
-    assert teaching.features.shape == (16, 2, 16, 16)
+    assert train_set.features.shape == (16, 2, 16, 16)
     import torch
 
     from captionkit.data.images import load_image
 
     for index in (0, 5, 6, 15):
-        word = text_of(teaching, index)
+        word = text_of(train_set, index)
         colour = {"red": (255, 0, 0), "blue": (0, 0, 255)}[word]
         pixels = load_image(Image.new("RGB", (16, 16), colour), run.setup.preprocessing)
         with torch.inference_mode():
             wanted = encoder(torch.from_numpy(pixels)[None])[0]
-        np.testing.assert_allclose(teaching.features[index, 1], wanted, rtol=1e-2, atol=1e-4)
+        np.testing.assert_allclose(train_set.features[index, 1], wanted, rtol=1e-2, atol=1e-4)
     run.folder.close()
 
 
-def text_of(teaching, index: int) -> str:
-    return teaching.tokenizer.decode(teaching.tokens[index][0]).split()[1]
+def text_of(train_set, index: int) -> str:
+    return train_set.tokenizer.decode(train_set.tokens[index][0]).split()[1]
 
 
 @pytest.mark.parametrize("frozen", [True, *slow(False)])

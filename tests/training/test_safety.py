@@ -390,7 +390,7 @@ def test_the_end_of_the_terminal_saves_the_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainStep, "step", hung_up)
-        patched.setattr("captionkit.utils.console.print_message", lambda _: os.write(-1, b""))  # nobody hears
+        patched.setattr("captionkit.utils.console.print_message", lambda _: os.write(-1, b""))  # nobody reads it
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "run", recipe)
     assert step_of(tmp_path / "run") == 5
@@ -423,7 +423,7 @@ while time.monotonic() < end:
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(int(sys.argv[1]), number)
 """
-#: hears them between two steps
+#: takes them between two steps
 FLOODED = """
 import os, subprocess, sys
 from captionkit.training.engine.signals import deferred_interrupts
@@ -536,7 +536,7 @@ def test_a_folder_with_blanks_and_letters_of_the_world(
 
 # --- several processes ---
 
-#: nothing that is random, so that any number of processes teaches the same
+#: nothing that is random, so that any number of processes trains the same
 PLAIN = {"decoder.dropout": 0, "decoder.feature_dropout": 0, "trainer.batch_size": 5, "trainer.patience": 0}
 
 
@@ -563,10 +563,10 @@ def test_two_processes_that_are_stopped_go_on_in_any_number(
             os.kill(process.pid, number)
     for process in both:
         process.join(120)
-    heard, silent = ((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
+    logged, silent = ((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
     step = step_of(tmp_path / "run")
-    assert [process.exitcode for process in both] == [130, 130] and 20 <= step < 90, heard + silent
-    assert f"stopped after step {step}; to go on: " in heard and "Traceback" not in heard + silent
+    assert [process.exitcode for process in both] == [130, 130] and 20 <= step < 90, logged + silent
+    assert f"stopped after step {step}; to go on: " in logged and "Traceback" not in logged + silent
     assert silent.splitlines() == ["captionkit: interrupted"]
     others = launch(processes, [*arguments, "--resume"], tmp_path / "logs")
     for process in others:

@@ -1,4 +1,4 @@
-"""Word dropout and scheduled sampling: which words a decoder is fed while it is taught."""
+"""Word dropout and scheduled sampling: which words a decoder is fed in training."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ class DecoderSpec(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def taught(data: Path, backbone: Path) -> run_setup.Setup:
+def prepared(data: Path, backbone: Path) -> run_setup.Setup:
     return run_setup.prepare(make_recipe(backbone), data)
 
 
-def batch_of(taught: run_setup.Setup, turns: int = 1, **changes: object) -> tuple[Batch, CaptionDataset]:
+def batch_of(prepared: run_setup.Setup, turns: int = 1, **changes: object) -> tuple[Batch, CaptionDataset]:
     recipe = make_recipe("mobilenet-v2", {name.replace("__", "."): value for name, value in changes.items()})
-    features = np.zeros((len(taught.train), 1, 2, 3), np.float16)
-    teaching = CaptionDataset(
-        taught.train, taught.tokenizer, recipe, taught.preprocessing, augment=True, features=features
+    features = np.zeros((len(prepared.train), 1, 2, 3), np.float16)
+    train_set = CaptionDataset(
+        prepared.train, prepared.tokenizer, recipe, prepared.preprocessing, augment=True, features=features
     )
-    keys = [(turn, index) for turn in range(turns) for index in range(len(teaching))]
-    return collate([teaching[key] for key in keys], features=True), teaching
+    keys = [(turn, index) for turn in range(turns) for index in range(len(train_set))]
+    return collate([train_set[key] for key in keys], features=True), train_set
 
 
-def feeding_of(teaching: CaptionDataset, model: nn.Module) -> InputCorruption:
-    return InputCorruption(model, teaching, (1, 2), distributed.make_accelerator("no", SimpleEncoder()))
+def feeding_of(train_set: CaptionDataset, model: nn.Module) -> InputCorruption:
+    return InputCorruption(model, train_set, (1, 2), distributed.make_accelerator("no", SimpleEncoder()))
 
 
 class SimpleEncoder(nn.Module):
@@ -85,26 +85,27 @@ def rows(batch: Batch) -> list[list[tuple[int, int]]]:
     return captions
 
 
-def test_no_random_number_is_drawn_where_none_is_used(taught: run_setup.Setup) -> None:
-    batch, teaching = batch_of(taught)
+def test_no_random_number_is_drawn_where_none_is_used(prepared: run_setup.Setup) -> None:
+    batch, train_set = batch_of(prepared)
     assert batch.uniforms is None
-    assert feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).corrupt(batch, 0.0) is batch
+    assert feeding_of(train_set, DecoderSpec(torch.zeros(1, 1))).corrupt(batch, 0.0) is batch
     plain = CaptionDataset(
-        taught.train, taught.tokenizer, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}), taught.preprocessing,
+        prepared.train, prepared.tokenizer, make_recipe("mobilenet-v2", {"data.token_dropout": 0.5}),
+        prepared.preprocessing,
         augment=False,
     )  # fmt: skip
     assert collate([plain[0, 0]], features=False).uniforms is None  # what is validated on is fed as it is
 
 
-def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(taught: run_setup.Setup) -> None:
-    batch, teaching = batch_of(taught, turns=40, data__token_dropout=0.3)
-    fed = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1))).corrupt(batch, 0.0)
+def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predicted(prepared: run_setup.Setup) -> None:
+    batch, train_set = batch_of(prepared, turns=40, data__token_dropout=0.3)
+    fed = feeding_of(train_set, DecoderSpec(torch.zeros(1, 1))).corrupt(batch, 0.0)
     assert torch.equal(fed.targets, batch.targets) and fed.captions.sizes == batch.captions.sizes
     hidden = 0
     for true, given in zip(rows(batch), rows(fed), strict=True):
-        assert given[0][0] == true[0][0] == taught.tokenizer.bos_id
+        assert given[0][0] == true[0][0] == prepared.tokenizer.bos_id
         for (was, _), (now, _) in zip(true[1:], given[1:], strict=True):
-            assert now in (was, taught.tokenizer.unk_id)
+            assert now in (was, prepared.tokenizer.unk_id)
             hidden += now != was
     words = len(batch.targets) - len(rows(batch))
     assert hidden / words == pytest.approx(0.3, abs=4 * (0.21 / words) ** 0.5)
@@ -112,14 +113,14 @@ def test_the_share_of_words_asked_for_is_hidden_and_none_that_begins_or_is_predi
     assert len(set(same)) > 40  # in another turn, another word of the same caption
 
 
-def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: run_setup.Setup) -> None:
-    _, teaching = batch_of(taught, data__token_dropout=0.4, loss__scheduled_sampling=0.5)
-    size = len(taught.tokenizer)
+def test_what_happens_to_a_word_depends_on_its_picture_alone(prepared: run_setup.Setup) -> None:
+    _, train_set = batch_of(prepared, data__token_dropout=0.4, loss__scheduled_sampling=0.5)
+    size = len(prepared.tokenizer)
     model = DecoderSpec(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
-    feeding = feeding_of(teaching, model)
+    feeding = feeding_of(train_set, model)
 
     def corrupt(keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]]:
-        batch = feeding.corrupt(collate([teaching[key] for key in keys], features=True), 0.5)
+        batch = feeding.corrupt(collate([train_set[key] for key in keys], features=True), 0.5)
         found: dict[tuple[int, int], list] = {}
         for image, row in zip(batch.captions.image_index.tolist(), rows(batch), strict=True):
             found.setdefault(keys[image], []).append(tuple(row))
@@ -130,15 +131,15 @@ def test_what_happens_to_a_word_depends_on_its_picture_alone(taught: run_setup.S
         assert corrupt(keys) == {key: together[key] for key in keys}
 
 
-def test_the_models_words_come_as_often_as_it_expects_them(taught: run_setup.Setup) -> None:
-    text = taught.tokenizer
-    batch, teaching = batch_of(taught, turns=60, loss__scheduled_sampling=0.5)
+def test_the_models_words_come_as_often_as_it_expects_them(prepared: run_setup.Setup) -> None:
+    text = prepared.tokenizer
+    batch, train_set = batch_of(prepared, turns=60, loss__scheduled_sampling=0.5)
     red, blue = (text.encode(word)[1] for word in ("red", "blue"))
     expected = torch.full((len(text), len(text)), -40.0)
     expected[:, red], expected[:, blue] = float(np.log(3.0)), 0.0  # three times as likely
     expected[:, [text.eos_id, *text.never_generated]] = 7.0  # likelier still, and never to be fed
     model = DecoderSpec(expected)
-    fed = feeding_of(teaching, model).corrupt(batch, 0.4)
+    fed = feeding_of(train_set, model).corrupt(batch, 0.4)
     assert model.calls == [False] and torch.equal(fed.targets, batch.targets)
     own, others = {red: 0, blue: 0}, 0
     for true, given in zip(rows(batch), rows(fed), strict=True):
@@ -153,21 +154,21 @@ def test_the_models_words_come_as_often_as_it_expects_them(taught: run_setup.Set
     assert own[red] / changed == pytest.approx(0.75, abs=4 * (0.1875 / changed) ** 0.5)
 
 
-def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(taught: run_setup.Setup) -> None:
-    text = taught.tokenizer
-    batch, teaching = batch_of(taught, loss__scheduled_sampling=1.0)
+def test_a_word_of_the_model_is_what_it_expects_after_the_true_word_before(prepared: run_setup.Setup) -> None:
+    text = prepared.tokenizer
+    batch, train_set = batch_of(prepared, loss__scheduled_sampling=1.0)
     successor = torch.roll(torch.arange(len(text)), 1)  # a word for each, as sure as can be
     successor = torch.where(successor < 4, torch.tensor(5), successor)
     expected = nn.functional.one_hot(successor, len(text)).float() * 100
-    fed = feeding_of(teaching, DecoderSpec(expected)).corrupt(batch, 1.0)
+    fed = feeding_of(train_set, DecoderSpec(expected)).corrupt(batch, 1.0)
     for true, given in zip(rows(batch), rows(fed), strict=True):
         for (before, _), (_, _), (now, _) in zip(true, true[1:], given[1:], strict=False):
             assert now == successor[before]
 
 
-def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: run_setup.Setup) -> None:
-    _, teaching = batch_of(taught, loss__scheduled_sampling=0.25)
-    feeding = feeding_of(teaching, DecoderSpec(torch.zeros(1, 1)))
+def test_the_share_rises_evenly_from_nothing_to_the_recipes(prepared: run_setup.Setup) -> None:
+    _, train_set = batch_of(prepared, loss__scheduled_sampling=0.25)
+    feeding = feeding_of(train_set, DecoderSpec(torch.zeros(1, 1)))
     assert [feeding.share(step, 11) for step in range(11)] == pytest.approx([0.025 * step for step in range(11)])
     assert feeding.share(0, 1) == 0
 
@@ -175,9 +176,13 @@ def test_the_share_rises_evenly_from_nothing_to_the_recipes(taught: run_setup.Se
 def learner_of(data: Path, backbone: Path | str, changes: dict) -> tuple[TrainStep, CaptionDataset, EpochSampler]:
     recipe = make_recipe(backbone, changes)
     made = run_setup.prepare(recipe, data)
-    teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
-    plan = EpochSampler(len(teaching), recipe)
-    return TrainStep(made.model, teaching, plan, recipe, distributed.make_accelerator("no", made.model)), teaching, plan
+    train_set = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
+    plan = EpochSampler(len(train_set), recipe)
+    return (
+        TrainStep(made.model, train_set, plan, recipe, distributed.make_accelerator("no", made.model)),
+        train_set,
+        plan,
+    )
 
 
 DECODERS = {
@@ -207,8 +212,8 @@ def test_at_a_share_of_nothing_it_is_plain_teaching_bit_for_bit(
     found = {}
     for share in (None, 1e-9, 1.0):
         changes = common if share is None else {**common, "loss.scheduled_sampling": share}
-        learner, teaching, plan = learner_of(data, backbone, changes)
-        stream = batches(teaching, plan, 0, 0)
+        learner, train_set, plan = learner_of(data, backbone, changes)
+        stream = batches(train_set, plan, 0, 0)
         lost = [learner.step(step, stream) for step in range(plan.steps)]
         assert all(loss is not None for loss in lost)
         found[share] = learner.model.state_dict()
@@ -223,10 +228,10 @@ def test_a_frozen_encoder_looks_once_at_a_picture_that_is_taught_in_two_passes(
     data: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"image.random_resized_crop_scale": 0.7, "loss.scheduled_sampling": 1.0, "trainer.epochs": 1}
-    learner, teaching, plan = learner_of(data, backbone, changes)
+    learner, train_set, plan = learner_of(data, backbone, changes)
     looks: list[int] = []
     learner.model.encoder.register_forward_hook(lambda *_: looks.append(1))
-    stream = batches(teaching, plan, 0, 0)
+    stream = batches(train_set, plan, 0, 0)
     for step in range(plan.steps):
         learner.step(step, stream)
     assert len(looks) == plan.steps == 3
@@ -243,5 +248,5 @@ def test_both_passes_in_sixteen_bits_teach_every_weight(
     train(data, tmp_path / "run", recipe)
     after = load_file(tmp_path / "run" / LAST)
     parts = ("decoder.", "neck.") if encoder == "frozen" else ("decoder.", "neck.", "encoder.")
-    taught = [name for name in before if name.startswith(parts) and before[name].is_floating_point()]
-    assert not [name for name in taught if torch.equal(before[name], after[f"model/{name}"])]
+    trained = [name for name in before if name.startswith(parts) and before[name].is_floating_point()]
+    assert not [name for name in trained if torch.equal(before[name], after[f"model/{name}"])]

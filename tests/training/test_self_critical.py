@@ -176,7 +176,7 @@ def test_the_likeliest_caption_is_that_of_greedy_search(kind: str, text: Tokeniz
 
 
 class Pictures:
-    """As much of a teaching as the critic needs."""
+    """As much of a dataset as the self-critical loss needs."""
 
     def __init__(self, written: list[list[str]]) -> None:
         self.examples = [SimpleNamespace(captions=captions) for captions in written]
@@ -249,9 +249,9 @@ CRITICAL = {
 
 
 @pytest.fixture(scope="module")
-def taught(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows its captions a little."""
-    folder = tmp_path_factory.mktemp("taught")
+    folder = tmp_path_factory.mktemp("pretrained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAPTIONKIT_CACHE", str(folder / "cache"))
         patch.setitem(sys.modules, "onnx", None)
@@ -260,11 +260,11 @@ def taught(data: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def critical(taught: Path, backbone: Path):
+def critical(pretrained: Path, backbone: Path):
     """Makes a recipe of self-critical training from the model that knows its captions a little."""
 
     def recipe(changes: dict | None = None):
-        return make_recipe(backbone, {**CRITICAL, "trainer.init": taught, **(changes or {})})
+        return make_recipe(backbone, {**CRITICAL, "trainer.init": pretrained, **(changes or {})})
 
     return recipe
 
@@ -370,7 +370,7 @@ def test_signs_of_harm_are_counted() -> None:
 
 @pytest.mark.slow
 def test_a_harmed_run_stops_says_why_and_keeps_what_was_better(
-    data: Path, critical, taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    data: Path, critical, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     original, calls = Validator.scores, []
 

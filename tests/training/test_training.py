@@ -219,19 +219,19 @@ def test_a_step_minimises_the_mean_over_its_words_and_captions(
     recipe = make_recipe(transformer, changes)
     made = run_setup.prepare(recipe, data)
     accelerator = distributed.make_accelerator("no", made.model)
-    teaching = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
-    plan = EpochSampler(len(teaching), recipe)
+    train_set = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
+    plan = EpochSampler(len(train_set), recipe)
     _, indices = plan.images_of(0)
-    batch = collate([teaching[0, index] for index in indices], features=False)
+    batch = collate([train_set[0, index] for index in indices], features=False)
     with torch.no_grad():
         decoded = made.model(batch.images, None, batch.captions)
     wanted = nn.CrossEntropyLoss(label_smoothing=0.2)(decoded.logits, batch.targets)
     wanted = wanted + 0.7 * (1 - decoded.coverage).square().mean()
-    taught = TrainStep(made.model, teaching, plan, recipe, accelerator)
+    learner = TrainStep(made.model, train_set, plan, recipe, accelerator)
     minimised: list[float] = []
     original = accelerator.backward
     monkeypatch.setattr(accelerator, "backward", lambda loss: (minimised.append(loss.item()), original(loss)))
-    learnt = taught.step(0, batches(teaching, plan, 0, 0))
+    learnt = learner.step(0, batches(train_set, plan, 0, 0))
     assert len(minimised) == 2 and sum(minimised) == pytest.approx(wanted.item(), rel=1e-5)
     assert learnt.words == len(batch.targets)
     assert learnt.nats == pytest.approx(
@@ -239,7 +239,7 @@ def test_a_step_minimises_the_mean_over_its_words_and_captions(
     )
     spoil(monkeypatch, 2, lambda loss: loss * math.nan)
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
-    assert taught.step(1, batches(teaching, plan, 1, 0)) is None
+    assert learner.step(1, batches(train_set, plan, 1, 0)) is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.model.state_dict().items())
 
 
@@ -413,7 +413,7 @@ def test_a_frozen_encoder_is_kept_as_it_was_and_looks_once(
     copied = Path(shutil.copytree(data, tmp_path / "copied"))
     assert looks("of the copy", data=copied) == []
     draw("white", "bar").save(copied / "red-bar.png")
-    assert looks("mended", data=copied) == ["train"]
+    assert looks("repaired", data=copied) == ["train"]
 
 
 def test_features_are_what_the_encoder_makes_of_both_views(data: Path, backbone: Path) -> None:
@@ -587,8 +587,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, how: Callable) -> None:
     calls = iter(range(1, 10_000))
     original = train_step.losses
 
-    def spoilt(*taught):
-        found = original(*taught)
+    def spoilt(*given):
+        found = original(*given)
         return found._replace(objective=how(found.objective)) if next(calls) == at else found
 
     monkeypatch.setattr(train_step, "losses", spoilt)
@@ -849,8 +849,8 @@ def test_two_processes_teach_what_one_does(
     both = launch(2, ["train", *datasets, "--output", tmp_path / "two", *recipe.to_flags()], tmp_path / "logs")
     for process in both:
         process.join(240)
-    heard, silent = ((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
-    assert [process.exitcode for process in both] == [0, 0], heard + silent
+    logged, silent = ((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
+    assert [process.exitcode for process in both] == [0, 0], logged + silent
     assert furthest(tmp_path / "one", tmp_path / "two") < 2e-5
     learnt = ("reward", "entropy", "words", "distinct") if "trainer.init" in changes else ("loss",)
     for kind, names in (("train", learnt), ("eval", ("val_loss", "cider", "bleu4", "distinct", "words", "best"))):
@@ -867,8 +867,8 @@ def test_two_processes_teach_what_one_does(
     ours, theirs = (re.sub(r"<[^>]*>|[\d.]+", " ", page).split() for page in pages)  # the words alone
     assert ours == theirs
     left_out = [line for line in said.splitlines() if line.startswith("left out")]
-    assert len(left_out) == 2 and all(heard.count(line) == 1 for line in left_out)  # met by either, told by one
-    assert heard.count("all epochs done") == 1
+    assert len(left_out) == 2 and all(logged.count(line) == 1 for line in left_out)  # met by either, reported by one
+    assert logged.count("all epochs done") == 1
     assert not [line for line in silent.splitlines() if line and "captionkit" in line]
 
 
@@ -885,8 +885,8 @@ def test_two_processes_with_norms_and_chance_are_one_run_and_keep_what_they_scor
         both = launch(2, ["train", data, "--output", tmp_path / run, *recipe.to_flags()], tmp_path / "logs")
         for process in both:
             process.join(240)
-        heard = "".join((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
-        assert [process.exitcode for process in both] == [0, 0], heard
+        logged = "".join((tmp_path / "logs" / f"log{rank}").read_text() for rank in range(2))
+        assert [process.exitcode for process in both] == [0, 0], logged
     assert same_tensors(tmp_path / "once" / LAST, tmp_path / "twice" / LAST)
     kept = next(row for row in reversed(rows(tmp_path / "once", "eval")) if row["best"])
     assert word_by_word(tmp_path / "once", data) == pytest.approx(kept["val_loss"], rel=1e-5)
