@@ -27,11 +27,13 @@ from safetensors.torch import load_file, save_file
 
 from captionkit.data.run_files import BEST, CURVES, LAST, METRICS, RECIPE, SAMPLES
 from captionkit.errors import CaptionkitError, TrainingError
+from captionkit.inference import model_folder
 from captionkit.inference.model_folder import CARD, WEIGHTS, open_model, update_model
 from captionkit.training import train_step
 from captionkit.training.config.recipe import Recipe
 from captionkit.training.data import dataset
 from captionkit.training.engine.signals import deferred_interrupts
+from captionkit.training.report.run_data import RunData
 from captionkit.training.run.run_dir import RunFolder
 from captionkit.training.train_step import TrainStep
 from captionkit.training.trainer import train
@@ -102,6 +104,18 @@ def test_a_run_that_began_and_ended_between_look_and_lock_is_seen(backbone: Path
     late.close()
     assert (tmp_path / "run" / RECIPE).read_bytes() == before
     RunFolder(tmp_path / "run").open(make_recipe(backbone), resume=True)  # the lock is free
+
+
+def test_a_runs_model_is_not_looked_for_on_the_hub(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though `run/best`, before the first evaluation, has the form of a Hub id."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_folder, "_from_hub", pytest.fail)
+    folder = RunFolder(Path("run"))
+    folder.open(make_recipe(backbone), resume=False)
+    folder.close()
+    assert RunData(Path("run"), make_recipe(backbone), [], []).kept is None
 
 
 @pytest.mark.slow

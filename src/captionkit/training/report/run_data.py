@@ -82,7 +82,7 @@ class RunData:
     def kept(self) -> ModelFolder | None:
         """The saved model; None before the first evaluation."""
         try:
-            return open_model(self.path / BEST)
+            return open_model((self.path / BEST).absolute())  # "run/best" could be a Hub id
         except ModelError:
             return None
 

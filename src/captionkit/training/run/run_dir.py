@@ -89,7 +89,7 @@ class RunFolder:
                 for left in folder.glob(f".{name}.*.partial"):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
         with suppress(ModelError):
-            open_model(self.path / BEST)
+            open_model((self.path / BEST).absolute())  # "run/best" could be a Hub id
 
     def track(self, recipe: Recipe, known: Mapping[str, str]) -> dict[str, str]:
         """Start the trackers; `known` are their ids of the run from earlier sessions. Returns the current ids."""
