@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -34,6 +35,7 @@ NOT_RUN = [
     ("*", "docker ", DOCKER),
     ("*", "captionkit serve", "a server of the tests answers what the page asks of it"),
     ("*", "captionkit watch", ENDLESS),
+    ("*", "captionkit calibrate", "takes more images than there are here; tests/eval fits confidence"),
     ("*", "python bench/", "measures for minutes, in a checkout; tests/bench runs parts of it, and CI the gate"),
     ("*", "torchrun ", "starts several processes; tests/training/test_distributed.py does so"),
     ("*", "accelerate launch", "needs GPUs"),
@@ -274,6 +276,8 @@ def test_the_python_of_a_page_runs(
     code = "\n".join(python_of(page))
     if "localhost:1234" in code:
         code = code.replace("http://localhost:1234", request.getfixturevalue("server").url)
+        image = base64.b64encode(Path("photo.jpg").read_bytes()).decode()
+        code = code.replace("base64,...", f"base64,{image}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the service is on this machine
     exec(compile(code, page, "exec"), {"__name__": page})
 
