@@ -35,7 +35,7 @@ NOT_RUN = [
     ("*", "docker ", DOCKER),
     ("*", "captionkit serve", "a server of the tests answers what the page asks of it"),
     ("*", "captionkit watch", ENDLESS),
-    ("*", "captionkit calibrate", "takes more images than there are here; tests/inference/test_caption_confidence.py fits it"),
+    ("*", "captionkit calibrate", "takes more images than are here; the tests of confidence fit it"),
     ("*", "python bench/", "measures for minutes, in a checkout; tests/bench runs parts of it, and CI the gate"),
     ("*", "torchrun ", "starts several processes, as tests of training do"),
     ("*", "accelerate launch", "needs GPUs"),
