@@ -1,9 +1,9 @@
-"""What a training step takes of memory and time, beside what was foretold: by recipe, and by ways to save either.
+"""What a training step takes of memory and time: by recipe, and by ways to save either.
 
     python bench/memory.py DATA [--steps N] [--ways WAY,WAY] [--trainer.batch-size N and other flags of train]
 
-Each row is a process of its own, with one thread. Memory is the growth of the process from before the forecast to its
-peak; the time of a step is processor time, the median after the first two.
+Each row is a process of its own, with one thread. Memory is the growth of the process from before its first step to
+its peak; the time of a step is processor time, the median after the first two.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ WAYS: dict[str, dict[str, str]] = {
 }
 
 
-def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, float, float]:
-    """Bytes foretold, bytes measured, seconds a step."""
+def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, float]:
+    """Bytes at the peak, seconds a step."""
     import psutil
     import torch
 
@@ -37,22 +37,17 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     from captionkit.training.data.sampler import EpochSampler
     from captionkit.training.engine import compile
     from captionkit.training.engine.distributed import make_accelerator
-    from captionkit.training.memory_check import MemoryEstimate
     from captionkit.training.train_step import TrainStep
 
     torch.set_num_threads(1)
     recipe = load_recipe(None, fields)
     made = run_setup.prepare(recipe, data)
     accelerator = make_accelerator(recipe.trainer.precision, made.model)
-    taught, val = (
-        CaptionDataset(part, made.tokenizer, recipe, made.preprocessing, augment=part is made.train)
-        for part in (made.train, made.val)
-    )
+    taught = CaptionDataset(made.train, made.tokenizer, recipe, made.preprocessing, augment=True)
     learner = TrainStep(made.model, taught, EpochSampler(len(taught), recipe), recipe, accelerator)
     gc.collect()
     process, ended, peak = psutil.Process(), threading.Event(), [0]
     before = process.memory_info().rss
-    foretold = MemoryEstimate(learner, val).of(recipe.trainer.gradient_accumulation_steps)
     if recipe.trainer.compile:
         compile.compile_parts(made.model)
 
@@ -70,7 +65,7 @@ def measure(data: Path, fields: dict[str, str], steps: int) -> tuple[float, floa
     pictures.close()
     ended.set()
     on_eval.join()
-    return foretold, peak[0] - before, statistics.median(times[2:])
+    return peak[0] - before, statistics.median(times[2:])
 
 
 def main() -> None:
@@ -85,12 +80,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     for way in options.ways.split(","):
         with context.Pool(1) as pool:
-            foretold, measured, seconds = pool.apply(measure, (options.data, {**fields, **WAYS[way]}, options.steps))
-        print(
-            f"{way:14} foretold {foretold / 1e6:6.0f} MB, measured {measured / 1e6:6.0f} MB "
-            f"({foretold / measured:.2f}), {seconds:6.2f} s a step",
-            flush=True,
-        )
+            measured, seconds = pool.apply(measure, (options.data, {**fields, **WAYS[way]}, options.steps))
+        print(f"{way:14} {measured / 1e6:6.0f} MB, {seconds:6.2f} s a step", flush=True)
 
 
 if __name__ == "__main__":

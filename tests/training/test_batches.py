@@ -23,7 +23,7 @@ from captionkit.training.data.augment import random_crop
 from captionkit.training.data.collate import collate
 from captionkit.training.data.dataset import CaptionDataset, Sample
 from captionkit.training.data.flip import can_flip
-from captionkit.training.data.loader import batches, eval_batches, images_ahead
+from captionkit.training.data.loader import _ahead, _threads, batches, eval_batches
 from captionkit.training.data.sampler import EpochSampler
 from shapes import draw, make_recipe, make_shapes
 
@@ -190,7 +190,7 @@ def test_what_is_prepared_ahead_is_bounded_in_pictures(
     plan = EpochSampler(len(pictures), recipe)
     prepared = batches(train_set, plan, 0, workers)
     taken = 0
-    most = images_ahead(workers, size)
+    most = _ahead(workers) + size
     assert most == 16 * workers + size
     for _ in range(30):
         taken += len(next(prepared).images)
@@ -218,14 +218,14 @@ def test_a_batch_is_prepared_by_several_threads(pictures: CaptionSet, text: Toke
 def test_threads_are_one_a_core_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
-    assert images_ahead(-1, 5) == 12 * 16 + 5 and images_ahead(3, 5) == 3 * 16 + 5 and images_ahead(0, 5) == 0
+    assert (_threads(-1), _threads(3), _threads(0)) == (12, 3, 0)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert images_ahead(-1, 5) == 3 * 16 + 5
+    assert _threads(-1) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "40")
-    assert images_ahead(-1, 5) == 16 + 5
+    assert _threads(-1) == 1
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(400)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert images_ahead(-1, 5) == 16 * 16 + 5
+    assert _threads(-1) == 16
 
 
 def test_crops_keep_enough_of_the_picture() -> None:

@@ -35,6 +35,7 @@ from captionkit.inference.search import Overview
 from captionkit.inference.word_confidence import Floats, WordConfidence, calibration_error, fit, logistic, sigmoid
 from captionkit.metrics.agreement import RIGHT_FROM, ReferenceAgreement
 from captionkit.utils.progress import progress_bar
+from captionkit.utils.text_table import text_table
 
 LOG = logging.getLogger(__name__)
 
@@ -115,9 +116,7 @@ class Fitted:
         return {"calibration": self.calibration.to_dict(), "confidence": confidence.to_dict()}
 
     def __str__(self) -> str:
-        rows = [_HEADINGS, *(share.cells() for share in self.shares)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = text_table([_HEADINGS, *(share.cells() for share in self.shares)])
         kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.unfamiliar.items())
         return "\n".join([*lines, f"less confidence than {1 - _LOW:.0%} of the photos, of unfamiliar images: {kinds}"])
 

@@ -20,6 +20,7 @@ from captionkit.inference.search import Begun, Decoding, search
 from captionkit.inference.word_constraints import constraints_of
 from captionkit.metrics import evaluate
 from captionkit.utils.progress import progress_bar
+from captionkit.utils.text_table import text_table
 
 LOG = logging.getLogger(__name__)
 
@@ -74,9 +75,7 @@ class Tuning:
             chosen, scores = trial.decoding, [f"{trial.scores[name]:.4f}" for name in TOLD]
             tried = (f"{getattr(chosen, name):g}" for name in TRIED)
             rows.append(("*" if trial is self.best else "", *tried, *scores, f"{trial.words:.1f}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(text_table(rows))
 
 
 def tune_model(

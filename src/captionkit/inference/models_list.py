@@ -15,6 +15,7 @@ from captionkit.inference.model_folder import CARD, ModelFolder, open_model
 from captionkit.inference.published.families import FAMILIES
 from captionkit.inference.published.json_files import read_json
 from captionkit.inference.published.known_models import KNOWN
+from captionkit.utils.text_table import text_table
 
 _LICENSE = re.compile(r"^license(?:_name)?: *(\S+)", re.MULTILINE)
 _HEAD = 1 << 16  # bytes of a card that may hold its license
@@ -109,13 +110,4 @@ def models_table(models: list[ListedModel]) -> str:
     """Return the list as a table."""
     rows = [("name", "where", "MB", "license", "can", "published quality")]
     rows += [(m.name, m.where, f"{m.megabytes:,}", m.license or "unknown", ", ".join(m.can), m.quality) for m in models]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (2,)
-    lines = (
-        "  ".join(
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(text_table(rows, left=(0, 1, 3, 4, 5)))

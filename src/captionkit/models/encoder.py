@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,14 +19,14 @@ from captionkit.errors import ModelError
 class EncoderConfig:
     """The full description of an encoder, sufficient to rebuild it offline."""
 
-    #: a registered name, the Hub id or local folder of a Hugging Face transformers vision backbone, `timm:NAME` or
-    #: `torchvision:NAME`
+    #: a registered name, the Hub id or local folder of a Hugging Face transformers vision backbone,
+    #: or `timm:NAME`
     name: str = "mobilenet-edgetpu"
     #: batch norm after each convolution of the built-in encoders; off for published weights, which have it folded in
     batch_norm: bool = False
     #: the backbone's transformers config, filled in when it is first loaded
     backbone: dict[str, Any] = field(default_factory=dict)
-    #: the preprocessing that a transformers, timm or torchvision model expects; filled in when it is first loaded
+    #: the preprocessing that a transformers or timm model expects; filled in when it is first loaded
     preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,34 +119,15 @@ class Encoder(nn.Module, ABC):
 
 
 @contextmanager
-def meta_device(network: nn.Module) -> Iterator[None]:
-    """Create tensors on the meta device inside the context, to get the output shapes of `network` or a copy of it.
-
-    Some networks cache tensors by size (BEiT its relative positions). Cached meta tensors are cleared on exit, or they
-    would be used in real forward passes later. Earlier ones are cleared on entry, since they may be inference tensors
-    of `torch.inference_mode`.
-    """
-    _drop_caches(network)
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put all modules of `network` into evaluation mode inside the context, and back into their own after it."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
     try:
-        with torch.device("meta"):
-            yield
+        yield
     finally:
-        _drop_caches(network)
-
-
-_Cache = type(lru_cache(int))
-
-
-def _drop_caches(network: nn.Module) -> None:
-    classes = {kind for module in network.modules() for kind in type(module).__mro__}
-    for owner in classes | {sys.modules[kind.__module__] for kind in classes}:
-        for member in vars(owner).values():
-            function = member.__func__ if isinstance(member, staticmethod) else member
-            # transformers wraps cached functions in a function that calls the cache.
-            inner = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
-            for cache in (function, *inner):
-                if isinstance(cache, _Cache):
-                    cache.cache_clear()
+        for module, mode in modes.items():
+            module.training = mode
 
 
 Builder = Callable[[EncoderConfig], Encoder]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError, one_line
-from captionkit.models.encoder import Encoder, EncoderConfig, meta_device, register
+from captionkit.models.encoder import Encoder, EncoderConfig, evaluating, register
 from captionkit.utils import paths
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -47,7 +47,12 @@ class HuggingFaceEncoder(Encoder):
         self._trained = size or (preprocessing.height, preprocessing.width)
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(network.forward).parameters
         #: names of the network's parameters that the grid does not depend on, such as those of a pooling head
-        out, self.unused_parameters = self._outline(*self._trained)
+        with torch.enable_grad():
+            out = self._output(*self._trained)
+        used = set(map(id, leaves(out)))
+        self.unused_parameters = frozenset(
+            n for n, parameter in network.named_parameters() if id(parameter) not in used
+        )
         # The cells may be preceded by a class token, a distillation token and registers.
         prefixes = {0, 1, 2, 1 + (getattr(network.config, "num_register_tokens", None) or 0)}
         cells, self._prefix = self._layout(out, *self._trained, prefixes)
@@ -71,7 +76,8 @@ class HuggingFaceEncoder(Encoder):
         """See `Encoder.grid`. Raises ModelError for an image size that this backbone does not accept."""
         size = height, width
         if size not in self._grids:
-            self._grids[size], _ = self._layout(self._outline(*size)[0], *size, {self._prefix})
+            with torch.no_grad():
+                self._grids[size], _ = self._layout(self._output(*size), *size, {self._prefix})
         return self._grids[size]
 
     def preprocessing(self) -> Preprocessing:
@@ -89,20 +95,17 @@ class HuggingFaceEncoder(Encoder):
         resized = self._interpolates and tuple(images.shape[-2:]) != self._trained
         return network(pixel_values=images, **{"interpolate_pos_encoding": True} if resized else {}).last_hidden_state
 
-    def _outline(self, height: int, width: int) -> tuple[Tensor, frozenset[str]]:
-        """Return the output for an image of this size, as a meta tensor, and the names of the unused parameters.
+    def _output(self, height: int, width: int) -> Tensor:
+        """Return the output for a blank image of this size; the code need not know how each family rounds sizes.
 
-        A copy of the network on the meta device is run, so nothing is computed, and the code need not know how each
-        family rounds sizes.
+        It is computed outside of inference mode, as some families keep tensors by size that training would use later.
         """
+        weight = next(self.network.parameters())
         try:
-            with meta_device(self.network), torch.enable_grad():
-                twin = type(self.network)(self.network.config).eval()
-                out = self._features(twin, torch.zeros(1, 3, height, width))
+            with torch.inference_mode(False), evaluating(self.network):
+                return self._features(self.network, weight.new_zeros(1, 3, height, width))
         except Exception as error:  # networks that are not for images, or not for this size, raise all kinds of errors
             raise self._refusal(f"takes no images of {height} x {width} pixels ({reason_of(error)})") from None
-        used = set(map(id, leaves(out)))
-        return out, frozenset(name for name, parameter in twin.named_parameters() if id(parameter) not in used)
 
     def _layout(self, out: Tensor, height: int, width: int, prefixes: set[int]) -> tuple[tuple[int, int], int]:
         """Return the rows and columns of the output grid, and the number of tokens before the cells."""

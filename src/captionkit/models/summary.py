@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from captionkit.inference.model_folder import ModelFolder
 from captionkit.models.captioning_model import CaptioningModel
-from captionkit.models.encoder import meta_device
 from captionkit.models.serialization import load_model
 
 #: length of the counted caption, about that of COCO and Flickr8k, and the usual beam size
@@ -127,7 +126,7 @@ def summarize(model: CaptioningModel, height: int, width: int) -> ModelSummary:
     parts = _parts(model)
     outline = copy.deepcopy(model).eval().to("meta").requires_grad_()
     meter = _Meter(_parts(outline), outline)
-    with meta_device(outline.encoder), meter.running():
+    with torch.device("meta"), meter.running():
         with meter.phase("image", "encoder"):
             features = outline.features(torch.zeros(1, 3, height, width))
         with meter.phase("image", "neck"):

@@ -24,7 +24,7 @@ from captionkit.models.huggingface import load_huggingface_encoder
 from captionkit.models.mobilenet import MobileNet
 from captionkit.models.resize_vocab import resize_token_embeddings
 from captionkit.models.serialization import load_model
-from captionkit.models.timm_torchvision import is_timm_or_torchvision, load_trunk_encoder
+from captionkit.models.timm import is_timm, load_timm_encoder, refuse_torchvision
 from captionkit.training.clip_monitor import check_clip
 from captionkit.training.config.recipe import Recipe, check_decoder_fields, recipe_fields
 from captionkit.training.config.schema import DataRecipe, EncoderRecipe
@@ -232,14 +232,15 @@ def _grown(
 
 def _encoder(recipe: Recipe) -> tuple[Encoder, EncoderConfig]:
     wanted = recipe.encoder
-    trunk_encoder = is_timm_or_torchvision(wanted.name)
-    backbone = trunk_encoder or "/" in wanted.name or bool(wanted.name and paths.is_folder(wanted.name, RecipeError))
+    refuse_torchvision(wanted.name)
+    timm = is_timm(wanted.name)
+    backbone = timm or "/" in wanted.name or bool(wanted.name and paths.is_folder(wanted.name, RecipeError))
     if wanted.train != "all" and not (wanted.pretrained if backbone else wanted.weights):
         source = "encoder.pretrained is false" if backbone else "encoder.weights is empty"
         raise RecipeError(f"{source}, so the encoder is random; set encoder.train to 'all', or give it weights")
     if backbone:
         _refuse_weights(wanted, f"{wanted.name} is a backbone that brings its own")
-        load = load_trunk_encoder if trunk_encoder else load_huggingface_encoder
+        load = load_timm_encoder if timm else load_huggingface_encoder
         return load(EncoderConfig(wanted.name), pretrained=wanted.pretrained)
     if wanted.weights and not wanted.weights.endswith(".safetensors"):
         return _encoder_of(wanted)

@@ -31,7 +31,6 @@ from captionkit.training.engine.distributed import make_accelerator, note_scale,
 from captionkit.training.engine.oom import memory_errors
 from captionkit.training.engine.precision import with_precision
 from captionkit.training.engine.signals import deferred_interrupts
-from captionkit.training.memory_check import check_memory
 from captionkit.training.objectives.collapse import detect_collapse
 from captionkit.training.objectives.scst import SelfCriticalLoss
 from captionkit.training.optim.schedule import rates
@@ -146,11 +145,6 @@ class _Trainer:
         #: the step of the last checkpoint
         self.kept = self.progress.step
         folder.truncate(self.progress.step if begun else -1)
-        try:
-            check_memory(self.train_step, self.val_set)
-        except TrainingError:
-            folder.discard(new=not resume)
-            raise
         if recipe.trainer.compile:
             compile_parts(self.setup.model)
 

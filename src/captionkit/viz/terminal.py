@@ -12,6 +12,7 @@ from typing import TextIO
 
 import numpy as np
 from PIL import Image
+from rich.cells import cell_len, chop_cells
 
 from captionkit.viz.overlay import Words, relative
 
@@ -65,9 +66,9 @@ class _Block:
 
     def __init__(self, drawn: tuple[int, list[str]], word: str, width: int) -> None:
         self.across, rows = drawn
-        label = _broken(_printable(word), width)
+        label = chop_cells(_printable(word), width)
         self.parts = rows, label
-        self.width = max(self.across, *map(_columns_of, label or [""]))
+        self.width = max(self.across, *map(cell_len, label or [""]))
 
     def line(self, number: int, above: int) -> str:
         """Return line `number` of the block, padded to its width; the word starts at line `above`."""
@@ -76,7 +77,7 @@ class _Block:
             text, columns = (rows[number], self.across) if number < len(rows) else ("", 0)
         else:
             text = label[number - above] if number - above < len(label) else ""
-            columns = _columns_of(text)
+            columns = cell_len(text)
         before = (self.width - columns) // 2
         return " " * before + text + " " * (self.width - columns - before)
 
@@ -131,27 +132,3 @@ def _shaded(cells: np.ndarray, width: int) -> tuple[int, list[str]]:
 def _printable(word: str) -> str:
     """Return the word with control characters, which the terminal would interpret, replaced."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in word)
-
-
-def _columns_of(text: str) -> int:
-    """Return the terminal width of a text: two columns for wide characters (UAX #11), none for combining ones."""
-    return sum(_columns_of_character(character) for character in text)
-
-
-def _columns_of_character(character: str) -> int:
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _broken(word: str, width: int) -> list[str]:
-    """Split the word into pieces of at most `width` columns."""
-    pieces, used = [""] if word else [], 0
-    for character in word:
-        columns = _columns_of_character(character)
-        if used + columns > width:
-            pieces.append("")
-            used = 0
-        pieces[-1] += character
-        used += columns
-    return pieces

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from captionkit.inference.model_folder import ENCODER
+from captionkit.utils.text_table import text_table
 
 _HEADING = "\n## In 8 bits\n"
 
@@ -102,12 +103,6 @@ class Int8Report:
     def __str__(self) -> str:
         rows = [_HEAD, *(step.cells for step in self.steps)]
         columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-        widths = [max(map(len, column)) for column in columns]
-        table = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in zip(*columns, strict=True)
-        ]
+        table = text_table(list(zip(*columns, strict=True)), left=(0,))
         lines = [f"calibrated on {self.calibration}", *map(str, self.parts), f"compared on {self.compared_on}", *table]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)

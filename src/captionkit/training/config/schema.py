@@ -76,9 +76,9 @@ class ImageRecipe:
 class EncoderRecipe:
     """Encoder architecture, its weights, and which of its stages are trained."""
 
-    name: str = _field("", "encoder, Hub id, folder, timm:NAME or torchvision:NAME; empty: that of the model")
+    name: str = _field("", "encoder, Hub id, folder or timm:NAME; empty: that of the model")
     weights: str = _field("bundled", "weights of our own encoders: a captioning model, a .safetensors file, or none")
-    pretrained: bool = _field(True, "load the weights of a transformers, timm or torchvision backbone")
+    pretrained: bool = _field(True, "load the weights of a transformers or timm backbone")
     train: Literal["frozen", "stages", "all"] = _field("frozen", "train none, the stages from first_stage on, or all")
     first_stage: int = _field(-1, "first stage that is trained; negative numbers count from the last")
     freeze_norms: bool = _field(False, "keep the statistics of batch norms: for small batches and for crops")

@@ -68,11 +68,6 @@ def _prepared(dataset: CaptionDataset, keys: Iterator[Keys], workers: int, pin: 
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def images_ahead(workers: int, batch: int) -> int:
-    """Return the most images that `batches` holds in memory ahead of time, for batches of size `batch`."""
-    return _ahead(_threads(workers)) + batch if workers else 0
-
-
 def _ahead(threads: int) -> int:
     return threads * _AHEAD * _PORTION
 

@@ -99,12 +99,6 @@ class RunFolder:
         }
         return self._trackers.start(config, known) if self.writes else {}
 
-    def discard(self, *, new: bool) -> None:
-        """Remove the files of a `new` run that cannot start, so that the folder can be used for another."""
-        if self.writes and new:
-            for name in (RECIPE, METRICS):
-                (self.path / name).unlink(missing_ok=True)
-
     def truncate(self, step: int) -> None:
         """Drop metrics recorded after `step`, from which the run is resumed."""
         path = self.path / METRICS

@@ -1,33 +1,30 @@
-"""Adapters for timm and torchvision models, if those libraries are installed: `timm:NAME` and `torchvision:NAME`.
+"""Adapter for timm models, if timm is installed: `timm:NAME`.
 
-Written against the sources of timm 1.0.31 (`create_model`, `forward_features`, `data.resolve_model_data_config`) and
-torchvision 0.29.1 (`models.get_model`, `models.get_model_weights`). captionkit's extras install neither.
+Written against the sources of timm 1.0.31 (`create_model`, `forward_features`, `data.resolve_model_data_config`).
 
-The grid is the feature map before pooling and the classifier. Both libraries publish a center-crop ratio for
-evaluation (crop_pct, resize_size). It is ignored, as a caption describes the whole image; only the crop mode is used.
+The grid is the feature map before pooling and the classifier. timm publishes a center-crop ratio for evaluation
+(crop_pct). It is ignored, as a caption describes the whole image; only the crop mode is used.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import interpolate
 
 from captionkit.data.images import Preprocessing
 from captionkit.errors import ModelError
-from captionkit.models.encoder import Encoder, EncoderConfig, meta_device, register
+from captionkit.models.encoder import Encoder, EncoderConfig, evaluating, register
 from captionkit.models.huggingface import leaves, reason_of
 
+_PREFIX = "timm:"
 _FITS = {"center": "crop", "squash": "squash", "border": "pad"}  # timm's crop_mode -> our fit
 #: options that let a timm model accept other input sizes; the first set that the model family supports is used
 _RESIZABLE: tuple[dict[str, bool], ...] = (
@@ -35,8 +32,6 @@ _RESIZABLE: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True},
     {},
 )
-#: child modules of torchvision models that come after the grid
-_HEADS = ("avgpool", "classifier", "fc", "head")
 
 
 class Trunk(NamedTuple):
@@ -50,8 +45,8 @@ class Trunk(NamedTuple):
     patch: tuple[int, int] | None = None
 
 
-class TrunkEncoder(Encoder):
-    """A timm or torchvision trunk as an encoder. Raises ModelError if its output is not a grid."""
+class TimmEncoder(Encoder):
+    """A timm trunk as an encoder. Raises ModelError if its output is not a grid."""
 
     def __init__(self, name: str, trunk: Trunk) -> None:
         super().__init__()
@@ -94,17 +89,13 @@ class TrunkEncoder(Encoder):
         """Return the output for an image of this size, as a meta tensor, and the names of the unused parameters."""
         outlines = {name: p.detach().to("meta").requires_grad_() for name, p in self.network.named_parameters()}
         buffers = {name: buffer.to("meta") for name, buffer in self.network.named_buffers()}
-        modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()  # in training mode, batch norm rejects a batch of one cell
         try:
-            with meta_device(self.network), torch.enable_grad():
+            # in training mode, batch norm rejects a batch of one cell
+            with torch.device("meta"), torch.enable_grad(), evaluating(self.network):
                 out = functional_call(self.network, {**outlines, **buffers}, torch.zeros(1, 3, height, width))
             used = set(map(id, leaves(out)))
         except Exception as error:  # networks raise all kinds of errors for sizes they do not support
             raise self._refusal(f"takes no images of {height} x {width} pixels ({reason_of(error)})") from None
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         return out, frozenset(name for name, outline in outlines.items() if id(outline) not in used)
 
     def _shape(self, out: Tensor, height: int, width: int) -> tuple[int, int]:
@@ -124,34 +115,37 @@ class TrunkEncoder(Encoder):
         return ModelError(f"encoder {self.name!r} {reason}; use another encoder or size")
 
 
-def is_timm_or_torchvision(name: str) -> bool:
-    """Return whether `name` is that of a timm or torchvision model, such as "timm:resnet18"."""
-    library, colon, _ = name.partition(":")
-    return bool(colon) and library in _TRUNKS
+def is_timm(name: str) -> bool:
+    """Return whether `name` is that of a timm model, such as "timm:resnet18"."""
+    return name.startswith(_PREFIX)
 
 
-def load_trunk_encoder(config: EncoderConfig, *, pretrained: bool = True) -> tuple[TrunkEncoder, EncoderConfig]:
+def refuse_torchvision(name: str) -> None:
+    """Raise ModelError for the name of a torchvision model, which earlier versions took: "torchvision:resnet18"."""
+    library, _, model = name.partition(":")
+    if library == "torchvision" and model:
+        raise ModelError(f"encoder {name!r}: models of torchvision are gone; use '{_PREFIX}{model}'")
+
+
+def load_timm_encoder(config: EncoderConfig, *, pretrained: bool = True) -> tuple[TimmEncoder, EncoderConfig]:
     """Load the encoder named in `config`; return it and the config that rebuilds it offline.
 
-    Weights are loaded from safetensors only. timm publishes such files and torchvision does not, so torchvision models
-    are available without pretrained weights only. Raises ModelError if the library is not installed, the name is
-    unknown or the weights are not available.
+    Weights are loaded from safetensors only. Raises ModelError if timm is not installed, the name is unknown or the
+    weights are not available.
     """
-    library, _, name = config.name.partition(":")
-    trunk = _TRUNKS[library](config.name, name, pretrained)
+    trunk = _timm(config.name, config.name.removeprefix(_PREFIX), pretrained)
     if config.preprocessing:
         trunk = trunk._replace(preprocessing=Preprocessing.from_dict(config.preprocessing))
     stored = trunk.preprocessing.to_dict()
     # Lists for tuples, as a round trip through JSON would give.
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in stored.items()}
-    return TrunkEncoder(config.name, trunk), replace(config, preprocessing=listed)
+    return TimmEncoder(config.name, trunk), replace(config, preprocessing=listed)
 
 
 @register("timm")
-@register("torchvision")
-def trunk_encoder(config: EncoderConfig) -> TrunkEncoder:
+def timm_encoder(config: EncoderConfig) -> TimmEncoder:
     """Build the encoder of a stored config, with random weights."""
-    return load_trunk_encoder(config, pretrained=False)[0]
+    return load_timm_encoder(config, pretrained=False)[0]
 
 
 class _ForwardFeatures(nn.Module):
@@ -205,72 +199,6 @@ def _resizable(create: Any, full: str, name: str, options: dict[str, Any]) -> nn
     raise AssertionError("the last try is without options")
 
 
-class _Tokens(nn.Module):
-    """torchvision's vision transformer without its head, for any image size of at least one patch.
-
-    Position embeddings are interpolated bicubically over the trained grid, as in DINO (Caron et al. 2021, arXiv
-    2104.14294).
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.side = model.image_size // model.patch_size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode [B,3,H,W] -> [B,1+G,D]; pixel rows and columns that do not fill a patch are ignored."""
-        model = self.model
-        cells = model.conv_proj(images)  # [B,3,H,W] -> [B,D,h,w]
-        first = model.class_token.expand(images.shape[0], -1, -1)  # [1,1,D] -> [B,1,D]
-        tokens = torch.cat([first, cells.flatten(2).transpose(1, 2)], 1)  # [B,D,h,w] -> [B,1+G,D]
-        encoder = model.encoder
-        return encoder.ln(encoder.layers(encoder.dropout(tokens + self._positions(*cells.shape[2:]))))
-
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        """Return the position embeddings [1,1+G,D] for a grid of `rows` x `columns`."""
-        stored = self.model.encoder.pos_embedding
-        if (rows, columns) == (self.side, self.side):
-            return stored
-        table = stored[:, 1:].transpose(1, 2).unflatten(2, (self.side, self.side))  # [1,S*S,D] -> [1,D,S,S]
-        resized = interpolate(table, (rows, columns), mode="bicubic", align_corners=False)  # -> [1,D,h,w]
-        return torch.cat([stored[:, :1], resized.flatten(2).transpose(1, 2)], 1)
-
-
-def _torchvision(full: str, name: str, pretrained: bool) -> Trunk:
-    models = _library(full, "torchvision.models")
-    known = models.list_models(module=models)
-    if name not in known:
-        raise _unknown(full, known)
-    if pretrained:
-        raise ModelError(
-            f"encoder {full!r}: torchvision publishes its weights pickled, and nothing pickled is loaded; take timm's "
-            f"copy of them, such as 'timm:{name}.tv_in1k', or set encoder.pretrained to false"
-        )
-    published = models.get_model_weights(name).DEFAULT
-    try:
-        model = models.get_model(name, weights=None)
-    except Exception as error:  # torchvision raises many kinds of errors; all mean that the model cannot be created
-        raise _unmade(full, error) from None
-    if hasattr(model, "transform_input"):  # GoogLeNet and Inception: auxiliary classifiers sit between the stages
-        raise ModelError(f"encoder {full!r}: it is not a chain of stages; use another encoder")
-    usual = published.transforms()
-    side = usual.crop_size[0]
-    preprocessing = _preprocessing(full, side, side, "crop", usual.interpolation.value, usual.mean, usual.std)
-    if hasattr(model, "class_token"):
-        return Trunk(_Tokens(model), preprocessing, prefix=1, patch=(model.patch_size, model.patch_size))
-    return Trunk(_chain(model), preprocessing)
-
-
-def _chain(model: nn.Module) -> nn.Sequential:
-    """Return the child modules of a torchvision model before its pooling as a chain, under their own names."""
-    links: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, part in takewhile(lambda child: child[0] not in _HEADS, model.named_children()):
-        links |= {f"{name}_{i}": p for i, p in enumerate(part)} if type(part) is nn.ModuleList else {name: part}
-    if type(model).__name__ == "DenseNet":
-        links["relu"] = nn.ReLU()  # DenseNet applies it as a function in forward, not as a module
-    return nn.Sequential(links)
-
-
 def _preprocessing(
     full: str, height: int, width: int, fit: str, interpolation: str, mean: Iterable[float], std: Iterable[float]
 ) -> Preprocessing:
@@ -290,27 +218,20 @@ def _preprocessing(
         raise ModelError(f"encoder {full!r}: its preprocessing is not understood ({error})") from None
 
 
-_TRUNKS = {"timm": _timm, "torchvision": _torchvision}
-
-
 def _library(full: str, module: str) -> Any:
-    library = module.partition(".")[0]
     try:
-        import_module(library)
         return import_module(module)
-    except Exception as error:  # torchvision fails in many ways where it was built for another torch
-        absent = isinstance(error, ModuleNotFoundError) and error.name == library
+    except Exception as error:  # timm imports torchvision, which fails in many ways if built for another torch
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "timm"
         state = "is not installed" if absent else f"cannot be imported ({reason_of(error)})"
-        wanted = " ".join(dict.fromkeys((library, "torchvision")))
-        fitting = f"in builds that fit torch {torch.__version__}"
-        raise ModelError(f"encoder {full!r}: {library} {state}; run `pip install {wanted}`, {fitting}") from None
+        remedy = f"run `pip install 'captionkit[timm]'`, with a torchvision that fits torch {torch.__version__}"
+        raise ModelError(f"encoder {full!r}: timm {state}; {remedy}") from None
 
 
 def _unknown(full: str, known: Iterable[str]) -> ModelError:
-    library, _, name = full.partition(":")
-    near = get_close_matches(name, list(known), n=1)
-    hint = f"did you mean '{library}:{near[0]}'?" if near else f"name one that {library}'s list_models() has"
-    return ModelError(f"encoder {full!r}: {library} has no model of this name; {hint}")
+    near = get_close_matches(full.removeprefix(_PREFIX), list(known), n=1)
+    hint = f"did you mean '{_PREFIX}{near[0]}'?" if near else "name one that timm's list_models() has"
+    return ModelError(f"encoder {full!r}: timm has no model of this name; {hint}")
 
 
 def _unmade(full: str, error: Exception) -> ModelError:

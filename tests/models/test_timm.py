@@ -1,11 +1,10 @@
-"""Encoders of timm and torchvision: against small stand-ins for both, and against the libraries where they are."""
+"""Encoders of timm: against a small stand-in for it, and against the library where it is."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import asdict
-from enum import Enum
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from captionkit.errors import ModelError, RecipeError
 from captionkit.models.encoder import EncoderConfig
 from captionkit.models.encoder_registry import build_encoder
-from captionkit.models.timm_torchvision import TrunkEncoder, is_timm_or_torchvision, load_trunk_encoder
+from captionkit.models.timm import TimmEncoder, is_timm, load_timm_encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTH = 8
@@ -29,7 +28,7 @@ def layer(inputs: int, stride: int = 2) -> nn.Sequential:
 
 
 class Net(nn.Module):
-    """As ResNet in both libraries: a stem of single layers, stages, a head; timm's ends at `forward_features`."""
+    """As ResNet: a stem of single layers, stages, a head, and an end at `forward_features`."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -136,86 +135,9 @@ def timm(monkeypatch):
     return module
 
 
-class TorchvisionEncoder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pos_embedding = nn.Parameter(torch.randn(1, 17, WIDTH))
-        self.dropout = nn.Dropout(0.5)
-        self.layers = nn.Sequential(*(nn.TransformerEncoderLayer(WIDTH, 2, 16, 0.5, batch_first=True) for _ in "123"))
-        self.ln = nn.LayerNorm(WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ln(self.layers(self.dropout(x + self.pos_embedding)))
-
-
-class TorchvisionViT(nn.Module):
-    """As torchvision's VisionTransformer, which takes images of one size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image_size, self.patch_size = 32, 8
-        self.conv_proj = nn.Conv2d(3, WIDTH, 8, 8)
-        self.class_token = nn.Parameter(torch.randn(1, 1, WIDTH))
-        self.encoder = TorchvisionEncoder()
-        self.heads = nn.Linear(WIDTH, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_proj(x).flatten(2).transpose(1, 2)
-        x = self.encoder(torch.cat([self.class_token.expand(len(x), -1, -1), x], 1))
-        return self.heads(x[:, 0])
-
-
-class Listed(nn.Module):
-    """As MaxViT: its blocks are a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = layer(3)
-        self.blocks = nn.ModuleList(layer(WIDTH) for _ in "12")
-        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.classifier(x)
-
-
-class Inception(Net):
-    transform_input = False
-
-
-TORCHVISION = {"net": Net, "vit": TorchvisionViT, "listed": Listed, "inception": Inception}
-
-
-class Mode(Enum):
-    BICUBIC = "bicubic"
-
-
-@pytest.fixture
-def torchvision(monkeypatch):
-    """A stand-in for torchvision."""
-    models = ModuleType("torchvision.models")
-
-    def transforms():
-        return SimpleNamespace(
-            crop_size=[32], resize_size=[40], mean=list(MEAN), std=list(STD), interpolation=Mode.BICUBIC
-        )
-
-    def get_model_weights(name):
-        return SimpleNamespace(DEFAULT=SimpleNamespace(transforms=transforms))
-
-    models.list_models = lambda module=None: sorted(TORCHVISION) if module is models else ["segmentation"]
-    models.get_model_weights = get_model_weights
-    models.get_model = lambda name, weights: TORCHVISION[name]()
-    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.models", models)
-    return models
-
-
-def load(name: str, **options) -> TrunkEncoder:
+def load(name: str, **options) -> TimmEncoder:
     torch.manual_seed(0)
-    encoder, _ = load_trunk_encoder(EncoderConfig(name), **{"pretrained": False, **options})
+    encoder, _ = load_timm_encoder(EncoderConfig(name), **{"pretrained": False, **options})
     return encoder.eval()
 
 
@@ -233,12 +155,9 @@ def refused(name: str, **options) -> str:
         ("timm:last", {(64, 72): (8, 9), (40, 72): (5, 9)}),
         ("timm:vit", {(32, 32): (4, 4), (40, 72): (5, 9), (33, 70): (5, 9)}),
         ("timm:mixer", {(32, 32): (4, 4)}),
-        ("torchvision:net", {(32, 32): (4, 4), (40, 72): (5, 9), (33, 70): (5, 9)}),
-        ("torchvision:listed", {(32, 32): (4, 4), (40, 72): (5, 9)}),
-        ("torchvision:vit", {(32, 32): (4, 4), (40, 72): (5, 9), (33, 79): (4, 9)}),
     ],
 )
-def test_grid_is_that_of_the_output(name, grids, timm, torchvision):
+def test_grid_is_that_of_the_output(name, grids, timm):
     encoder = load(name)
     for size, grid in grids.items():
         assert encoder.grid(*size) == grid
@@ -247,8 +166,8 @@ def test_grid_is_that_of_the_output(name, grids, timm, torchvision):
         assert out.shape == (2, grid[0] * grid[1], WIDTH) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["timm:net", "timm:last", "timm:vit", "torchvision:net", "torchvision:vit"])
-def test_cells_are_in_row_major_order_and_none_is_a_prefix(name, timm, torchvision):
+@pytest.mark.parametrize("name", ["timm:net", "timm:last", "timm:vit"])
+def test_cells_are_in_row_major_order_and_none_is_a_prefix(name, timm):
     encoder = load(name)
     image = torch.randn(1, 3, 80, 112) / 4
     changed = image.clone()
@@ -265,38 +184,15 @@ def test_cells_are_in_row_major_order_and_none_is_a_prefix(name, timm, torchvisi
     assert found == pytest.approx([6.5, 3.5], abs=1.2)
 
 
-@pytest.mark.parametrize("name", ["net", "listed", "vit"])
-def test_torchvisions_head_on_the_grid_says_what_its_model_says(name, torchvision):
-    encoder = load(f"torchvision:{name}")
-    torch.manual_seed(0)  # as `load` does
-    whole = TORCHVISION[name]().eval()
-    images = torch.randn(2, 3, 32, 32)
-    with torch.inference_mode():
-        if name == "vit":
-            said = whole.heads(encoder.network(images)[:, 0])
-        else:
-            head = whole.fc if name == "net" else whole.classifier[2]
-            said = head(encoder(images).mean(1))
-        torch.testing.assert_close(said, whole(images))
-
-
-def test_positions_at_the_trained_size_are_the_stored_ones(torchvision):
-    tokens = load("torchvision:vit").network
-    assert tokens._positions(4, 4) is tokens.model.encoder.pos_embedding
-    torch.nn.init.constant_(tokens.model.encoder.pos_embedding, 0.5)
-    torch.testing.assert_close(tokens._positions(3, 9), torch.full((1, 28, WIDTH), 0.5))
-
-
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         ("timm:vit", {"height": 32, "width": 32, "fit": "squash", "interpolation": "bilinear"}),
         ("timm:last", {"height": 64, "width": 72}),
-        ("torchvision:net", {"height": 32, "width": 32, "fit": "crop", "interpolation": "bicubic"}),
     ],
 )
-def test_preprocessing_is_the_librarys_and_is_kept(name, fields, timm, torchvision):
-    encoder, config = load_trunk_encoder(EncoderConfig(name), pretrained=False)
+def test_preprocessing_is_the_librarys_and_is_kept(name, fields, timm):
+    encoder, config = load_timm_encoder(EncoderConfig(name), pretrained=False)
     found = encoder.preprocessing().to_dict()
     assert found.items() >= {**fields, "mean": MEAN, "std": STD}.items()
     stored = json.loads(json.dumps(asdict(config)))
@@ -320,21 +216,9 @@ def test_preprocessing_is_the_librarys_and_is_kept(name, fields, timm, torchvisi
             [["model.patch_embed"], ["model.blocks.0"], ["model.blocks.1"], ["model.blocks.2", "model.norm"]],
             {"model.cls_token", "model.pos_embed"},
         ),
-        ("torchvision:net", [["conv1", "bn1"], ["layer1"], ["layer2"]], set()),
-        ("torchvision:listed", [["stem"], ["blocks_0"], ["blocks_1"]], set()),
-        (
-            "torchvision:vit",
-            [
-                ["model.conv_proj"],
-                ["model.encoder.layers.0"],
-                ["model.encoder.layers.1"],
-                ["model.encoder.layers.2", "model.encoder.ln"],
-            ],
-            {"model.class_token", "model.encoder.pos_embedding"},
-        ),
     ],
 )
-def test_stages_and_what_is_trained(name, stages, unstaged, timm, torchvision):
+def test_stages_and_what_is_trained(name, stages, unstaged, timm):
     encoder = load(name)
     names = {id(module): key for key, module in encoder.network.named_modules()}
     parts = [part if isinstance(part, nn.ModuleList) else [part] for part in encoder.stages]
@@ -365,11 +249,6 @@ def test_timm_is_asked_for_safetensors_alone(timm):
     assert load("timm:unpublished").dim == WIDTH
 
 
-def test_torchvisions_pickled_weights_are_not_taken(torchvision):
-    said = refused("torchvision:net", pretrained=True)
-    assert "nothing pickled is loaded" in said and "timm:net.tv_in1k" in said
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -377,12 +256,9 @@ def test_torchvisions_pickled_weights_are_not_taken(torchvision):
         ("timm:hf-hub:someone/something", "timm has no model of this name"),
         ("timm:", "timm has no model of this name"),
         ("timm:vector", "makes no grid of an image of 64 x 64 pixels, but [8]"),
-        ("torchvision:nett", "torchvision has no model of this name; did you mean 'torchvision:net'?"),
-        ("torchvision:segmentation", "torchvision has no model of this name"),
-        ("torchvision:inception", "not a chain of stages"),
     ],
 )
-def test_what_is_no_encoder_is_refused(name, reason, timm, torchvision):
+def test_what_is_no_encoder_is_refused(name, reason, timm):
     assert reason in refused(name)
 
 
@@ -399,21 +275,21 @@ def test_preprocessing_that_cannot_be_followed_is_refused(timm):
     assert "preprocessing is not understood (preprocessing: mean must be" in refused("timm:net")
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_a_library_that_is_not_there_is_named(library, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, library, None)  # as Python has it for what cannot be found
-    message = refused(f"{library}:resnet18")
-    assert f"{library} is not installed; run `pip install {library}" in message
-    with pytest.raises(ModelError, match="is not installed"):
-        build_encoder(EncoderConfig(f"{library}:resnet18"))
-
-
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_a_library_built_for_another_torch_is_named(library, monkeypatch, tmp_path):
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_timm_that_is_not_there_is_named(monkeypatch):
+    forget(monkeypatch)
+    monkeypatch.setitem(sys.modules, "timm", None)  # as Python has it for what cannot be found
+    assert "timm is not installed; run `pip install 'captionkit[timm]'`" in refused("timm:resnet18")
+    with pytest.raises(ModelError, match="is not installed"):
+        build_encoder(EncoderConfig("timm:resnet18"))
+
+
+def test_a_torchvision_built_for_another_torch_is_named(monkeypatch, tmp_path):
+    forget(monkeypatch)
     for name, code in {
         "torchvision": "raise RuntimeError('operator torchvision::nms does not exist')",
         "timm": "import torchvision",
@@ -421,14 +297,16 @@ def test_a_library_built_for_another_torch_is_named(library, monkeypatch, tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    message = refused(f"{library}:resnet18")
-    assert f"{library} cannot be imported (operator torchvision::nms does not exist)" in message
-    assert f"in builds that fit torch {torch.__version__}" in message
+    message = refused("timm:resnet18")
+    assert "timm cannot be imported (operator torchvision::nms does not exist)" in message
+    assert f"with a torchvision that fits torch {torch.__version__}" in message
 
 
 def test_names_of_other_libraries():
-    assert is_timm_or_torchvision("timm:resnet18") and is_timm_or_torchvision("torchvision:vit_b_16")
-    assert not any(map(is_timm_or_torchvision, ("timm", "timm/resnet18", "mobilenet-v2", "transformers:vit", "")))
+    assert is_timm("timm:resnet18")
+    assert not any(map(is_timm, ("timm", "timm/resnet18", "mobilenet-v2", "transformers:vit", "")))
+    with pytest.raises(ModelError, match=r"models of torchvision are gone; use 'timm:resnet18'"):
+        build_encoder(EncoderConfig("torchvision:resnet18"))
     for name in ("timm", "torchvision", "transformers:vit"):
         with pytest.raises(ModelError, match="is unknown"):
             build_encoder(EncoderConfig(name))
@@ -438,9 +316,14 @@ def test_a_recipe_trains_on_one(timm):
     from captionkit.training.config.recipe import load_recipe
     from captionkit.training.run_setup import _encoder
 
+    with pytest.raises(
+        ModelError, match=r"'torchvision:vit_b_16': models of torchvision are gone; use 'timm:vit_b_16'"
+    ):
+        _encoder(load_recipe(None, {"encoder.name": "torchvision:vit_b_16"}))
+
     recipe = load_recipe(None, {"encoder.name": "timm:vit", "encoder.pretrained": "false", "encoder.train": "all"})
     encoder, config = _encoder(recipe)
-    assert isinstance(encoder, TrunkEncoder) and config.preprocessing["height"] == 32 and not timm.made[-1][1]
+    assert isinstance(encoder, TimmEncoder) and config.preprocessing["height"] == 32 and not timm.made[-1][1]
     frozen = load_recipe(None, {"encoder.name": "timm:vit", "encoder.pretrained": "false"})
     with pytest.raises(RecipeError, match=r"encoder\.pretrained is false, so the encoder is random"):
         _encoder(frozen)
@@ -454,22 +337,16 @@ REAL = {
     "timm:efficientnet_b0": (1280, 8, (3, 5)),
     "timm:vit_tiny_patch16_224": (192, 13, (6, 10)),
     "timm:swin_tiny_patch4_window7_224": (768, 5, (3, 5)),
-    "torchvision:resnet18": (512, 5, (3, 5)),
-    "torchvision:mobilenet_v2": (1280, 19, (3, 5)),
-    "torchvision:swin_t": (768, 8, (3, 5)),
-    "torchvision:densenet121": (1024, 8, (3, 5)),
-    "torchvision:vit_b_16": (768, 13, (6, 10)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
-def test_the_libraries_themselves(name):
-    library, _, model = name.partition(":")
+def test_the_library_itself(name):
     try:
-        module = __import__(library)
+        import timm  # noqa: F401
     except Exception as error:  # torchvision fails in many ways where it was built for another torch
-        pytest.skip(f"{library} cannot be imported ({type(error).__name__})")
+        pytest.skip(f"timm cannot be imported ({type(error).__name__})")
     encoder = load(name)
     dim, stages, grid = REAL[name]
     assert (encoder.dim, len(encoder.stages), encoder.grid(96, 160)) == (dim, stages, grid)
@@ -479,16 +356,3 @@ def test_the_libraries_themselves(name):
         with torch.inference_mode():
             out = encoder(torch.randn(1, 3, *size))
         assert out.shape == (1, rows * columns, dim) and out.isfinite().all()
-    if library == "torchvision":
-        torch.manual_seed(0)
-        whole = module.models.get_model(model, weights=None).eval()
-        heads = {"resnet18": "fc", "swin_t": "head", "vit_b_16": "heads"}
-        head = getattr(whole, heads.get(model, "classifier"))
-        ours = encoder.network.state_dict()
-        renamed = {key.removeprefix("model."): tensor for key, tensor in ours.items()}
-        lacking = whole.load_state_dict(renamed, strict=False).missing_keys
-        assert all(key.startswith(heads.get(model, "classifier")) for key in lacking)
-        images = torch.randn(1, 3, 224, 224)
-        with torch.inference_mode():
-            pooled = encoder.network(images)[:, 0] if model == "vit_b_16" else encoder(images).mean(1)
-            torch.testing.assert_close(head(pooled), whole(images))
