@@ -1,6 +1,6 @@
 """What captioning in parts costs: memory and time of a million records, and images a second beside `Captioner.stream`.
 
-    python bench/bulk.py [--records N] [--images N] [--rounds N] [--photos DIR] [--ray] [--update DOCUMENT]
+    python bench/bulk.py [--records N] [--images N] [--rounds N] [--photos DIR] [--ray] [--save FILE]
 
 The records are of images that are listed but never opened, by a captioner that makes up its captions: this measures
 the machinery. The rates are of the bundled model, one thread for each worker. Engines take turns, round by round, and
@@ -37,9 +37,8 @@ from captionkit.bulk.worker import Job
 from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Caption, Opened, Outcome
 from photos import found_photos, made_photos
-from speed_report import check_document, figure, markers, table, update_document
+from tables import Report, add_save, figure, table, tell
 
-NAME = "bulk"
 STREAM, ONE, TWO, RAY = "Captioner.stream, in one process", "local, 1 worker", "local, 2 workers", "Ray, 1 worker"
 _NOTHING = np.zeros((0, 1, 1), np.float32)
 _SHARES = 10  # of the records, after each of which memory and time are looked at
@@ -198,9 +197,9 @@ def measure_rates(paths: list[Path], rounds: int, folder: Path, with_ray: bool) 
     return found
 
 
-def report(marks: list[Mark], rates: dict[str, list[Rate]], told: str) -> str:
-    """Everything, as Markdown."""
-    lines = [told]
+def report(marks: list[Mark], rates: dict[str, list[Rate]], told: str) -> Report:
+    """Everything that was measured."""
+    lines: Report = [told]
     if marks:
         rows = [
             [
@@ -226,7 +225,7 @@ def report(marks: list[Mark], rates: dict[str, list[Rate]], told: str) -> str:
             rows.append([name, figure(median(rate.wall for rate in measured)), _spread(wall), _spread(processor)])
         head = ["engine", "images/s", "images/s, to stream", "images a second of processor time, to stream"]
         lines.append(table(head, rows))
-    return "\n\n".join(lines) + "\n"
+    return lines
 
 
 def _spread(values: list[float]) -> str:
@@ -235,20 +234,15 @@ def _spread(values: list[float]) -> str:
 
 def main() -> int:
     """Measure, print, and write where asked to."""
-    begin, end = markers(NAME)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--records", type=int, default=1_000_000, metavar="N", help="0: none (default: 1000000)")
     parser.add_argument("--images", type=int, default=1280, metavar="N", help="of each turn; 0: none (default: 1280)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each engine (default: 3)")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="your own; without it, made-up ones of 640 x 480")
     parser.add_argument("--ray", action="store_true", help="also the Ray engine, on a cluster of its own")
-    parser.add_argument(
-        "--update", type=Path, metavar="DOCUMENT", help=f"put the tables between {begin} and {end} in it"
-    )
+    add_save(parser, "bulk")
     options = parser.parse_args()
     try:
-        if options.update:
-            check_document(options.update, NAME)
         load = psutil.getloadavg()[0]
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -262,10 +256,7 @@ def main() -> int:
             f"`python bench/bulk.py --records {options.records} --images {options.images} --rounds {options.rounds}`; "
             f"{psutil.cpu_count()} processors, load average {load:.1f} at the start; median (least–most) of the rounds."
         )
-        text = report(marks, rates, told)
-        print(text)
-        if options.update:
-            update_document(options.update, text, NAME)
+        tell(report(marks, rates, told), options.save)
     except CaptionkitError as error:
         print(f"bulk: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Seconds and memory of captionkit's metrics against pycocoevalcap's, on the same captions (needs Java).
 
-    python bench/metrics.py REFERENCES CANDIDATES [--images 5000 40000] [--rounds 3] [--output TABLE.md]
+    python bench/metrics.py REFERENCES CANDIDATES [--images 5000 40000] [--rounds 3] [--save FILE]
 
 REFERENCES and CANDIDATES are what `captionkit score` takes. A size above that of the files repeats their images under
 other ids. Each measurement is a process of its own, in which time runs from the captions in memory to the scores, the
@@ -16,6 +16,7 @@ import io
 import json
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from captionkit.utils.atomic_write import write_text
+from tables import add_save, table, tell
 
 PARTS = {"tokens, BLEU, ROUGE-L, CIDEr-D": ("bleu", "rouge", "cider"), "tokens, METEOR": ("meteor",)}
 Captions = tuple[dict[str, str], dict[str, list[str]]]
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("candidates")
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 40000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="also write the table here")
+    add_save(parser, "metrics")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--metrics", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -98,12 +99,7 @@ def main() -> None:
 
     captions = captions_of(options.references, options.candidates)
     machine = f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
-    lines = [
-        f"{machine}, {options.rounds} rounds, medians",
-        "",
-        "| images | what | captionkit | pycocoevalcap | times faster | MB | MB | largest difference |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for images in options.images:
             chosen = dict(enumerate(islice(cycle(captions), images)))
@@ -112,21 +108,26 @@ def main() -> None:
             file.write_text(json.dumps([said, written]), encoding="utf-8")
             for what, metrics in PARTS.items():
                 rounds = [[measure(who, file, metrics) for who in ("ours", "theirs")] for _ in range(options.rounds)]
-                lines.append(row(images, what, rounds))
-                print(lines[-1], file=sys.stderr, flush=True)
-    print("\n".join(lines))
-    if options.output:
-        write_text(options.output, "\n".join(lines) + "\n")
+                rows.append(row(images, what, rounds))
+                print(*rows[-1], file=sys.stderr, flush=True)
+    told = f"`{shlex.join(['python', 'bench/metrics.py', options.references, options.candidates])}`; {machine}; "
+    tell([f"{told}median of {options.rounds} rounds.", table(COLUMNS, rows)], options.save)
 
 
-def row(images: int, what: str, rounds: list[list[dict]]) -> str:
+COLUMNS = (
+    *("images", "what", "captionkit", "pycocoevalcap", "times faster"),
+    *("MB, captionkit", "MB, pycocoevalcap", "largest difference"),
+)
+
+
+def row(images: int, what: str, rounds: list[list[dict]]) -> list[str]:
     one, other = zip(*rounds, strict=True)
     seconds = [statistics.median(r["seconds"] for r in side) for side in (one, other)]
     megabytes = [statistics.median(r["megabytes"] for r in side) for side in (one, other)]
     ratio = statistics.median(b["seconds"] / a["seconds"] for a, b in rounds)
     apart = max(abs(value - other[0]["scores"][name]) for name, value in one[0]["scores"].items())
-    times = " | ".join(f"{value:.2f} s" for value in seconds)
-    return f"| {images:,} | {what} | {times} | {ratio:.1f} | {megabytes[0]:.0f} | {megabytes[1]:.0f} | {apart:.1e} |"
+    times = [f"{value:.2f} s" for value in seconds]
+    return [f"{images:,}", what, *times, f"{ratio:.1f}", *(f"{value:.0f}" for value in megabytes), f"{apart:.1e}"]
 
 
 if __name__ == "__main__":

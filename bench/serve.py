@@ -1,6 +1,6 @@
 """How many captions a second a started service gives to many clients at once, and how long each of them waits.
 
-    python bench/serve.py [--seconds S] [--rounds N] [--clients N] [--photos DIR] [--model MODEL] [--update DOCUMENT]
+    python bench/serve.py [--seconds S] [--rounds N] [--clients N] [--photos DIR] [--model MODEL] [--save FILE]
 
 Three services take turns, round by round, so that a busy moment of the machine hits all alike: one process that lets
 requests that come together go through the model together, one that takes each by itself, and one of a worker for each
@@ -32,9 +32,8 @@ import psutil
 from captionkit.errors import CaptionkitError
 from captionkit.utils.console import print_message
 from photos import found_photos, made_photos
-from speed_report import check_document, figure, markers, table, update_document
+from tables import Report, add_save, figure, table, tell
 
-NAME = "serve"
 TOGETHER, WORKERS, APART = "together", "together, a worker for each processor", "each by itself"
 SINGLE, SINGLE_OF_WORKERS = "one client", "one client, a worker for each processor"
 _CASES = (TOGETHER, WORKERS, APART, SINGLE, SINGLE_OF_WORKERS)
@@ -213,8 +212,8 @@ def measure(options: argparse.Namespace, images: Sequence[bytes], logs: Path) ->
     return results
 
 
-def report(results: Results, told: str) -> str:
-    """Everything, as Markdown."""
+def report(results: Results, told: str) -> Report:
+    """Everything that was measured."""
     rows = []
     for name, loads in results.loads.items():
         load = sum(loads, Load())
@@ -240,12 +239,11 @@ def report(results: Results, told: str) -> str:
         ["one client after that", "none refused", f"{after.outcomes['429']} refused of {after.outcomes.total()}"],
     ]
     head = ["requests", "clients", "captions", "failed", "captions/s", "per CPU s", "p50 ms", "p95 ms", "p99 ms"]
-    return f"{told}\n\n{table(['mark', 'wanted', 'measured'], marks)}\n\n{table(head, rows)}\n"
+    return [told, table(["mark", "wanted", "measured"], marks), table(head, rows)]
 
 
 def main() -> int:
     """Measure, print, and write where asked to."""
-    begin, end = markers(NAME)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=10, help="of each turn (default: 10)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each case (default: 3)")
@@ -254,13 +252,9 @@ def main() -> int:
         "--photos", type=Path, metavar="DIR", help="your own JPEGs; without it, made-up ones of 640 x 480"
     )
     parser.add_argument("--model", help="model folder or Hub id (default: the model that comes with captionkit)")
-    parser.add_argument(
-        "--update", type=Path, metavar="DOCUMENT", help=f"put the tables between {begin} and {end} in it"
-    )
+    add_save(parser, "serve")
     options = parser.parse_args()
     try:
-        if options.update:
-            check_document(options.update, NAME)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             paths = found_photos(options.photos, _PHOTOS) if options.photos else made_photos(folder, _PHOTOS)
@@ -271,10 +265,7 @@ def main() -> int:
             f"{psutil.cpu_count()} processors, load average {load:.1f} at the start; "
             "median (least–most) of the rounds, times of all requests."
         )
-        text = report(results, told)
-        print(text)
-        if options.update:
-            update_document(options.update, text, NAME)
+        tell(report(results, told), options.save)
     except CaptionkitError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1

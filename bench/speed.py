@@ -1,7 +1,7 @@
 """How fast captionkit captions, against others and against the machine's own limit: tables, JSON and a picture.
 
     python bench/speed.py [--model NAME=FOLDER ...] [--photos DIR] [--only NAME,...] [--rounds N] [--threads N]
-                          [--markdown FILE] [--json FILE] [--picture FILE] [--update DOCUMENT]
+                          [--save FILE] [--json FILE] [--picture FILE]
 
 Contenders run in processes of their own and take turns, round by round, on the same pictures, so that a busy moment of
 the machine hits all alike. docs/speed.md tells what each is and how to read the tables.
@@ -26,9 +26,10 @@ from captionkit.inference.model_folder import open_model
 from captionkit.utils.atomic_write import write_text
 from captionkit.utils.console import print_message
 from photos import found_photos, made_photos
-from speed_report import BEGIN, END, check_document, report, update_document
+from speed_report import report
 from speed_results import Results
 from speed_settings import processors, settings
+from tables import add_save, tell
 from workers import Worker, WorkerError
 
 _OTHERS = (cases.TORCH, cases.TEXTBOOK, cases.VIT_GPT2, cases.BLIP, cases.MACHINE, cases.COLD)
@@ -109,8 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     models = _models(options.model)
-    if options.update:
-        check_document(options.update)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for libraries that the contenders import
     with tempfile.TemporaryDirectory() as scratch:
         most = max(cases.BATCHES)
@@ -118,14 +117,9 @@ def _run(options: argparse.Namespace) -> int:
         entered = _chosen(contenders(models, photos, options.threads), options.only)
         results = Results(settings(options), next(iter(models)), [*models, cases.TORCH])
         measure(entered, results, options.rounds)
-    text = report(results)
-    print(text)
+    tell(report(results), options.save)
     if options.json:
         write_text(options.json, json.dumps(results.to_dict(), indent=1) + "\n")
-    if options.markdown:
-        write_text(options.markdown, text)
-    if options.update:
-        update_document(options.update, text)
     if options.picture:
         from speed_picture import draw
 
@@ -174,12 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="NAME,...", help=f"some of: the models' names, {', '.join(_OTHERS)}")
     parser.add_argument("--rounds", type=_whole, default=5, help="default: 5")
     parser.add_argument("--threads", type=_whole, default=processors(), help="of each contender (default: all)")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument("--json", type=Path, help="write every figure of every round to this file")
     parser.add_argument("--picture", type=Path, help="draw the figures into this PNG")
-    parser.add_argument(
-        "--update", type=Path, metavar="DOCUMENT", help=f"put the tables between {BEGIN} and {END} in it"
-    )
+    add_save(parser, "speed")
     return parser
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from captionkit.utils.atomic_write import write_bytes
 from captionkit.viz.curves import new_figure
 from speed_cases import BATCHES, COLD, COMMAND, FORCED, IMPORTS, LIBRARY, PARTS, STAGES, STEPS, case
-from speed_report import PEERS, figure
+from speed_report import PEERS
 from speed_results import Results
+from tables import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

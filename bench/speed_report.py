@@ -1,12 +1,9 @@
-"""What `bench/speed.py` measured, as Markdown."""
+"""What `bench/speed.py` measured, as a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from captionkit.errors import CaptionkitError
-from captionkit.utils.atomic_write import write_text
 from speed_cases import (
     ARITHMETIC,
     BATCHES,
@@ -29,14 +26,8 @@ from speed_cases import (
     megabytes_of,
 )
 from speed_results import Figure, Results
+from tables import Report, figure, table
 
-
-def markers(name: str) -> tuple[str, str]:
-    """The lines of a document between which a bench puts its report."""
-    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-
-
-BEGIN, END = markers("speed")
 NONE = "–"
 _USUAL, _MANY = case(3, 1), case(3, 32)
 #: what the peers are, and the case of theirs that is compared
@@ -48,14 +39,6 @@ PEERS = {
 }
 
 
-def figure(value: float) -> str:
-    """Three digits, and no more after the point than they need."""
-    for limit, shown in ((9.995, ".2f"), (99.95, ".1f")):
-        if value < limit:
-            return format(value, shown)
-    return f"{value:,.0f}"
-
-
 def spread(values: Figure | None, unit: str = "", scale: float = 1.0) -> str:
     """Median, least and most."""
     if values is None:
@@ -64,16 +47,10 @@ def spread(values: Figure | None, unit: str = "", scale: float = 1.0) -> str:
     return f"{median}{unit} ({least}–{most})"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def report(results: Results) -> str:
+def report(results: Results) -> Report:
     """Everything, with a sentence before each table."""
     told = results.settings
-    parts = [
+    parts: Report = [
         f"`{told['command']}`",
         f"{told['processor']}, threads: {told['threads']}, load average {told['load']} at the start; "
         f"{told['versions']}. {told['photos']}. Rounds: {told['rounds']}; median (least–most) of them.",
@@ -94,10 +71,10 @@ def report(results: Results) -> str:
         parts += ["From the start of a process:", _cold(results)]
     if results.failed:
         parts.append("Not measured: " + "; ".join(f"{name} ({why})" for name, why in results.failed.items()) + ".")
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
-def marks(results: Results) -> str:
+def marks(results: Results) -> dict[str, Any]:
     """The marks that were set, with what was measured."""
     ours, many = results.figure(results.ours, _USUAL), results.figure(results.ours, _MANY)
     cold = results.figure(COLD, COMMAND)
@@ -113,7 +90,7 @@ def marks(results: Results) -> str:
     return table(["mark", "wanted", "measured"], rows)
 
 
-def _ratios(results: Results) -> str:
+def _ratios(results: Results) -> dict[str, Any]:
     named = {(name, chosen): f"`{name}`, {chosen}" for name in results.own for chosen in (_USUAL, FORCED)}
     rows = []
     for (name, chosen), title in {**named, **PEERS}.items():
@@ -126,7 +103,7 @@ def _ratios(results: Results) -> str:
     return table(head, rows)
 
 
-def _stages(results: Results) -> str:
+def _stages(results: Results) -> dict[str, Any]:
     rows = []
     for name in results.own:
         for chosen in [*(case(beam, batch) for batch in BATCHES for beam in BEAMS), FORCED]:
@@ -140,14 +117,14 @@ def _stages(results: Results) -> str:
     return table(["model", "", *STAGES, "in all", "pictures/s", "words", "steps"], rows)
 
 
-def _rates(results: Results) -> str:
+def _rates(results: Results) -> dict[str, Any]:
     rows = [[kind, spread(results.figure(MACHINE, kind, "rate"), " GFLOP/s", 1e-9)] for kind in ARITHMETIC]
     reads = sorted((name for name in results.rounds[MACHINE] if name.startswith(READING)), key=megabytes_of)
     rows += [[name, spread(results.figure(MACHINE, name, "rate"), " GB/s", 1e-9)] for name in reads]
     return table(["machine", "rate"], rows)
 
 
-def _shares(results: Results) -> str:
+def _shares(results: Results) -> dict[str, Any]:
     rows = []
     for name in results.own:
         for batch in BATCHES:
@@ -164,33 +141,9 @@ def _shares(results: Results) -> str:
     return table([*head, "what binds"], rows)
 
 
-def _cold(results: Results) -> str:
+def _cold(results: Results) -> dict[str, Any]:
     rows = [[f"`{COMMAND} photo.jpg`", spread(results.figure(COLD, COMMAND), " ms")]]
     rows.append([f'`python -c "import captionkit; {LIBRARY}(...)"`', spread(results.figure(COLD, LIBRARY), " ms")])
     rows += [[f"of it {part}", spread(results.figure(COLD, LIBRARY, part), " ms")] for part in PARTS]
     rows.append([f"{IMPORTS} alone", spread(results.figure(COLD, IMPORTS), " ms")])
     return table(["to the first sentence", "time"], rows)
-
-
-def check_document(path: Path, name: str = "speed") -> None:
-    """Raises CaptionkitError where `path` has no place for the report of the bench of this name."""
-    _split(path, *markers(name))
-
-
-def update_document(path: Path, text: str, name: str = "speed") -> None:
-    """Put the report between the document's markers, in the place of the last one."""
-    begin, end = markers(name)
-    before, after = _split(path, begin, end)
-    write_text(path, f"{before}{begin}\n\n{text}\n{end}{after}")
-
-
-def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
-    try:
-        document = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CaptionkitError(f"{path}: cannot be read ({error.strerror}); name a document with markers") from None
-    before, begun, rest = document.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (begun and ended):
-        raise CaptionkitError(f"{path}: has no place for the report; put {begin} and {end} where it belongs")
-    return before, after

@@ -1,6 +1,6 @@
 """Words a second in training, from the features of a frozen encoder: captionkit against a textbook loop.
 
-    python bench/training.py [--data DATA] [--pictures N] [--batch N] [--rounds N] [--threads N]
+    python bench/training.py [--data DATA] [--pictures N] [--batch N] [--rounds N] [--threads N] [--save FILE]
 
 Without --data, features are random and captions are made of random words, as long as Flickr8k's are and with as large a
 vocabulary. The contenders take turns, round by round; in a round each makes a whole optimizer step, from gathering the
@@ -53,6 +53,7 @@ from captionkit.training.data.sampler import EpochSampler
 from captionkit.training.engine.distributed import make_accelerator
 from captionkit.training.train_step import TrainStep
 from captionkit.utils.progress import progress_bar
+from tables import Report, add_save, table, tell
 
 CELLS, WIDTH = 49, 1280  # of MobileNet-EdgeTPU, for images of 224 x 224
 EMBEDDING, HIDDEN, ATTENTION, MEMORY = 384, 512, 256, 512  # of the recipe flickr8k
@@ -239,6 +240,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    add_save(parser, "training")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
@@ -259,18 +261,27 @@ def main() -> None:
                 speeds[name].append(
                     tuple(words / (clock() - start) for clock, start in zip(clocks, starts, strict=True))
                 )
+    tell(report(options, len(material.tokenizer), speeds, nats), options.save)
+
+
+def report(
+    options: argparse.Namespace, words: int, speeds: dict[str, list[tuple[float, ...]]], nats: dict[str, float]
+) -> Report:
+    """Everything that was measured."""
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    print(f"{options.batch} images a step, {len(material.tokenizer)} words known; {options.rounds} rounds on {threads}")
-    print(
-        "median (most) words a second; median ratio to the textbook's in a round, by the clock and by the processor's"
+    told = (
+        f"`python bench/training.py --rounds {options.rounds}`; {options.batch} images a step, {words} words known, "
+        f"{threads}; median (most) of the rounds, ratios to the textbook's within a round."
     )
-    print("seconds; the last step's nats a word")
+    rows = []
     for name, values in speeds.items():
         wall = [value for value, _ in values]
         pairs = list(zip(values, speeds["textbook"], strict=True))
         ratios = [statistics.median(ours[clock] / theirs[clock] for ours, theirs in pairs) for clock in range(2)]
-        shown = "".join(f"{ratio:7.2f}" for ratio in ratios)
-        print(f"{name:14} {statistics.median(wall):6.0f} ({max(wall):.0f}) {shown} {nats[name]:7.2f}")
+        rate = f"{statistics.median(wall):,.0f} ({max(wall):,.0f})"
+        rows.append([name, rate, *(f"{ratio:.2f}" for ratio in ratios), f"{nats[name]:.2f}"])
+    head = ["contender", "words a second", "times the textbook's", "the same per second of processor time"]
+    return [told, table([*head, "nats a word, last step"], rows)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""bench/speed.py as a whole, tiny: tables, JSON, image, document, and what is said of contenders that fail."""
+"""bench/speed.py as a whole, tiny: tables, JSON, image, and what is said of contenders that fail."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ pytest.importorskip("onnx", reason="the extra `train` is not installed")
 import speed
 from speed_cases import ARITHMETIC, COLD, COMMAND, FORCED, IMPORTS, LIBRARY, MACHINE, PARTS, TEXTBOOK, case
 from speed_picture import draw
-from speed_report import BEGIN, END, figure, marks, report, update_document
+from speed_report import marks, report
 from speed_results import Results
+from tables import figure, markdown, read
 from tiers import slow
 
 SETTINGS = {"command": "python bench/speed.py", "processor": "a processor", "threads": 1, "rounds": 3}
@@ -58,7 +59,7 @@ def test_a_stage_against_the_limit() -> None:
 
 
 def test_marks_are_told_with_what_was_measured() -> None:
-    told = marks(made())
+    told = markdown([marks(made())])
     assert "| below 25 ms an image | 20.0 ms |" in told
     assert "| 100 images/s | 50.0 images/s |" in told
     assert "| 30 x the time | 40.0 x; 40.0 x as ours ends |" in told
@@ -77,19 +78,11 @@ def test_what_was_not_measured_is_left_out(lacking: list[str], tmp_path: Path) -
     for name in lacking:
         del results.rounds[name]
         results.failed[name] = "not installed"
-    told = report(results)
+    told = markdown(report(results))
     assert all(f"{name} (not installed)" in told for name in lacking)
     draw(results, tmp_path / "speed.png")
     with Image.open(tmp_path / "speed.png") as image:
         assert image.width > 1000
-
-
-def test_a_document_is_updated_in_its_place(tmp_path: Path) -> None:
-    document = tmp_path / "speed.md"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    for text in ("first\n", "second\n"):
-        update_document(document, text)
-    assert document.read_text(encoding="utf-8") == f"before\n{BEGIN}\n\nsecond\n\n{END}\nafter\n"
 
 
 def test_contenders_take_turns_and_those_that_fail_are_named() -> None:
@@ -105,22 +98,20 @@ def test_contenders_take_turns_and_those_that_fail_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_measures_writes_and_updates(
+def test_the_command_measures_and_writes(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the command sets
-    document = tmp_path / "speed.md"
-    document.write_text(f"# Speed\n{BEGIN}\n{END}\n", encoding="utf-8")
-    files = {flag: tmp_path / f"out{flag}" for flag in ("json", "markdown", "picture")}
+    files = {flag: tmp_path / f"out{flag}" for flag in ("json", "save", "picture")}
     written = [part for flag, path in files.items() for part in (f"--{flag}", str(path))]
     chosen = ["--model", f"tiny={model_folder}", "--only", "tiny", "--rounds", "2", "--threads", "1"]
-    assert speed.main([*chosen, *written, "--update", str(document)]) == 0
-    told = files["markdown"].read_text(encoding="utf-8")
-    assert told in document.read_text(encoding="utf-8") and told in capsys.readouterr().out
+    assert speed.main([*chosen, *written]) == 0
+    told = markdown(read(files["save"]))
+    assert told in capsys.readouterr().out
     shown = f"python bench/speed.py --model tiny={model_folder} --only tiny --rounds 2 --threads 1"
     assert f"`{shown}`" in told
     kept = Results(**json.loads(files["json"].read_text(encoding="utf-8")))
-    assert report(kept) == told
+    assert markdown(report(kept)) == told
     assert len(kept.values("tiny", case(5, 32))) == 2
     assert kept.facts["tiny"][FORCED]["steps"] == 20
     with Image.open(files["picture"]) as image:
@@ -136,8 +127,6 @@ def test_the_command_measures_writes_and_updates(
         (["--model", "a={empty}"], "no model folder"),
         (["--only", "bundled,blib"], "--only blib: no such contender; there are bundled, torch, textbook"),
         (["--photos", "{empty}"], "no images found"),
-        (["--update", "{empty}/none.md"], "cannot be read"),
-        (["--update", "{model}/README.md"], "has no place for the report"),
     ],
 )
 def test_a_wrong_choice_is_one_line(

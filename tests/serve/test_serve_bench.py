@@ -14,6 +14,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("httpx2")
 
 import serve as bench
+from tables import markdown
 
 
 def test_report() -> None:
@@ -25,7 +26,7 @@ def test_report() -> None:
     results.loads[bench.APART][1].outcomes["500"] += 2
     results.overrun = bench.Load(10, 5, [1.0], Counter({"200": 1, "429": 5}))
     results.after = bench.Load(10, 5, [1.0], Counter({"200": 1}))
-    text = bench.report(results, "as told")
+    text = markdown(bench.report(results, "as told"))
     assert "| captions/s, together, a worker for each processor, to one client | 1.9 x | 3.00 x (2.00–6.00) |" in text
     assert "| captions/s, together, to one client |  | 3.00 x (3.00–4.00) |" in text
     assert "| the same per second of the service's processor time |  | 3.00 x (3.00–4.00) |" in text
