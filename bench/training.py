@@ -189,7 +189,7 @@ def textbooks(material: RunData, recipe: Recipe, **savings: bool) -> Step:
 
     def step(number: int) -> float:
         shown = zip(*plan.images_of(number), strict=True)
-        rows = [(ids, index) for turn, index in shown for ids in teaching.lesson(turn, index).captions]
+        rows = [(ids, index) for turn, index in shown for ids in teaching.plan_item(turn, index).captions]
         rows.sort(key=lambda row: -len(row[0]))
         words = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)  # [N,L+1]
         lengths = [len(ids) - 1 for ids, _ in rows]
