@@ -18,13 +18,14 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 pytest.importorskip("optuna", reason="the extra `train` is not installed")
 
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from captionkit.cli import main as cli
 from captionkit.errors import RecipeError, TrainingError
 from captionkit.training.config.recipe import Recipe, load_recipe
-from captionkit.training.tools.search_space import ByOptimizer, Choices, Range, default_space, read_space, to_toml
+from captionkit.training.tools.search_space import ByOptimizer, default_space, read_space, to_toml
 from captionkit.training.tools.sweep import sweep
 from captionkit.training.tools.sweep_study import JOURNAL, ActiveTrial, Study
 from captionkit.training.train_step import TrainStep
@@ -343,12 +344,12 @@ def test_the_usual_space_goes_round_through_its_file_and_leaves_out_what_is_give
     path = tmp_path / "usual.toml"
     path.write_text(to_toml(usual), encoding="utf-8")
     assert read_space(path, trained, ()) == usual
-    assert usual["optimizer.warmup"] == Range(0, 200) and "optimizer.lr_encoder" in usual
+    assert usual["optimizer.warmup"] == IntDistribution(0, 200) and "optimizer.lr_encoder" in usual
     some = default_space(load_recipe(None, {"optimizer.name": "lion"}), 5, ("optimizer.name", "decoder.dropout"))
     assert not {"optimizer.name", "decoder.dropout", "optimizer.lr_encoder"} & some.keys()
     rates = some["optimizer.lr_decoder"]
-    assert isinstance(rates, ByOptimizer) and set(rates.ranges) == {"lion"} and rates.ranges["lion"].at(0.5) == 2e-4
-    assert isinstance(usual["optimizer.schedule"], Choices)
+    assert isinstance(rates, ByOptimizer) and set(rates.ranges) == {"lion"} and rates.at(0.5, "lion") == 2e-4
+    assert isinstance(usual["optimizer.schedule"], CategoricalDistribution)
 
 
 def test_one_line_for_each_mistake_on_the_command_line(

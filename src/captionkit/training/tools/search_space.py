@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from captionkit.errors import RecipeError
 from captionkit.training.config.recipe import (
@@ -17,9 +19,6 @@ from captionkit.training.config.recipe import (
     recipe_fields,
 )
 from captionkit.training.optim.optimizers import check_optimizer
-
-if TYPE_CHECKING:
-    from optuna.trial import Trial
 
 #: fields that cannot be searched, because trials would not be comparable: they change what is measured, or how often
 _MEASURING = (
@@ -47,86 +46,60 @@ NAME = "optimizer.name"
 
 
 @dataclass(frozen=True)
-class Choices:
-    """A categorical dimension."""
-
-    values: tuple[Any, ...]
-
-    def ends(self) -> tuple[Any, ...]:
-        """Return the values that the recipe must accept."""
-        return self.values
-
-    def suggest(self, trial: Trial, field: str, _: str) -> Any:
-        """Suggest a value for a trial."""
-        return trial.suggest_categorical(field, self.values)
-
-    def to_toml(self) -> Any:
-        """Return the representation in a TOML file."""
-        return list(self.values)
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, uniform or log-uniform; integers if both bounds are."""
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
-
-    def ends(self) -> tuple[Any, ...]:
-        """Return the values that the recipe must accept."""
-        return self.low, self.high
-
-    def suggest(self, trial: Trial, field: str, _: str) -> Any:
-        """Suggest a value for a trial."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(field, self.low, self.high, log=self.log, step=int(self.step or 1))
-        return _rounded(trial.suggest_float(field, self.low, self.high, log=self.log, step=self.step))
-
-    def at(self, position: float) -> float:
-        """Return the number at a relative position from 0 to 1."""
-        if self.log:
-            return _rounded(self.low * (self.high / self.low) ** position)
-        return _rounded(self.low + (self.high - self.low) * position)
-
-    def to_toml(self) -> Any:
-        """Return the representation in a TOML file."""
-        more = {"log": True} if self.log else {}
-        return {"low": self.low, "high": self.high, **more} | ({} if self.step is None else {"step": self.step})
-
-
-@dataclass(frozen=True)
 class ByOptimizer:
     """A separate range for each optimizer.
 
     The sampler searches the relative position in the range, so that results carry over between optimizers.
     """
 
-    ranges: Mapping[str, Range]
+    ranges: Mapping[str, FloatDistribution]
 
-    def ends(self) -> tuple[Any, ...]:
-        """Return the values that the recipe must accept."""
-        return tuple(end for some in self.ranges.values() for end in some.ends())
-
-    def suggest(self, trial: Trial, field: str, optimizer: str) -> Any:
-        """Suggest a value for a trial with `optimizer`."""
-        return self.ranges[optimizer].at(trial.suggest_float(field, 0, 1))
-
-    def to_toml(self) -> Any:
-        """Return the representation in a TOML file."""
-        return {name: some.to_toml() for name, some in self.ranges.items()}
+    def at(self, position: float, optimizer: str) -> float:
+        """Return the number at a relative position from 0 to 1 in the range of `optimizer`."""
+        some = self.ranges[optimizer]
+        if some.log:
+            return _rounded(some.low * (some.high / some.low) ** position)
+        return _rounded(some.low + (some.high - some.low) * position)
 
 
-Dimension = Choices | Range | ByOptimizer
+Range = FloatDistribution | IntDistribution
+Dimension = CategoricalDistribution | Range | ByOptimizer
 Space = dict[str, Dimension]
 
 
-def suggest(space: Space, trial: Trial, recipe: Recipe) -> dict[str, Any]:
-    """Suggest the values of a trial, by field; the optimizer first, because others depend on it."""
-    optimizer = space[NAME].suggest(trial, NAME, "") if NAME in space else recipe.optimizer.name
-    chosen = {NAME: optimizer} if NAME in space else {}
-    return chosen | {name: some.suggest(trial, name, optimizer) for name, some in space.items() if name != NAME}
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Return what Optuna's sampler chooses from, by field."""
+    return {name: FloatDistribution(0, 1) if isinstance(some, ByOptimizer) else some for name, some in space.items()}
+
+
+def chosen_fields(space: Space, params: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return the values of a trial, by field, for what Optuna chose; some depend on the optimizer."""
+    optimizer = params.get(NAME, recipe.optimizer.name)
+    return {
+        name: some.at(params[name], optimizer)
+        if isinstance(some, ByOptimizer)
+        else _rounded(params[name])
+        if isinstance(some, FloatDistribution)
+        else params[name]
+        for name, some in space.items()
+    }
+
+
+def _ends(some: Dimension) -> tuple[Any, ...]:
+    """Return the values of a dimension that the recipe must accept."""
+    if isinstance(some, ByOptimizer):
+        return tuple(end for one in some.ranges.values() for end in _ends(one))
+    return some.choices if isinstance(some, CategoricalDistribution) else (some.low, some.high)
+
+
+def _to_toml(some: Dimension) -> Any:
+    if isinstance(some, ByOptimizer):
+        return {name: _to_toml(one) for name, one in some.ranges.items()}
+    if isinstance(some, CategoricalDistribution):
+        return list(some.choices)
+    more = {"log": True} if some.log else {}
+    usual = 1 if isinstance(some, IntDistribution) else None
+    return {"low": some.low, "high": some.high, **more} | ({} if some.step == usual else {"step": some.step})
 
 
 def short_name(field: str) -> str:
@@ -140,7 +113,7 @@ def to_tables(space: Space) -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
     for name, some in space.items():
         table, _, leaf = name.partition(".")
-        tables.setdefault(table, {})[leaf] = some.to_toml()
+        tables.setdefault(table, {})[leaf] = _to_toml(some)
     return tables
 
 
@@ -158,18 +131,18 @@ def to_toml(space: Space) -> str:
 #: section 5); SGD's updates are proportional to the gradient; Adafactor's learning rate is relative to the weights.
 #: SGD adds the decay to the gradient.
 _RATES = {
-    "adamw": Range(1e-4, 1e-2, log=True),
-    "sgd": Range(3e-2, 3.0, log=True),
-    "adafactor": Range(3e-3, 3e-1, log=True),
-    "lion": Range(2e-5, 2e-3, log=True),
-    "muon": Range(1e-4, 1e-2, log=True),
+    "adamw": FloatDistribution(1e-4, 1e-2, log=True),
+    "sgd": FloatDistribution(3e-2, 3.0, log=True),
+    "adafactor": FloatDistribution(3e-3, 3e-1, log=True),
+    "lion": FloatDistribution(2e-5, 2e-3, log=True),
+    "muon": FloatDistribution(1e-4, 1e-2, log=True),
 }
 _DECAYS = {
-    "adamw": Range(1e-3, 0.3, log=True),
-    "sgd": Range(1e-6, 1e-3, log=True),
-    "adafactor": Range(1e-3, 0.3, log=True),
-    "lion": Range(1e-2, 3.0, log=True),
-    "muon": Range(1e-3, 0.3, log=True),
+    "adamw": FloatDistribution(1e-3, 0.3, log=True),
+    "sgd": FloatDistribution(1e-6, 1e-3, log=True),
+    "adafactor": FloatDistribution(1e-3, 0.3, log=True),
+    "lion": FloatDistribution(1e-2, 3.0, log=True),
+    "muon": FloatDistribution(1e-3, 0.3, log=True),
 }
 #: ratio of the encoder's learning rate range to the decoder's
 _ENCODER = 0.05
@@ -188,15 +161,18 @@ def default_space(recipe: Recipe, steps: int, given: Iterable[str]) -> Space:
     given = set(given)
     names = [recipe.optimizer.name] if NAME in given else [name for name in _RATES if _there(name)]
     space: Space = {
-        NAME: Choices(tuple(names)),
+        NAME: CategoricalDistribution(names),
         "optimizer.lr_decoder": ByOptimizer({name: _RATES[name] for name in names}),
         "optimizer.weight_decay": ByOptimizer({name: _DECAYS[name] for name in names}),
-        "optimizer.schedule": Choices(("cosine", "linear", "constant")),
-        "optimizer.warmup": Range(0, max(1, steps // 5)),
-        "decoder.dropout": Range(0.0, 0.6),
+        "optimizer.schedule": CategoricalDistribution(("cosine", "linear", "constant")),
+        "optimizer.warmup": IntDistribution(0, max(1, steps // 5)),
+        "decoder.dropout": FloatDistribution(0.0, 0.6),
     }
     if recipe.encoder.train != "frozen":
-        encoder = {name: Range(_RATES[name].low * _ENCODER, _RATES[name].high * _ENCODER, log=True) for name in names}
+        encoder = {
+            name: FloatDistribution(_RATES[name].low * _ENCODER, _RATES[name].high * _ENCODER, log=True)
+            for name in names
+        }
         space["optimizer.lr_encoder"] = ByOptimizer(encoder)
     return {name: some for name, some in space.items() if name not in given}
 
@@ -251,7 +227,7 @@ def _dimension(where: str, name: str, value: Any) -> Dimension:
     if isinstance(value, list):
         if not value or any(isinstance(some, list | dict) for some in value):
             raise RecipeError(f"{where}: choices are a list of values, for instance [0.1, 0.2]")
-        return Choices(tuple(value))
+        return CategoricalDistribution(value)
     default = fields[name].default
     if isinstance(default, bool) or not isinstance(default, int | float):
         raise RecipeError(f"{where}: is no number; give a list of choices")
@@ -283,15 +259,17 @@ def _range(where: str, value: Any, kind: type) -> Range:
         raise RecipeError(f"{where}: low = {low} has no logarithm; give a positive one, or leave out log")
     if step is not None and (log or not 0 < step <= high - low):
         raise RecipeError(f"{where}: step = {step} goes without log, and is positive and no wider than the range")
-    return Range(kind(low), kind(high), log, step)
+    if kind is int:
+        return IntDistribution(low, high, log, step or 1)
+    return FloatDistribution(float(low), float(high), log, step)
 
 
 def _check(path: Path, space: Space, recipe: Recipe) -> None:
     """Raise RecipeError if the space contains a value that the recipe rejects, or an unavailable optimizer."""
     for name, some in space.items():
-        for value in some.ends():
+        for value in _ends(some):
             change_recipe(recipe, {name: value}, str(path))
-    names = space[NAME].ends() if NAME in space else (recipe.optimizer.name,)
+    names = _ends(space[NAME]) if NAME in space else (recipe.optimizer.name,)
     for name in names:
         check_optimizer(name)
     for field, some in space.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna import TrialPruned
 from optuna.trial import TrialState
 
 from captionkit.data.run_files import BEST, LAST, RECIPE
@@ -127,10 +128,6 @@ def _study(work: Sweep) -> Study:
         raise TrainingError(f"{work.folder}: cannot be written ({error.strerror}); give another --output") from None
 
 
-class _Ended(Exception):  # noqa: N818  (no error: the trial ends early)
-    """Raised at an evaluation to prune the trial."""
-
-
 def _work(work: Sweep, tell: Callable[[str], object] = _log.info) -> None:
     """Run trials until there are enough; `tell` prints the result of each.
 
@@ -171,7 +168,7 @@ def _try(work: Sweep, trial: ActiveTrial) -> tuple[TrialState, float | None, str
         evaluation = math.ceil(row["epoch"] / work.recipe.trainer.eval_every - 1e-6)
         worse = trial.report(evaluation, row, (time.monotonic() - started) / 60)
         if worse and row["epoch"] < recipe.trainer.epochs:  # at the end of its run it counts as complete anyway
-            raise _Ended
+            raise TrialPruned
         if _alone():
             raise KeyboardInterrupt
 
@@ -182,7 +179,7 @@ def _try(work: Sweep, trial: ActiveTrial) -> tuple[TrialState, float | None, str
         recipe = change_recipe(work.recipe, trial.fields, f"trial {trial.number}")
         begun = (trial.folder / RECIPE).exists()
         found = train(work.data, trial.folder, None if begun else recipe, resume=begun, on_eval=on_eval, export=False)
-    except _Ended:
+    except TrialPruned:
         return TrialState.PRUNED, None, ""
     except Exception as error:  # no failure of a single trial may end the search
         reason = one_line(error)

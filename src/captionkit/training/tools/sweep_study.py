@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.distributions import CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
@@ -24,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from captionkit.errors import TrainingError
 from captionkit.training.config.recipe import Recipe, present_tables
-from captionkit.training.tools.search_space import NAME, Choices, Space, suggest
+from captionkit.training.tools.search_space import NAME, Space, chosen_fields, distributions
 
 JOURNAL, TRIALS = "journal.jsonl", "trials"
 #: number of complete trials before the median pruner starts
@@ -130,7 +131,7 @@ class Study:
 
     def _optimizers(self) -> Sequence[str]:
         dimension = self.space.get(NAME)
-        return dimension.values if isinstance(dimension, Choices) else ()
+        return dimension.choices if isinstance(dimension, CategoricalDistribution) else ()
 
     def take(self, most: int) -> ActiveTrial | None:
         """Return a trial to work on: an abandoned one, or else a new one; None if `most` have been started.
@@ -171,10 +172,10 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = TPESampler(seed=int.from_bytes(digest[:4], "little"), constant_liar=True)
-        trial = self._study.ask()
+        trial = self._study.ask(distributions(self.space))
         lock = self._lock_of(trial.number)
         lock.acquire()
-        trial.set_user_attr("fields", suggest(self.space, trial, self.recipe))
+        trial.set_user_attr("fields", chosen_fields(self.space, trial.params, self.recipe))
         return ActiveTrial(trial, self.folder_of(trial.number), lock)
 
     def _lock_of(self, number: int) -> FileLock:
