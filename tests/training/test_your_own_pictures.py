@@ -108,7 +108,7 @@ def test_a_hundred_aerial_pictures_make_a_far_better_captioner_in_a_minute(
         ids = {image["id"] for image in chosen}
         said = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
         (data / f"captions_{split}.json").write_text(json.dumps({"images": chosen, "annotations": said}))
-    changes = {"trainer.init": "bundled", "trainer.epochs": "2", "trainer.batch_size": "16", "trainer.report": "false"}
+    changes = {"trainer.init": "bundled", "trainer.epochs": "2", "trainer.report": "false"}
     result = train(data, tmp_path / "run", load_recipe(None, changes))
     lines = (tmp_path / "run" / METRICS).read_text(encoding="utf-8").splitlines()
     start = next(row for row in map(json.loads, lines) if row["kind"] == "eval")
