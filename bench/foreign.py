@@ -52,9 +52,7 @@ def main() -> int:
         if options.update:
             check_document(options.update, NAME)
         options.keep.mkdir(parents=True, exist_ok=True)
-        load = os.getloadavg()[0]
-        found = {name: measured(name, options) for name in options.models}
-        text = report(found, options, load)
+        text = report({name: measured(name, options) for name in options.models}, options)
         print(text)
         if options.update:
             update_document(options.update, text, NAME)
@@ -80,17 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measured(name: str, options: argparse.Namespace) -> dict[str, Figures]:
-    """The figures of a model's contenders: those that are kept, if they were made with the same settings."""
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The "figures" of a model's contenders and the "load" then: those kept, if made with the same settings."""
     path = options.keep / f"{name}.figures.json"
     settings = {"rounds": options.rounds, "precisions": options.precisions, "tiny": options.tiny, **_versions()}
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["settings"] == settings:
-            return dict(kept["figures"])
-    figures = measure(name, options)
-    write_text(path, json.dumps({"settings": settings, "figures": figures}, indent=1) + "\n")
-    return figures
+            return dict(kept)
+    made = {"settings": settings, "figures": measure(name, options), "load": os.getloadavg()[2]}
+    write_text(path, json.dumps(made, indent=1) + "\n")
+    return made
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Figures]:
@@ -140,20 +138,21 @@ def _imported(published: Path, folder: Path, precision: str) -> Path:
     return folder
 
 
-def report(found: dict[str, dict[str, Figures]], options: argparse.Namespace, load: float) -> str:
+def report(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
     """The table, with what was asked before it."""
-    asked = [f"--models {' '.join(options.models)}", f"--precisions {' '.join(options.precisions)}"]
+    asked = ["--keep DIR", f"--models {' '.join(options.models)}", f"--precisions {' '.join(options.precisions)}"]
     asked += [f"--rounds {options.rounds}", *(["--tiny"] if options.tiny else [])]
     head = ["model", "contender", *(f"{case}, ms an image" for case in CASES), "times transformers", "peak MB", "of"]
     rows = [
         [name, contender, *_row(figures, contenders[THEIRS])]
-        for name, contenders in found.items()
+        for name, contenders in ((name, made["figures"]) for name, made in found.items())
         for contender, figures in contenders.items()
     ]
+    load = max(made["load"] for made in found.values())
     versions = ", ".join(f"{package} {number}" for package, number in _versions().items())
     return (
         f"`python bench/foreign.py {' '.join(asked)}`\n\n"
-        f"Beam {BEAM}, {TOKENS} tokens, threads: {THREADS}, load average {load:.1f} at the start; {versions}. "
+        f"Beam {BEAM}, {TOKENS} tokens, threads: {THREADS}, 15-minute load average up to {load:.1f}; {versions}. "
         f"Median (least–most) of the rounds; ratios by round.\n\n{table(head, rows)}\n"
     )
 
