@@ -5,7 +5,7 @@
 Two figures are measured on this machine and compared with the marks in gate.json:
 
 - "CIDEr-D": of the twelve photographs of bench/quality.py, each as it is, mirrored and cropped in four ways, against
-  references that people wrote for them. Averaged over 72 captions, it hardly moves when another processor rounds
+  references that were written for them. Averaged over 72 captions, it hardly moves when another processor rounds
   otherwise and a few captions change with it.
 - "textbook": how many times as long the textbook captioner (bench/textbook.py) takes for an image as the bundled model
   does, both with 20 steps and a beam of 3. Both compute in one thread, take turns, and are measured in processor time,
