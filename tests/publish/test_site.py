@@ -113,8 +113,10 @@ def test_images_of_markdown_without_a_text(ending: str) -> None:
     content = MARKDOWN.replace("\n", ending).encode()
     images = ["a.png", "b%20c.png", "r.png", "badge.png", "in.png", "https://x/y.png", "quote.png", "t.png", "blk.png"]
     result = check(markdown.gaps, content, images).decode()
-    from markdown_it import MarkdownIt
+    from markdown_it import MarkdownIt, __version__
 
+    if tuple(map(int, __version__.split(".")[:2])) < (4, 3):
+        pytest.skip("markdown-it-py before 4.3 shows descriptions without their escaped characters")
     shown = MarkdownIt("commonmark").enable("table").render(result[result.index("# H") :])
     alts = [image.get("alt") for image in Images(shown).found]
     assert alts.count(ALT) == 9 and alts.count("x") == 1 and len(alts) == 10

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
+from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 
 from captionkit.serve.base64_images import decode, scheme_of
@@ -111,8 +112,8 @@ async def _from_form(request: Request, settings: Settings) -> ParsedRequest:
                     texts.setdefault(name, []).append(value)
                 elif value.filename or value.size:  # otherwise no file was chosen in a browser's form
                     files.append((value.filename or name, await value.read()))
-    except HTTPException as error:
-        raise RefusalError(400, f"the form cannot be read ({error.detail})") from None
+    except (HTTPException, FormParserError) as error:  # not every version of Starlette makes one of the other
+        raise RefusalError(400, f"the form cannot be read ({getattr(error, 'detail', error)})") from None
     for name, values in texts.items():
         if len(values) == 1:
             texts[name] = values[0]
