@@ -52,7 +52,7 @@ class ByOptimizer:
     The sampler searches the relative position in the range, so that results carry over between optimizers.
     """
 
-    ranges: Mapping[str, FloatDistribution]
+    ranges: Mapping[str, FloatDistribution | IntDistribution]
 
     def at(self, position: float, optimizer: str) -> float:
         """Return the number at a relative position from 0 to 1 in the range of `optimizer`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,9 @@ class Study:
                 f"{self.folder}: holds a sweep with another {difference}; give the same, or another --output"
             )
 
-    def _optimizers(self) -> Sequence[str]:
+    def _optimizers(self) -> list[str]:
         dimension = self.space.get(NAME)
-        return dimension.choices if isinstance(dimension, CategoricalDistribution) else ()
+        return [str(name) for name in dimension.choices] if isinstance(dimension, CategoricalDistribution) else []
 
     def take(self, most: int) -> ActiveTrial | None:
         """Return a trial to work on: an abandoned one, or else a new one; None if `most` have been started.
