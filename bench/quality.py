@@ -1,11 +1,11 @@
 """What the bundled model of every release says of twenty images that packages ship and that may be shown.
 
-    python bench/quality.py [--update docs/quality.md]
+    python bench/quality.py [--save bench/results/quality.json]
     python bench/quality.py --model MODEL
 
-Prints captions, their confidence, and the CIDEr-D of all twenty. `--update` keeps them as those of this version,
-in quality.json, and writes the tables of all versions into the document, between its markers. `--model` names another
-model, whose captions are printed alone.
+Prints captions, their confidence, and the CIDEr-D of all twenty. `--save` also keeps them as those of this version, in
+quality.json, and writes the tables of all versions, which bench/tables.py puts into docs/quality.md. `--model` names
+another model, whose captions are printed alone.
 
 The images come with scikit-image (public domain or CC0, see its `data/README.txt`) and matplotlib (public domain). The
 last eight are unlike anything that a captioner of photos was taught: their captions should be of little confidence.
@@ -28,9 +28,8 @@ from captionkit.errors import CaptionkitError
 from captionkit.inference.captioner import Captioner
 from captionkit.utils.atomic_write import write_text
 from captionkit.utils.console import print_message
-from speed_report import check_document, table, update_document
+from tables import Report, add_save, table, tell
 
-NAME = "quality"
 #: {version: {image: {"caption": ..., "confidence": ...}}}, the earliest version first
 RELEASES = Path(__file__).with_name("quality.json")
 REFERENCES = Path(__file__).with_name("quality_references.json")
@@ -91,7 +90,7 @@ def cider(captions: Mapping[str, Mapping[str, Any]]) -> float:
     return captionkit.evaluate(candidates, references(), ["cider"], tokenizer="ptb", resamples=0)["CIDEr-D"]
 
 
-def report(releases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def report(releases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Report:
     """Tabulate CIDEr-D of each version, and what each says of an image, one below the other."""
     scores = [[version, f"{cider(said):.3f}"] for version, said in releases.items()]
     rows = [
@@ -99,26 +98,26 @@ def report(releases: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         for name, shows in IMAGES.items()
         for earlier, (version, said) in enumerate(releases.items())
     ]
-    captions = table(["image", "version", "caption", "confidence"], rows)
-    return f"{table(['version', 'CIDEr-D of the twenty'], scores)}\n\n{captions}"
+    return [
+        table(["version", "CIDEr-D of the twenty"], scores),
+        table(["image", "version", "caption", "confidence"], rows),
+    ]
 
 
 def main() -> None:
     """Print the tables, and keep them where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--model", help="folder or Hub id, instead of the bundled model")
-    choice.add_argument("--update", type=Path, metavar="DOCUMENT", help="keep the captions, and write the tables there")
+    parser.add_argument("--model", help="folder or Hub id, instead of the bundled model")
+    add_save(parser, "quality")
     options = parser.parse_args()
+    if options.model and options.save:
+        parser.error("--save keeps the captions of the bundled model; leave out --model")
     try:
-        if options.update:
-            check_document(options.update, NAME)
         captions = captions_of(captionkit.load(options.model))
         releases = {options.model: captions} if options.model else read(RELEASES) | {captionkit.__version__: captions}
-        print(report(releases))
-        if options.update:
+        tell(report(releases), options.save)
+        if options.save:
             write_text(RELEASES, json.dumps(releases, indent=1) + "\n")
-            update_document(options.update, f"{report(releases)}\n", NAME)
     except CaptionkitError as error:
         print_message(f"quality: {error}")
         raise SystemExit(1) from None

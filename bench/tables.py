@@ -24,6 +24,7 @@ RESULTS = ROOT / "bench" / "results"
 DOCUMENTS = {
     "bulk": "docs/bulk.md",
     "metrics": "docs/evaluation.md",
+    "quality": "docs/quality.md",
     "serve": "docs/serve.md",
     "speed": "docs/speed.md",
     "training": "docs/scale.md",

@@ -18,10 +18,10 @@ from PIL import Image
 import captionkit
 import gate
 import quality
+import tables
 from captionkit.errors import CaptionkitError
 
 MARKS = {"CIDEr-D": 0.8, "textbook": 20.0}
-DOCUMENT = "before\n<!-- quality: begin -->\nold\n<!-- quality: end -->\nafter\n"
 
 
 @pytest.fixture
@@ -119,34 +119,26 @@ def test_every_image_has_five_references_of_its_own() -> None:
     assert all(caption == caption.lower().strip(" .") for caption in captions)
 
 
-def test_the_committed_tables_are_those_of_the_committed_captions() -> None:
-    document = (Path(quality.__file__).parents[1] / "docs" / "quality.md").read_text(encoding="utf-8")
+def test_the_saved_tables_are_those_of_the_captions_that_are_kept() -> None:
     releases = quality.read(quality.RELEASES)
     assert captionkit.__version__ in releases
-    assert quality.report(releases) in document
+    assert quality.report(releases) == tables.read(tables.RESULTS / "quality.json")
 
 
-def test_a_version_adds_its_captions_below_the_earlier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document, kept = tmp_path / "quality.md", tmp_path / "quality.json"
-    document.write_text(DOCUMENT)
+def test_a_version_adds_its_captions_below_the_earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, kept = tmp_path / "saved.json", tmp_path / "quality.json"
     earlier = {name: {"caption": f"earlier {name}", "confidence": 0.25} for name in quality.IMAGES}
     kept.write_text(json.dumps({"0.0.9": earlier}))
     said = {name: {"caption": f"now {name}", "confidence": 0.5} for name in quality.IMAGES}
     monkeypatch.setattr(quality, "RELEASES", kept)
     monkeypatch.setattr(quality, "captions_of", lambda model: said)
-    assert run(quality, "--update", str(document), monkeypatch=monkeypatch) == 0
+    assert run(quality, "--save", str(saved), monkeypatch=monkeypatch) == 0
     assert json.loads(kept.read_text()) == {"0.0.9": earlier, captionkit.__version__: said}
-    lines = document.read_text().splitlines()
-    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
-    first = next(place for place, line in enumerate(lines) if line.startswith("| `astronaut.png`"))
-    assert lines[first].endswith("| 0.0.9 | earlier astronaut.png | 25% |")
-    assert lines[first + 1] == f"|  | {captionkit.__version__} | now astronaut.png | 50% |"
-
-    document.write_text("no markers")
-    assert run(quality, "--update", str(document), monkeypatch=monkeypatch) == 1
-    assert "has no place for the report" in capsys.readouterr().err.splitlines()[-1]
+    scores, captions = tables.read(saved)
+    assert [row[0] for row in scores["rows"]] == ["0.0.9", captionkit.__version__]
+    first, second = captions["rows"][:2]
+    assert first[0].startswith("`astronaut.png`: ") and first[1:] == ["0.0.9", "earlier astronaut.png", "25%"]
+    assert second == ["", captionkit.__version__, "now astronaut.png", "50%"]
 
 
 def test_an_image_that_is_missing_is_named() -> None:

@@ -237,7 +237,7 @@ def _pattern(generator: np.random.Generator) -> Image.Image:
 def _image(values: NDArray[np.generic]) -> Image.Image:
     """Return an RGB image of values [height,width,3], rounded and clipped."""
     clipped = np.rint(values).clip(0, _GRAY_LEVELS - 1)
-    return Image.fromarray(clipped.astype(np.uint8), "RGB")
+    return Image.fromarray(clipped.astype(np.uint8))
 
 
 #: drawing functions by kind

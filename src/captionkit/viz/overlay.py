@@ -45,7 +45,7 @@ def veil(grid: np.ndarray) -> Image.Image:
     kept = UNATTENDED + (1 - UNATTENDED - GLOW) * light
     alpha = 1 - kept
     grey = 255 * GLOW * light / alpha
-    return Image.fromarray(np.stack([grey, 255 * alpha], axis=-1).round().astype(np.uint8), "LA")
+    return Image.fromarray(np.stack([grey, 255 * alpha], axis=-1).round().astype(np.uint8))  # LA
 
 
 def relative(grid: np.ndarray) -> np.ndarray:
