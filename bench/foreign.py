@@ -1,6 +1,6 @@
 """Imported captioners against transformers' `generate` on the same weights: milliseconds an image, and memory.
 
-    python bench/foreign.py --keep DIR [--models NAME...] [--precisions fp32 int8] [--rounds N] [--update DOCUMENT]
+    python bench/foreign.py --keep DIR [--models NAME...] [--precisions fp32 int8] [--rounds N] [--save FILE]
 
 Networks of real size have random weights, since speed does not depend on them. They are saved as transformers saves
 them, imported by captionkit, and both caption images of noise with a beam of 3 and 16 tokens, one at a time and in a
@@ -29,8 +29,9 @@ import numpy as np
 from captionkit.errors import CaptionkitError
 from captionkit.utils.atomic_write import write_text
 from foreign_models import SIDES, save, side_of
-from speed_report import check_document, figure, markers, spread, table, update_document
+from speed_report import spread
 from speed_results import Figure
+from tables import Report, add_save, figure, table, tell
 from workers import Worker, WorkerError
 
 NAME = "foreign"
@@ -49,13 +50,8 @@ def main() -> int:
     """Measure, print, and write where asked to."""
     options = _parser().parse_args()
     try:
-        if options.update:
-            check_document(options.update, NAME)
         options.keep.mkdir(parents=True, exist_ok=True)
-        text = report({name: measured(name, options) for name in options.models}, options)
-        print(text)
-        if options.update:
-            update_document(options.update, text, NAME)
+        tell(report({name: measured(name, options) for name in options.models}, options), options.save)
     except (CaptionkitError, WorkerError) as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
@@ -63,7 +59,6 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    begin, end = markers(NAME)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=SIDES, default=list(SIDES), help="default: all")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="default: both")
@@ -72,9 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", required=True, help="for models and figures; goes on with what is there"
     )
-    parser.add_argument(
-        "--update", type=Path, metavar="DOCUMENT", help=f"put the table between {begin} and {end} in it"
-    )
+    add_save(parser, NAME)
     return parser
 
 
@@ -138,7 +131,7 @@ def _imported(published: Path, folder: Path, precision: str) -> Path:
     return folder
 
 
-def report(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
+def report(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Report:
     """The table, with what was asked before it."""
     asked = ["--keep DIR", f"--models {' '.join(options.models)}", f"--precisions {' '.join(options.precisions)}"]
     asked += [f"--rounds {options.rounds}", *(["--tiny"] if options.tiny else [])]
@@ -150,11 +143,12 @@ def report(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> str
     ]
     load = max(made["load"] for made in found.values())
     versions = ", ".join(f"{package} {number}" for package, number in _versions().items())
-    return (
-        f"`python bench/foreign.py {' '.join(asked)}`\n\n"
+    return [
+        f"`python bench/foreign.py {' '.join(asked)}`",
         f"Beam {BEAM}, {TOKENS} tokens, threads: {THREADS}, 15-minute load average up to {load:.1f}; {versions}. "
-        f"Median (least–most) of the rounds; ratios by round.\n\n{table(head, rows)}\n"
-    )
+        "Median (least–most) of the rounds; ratios by round.",
+        table(head, rows),
+    ]
 
 
 def _row(ours: Figures, theirs: Figures) -> list[str]:

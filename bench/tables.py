@@ -23,6 +23,7 @@ RESULTS = ROOT / "bench" / "results"
 #: the document that has the report of each bench
 DOCUMENTS = {
     "bulk": "docs/bulk.md",
+    "foreign": "docs/speed.md",
     "metrics": "docs/evaluation.md",
     "quality": "docs/quality.md",
     "serve": "docs/serve.md",

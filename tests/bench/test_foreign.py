@@ -1,4 +1,4 @@
-"""bench/foreign.py: it measures, goes on where it was stopped, and writes its table into a document."""
+"""bench/foreign.py: it measures, goes on where it was stopped, and saves its table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ pytest.importorskip("skimage", reason="the extra `demo` is not installed")
 import foreign
 from workers import WorkerError
 
-DOCUMENT = "before\n<!-- foreign: begin -->\nold\n<!-- foreign: end -->\nafter\n"
-
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["foreign", *map(str, arguments)])
@@ -24,25 +22,23 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 @pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document, keep = tmp_path / "speed.md", tmp_path / "kept"
-    document.write_text(DOCUMENT)
-    asked = ("--tiny", "--precisions", "fp32", "--keep", keep, "--update", document, "--models", "vit-gpt2")
+    saved, keep = tmp_path / "foreign.json", tmp_path / "kept"
+    asked = ("--tiny", "--precisions", "fp32", "--keep", keep, "--save", saved, "--models", "vit-gpt2")
     assert run(monkeypatch, *asked, "--rounds", 1) == 0
     first = json.loads((keep / "vit-gpt2.figures.json").read_text())["figures"]
     assert set(first) == {"transformers", "captionkit fp32"}
     assert all(len(figures[case]) == 1 for figures in first.values() for case in foreign.CASES)
     assert first["captionkit fp32"]["peak MB"] < first["transformers"]["peak MB"]
-    text = document.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[1] for line in lines[2:]] == ["transformers", "captionkit fp32"]
-    assert lines[2].split(" | ")[-1].rstrip(" |") == "1.00"
-    assert "`python bench/foreign.py --keep DIR --models vit-gpt2 --precisions fp32 --rounds 1 --tiny`" in text
+    text = saved.read_text()
+    asked_for, _, table = json.loads(text)
+    assert asked_for == "`python bench/foreign.py --keep DIR --models vit-gpt2 --precisions fp32 --rounds 1 --tiny`"
+    assert [row[1] for row in table["rows"]] == ["transformers", "captionkit fp32"]
+    assert table["rows"][0][-1] == "1.00"
 
     made = []
     monkeypatch.setattr(foreign, "measure", lambda name, options: made.append(options.rounds) or first)
     assert run(monkeypatch, *asked, "--rounds", 1) == 0
-    assert (made, document.read_text()) == ([], text)
+    assert (made, saved.read_text()) == ([], text)
     assert run(monkeypatch, *asked, "--rounds", 2) == 0
     assert made == [2]
 
@@ -50,11 +46,6 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_wrong_is_said_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = tmp_path / "speed.md"
-    document.write_text("nothing")
-    assert run(monkeypatch, "--tiny", "--keep", tmp_path / "kept", "--update", document) == 1
-    assert "has no place for the report" in capsys.readouterr().err
-
     def fail(*_: object) -> None:
         raise WorkerError("its process was ended by SIGKILL; see whether memory ran out")
 
