@@ -9,7 +9,7 @@ another model, whose captions are printed alone.
 
 The images come with scikit-image (public domain or CC0, see its `data/README.txt`) and matplotlib (public domain). The
 last eight are unlike anything that a captioner of photos was taught: their captions should be of little confidence.
-Five references of each, written for this by people who looked at the images, are in quality_references.json.
+Five references of each, written for this by looking at the images, are in quality_references.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tables import Report, add_save, table, tell
 RELEASES = Path(__file__).with_name("quality.json")
 REFERENCES = Path(__file__).with_name("quality_references.json")
 
-#: what each image shows, told by a person who looked at it
+#: what each image shows
 IMAGES = {
     "astronaut.png": "a woman in an orange space suit, before a flag and a model of a shuttle",
     "camera.png": "a man with a camera on a tripod, on grass, in black and white",
