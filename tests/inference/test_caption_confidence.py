@@ -234,6 +234,9 @@ def test_calibrate_writes_what_it_reports(
 
 
 def test_the_bundled_model_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "plain.png")
+    image, caption = {"id": 1, "file_name": "plain.png"}, {"image_id": 1, "caption": "a teal square"}
+    (tmp_path / "captions_val.json").write_text(json.dumps({"images": [image], "annotations": [caption]}))
     assert main(["calibrate", "bundled", str(tmp_path), "--write"]) == 1
     assert "use a copy of its folder" in capsys.readouterr().err
 
