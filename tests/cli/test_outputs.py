@@ -467,9 +467,12 @@ def test_a_model_in_the_hubs_cache_is_not_written_to(tmp_path, photos, capsys):
     for blob in (cached / "blobs").iterdir():
         (snapshot / blob.name).symlink_to(blob)
     before = tree(cached)
+    data = shutil.copytree(photos, tmp_path / "data")
+    image, caption = {"id": 1, "file_name": "one.jpg"}, {"image_id": 1, "caption": "a photo"}
+    (data / "captions_val.json").write_text(json.dumps({"images": [image], "annotations": [caption]}))
     for command in (
-        ["tune", snapshot, photos, "--write"],
-        ["calibrate", snapshot, photos, "--write"],
+        ["tune", snapshot, data, "--write"],
+        ["calibrate", snapshot, data, "--write"],
         ["export", snapshot],
     ):
         assert run(*command) == 1

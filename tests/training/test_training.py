@@ -766,7 +766,7 @@ def test_a_failed_export_loses_nothing(
 ) -> None:
     recipe = make_recipe(backbone, {"trainer.epochs": 1})
     train(data, tmp_path / "without", recipe)
-    assert re.search(r"`captionkit export .*best`.*pip install 'captionkit\[export\]'", capsys.readouterr().err)
+    assert re.search(r"`captionkit export .*best`.*pip install 'captionkit\[train\]'", capsys.readouterr().err)
     monkeypatch.delitem(sys.modules, "onnx")
 
     def fails(*_: object, **__: object) -> None:
