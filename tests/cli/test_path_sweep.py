@@ -250,7 +250,7 @@ def lay_out(place: Path) -> None:
     ]
     (place / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     for folder in ("here", "closed", "folder"):
-        (place / folder / "diary.md").write_text("precious")
+        (place / folder / "diary.log").write_text("precious")
     (place / "closed").chmod(0)
 
 
@@ -308,7 +308,7 @@ def bad_paths(place: Path, ending: str) -> dict[str, str]:
     if not file.exists():
         file.write_text("precious")
         folder.mkdir()
-        (folder / "diary.md").write_text("precious")
+        (folder / "diary.log").write_text("precious")
         os.mkfifo(pipe)
         device.symlink_to("/dev/null")
         circle.symlink_to(circle.name)

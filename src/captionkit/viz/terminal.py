@@ -12,7 +12,6 @@ from typing import TextIO
 
 import numpy as np
 from PIL import Image
-from rich.cells import cell_len, chop_cells
 
 from captionkit.viz.overlay import Words, relative
 
@@ -65,10 +64,12 @@ class _Block:
     """A map and its word, as wide as the wider of the two."""
 
     def __init__(self, drawn: tuple[int, list[str]], word: str, width: int) -> None:
+        from rich.cells import cell_len, chop_cells  # slow to import, and `viz` is imported for other things too
+
         self.across, rows = drawn
-        label = chop_cells(_printable(word), width)
+        label = [(text, cell_len(text)) for text in chop_cells(_printable(word), width)]
         self.parts = rows, label
-        self.width = max(self.across, *map(cell_len, label or [""]))
+        self.width = max(self.across, *(columns for _, columns in label or [("", 0)]))
 
     def line(self, number: int, above: int) -> str:
         """Return line `number` of the block, padded to its width; the word starts at line `above`."""
@@ -76,8 +77,7 @@ class _Block:
         if number < above:
             text, columns = (rows[number], self.across) if number < len(rows) else ("", 0)
         else:
-            text = label[number - above] if number - above < len(label) else ""
-            columns = cell_len(text)
+            text, columns = label[number - above] if number - above < len(label) else ("", 0)
         before = (self.width - columns) // 2
         return " " * before + text + " " * (self.width - columns - before)
 
